@@ -1,0 +1,57 @@
+"""The chips a plan can name: `devices.toml`, read as it stands.
+
+A figure nobody published is absent (None), never guessed; `sources` tells where each one is from.
+"""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Cores:
+    """A group of equal CPU cores."""
+
+    name: str
+    count: int
+    ghz: float
+
+
+@dataclass(frozen=True)
+class Device:
+    name: str
+    marketing: str
+    sm: str | None = None  # part number, SM8650
+    soc: int | None = None  # QNN's `soc_model`
+    arch: str | None = None  # Hexagon architecture, v75
+    vtcm_mb: int | None = None
+    bandwidth_gbs: float | None = None  # peak of the memory interface
+    npu_int8_tops: float | None = None
+    cores: tuple[Cores, ...] = ()
+    ram_gb: tuple[int, ...] = ()  # sizes phones with this chip are sold with
+    sources: dict[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def has_npu(self) -> bool:
+        return self.arch is not None
+
+    @property
+    def is_host(self) -> bool:
+        return self.name == "host"
+
+
+@functools.cache
+def devices() -> dict[str, Device]:
+    """Every known device by its name in plans, in the order of the table."""
+    table = tomllib.loads(Path(__file__).with_name("devices.toml").read_text(encoding="utf-8"))
+    return {name: _device(name, row) for name, row in table.items()}
+
+
+def _device(name: str, row: dict) -> Device:
+    row = dict(row)
+    cores = tuple(Cores(**group) for group in row.pop("cores", ()))
+    ram = tuple(row.pop("ram_gb", ()))
+    return Device(name=name, cores=cores, ram_gb=ram, sources=row.pop("source", {}), **row)

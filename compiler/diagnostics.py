@@ -1,0 +1,202 @@
+"""What edgec says when something is wrong, and how it is shown.
+
+A `Diagnostic` is a code, one sentence, the place it is about (`at`), other places that explain it (`also`)
+and the fix (`help`). `render` draws it with the plan's own lines; `to_json` is the form for programs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NoReturn
+
+Severity = Literal["error", "warning", "note"]
+
+_COLOURS = {"error": "\x1b[1;31m", "warning": "\x1b[1;33m", "note": "\x1b[1;36m"}
+_BLUE, _BOLD, _RESET = "\x1b[1;34m", "\x1b[1m", "\x1b[0m"
+_TAB = "    "
+_WIDTH = 160  # a frame line longer than this is cut around the marked place
+
+
+@dataclass(frozen=True, order=True)
+class Span:
+    """A stretch of a file; lines and columns count from 1, `end_column` is exclusive."""
+
+    file: str
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True)
+class Label:
+    span: Span
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    code: str
+    message: str
+    at: Label | None = None
+    also: tuple[Label, ...] = ()
+    help: str | None = None
+    severity: Severity = "error"
+
+    def __str__(self) -> str:
+        return render(self)
+
+
+class EdgecError(Exception):
+    """A failure the user can read: `str()` gives its diagnostics without code frames."""
+
+    exit_code = 1
+
+    def __init__(self, *diagnostics: Diagnostic) -> None:
+        super().__init__(*diagnostics)
+        self.diagnostics = diagnostics
+
+    def __str__(self) -> str:
+        return "\n".join(render(diagnostic) for diagnostic in self.diagnostics)
+
+
+class PlanError(EdgecError):
+    """The plan, or an input that it names, is wrong."""
+
+    exit_code = 1
+
+
+class RequirementError(EdgecError):
+    """Something that has to hold does not."""
+
+    exit_code = 3
+
+
+class EngineError(EdgecError):
+    """An engine or a tool failed."""
+
+    exit_code = 4
+
+
+def fail(
+    code: str,
+    message: str,
+    at: Label | Span | None = None,
+    also: Iterable[Label] = (),
+    help: str | None = None,
+    kind: type[EdgecError] = PlanError,
+) -> NoReturn:
+    """Raise `kind` with one diagnostic."""
+    label = Label(at) if isinstance(at, Span) else at
+    raise kind(Diagnostic(code, message, label, tuple(also), help))
+
+
+def render(diagnostic: Diagnostic, sources: Mapping[str, str] | None = None, color: bool = False) -> str:
+    """The diagnostic as text, with code frames for the labels whose file is in `sources`."""
+    paint = _Paint(color)
+    head = paint(_COLOURS[diagnostic.severity], f"{diagnostic.severity}[{diagnostic.code}]")
+    lines = [f"{head}: {paint(_BOLD, diagnostic.message)}"]
+    labels = ([diagnostic.at] if diagnostic.at else []) + list(diagnostic.also)
+    framed = [label for label in labels if sources and label.span.file in sources]
+    numbers = [number for label in framed for number in _shown(label.span)]
+    gutter = len(str(max(numbers, default=1)))
+    for index, file in enumerate(dict.fromkeys(label.span.file for label in labels)):
+        here = [label for label in labels if label.span.file == file]
+        arrow = "-->" if index == 0 else ":::"
+        lines.append(f"{' ' * gutter}{paint(_BLUE, arrow)} {here[0].span}")
+        if sources and file in sources:
+            primary = diagnostic.at if diagnostic.at in here else None
+            lines += _frame(here, primary, sources[file], gutter, paint, diagnostic.severity)
+        else:
+            lines += [f"{' ' * gutter} {paint(_BLUE, '=')} {label.text}" for label in here if label.text]
+    if diagnostic.help:
+        first, *rest = diagnostic.help.splitlines()
+        lines.append(f"{' ' * gutter} {paint(_BLUE, '=')} {paint(_BOLD, 'help')}: {first}")
+        lines += [f"{' ' * gutter}         {line}" for line in rest]
+    return "\n".join(lines)
+
+
+def to_json(diagnostics: Iterable[Diagnostic]) -> list[dict[str, object]]:
+    """The diagnostics as plain JSON values, in the order given."""
+    return [
+        {
+            "code": diagnostic.code,
+            "severity": diagnostic.severity,
+            "message": diagnostic.message,
+            "at": _label_json(diagnostic.at) if diagnostic.at else None,
+            "also": [_label_json(label) for label in diagnostic.also],
+            "help": diagnostic.help,
+        }
+        for diagnostic in diagnostics
+    ]
+
+
+def _label_json(label: Label) -> dict[str, object]:
+    span = label.span
+    return {
+        "file": span.file,
+        "line": span.line,
+        "column": span.column,
+        "end_line": span.end_line,
+        "end_column": span.end_column,
+        "text": label.text,
+    }
+
+
+class _Paint:
+    def __init__(self, on: bool) -> None:
+        self.on = on
+
+    def __call__(self, colour: str, text: str) -> str:
+        return f"{colour}{text}{_RESET}" if self.on else text
+
+
+def _shown(span: Span) -> range:
+    """A long stretch shows its first line only: the marked place is where it starts."""
+    return range(span.line, span.line + 1)
+
+
+def _frame(
+    labels: list[Label], primary: Label | None, source: str, gutter: int, paint: _Paint, severity: str
+) -> list[str]:
+    """The source lines that `labels` are on, each followed by its marks, lines left out shown as `...`."""
+    text = source.split("\n")
+    bar = paint(_BLUE, "|")
+    out = [f"{' ' * gutter} {bar}"]
+    previous: int | None = None
+    for number in sorted({label.span.line for label in labels}):
+        if previous is not None and number > previous + 1:
+            out.append(paint(_BLUE, "..."))
+        previous = number
+        line = text[number - 1].rstrip("\r") if number <= len(text) else ""
+        here = sorted((x for x in labels if x.span.line == number), key=lambda x: x.span.column)
+        start, shown = _cut(line, here[0].span.column - 1)
+        out.append(f"{paint(_BLUE, str(number).rjust(gutter))} {bar} {_plain(shown)}".rstrip())
+        for label in here:
+            mark = "^" if label is primary else "-"
+            begin = max(label.span.column - 1 - start, 0)
+            stop = label.span.end_column - 1 - start if label.span.end_line == number else len(shown)
+            width = max(len(_plain(shown[begin : min(stop, len(shown))])), 1)
+            indent = " " * len(_plain(shown[:begin]))
+            colour = _COLOURS[severity] if label is primary else _BLUE
+            note = f"{mark * width} {label.text}".rstrip()
+            out.append(f"{' ' * gutter} {bar} {indent}{paint(colour, note)}")
+    out.append(f"{' ' * gutter} {bar}")
+    return out
+
+
+def _cut(line: str, column: int) -> tuple[int, str]:
+    """The part of an overlong line around `column`, and where it starts."""
+    if len(line) <= _WIDTH:
+        return 0, line
+    start = max(0, min(column - _WIDTH // 2, len(line) - _WIDTH))
+    return start, line[start : start + _WIDTH]
+
+
+def _plain(text: str) -> str:
+    """Printable text of the same reading: tabs become blanks, control characters a placeholder."""
+    return "".join(_TAB if c == "\t" else c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
