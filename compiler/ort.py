@@ -1,0 +1,28 @@
+"""ONNX Runtime, imported once and without its telemetry.
+
+The wheel opens a telemetry socket and writes under the user's cache unless `ORT_DISABLE_TELEMETRY=1` is set
+before the import; every import of onnxruntime in edgec goes through this module.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import onnxruntime
+
+__all__ = ["onnxruntime", "session"]
+
+
+def session(model: str | bytes, optimise: bool = False) -> onnxruntime.InferenceSession:
+    """Open `model` (a path or serialised bytes) on the CPU.
+
+    As an oracle ONNX Runtime must not rewrite the graph: at its default level DequantizeLinear + MatMul was
+    found up to 22.6 off. `optimise` is for engines that ship, not for oracles.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

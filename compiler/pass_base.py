@@ -1,0 +1,113 @@
+"""What a pass is: a frozen dataclass with a name, parameters as fields, levels, a tolerance, and `run`.
+
+    @dataclass(frozen=True)
+    class FoldScale(Pass):
+        name = "fold_scale"
+        takes = (Level.SEMANTIC,)
+        tolerance = Relative(1e-5)
+
+        def run(self, module: Module, scope: Scope) -> int: ...   # how many changes
+
+Heavy imports (numpy, onnx_ir, torch) belong inside `run` or in a second module: the plan checker imports every
+installed pass to learn its parameters, and must answer in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .diagnostics import Span
+from .levels import Level
+
+if TYPE_CHECKING:
+    from .module import Module
+    from .plan import Calibration
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far outputs may move: max|after - before| <= bound * max|before| per output; 0 demands equal bytes."""
+
+    bound: float
+    why: str = ""
+
+
+EXACT = Tolerance(0.0)
+
+
+def Relative(bound: float, why: str = "") -> Tolerance:  # noqa: N802 - reads as a type where it is used
+    """A bound relative to the largest magnitude of each output."""
+    return Tolerance(bound, why)
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A node that a pass left alone, and why."""
+
+    node: str
+    reason: str
+
+
+@dataclass
+class Scope:
+    """What one step of a pipeline may touch, and where it says what it did.
+
+    `on`/`except_` are the plan's globs over node names (`*` also crosses dots). `origin` is the plan's line.
+    """
+
+    on: tuple[str, ...] | None = None
+    except_: tuple[str, ...] = ()
+    origin: Span | None = None
+    calibration: Calibration | None = None
+    skips: list[Skip] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    progress: Callable[[str], None] = lambda _text: None
+    touched: set[str] = field(default_factory=set)  # globs that matched a candidate
+
+    def selects(self, name: str) -> bool:
+        """Whether `on`/`except` let this step touch the node `name`."""
+        if any(fnmatchcase(name, glob) for glob in self.except_):
+            return False
+        return self.on is None or any(fnmatchcase(name, glob) for glob in self.on)
+
+    def skip(self, node: Any, reason: str) -> bool:
+        """Record that `node` (or its name) is left alone; returns False for `return scope.skip(...)`."""
+        self.skips.append(Skip(node if isinstance(node, str) else node.name, reason))
+        return False
+
+    def note(self, text: str) -> None:
+        """Something the user should read in the report: a size it costs, a decision taken."""
+        self.notes.append(text)
+
+
+class Pass:
+    """Base of all passes; subclasses are frozen dataclasses. The docstring's first line is its help."""
+
+    name: ClassVar[str]
+    takes: ClassVar[tuple[Level, ...]] = (Level.SEMANTIC,)
+    leaves: ClassVar[Level | None] = None  # None: the level it found
+    selects: ClassVar[bool] = True  # whether `on`/`except` make sense for it
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """How far this pass, with these parameters, may move the outputs. Exact unless it says otherwise."""
+        return EXACT
+
+    def run(self, module: Module, scope: Scope) -> int:
+        """Rewrite `module` in place; return the number of changes (0 when there is nothing left to do)."""
+        raise NotImplementedError(f"pass `{self.name}` does not define run")
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step of a pipeline did."""
+
+    pass_name: str
+    changes: int
+    seconds: float
+    skips: tuple[Skip, ...]
+    notes: tuple[str, ...]
+    error: Mapping[str, float] | None = None  # output -> relative error, when the step was verified
