@@ -61,7 +61,7 @@ class Child:
         self._finalizer = weakref.finalize(self, _end, self._process, self._socket, self._log)
 
     def call(self, method: str, **kwargs: Any) -> Any:
-        """The worker's answer to `method(**kwargs)`; its death, its silence and its exceptions are an EngineError."""
+        """The worker's answer to `method(**kwargs)`; its death, silence and exceptions are an EngineError."""
         if not self._finalizer.alive:
             fail("E0990", f"{self.what} was called after it had ended", kind=EngineError)
         try:

@@ -1,4 +1,4 @@
-"""The remote call to engines: arrays arrive whole, and every way to die names the engine, the call and the cause."""
+"""The remote call to engines: arrays arrive whole, and every way to die names engine, call and cause."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import textwrap
 
 import numpy as np
 import pytest
-
 from edgec.compiler.child import Child
 from edgec.compiler.diagnostics import EdgecError, EngineError, PlanError
 
@@ -85,9 +84,15 @@ def test_a_diagnostic_raised_in_the_worker_arrives_as_it_was(child):
     with pytest.raises(PlanError) as caught:
         child.call("refuse")
     assert isinstance(caught.value, EdgecError)
-    assert (caught.value.diagnostics[0].code, caught.value.diagnostics[0].message) == ("E0703", "no such thing")
+    assert (caught.value.diagnostics[0].code, caught.value.diagnostics[0].message) == (
+        "E0703",
+        "no such thing",
+    )
 
 
 def test_a_worker_that_does_not_exist_is_an_engine_error():
-    with Child("edgec.no_such_worker", what="nothing") as child, pytest.raises(EngineError, match="no_such_worker"):
+    with (
+        Child("edgec.no_such_worker", what="nothing") as child,
+        pytest.raises(EngineError, match="no_such_worker"),
+    ):
         child.call("anything")
