@@ -51,7 +51,9 @@ class Module:
     arch: DecoderArch | None = None
     source: Path | None = None  # the model's folder or file
     context: int = 0
-    decisions: dict[str, str] = field(default_factory=dict)  # op name -> the plan's line that decided its format
+    decisions: dict[str, str] = field(
+        default_factory=dict
+    )  # op name -> the plan's line that decided its format
 
     @property
     def main(self) -> ir.Model:

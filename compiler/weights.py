@@ -34,7 +34,9 @@ class Weight(ir.TensorProtocol):
         self._rows = rows
         self._metadata_props: dict[str, str] = {}
         self._meta: dict[str, Any] = {}
-        self.origin = origin  # where it comes from, for people: "model.safetensors:… > float32 > int4 block 32"
+        self.origin = (
+            origin  # where it comes from, for people: "model.safetensors:… > float32 > int4 block 32"
+        )
 
     @property
     def metadata_props(self) -> dict[str, str]:
@@ -202,7 +204,9 @@ def from_array(name: str, array: np.ndarray, origin: str = "computed") -> Weight
     return Weight(name, dtype, held.shape, lambda a, b: held[a:b], origin)
 
 
-def derive(name: str, dtype: ir.DataType, shape: Sequence[int], rows: Rows, parent: Weight, how: str) -> Weight:
+def derive(
+    name: str, dtype: ir.DataType, shape: Sequence[int], rows: Rows, parent: Weight, how: str
+) -> Weight:
     """A weight made from others, row range by row range; `how` extends the parent's origin."""
     return Weight(name, dtype, shape, rows, f"{parent.origin} > {how}")
 
@@ -213,7 +217,12 @@ def cast(weight: Weight, dtype: ir.DataType) -> Weight:
         return weight
     target = dtype.numpy()
     return derive(
-        weight.name, dtype, weight.dims, lambda a, b: weight.rows(a, b).astype(target), weight, dtype.name.lower()
+        weight.name,
+        dtype,
+        weight.dims,
+        lambda a, b: weight.rows(a, b).astype(target),
+        weight,
+        dtype.name.lower(),
     )
 
 

@@ -1,0 +1,184 @@
+"""The weights that can be compressed: linears, embeddings and convolutions, as every pass and emitter sees them.
+
+    matmul   y[..,N] = x[..,K] @ W           W constant [K,N], or Transpose of a constant [N,K]
+    gemm     y[M,N]  = x[M,K] @ W (+ b)      transB = 1: W is [N,K]
+    gather   y[..,H] = W[ids[..], :]         an embedding [V,H], axis 0
+    conv     y       = conv(x, W[O,I,*])
+
+The constant may stand behind `DequantizeLinear`: then it is quantised,
+
+    w[n, k] = (q[n, k] - zero_point[n, k // B]) * scale[n, k // B]         block B along the input axis K,
+    w[n, :] = (q[n, :] - zero_point[n]) * scale[n]                         or per channel (block None)
+
+`Linear.weight()` gives the float matrix as [N, K] rows in both cases, lazily.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from .module import Module, constant
+from .weights import Weight, derive, transpose
+
+Kind = Literal["matmul", "gemm", "gather", "conv"]
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """Integers with their scales, oriented like the stored tensor; `axis` is the axis blocks run along."""
+
+    node: ir.Node  # the DequantizeLinear
+    q: Weight
+    scale: Weight
+    zero_point: Weight | None
+    block: int | None  # None: one scale per channel
+    axis: int
+
+    @property
+    def bits(self) -> int:
+        return self.q.dtype.bitwidth
+
+    @property
+    def symmetric(self) -> bool:
+        return self.zero_point is None
+
+    @property
+    def format(self) -> str:
+        """For people and manifests: `int4 block 32`, `uint8 per channel`."""
+        grain = "per channel" if self.block is None else f"block {self.block}"
+        return f"{self.q.dtype.name.lower()} {grain}"
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Rows of the dequantised tensor, float32. Blocks along axis 1, channels along axis 0."""
+        q = self.q.rows(start, stop).astype(np.float32)
+        scale = self.scale.rows(start, stop)
+        zero = None if self.zero_point is None else self.zero_point.rows(start, stop).astype(np.float32)
+        if self.block is None:
+            shape = (stop - start,) + (1,) * (q.ndim - 1)
+            scale, zero = scale.reshape(shape), None if zero is None else zero.reshape(shape)
+        else:
+            q_blocks = q.reshape(q.shape[0], -1, self.block)
+            scale, zero = scale[:, :, None], None if zero is None else zero[:, :, None]
+            made = (q_blocks if zero is None else q_blocks - zero) * scale
+            return made.reshape(q.shape)
+        return (q if zero is None else q - zero) * scale
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One use of a weight. `stored` is the float constant ([N,K] or [K,N]), None when it is quantised."""
+
+    name: str
+    kind: Kind
+    node: ir.Node
+    value: ir.Value  # what holds the constant: an initializer, or the output of its DequantizeLinear
+    rows_are_outputs: bool  # stored as [N, K]; False: [K, N]
+    stored: Weight | None
+    quant: QuantizedWeight | None
+    bias: ir.Value | None  # Gemm's third input or Conv's; a separate Add is an op of its own
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, K): outputs, inputs; an embedding (V, H); a convolution (O, I, *kernel)."""
+        dims = self.stored.dims if self.stored is not None else self._quant().q.dims
+        return dims if self.rows_are_outputs else (dims[1], dims[0])
+
+    @property
+    def initializer(self) -> ir.Value:
+        """The initializer the bytes lie in: two linears with the same one are tied."""
+        value = self.value if self.quant is None else self.quant.node.inputs[0]
+        if value is None:
+            raise ValueError(f"linear `{self.name}` has no weight")
+        return value
+
+    def weight(self) -> Weight:
+        """The float32 matrix [N, K] (dequantised if need be), lazily by rows."""
+        if self.stored is not None:
+            return self.stored if self.rows_are_outputs else transpose(self.stored)
+        quant = self._quant()
+        made = derive(
+            f"{self.name}.weight", ir.DataType.FLOAT, quant.q.dims, quant.rows, quant.q, "dequantised"
+        )
+        return made if self.rows_are_outputs else transpose(made)
+
+    def _quant(self) -> QuantizedWeight:
+        if self.quant is None:
+            raise ValueError(f"linear `{self.name}` is not quantised")
+        return self.quant
+
+
+def linears(module: Module, graph: ir.Graph | None = None) -> Iterator[Linear]:
+    """Every linear of the module's first graph (they share weights), or of `graph`, in topological order."""
+    graph = graph if graph is not None else next(iter(module.graphs.values())).graph
+    for node in list(graph):
+        found = as_linear(node)
+        if found is not None:
+            yield found
+
+
+def as_linear(node: ir.Node) -> Linear | None:
+    """`node` as a linear, if it is one with a constant weight of rank 2 (Conv: 3 or more)."""
+    if node.domain not in ("", "ai.onnx"):
+        return None
+    if node.op_type == "MatMul":
+        return _matmul(node)
+    if node.op_type == "Gemm" and _attr(node, "transA", 0) == 0 and _attr(node, "alpha", 1.0) == 1.0:
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        return _make(node, "gemm", node.inputs[1], bool(_attr(node, "transB", 0)), bias)
+    if node.op_type == "Gather" and _attr(node, "axis", 0) == 0:
+        return _make(node, "gather", node.inputs[0], True, None)
+    if node.op_type == "Conv":
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        return _make(node, "conv", node.inputs[1], True, bias)
+    return None
+
+
+def _matmul(node: ir.Node) -> Linear | None:
+    value = node.inputs[1]
+    producer = None if value is None else value.producer()
+    if producer is not None and producer.op_type == "Transpose":
+        perm = producer.attributes.get("perm")
+        if perm is not None and list(perm.as_ints()) != [1, 0]:
+            return None
+        return _make(node, "matmul", producer.inputs[0], True, None)
+    return _make(node, "matmul", value, False, None)
+
+
+def _make(
+    node: ir.Node, kind: Kind, value: ir.Value | None, rows_are_outputs: bool, bias: ir.Value | None
+) -> Linear | None:
+    if value is None:
+        return None
+    name = node.name or ""
+    stored = constant(value)
+    if stored is not None:
+        fits = stored.dtype.is_floating_point() and (
+            len(stored.dims) > 2 if kind == "conv" else len(stored.dims) == 2
+        )
+        return Linear(name, kind, node, value, rows_are_outputs, stored, None, bias) if fits else None
+    quant = as_quantized(value.producer())
+    if quant is None:
+        return None
+    return Linear(name, kind, node, value, rows_are_outputs, None, quant, bias)
+
+
+def as_quantized(node: ir.Node | None) -> QuantizedWeight | None:
+    """A DequantizeLinear over constants, as integers and scales."""
+    if node is None or node.op_type != "DequantizeLinear":
+        return None
+    q, scale = constant(node.inputs[0]), constant(node.inputs[1])
+    if q is None or scale is None:
+        return None
+    zero = constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
+    block = int(_attr(node, "block_size", 0)) or None
+    return QuantizedWeight(node, q, scale, zero, block, int(_attr(node, "axis", 1)))
+
+
+def _attr(node: ir.Node, name: str, default: float) -> float:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.value

@@ -1,0 +1,107 @@
+"""What an emitter is: it takes the parts of a placed, static (or dynamic) module and writes what a device loads.
+
+A *part* is a stretch of a model that runs on one device: the same stretch in every bucket. The driver cuts a model
+into parts (`partition.py`), hands each device's parts to the target that serves it (CPU parts beside an NPU go to
+`ort`), and collects the manifest's entries. The same target opens its parts again to run them on this machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx_ir as ir
+
+    from .arch import DecoderArch
+    from .devices import Device
+    from .diagnostics import Diagnostic, Span
+    from .module import Module
+    from .plan import Deploy, Plan, Step
+    from .runtime.lm import LanguageModel
+
+
+@dataclass(frozen=True)
+class CheckRequest:
+    """What is known before any weight is read: the plan, one deploy line, its steps, the model's config."""
+
+    plan: Plan
+    deploy: Deploy
+    steps: tuple[Step, ...]
+    device: Device
+    arch: DecoderArch | None  # None: an imported ONNX graph
+
+
+@dataclass
+class Part:
+    """A stretch of a model on one device. `graphs`: bucket name (or "main") -> its graph."""
+
+    name: str  # "target.npu0"
+    device: str  # "cpu" | "npu"
+    graphs: dict[str, ir.Model]
+
+
+@dataclass
+class EmitJob:
+    """Everything an emitter needs. Files go below `directory`, the bundle's folder being made."""
+
+    module: Module
+    parts: list[Part]
+    directory: Path  # the bundle's root while it is being made
+    folder: str  # the model's folder in it: "target"
+    device: Device
+    options: Any  # the target's Options
+    origin: Span | None = None  # the deploy line
+    jobs: int = 1
+    progress: Callable[[str], None] = lambda _text: None
+
+
+@dataclass
+class Emission:
+    """What an emitter wrote: manifest entries per part (see manifest.schema.json), libraries a device needs."""
+
+    engine: str  # "chain": parts run one after the other; otherwise an engine that runs the whole model
+    parts: dict[str, dict[str, Any]]
+    libraries: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    kv: dict[str, Any] = field(default_factory=dict)  # layout of the K/V cache, for the manifest
+
+
+class GraphSession(Protocol):
+    """One graph of one part, ready to run on this machine."""
+
+    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]: ...
+
+    def close(self) -> None: ...
+
+
+class Target:
+    """Base of all targets. The docstring's first line is its help; `Options` is a dataclass of params."""
+
+    name: ClassVar[str]
+    Options: ClassVar[type]
+    devices: ClassVar[frozenset[str]]
+    engine: ClassVar[str] = "chain"
+
+    def check(self, request: CheckRequest) -> Sequence[Diagnostic]:
+        """Mistakes that can be seen before any weight is read. Must not import numpy, onnx or an engine."""
+        return ()
+
+    def emit(self, job: EmitJob) -> Emission:
+        """Write the parts, read them back, and return the manifest's entries."""
+        raise NotImplementedError(f"target `{self.name}` cannot emit")
+
+    def open_graph(self, bundle: Path, part: dict[str, Any], bucket: str) -> GraphSession:
+        """Open one graph of a part of an emitted bundle to run it here."""
+        raise NotImplementedError(f"target `{self.name}` has no graphs to run")
+
+    def open_model(self, bundle: Path, model: dict[str, Any], manifest: dict[str, Any]) -> LanguageModel:
+        """Open a whole model, for engines that are not chains of graphs."""
+        raise NotImplementedError(f"target `{self.name}` does not run whole models")
+
+    def inspect(self, path: Path) -> dict[str, Any] | None:
+        """Describe a file this target writes; None if it is not one of its own."""
+        return None
