@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 import types
 import typing
 from collections.abc import Iterable
@@ -123,10 +124,15 @@ def param(
 @functools.cache
 def parameters(cls: type) -> tuple[Parameter, ...]:
     """The parameters of a pass or options class, in the order of its fields."""
-    hints = typing.get_type_hints(cls)
-    return tuple(
-        _parameter(field, hints[field.name]) for field in dataclasses.fields(cls) if _METADATA in field.metadata
-    )
+    fields = [field for field in dataclasses.fields(cls) if _METADATA in field.metadata]
+    return tuple(_parameter(field, _hint(cls, field)) for field in fields)
+
+
+def _hint(cls: type, field: dataclasses.Field[Any]) -> Any:
+    """The field's annotation, evaluated alone: others of the class may name what only a type checker imports."""
+    owner = next(base for base in cls.__mro__ if field.name in vars(base).get("__annotations__", {}))
+    lone = types.SimpleNamespace(__annotations__={field.name: field.type})
+    return typing.get_type_hints(lone, vars(sys.modules[owner.__module__]))[field.name]
 
 
 def _parameter(field: dataclasses.Field[Any], hint: Any) -> Parameter:

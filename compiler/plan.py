@@ -1,7 +1,7 @@
 """A checked plan: every name resolved, every value of its type, every step constructed.
 
-The checker of `edgec.dsl` makes it, the driver reads it. Each part keeps the `Span` of the line it came from, so
-that a failure that shows only later still points into the plan.
+The checker of `edgec.dsl` makes it, the driver reads it. Each part keeps the `Span` of the line it came from,
+so that a failure that shows only later still points into the plan.
 """
 
 from __future__ import annotations
