@@ -129,7 +129,7 @@ def parameters(cls: type) -> tuple[Parameter, ...]:
 
 
 def _hint(cls: type, field: dataclasses.Field[Any]) -> Any:
-    """The field's annotation, evaluated alone: others of the class may name what only a type checker imports."""
+    """The annotation, evaluated alone: others of the class may name what only type checkers import."""
     owner = next(base for base in cls.__mro__ if field.name in vars(base).get("__annotations__", {}))
     lone = types.SimpleNamespace(__annotations__={field.name: field.type})
     return typing.get_type_hints(lone, vars(sys.modules[owner.__module__]))[field.name]

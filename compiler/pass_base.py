@@ -38,7 +38,7 @@ class Tolerance:
 EXACT = Tolerance(0.0)
 
 
-def Relative(bound: float, why: str = "") -> Tolerance:  # noqa: N802 - reads as a type where it is used
+def Relative(bound: float, why: str = "") -> Tolerance:
     """A bound relative to the largest magnitude of each output."""
     return Tolerance(bound, why)
 
