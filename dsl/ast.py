@@ -170,18 +170,7 @@ class Require(Node):
 
 
 Statement = (
-    PlanName
-    | Let
-    | Include
-    | Use
-    | Device
-    | Model
-    | Calibration
-    | Evaluation
-    | Pipeline
-    | Deploy
-    | Speculate
-    | Require
+    PlanName | Let | Include | Use | Device | Model | Calibration | Evaluation | Pipeline | Deploy | Speculate | Require
 )
 
 

@@ -1,0 +1,185 @@
+"""Lark's parse tree to the nodes of `ast`: literals get their values, everything its span."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from lark import Token, Transformer, v_args
+
+from ..compiler.diagnostics import Diagnostic, Label
+from ..compiler.params import Pattern
+from . import ast
+from .source import Source
+
+_ESCAPE = re.compile(r"\\(u[0-9A-Fa-f]{4}|.)")
+_ESCAPES = {'"': '"', "\\": "\\", "n": "\n", "t": "\t", "r": "\r"}
+_QUANTITY = re.compile(r"([^A-Za-z \t]+(?:[eE][+-]?[0-9]+(?![A-Za-z0-9_]))?)[ \t]*(.+)", re.S)
+_MAX_DIGITS = 40
+
+
+@v_args(meta=True)
+class Builder(Transformer):
+    """Recursion is as deep as brackets nest, which the scanner bounds. Problems go to the list given."""
+
+    def __init__(self, source: Source, problems: list[Diagnostic]) -> None:
+        super().__init__()
+        self.source = source
+        self.problems = problems
+
+    def _span(self, meta: Any) -> Any:
+        return self.source.span(meta.start_pos, meta.end_pos)
+
+    def _literal(self, meta: Any, children: list[Any]) -> tuple[Any, str]:
+        return self._span(meta), str(children[0])
+
+    # statements
+
+    def plan(self, meta: Any, children: list[Any]) -> list[ast.Statement]:
+        return children
+
+    def plan_name(self, meta: Any, children: list[Any]) -> ast.PlanName:
+        return ast.PlanName(self._span(meta), *_nodes(children))
+
+    def let(self, meta: Any, children: list[Any]) -> ast.Let:
+        return ast.Let(self._span(meta), *_nodes(children))
+
+    def include(self, meta: Any, children: list[Any]) -> ast.Include:
+        return ast.Include(self._span(meta), *_nodes(children))
+
+    def use(self, meta: Any, children: list[Any]) -> ast.Use:
+        return ast.Use(self._span(meta), *_nodes(children))
+
+    def device(self, meta: Any, children: list[Any]) -> ast.Device:
+        return ast.Device(self._span(meta), *_nodes(children))
+
+    def model(self, meta: Any, children: list[Any]) -> ast.Model:
+        name, *settings = _nodes(children)
+        return ast.Model(self._span(meta), name, tuple(settings))
+
+    def calibration(self, meta: Any, children: list[Any]) -> ast.Calibration:
+        return ast.Calibration(self._span(meta), tuple(_nodes(children)))
+
+    def evaluation(self, meta: Any, children: list[Any]) -> ast.Evaluation:
+        return ast.Evaluation(self._span(meta), tuple(_nodes(children)))
+
+    def pipeline(self, meta: Any, children: list[Any]) -> ast.Pipeline:
+        name, *steps = _nodes(children)
+        return ast.Pipeline(self._span(meta), name, tuple(steps))
+
+    def step(self, meta: Any, children: list[Any]) -> ast.Step:
+        name, arguments, on, except_ = children
+        return ast.Step(self._span(meta), name, arguments or (), on, except_)
+
+    def deploy(self, meta: Any, children: list[Any]) -> ast.Deploy:
+        model, place, through, target, options = [x for x in children if not isinstance(x, Token)]
+        return ast.Deploy(self._span(meta), model, place, through, target, options or ())
+
+    def speculate(self, meta: Any, children: list[Any]) -> ast.Speculate:
+        draft, target, options = [x for x in children if not isinstance(x, Token)]
+        return ast.Speculate(self._span(meta), draft, target, options or ())
+
+    def require(self, meta: Any, children: list[Any]) -> ast.Require:
+        return ast.Require(self._span(meta), tuple(_nodes(children)))
+
+    # their parts
+
+    def setting(self, meta: Any, children: list[Any]) -> ast.Setting:
+        return ast.Setting(self._span(meta), *_nodes(children))
+
+    def options(self, meta: Any, children: list[Any]) -> tuple[ast.Setting, ...]:
+        return tuple(_nodes(children))
+
+    arguments = options
+
+    def through(self, meta: Any, children: list[Any]) -> Any:
+        return _nodes(children)[0]
+
+    on = except_ = value = through
+
+    def subject(self, meta: Any, children: list[Any]) -> str:
+        return ".".join(name.text for name in _nodes(children))
+
+    def condition(self, meta: Any, children: list[Any]) -> ast.Condition:
+        subject, op, bound = children
+        return ast.Condition(self._span(meta), subject, str(op), bound)
+
+    def product(self, meta: Any, children: list[Any]) -> ast.Product:
+        number, name = _nodes(children)
+        return ast.Product(self._span(meta), number.value, name)
+
+    def name(self, meta: Any, children: list[Any]) -> ast.Name:
+        return ast.Name(*self._literal(meta, children))
+
+    # values
+
+    def word(self, meta: Any, children: list[Any]) -> ast.Word:
+        return ast.Word(*self._literal(meta, children))
+
+    def call(self, meta: Any, children: list[Any]) -> ast.Call:
+        return ast.Call(self._span(meta), *_nodes(children))
+
+    def list(self, meta: Any, children: list[Any]) -> ast.ListLiteral:
+        return ast.ListLiteral(self._span(meta), tuple(_nodes(children)))
+
+    def boolean(self, meta: Any, children: list[Any]) -> ast.Boolean:
+        return ast.Boolean(self._span(meta), children[0] == "true")
+
+    def pattern(self, meta: Any, children: list[Any]) -> ast.PatternLiteral:
+        span, text = self._literal(meta, children)
+        n, m = (self._number(span, part) for part in text.split(":"))
+        return ast.PatternLiteral(span, Pattern(int(n), int(m)))
+
+    def integer(self, meta: Any, children: list[Any]) -> ast.Number:
+        span, text = self._literal(meta, children)
+        return ast.Number(span, self._number(span, text))
+
+    decimal = integer
+
+    def percent(self, meta: Any, children: list[Any]) -> ast.Percent:
+        span, text = self._literal(meta, children)
+        return ast.Percent(span, self._number(span, text.rstrip("%").rstrip()))
+
+    def quantity(self, meta: Any, children: list[Any]) -> ast.Quantity:
+        span, text = self._literal(meta, children)
+        match = _QUANTITY.fullmatch(text)
+        assert match, text  # the terminal is a number and a unit
+        return ast.Quantity(span, self._number(span, match[1]), match[2])
+
+    def string(self, meta: Any, children: list[Any]) -> ast.String:
+        span, text = self._literal(meta, children)
+
+        def unescape(match: re.Match[str]) -> str:
+            code = match[1]
+            if code[0] == "u" and len(code) == 5:
+                return chr(int(code[1:], 16))
+            if code not in _ESCAPES:
+                start = meta.start_pos + 1 + match.start()
+                at = Label(self.source.span(start, start + len(match[0])))
+                help = 'the escapes are \\" \\\\ \\n \\t \\r and \\u with four hex digits'
+                self.problems.append(Diagnostic("E0007", f"unknown escape `{match[0]}`", at, help=help))
+            return _ESCAPES.get(code, code)
+
+        return ast.String(span, _ESCAPE.sub(unescape, text[1:-1]))
+
+    def _number(self, span: Any, text: str) -> int | float:
+        digits = text.replace("_", "")
+        if len(digits) > _MAX_DIGITS:
+            self._bad_number(span, f"a number of {len(digits)} digits")
+            return 0
+        if digits.lstrip("+-").isdigit():
+            return int(digits)
+        value = float(digits)
+        if not math.isfinite(value):
+            self._bad_number(span, f"`{text}` is too large a number")
+            return 0
+        return value
+
+    def _bad_number(self, span: Any, message: str) -> None:
+        self.problems.append(Diagnostic("E0008", message, Label(span)))
+
+
+def _nodes(children: list[Any]) -> list[Any]:
+    """The children that are nodes: neither keywords and signs nor placeholders of what was left out."""
+    return [child for child in children if child is not None and not isinstance(child, Token)]

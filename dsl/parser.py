@@ -1,0 +1,188 @@
+"""From a plan's text to its tree: `parse(source) -> Parsed`.
+
+The scanner cuts the text into statements, Lark's LALR parser reads each, the builder makes the nodes. A statement
+that does not parse leaves a `Lost` behind, so that the checker does not call its name undeclared.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..compiler.diagnostics import Diagnostic, Label, PlanError
+from ..compiler.nearest import nearest_help
+from . import ast
+from .builder import Builder
+from .scanner import KEYWORDS, Chunk, scan
+from .source import Source
+
+if TYPE_CHECKING:
+    from lark import Lark
+
+_DECLARES = re.compile(r"(model|pipeline|let|plan|device)[ \t]+(\w+)")
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FOUND = re.compile(r'[A-Za-z_][A-Za-z0-9_]*|"[^"\n]*"|[0-9][0-9_.]*|->|[<>=!]=|.', re.S)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A statement that could not be read: its keyword, and the name it would have declared."""
+
+    keyword: str
+    name: str
+
+
+@dataclass
+class Parsed:
+    file: ast.File
+    lost: list[Lost] = field(default_factory=list)
+    problems: list[Diagnostic] = field(default_factory=list)
+
+
+@functools.cache
+def _lark() -> Lark:
+    from lark import Lark
+
+    grammar = Path(__file__).with_name("grammar.lark").read_text(encoding="utf-8")
+    return Lark(grammar, parser="lalr", start=["plan", "value"], propagate_positions=True)
+
+
+def parse(source: Source) -> Parsed:
+    scanned = scan(source)
+    result = Parsed(ast.File(()), problems=list(scanned.problems))
+    builder = Builder(source, result.problems)
+    statements: list[ast.Statement] = []
+    for chunk in scanned.chunks:
+        tree = None if chunk.broken else _parse_chunk(source, chunk, result)
+        if tree is None:
+            result.lost += _lost(source, chunk)
+        else:
+            statements += builder.transform(tree)
+    if not scanned.complete:
+        result.lost.append(Lost("*", "*"))
+    result.file = ast.File(tuple(statements))
+    return result
+
+
+def parse_text(text: str, file: str = "plan.edge") -> ast.File:
+    """The tree of `text`; raises PlanError with all syntax errors."""
+    parsed = parse(Source(file, text))
+    if parsed.problems:
+        raise PlanError(*parsed.problems)
+    return parsed.file
+
+
+def parse_value(text: str, file: str) -> ast.Value:
+    """One value alone, as after `-D name=`; raises PlanError."""
+    source = Source(file, text)
+    scanned = scan(source)
+    problems = list(scanned.problems)
+    if not problems:
+        tree = _run(source, Chunk(0, len(text)), "value", problems)
+        if tree is not None:
+            value = Builder(source, problems).transform(tree)
+            if not problems:
+                return value
+    raise PlanError(*problems)
+
+
+def _parse_chunk(source: Source, chunk: Chunk, result: Parsed):
+    word = _WORD.match(source.text, chunk.start)
+    if word is None:
+        found = _found(source, chunk.start)
+        at = Label(source.span(chunk.start, chunk.start + len(found)))
+        result.problems.append(Diagnostic("E0001", f"a statement cannot begin with `{found}`", at))
+        return None
+    if word.group() not in KEYWORDS:
+        at = Label(source.span(*word.span()), "no statement begins like this")
+        help = nearest_help(word.group(), KEYWORDS, "statement") or f"statements are: {', '.join(KEYWORDS)}"
+        result.problems.append(Diagnostic("E0101", f"unknown statement `{word.group()}`", at, help=help))
+        return None
+    return _run(source, chunk, "plan", result.problems)
+
+
+def _run(source: Source, chunk: Chunk, start: str, problems: list[Diagnostic]):
+    from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
+    from lark.utils import TextSlice
+
+    try:
+        return _lark().parse(TextSlice(source.text, chunk.start, chunk.stop), start=start)
+    except UnexpectedToken as error:
+        accepts = error.interactive_parser.accepts() if error.interactive_parser else set(error.accepts or ())
+        ended = error.token.type == "$END"
+        position = chunk.stop if ended else error.token.start_pos or 0
+        problems.append(_unexpected(source, position, ended, accepts))
+    except UnexpectedCharacters as error:
+        problems.append(_unexpected(source, error.pos_in_stream, False, set(error.allowed or ())))
+    except UnexpectedInput as error:
+        problems.append(_unexpected(source, error.pos_in_stream or chunk.start, False, set()))
+    return None
+
+
+_VALUES = {"INTEGER", "DECIMAL", "QUANTITY", "PERCENT", "PATTERN", "STRING", "TRUE", "FALSE", "LSQB"}
+_SIGNS = {
+    "EQUAL": "`=`",
+    "COMMA": "`,`",
+    "ARROW": "`->`",
+    "LBRACE": "`{`",
+    "RBRACE": "`}`",
+    "LPAR": "`(`",
+    "RPAR": "`)`",
+    "RSQB": "`]`",
+    "ON": "`on`",
+    "THROUGH": "`through`",
+    "AS": "`as`",
+    "EXCEPT": "`except`",
+    "COMPARE": "`<=` or `>=`",
+    "STRING": "a string",
+    "STAR": "`*`",
+}
+
+
+def _unexpected(source: Source, position: int, ended: bool, accepts: set[str]) -> Diagnostic:
+    """What was found where, and in a few words what would have been right there."""
+    found = "" if ended else _found(source, position)
+    where = max(position - 1, 0) if ended else position
+    at = Label(source.span(where, where + max(len(found), 1)), _expected(accepts))
+    message = "the statement ends too early" if ended else f"unexpected `{found}`"
+    return Diagnostic("E0001", message, at, help=_advice(found, accepts))
+
+
+def _expected(accepts: set[str]) -> str:
+    if accepts >= {"INTEGER", "STRING", "WORD"}:
+        return "expected a value"
+    if {"COMMA", "RPAR"} <= accepts or {"COMMA", "RSQB"} <= accepts:
+        return f"expected `,` or {_SIGNS['RPAR' if 'RPAR' in accepts else 'RSQB']}"
+    if accepts >= {"INTEGER", "DECIMAL"}:
+        return "expected a number"
+    names = (["a name"] if "WORD" in accepts else []) + [_SIGNS[x] for x in _SIGNS if x in accepts]
+    if "$END" in accepts and not names:
+        return "expected the next statement"
+    return f"expected {' or '.join(names)}" if 0 < len(names) <= 3 else ""
+
+
+def _advice(found: str, accepts: set[str]) -> str | None:
+    if found == "," and "COMMA" not in accepts and "WORD" in accepts:
+        return "settings in braces stand without commas"
+    if found == ":" and "EQUAL" in accepts:
+        return "write `key = value`"
+    if found == "=" and "COMPARE" in accepts:
+        return "a requirement compares with `<=` or `>=`"
+    if "COMMA" in accepts and (found[:1].isalnum() or found[:1] == '"'):
+        return "separate arguments and list items with `,`"
+    if found == "/":
+        return "a comment begins with `#`"
+    return None
+
+
+def _found(source: Source, position: int) -> str:
+    match = _FOUND.match(source.text, position)
+    return (match.group() if match else "")[:40]
+
+
+def _lost(source: Source, chunk: Chunk) -> list[Lost]:
+    text = source.text[chunk.start : min(chunk.stop, chunk.start + 2000)]
+    return [Lost(*match.groups()) for match in _DECLARES.finditer(text)] or [Lost(text.split(None, 1)[0], "")]

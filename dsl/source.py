@@ -1,0 +1,59 @@
+"""A plan file's text, and the way from positions in it to spans."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..compiler.diagnostics import Label, Span, fail
+
+MAX_BYTES = 1 << 20  # a plan is written by a person; what is larger is some other file
+
+
+@dataclass(frozen=True)
+class Source:
+    file: str
+    text: str
+    starts: list[int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        starts = [0] + [i + 1 for i, c in enumerate(self.text) if c == "\n"]
+        object.__setattr__(self, "starts", starts)
+
+    def span(self, start: int, stop: int) -> Span:
+        line, column = self._place(start)
+        end_line, end_column = self._place(max(start, stop))
+        return Span(self.file, line, column, end_line, end_column)
+
+    def _place(self, position: int) -> tuple[int, int]:
+        line = bisect_right(self.starts, position)
+        return line, position - self.starts[line - 1] + 1
+
+
+def read_source(path: Path, file: str, at: Span | None = None) -> Source:
+    """Read a plan file; `at` is the line that named it, None for the plan itself."""
+    try:
+        raw = path.read_bytes() if path.stat().st_size <= MAX_BYTES else None
+    except FileNotFoundError:
+        fail("E0301", f"there is no file `{file}`", at)
+    except IsADirectoryError:
+        fail("E0302", f"`{file}` is a folder, not a plan", at)
+    except OSError as error:
+        fail("E0302", f"`{file}` cannot be read: {(error.strerror or 'unknown reason').lower()}", at)
+    if raw is None:
+        fail("E0009", f"`{file}` is larger than any plan ({MAX_BYTES >> 20} MiB)", at)
+    return Source(file, _decode(raw, file))
+
+
+def _decode(raw: bytes, file: str) -> str:
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        at = Label(Span(file, 1, 1, 1, 2))
+        fail("E0004", f"`{file}` is UTF-16 text", at, help="save it as UTF-8")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = raw[: error.start].decode("utf-8-sig", errors="replace")
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        at = Label(Span(file, line, column, line, column + 1), f"the byte {raw[error.start]:#04x}")
+        fail("E0004", f"`{file}` is not UTF-8 text", at, help="a plan is text in UTF-8")
