@@ -1,0 +1,130 @@
+"""`edgec passes`, `edgec devices`, `edgec explain`: tables of what is installed and known."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import MISSING, asdict
+from typing import Any
+
+from ..devices import Device, devices
+from ..diagnostics import fail
+from ..explain import codes, explanation
+from ..params import Parameter, parameters
+from ..registry import nearest, passes
+
+
+def run_passes(arguments: argparse.Namespace) -> int:
+    """List the installed passes, or the parameters of one."""
+    installed = passes()
+    if arguments.name and arguments.name not in installed:
+        _unknown("E0102", "pass", arguments.name, installed)
+    chosen = [arguments.name] if arguments.name else sorted(installed)
+    described = [_pass_facts(name, installed[name]) for name in chosen]
+    if arguments.json:
+        print(json.dumps(described, indent=2))
+    elif arguments.name:
+        _print_pass(described[0])
+    else:
+        width = max(len(row["name"]) for row in described)
+        for row in described:
+            print(f"{row['name']:<{width}}  {row['help'].splitlines()[0]}")
+    return 0
+
+
+def _pass_facts(name: str, cls: type) -> dict[str, Any]:
+    leaves = cls.leaves
+    return {
+        "name": name,
+        "help": (cls.__doc__ or "").strip(),
+        "takes": [level.label for level in cls.takes],
+        "leaves": leaves.label if leaves is not None else None,
+        "selects": cls.selects,
+        "parameters": [_parameter_facts(p) for p in parameters(cls)],
+    }
+
+
+def _parameter_facts(parameter: Parameter) -> dict[str, Any]:
+    default = parameter.default
+    shown = None if default is MISSING else default if isinstance(default, (int, float, bool)) else str(default)
+    return {
+        "name": parameter.name,
+        "takes": parameter.describe(),
+        "default": shown,
+        "required": parameter.required,
+        "help": parameter.doc,
+    }
+
+
+def _print_pass(facts: dict[str, Any]) -> None:
+    print(f"{facts['name']}: {facts['help']}\n")
+    print(
+        f"takes a module at level {' or '.join(facts['takes'])}"
+        + (f", leaves it {facts['leaves']}" if facts["leaves"] else "")
+    )
+    print("`on` and `except` choose names" if facts["selects"] else "takes no `on` or `except`")
+    for parameter in facts["parameters"]:
+        default = "required" if parameter["required"] else f"default {_plain(parameter['default'])}"
+        print(f"\n  {parameter['name']} = {parameter['takes']}   ({default})\n      {parameter['help']}")
+
+
+def _plain(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def run_devices(arguments: argparse.Namespace) -> int:
+    """List the known devices, or the figures of one with their sources."""
+    known = devices()
+    if arguments.name and arguments.name not in known:
+        _unknown("E0103", "device", arguments.name, known)
+    if arguments.json:
+        chosen = [known[arguments.name]] if arguments.name else list(known.values())
+        print(json.dumps([asdict(device) for device in chosen], indent=2))
+    elif arguments.name:
+        _print_device(known[arguments.name])
+    else:
+        width = max(map(len, known))
+        print(f"{'name':<{width}}  {'chip':<24} {'SoC':>4}  {'HTP':<5} {'VTCM':>5}  {'memory':>9}")
+        for device in known.values():
+            vtcm = f"{device.vtcm_mb} MB" if device.vtcm_mb else "-"
+            bandwidth = f"{device.bandwidth_gbs:g} GB/s" if device.bandwidth_gbs else "-"
+            chip = f"{device.marketing}"
+            print(
+                f"{device.name:<{width}}  {chip:<24} {device.soc or '-':>4}  {device.arch or '-':<5} {vtcm:>5}  {bandwidth:>9}"
+            )
+    return 0
+
+
+def _print_device(device: Device) -> None:
+    print(f"{device.name}: {device.marketing}" + (f" ({device.sm})" if device.sm else ""))
+    facts = asdict(device)
+    for key in ("soc", "arch", "vtcm_mb", "bandwidth_gbs", "npu_int8_tops", "ram_gb"):
+        if facts[key]:
+            print(f"  {key:<14} {facts[key]}")
+    for group in device.cores:
+        print(f"  {'cores':<14} {group.count} x {group.name} at {group.ghz} GHz")
+    for key, source in device.sources.items():
+        print(f"  source of {key}: {source}")
+
+
+def run_explain(arguments: argparse.Namespace) -> int:
+    """Print what a code means, or all codes with their titles."""
+    known = codes()
+    if arguments.code is None:
+        for code, row in known.items():
+            print(f"{code}  {row['title']}")
+        return 0
+    code = arguments.code.upper()
+    if code not in known:
+        _unknown("E0112", "error code", code, known)
+    print(explanation(code))
+    return 0
+
+
+def _unknown(code: str, kind: str, name: str, known: Any) -> None:
+    close = nearest(name, known)
+    fail(
+        code,
+        f"unknown {kind} `{name}`",
+        help=f"there is a {kind} named `{close}`" if close else f"known: {', '.join(known)}",
+    )

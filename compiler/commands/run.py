@@ -1,0 +1,78 @@
+"""`edgec run` and `edgec verify`: execute and check what would be shipped, on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from ..diagnostics import fail
+
+
+def run_run(arguments: argparse.Namespace) -> int:
+    """Generate from a bundle (or run a graph model once)."""
+    from ..runtime.generate import run_bundle, run_graph
+
+    if arguments.inputs is not None:
+        result = run_graph(arguments.bundle, arguments.inputs, arguments.outputs, model=arguments.model)
+        print(json.dumps(result, indent=2))
+        return 0
+    if arguments.prompt is None:
+        fail("E0901", "`edgec run` needs a prompt", help="add --prompt TEXT (or --inputs FILE.npz for a graph model)")
+    stream = None if arguments.json else _stream
+    result = run_bundle(
+        arguments.bundle,
+        arguments.prompt,
+        arguments.tokens,
+        speculation=not arguments.no_speculation,
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+        chat=arguments.chat,
+        model=arguments.model,
+        stream=stream,
+    )
+    if arguments.json:
+        print(json.dumps(result, ensure_ascii=False, indent=2))
+    else:
+        print()
+        print(_summary(result), file=sys.stderr)
+    return 0
+
+
+def _stream(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def _summary(result: dict[str, Any]) -> str:
+    made = len(result["tokens"])
+    parts = [f"{result['prompt_tokens']} prompt tokens", f"{made} new"]
+    if result["drafted"]:
+        parts.append(f"{made / result['rounds']:.2f} tokens per round in {result['rounds']} rounds")
+        parts.append(f"{result['accepted']} of {result['drafted']} drafted accepted")
+    return "[" + ", ".join(parts) + "]"
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    """Check a bundle; exit 3 when something does not hold."""
+    from ..verify import verify_bundle
+
+    sources = dict(pair.partition("=")[::2] for pair in arguments.source)
+    result = verify_bundle(arguments.bundle, text=arguments.text, windows=arguments.windows, sources=sources)
+    if arguments.json:
+        print(json.dumps(result, indent=2))
+    else:
+        for name, facts in result["parts"].items():
+            shown = ", ".join(
+                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in facts.items()
+            )
+            print(f"part {name}: {shown}")
+        for name, value in result["perplexity"].items():
+            baseline = result["baseline"].get(name)
+            ratio = f" ({value / baseline:.4f} of the float model's {baseline:.4f})" if baseline else ""
+            print(f"perplexity of {name}: {value:.4f}{ratio}")
+        for problem in result["problems"]:
+            print(f"problem: {problem}")
+        print("ok" if result["ok"] else f"{len(result['problems'])} problems")
+    return 0 if result["ok"] else 3
