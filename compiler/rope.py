@@ -1,10 +1,10 @@
 """Rotary position embedding as a config describes it, down to the inverse frequencies.
 
-    f[i] = theta^(-2i/D),  i < D/2                       default
-    f[i] / factor                                        linear
-    f[i] / factor where its wavelength exceeds L/low,    llama3 (L: the original context)
-    f[i] where it is below L/high, interpolated between
-    blend of f[i] and f[i]/factor over a ramp of i       yarn (arXiv 2309.00071); cos and sin times attention_factor
+f[i] = theta^(-2i/D),  i < D/2                       default
+f[i] / factor                                        linear
+f[i] / factor where its wavelength exceeds L/low,    llama3 (L: the original context)
+f[i] where it is below L/high, interpolated between
+blend of f[i] and f[i]/factor over a ramp of i       yarn (arXiv 2309.00071); cos and sin times attention_factor
 """
 
 from __future__ import annotations
@@ -89,7 +89,11 @@ def read_rope(config: Config, max_positions: int) -> RopeSpec:
     if kind not in KINDS:
         why = f": {_REASONS[kind]}" if kind in _REASONS else ""
         names = ", ".join(f"`{name}`" for name in KINDS)
-        fail("E0334", f"`{config.path}` asks for rope type `{kind}`, which edgec cannot build{why}", help=f"known: {names}")
+        fail(
+            "E0334",
+            f"`{config.path}` asks for rope type `{kind}`, which edgec cannot build{why}",
+            help=f"known: {names}",
+        )
     if kind == "linear":
         return RopeSpec(theta, "linear", section.number("factor"))
     inside = section.integer("original_max_position_embeddings", max_positions)
@@ -147,4 +151,7 @@ def _section(config: Config) -> Config | None:
 
 def _whole_head(config: Config) -> None:
     if config.number("partial_rotary_factor", 1.0) != 1.0:
-        fail("E0333", f"`{config.path}` uses partial rotary embedding (`partial_rotary_factor`), which edgec cannot build")
+        fail(
+            "E0333",
+            f"`{config.path}` uses partial rotary embedding (`partial_rotary_factor`), which edgec cannot build",
+        )

@@ -1,0 +1,144 @@
+"""The oracle: a module run in ONNX Runtime on the CPU with every rewrite switched off.
+
+    perplexity = exp(mean over windows of -log softmax(logits[i])[ids[i+1]])
+
+What holds a part whole: ONNX Runtime maps the file that `save_for_ort` streams and keeps all of a graph's weights
+resident (float32: 4 bytes a weight, 20 MB for 5 M weights), so the oracle is for models that fit in memory.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from .module import MAIN, Module
+from .ort import onnxruntime, session
+from .semantic import MASKED
+
+_INLINE = 1024  # bytes; smaller constants (shapes, norms) stay in the model file, where shape inference sees them
+_BATCH = 8
+
+
+def save_for_ort(model: ir.Model, directory: Path) -> Path:
+    """Write `model` as ONNX with external weights, streamed block by block; returns the .onnx path."""
+    path = directory / "model.onnx"
+    ir.save(model.clone(), path, external_data="model.data", size_threshold_bytes=_INLINE)
+    return path
+
+
+def open_session(model: ir.Model) -> onnxruntime.InferenceSession:
+    """A session over a temporary copy of `model`, which is gone once the weights are mapped."""
+    with tempfile.TemporaryDirectory(prefix="edgec-oracle-") as directory:
+        return session(str(save_for_ort(model, Path(directory))))
+
+
+def run(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All outputs of `model` for `feeds`, by name."""
+    return _run(open_session(model), feeds)
+
+
+def _run(opened: onnxruntime.InferenceSession, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    names = [output.name for output in opened.get_outputs()]
+    return dict(zip(names, opened.run(names, dict(feeds)), strict=True))
+
+
+def causal_mask(tokens: int, past: int) -> np.ndarray:
+    """[1,1,S,P+S]: position i sees the past and the new positions up to i."""
+    later = np.triu(np.ones((tokens, tokens), bool), 1)
+    mask = np.concatenate([np.zeros((tokens, past), bool), later], axis=1)
+    return np.where(mask, np.float32(MASKED), np.float32(0))[None, None]
+
+
+class DecoderOracle:
+    """A decoder module (one dynamic graph, level `semantic` to `placed`) as a language model with its K/V in numpy."""
+
+    def __init__(self, module: Module) -> None:
+        if module.arch is None:
+            raise ValueError(f"module `{module.name}` is no decoder")
+        self.arch = module.arch
+        self.vocab = module.arch.vocab
+        self.context = module.context
+        self.length = 0
+        self._session = _cached_session(module)
+        self._names = [f"past_{part}_{layer}" for layer in range(self.arch.layers) for part in ("key", "value")]
+        self._cache = self._empty(1)
+
+    def forward(self, ids: Sequence[int]) -> np.ndarray:
+        """Logits [len(ids), V] of the next `ids`, which are appended to the cache."""
+        if self.length + len(ids) > self.context:
+            raise ValueError(f"{self.length} + {len(ids)} tokens exceed the context of {self.context}")
+        logits, new = self._step(np.asarray([ids], np.int32), self._cache)
+        self._cache = {name: np.concatenate([self._cache[name], new[name]], axis=2) for name in self._names}
+        self.length += len(ids)
+        return logits[0]
+
+    def rollback(self, length: int) -> None:
+        """Forget all positions from `length` on."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot roll back from {self.length} tokens to {length}")
+        self._cache = {name: value[:, :, :length] for name, value in self._cache.items()}
+        self.length = length
+
+    def reset(self) -> None:
+        self.rollback(0)
+
+    def close(self) -> None:
+        self._cache = self._empty(1)
+        self.length = 0
+
+    def batch_logits(self, ids: np.ndarray) -> np.ndarray:
+        """Logits [W,S,V] of W independent texts, ids [W,S]; the cache is left alone."""
+        return self._step(ids, self._empty(len(ids)))[0]
+
+    def window_losses(self, ids: np.ndarray) -> np.ndarray:
+        """The mean loss of each window, ids [W,S] -> [W]: every token but the first is predicted."""
+        return np.concatenate([self._losses(ids[at : at + _BATCH]) for at in range(0, len(ids), _BATCH)])
+
+    def _losses(self, ids: np.ndarray) -> np.ndarray:
+        logits = self.batch_logits(ids)[:, :-1].astype(np.float64)
+        logits -= logits.max(axis=-1, keepdims=True)
+        total = np.log(np.exp(logits).sum(axis=-1))
+        chosen = np.take_along_axis(logits, ids[:, 1:, None].astype(np.int64), axis=-1)[..., 0]
+        return (total - chosen).mean(axis=-1)
+
+    def _step(self, ids: np.ndarray, cache: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        batch, tokens = ids.shape
+        past = cache[self._names[0]].shape[2]
+        positions = np.broadcast_to(np.arange(past, past + tokens, dtype=np.int32), (batch, tokens))
+        feeds = {
+            "input_ids": ids.astype(np.int32),
+            "position_ids": np.ascontiguousarray(positions),
+            "attention_mask": causal_mask(tokens, past),
+            **{f"{name}_in": value for name, value in cache.items()},
+        }
+        out = _run(self._session, feeds)
+        return out["logits"], {name: out[f"{name}_out"] for name in self._names}
+
+    def _empty(self, batch: int) -> dict[str, np.ndarray]:
+        shape = (batch, self.arch.kv_heads, 0, self.arch.head_dim)
+        return {name: np.zeros(shape, np.float32) for name in self._names}
+
+
+def perplexity(module: Module, ids: Sequence[int], windows: int = 32, window: int = 256) -> float:
+    """exp of the mean loss over the first `windows` windows of `window` tokens of the text `ids`."""
+    whole = min(windows, len(ids) // window)
+    if whole == 0:
+        raise ValueError(f"{len(ids)} tokens do not fill one window of {window}")
+    array = np.asarray(ids[: whole * window], np.int32).reshape(whole, window)
+    return float(np.exp(DecoderOracle(module).window_losses(array).mean()))
+
+
+_sessions: weakref.WeakKeyDictionary[ir.Model, onnxruntime.InferenceSession] = weakref.WeakKeyDictionary()
+
+
+def _cached_session(module: Module) -> onnxruntime.InferenceSession:
+    """One session per graph object: a pass that rewrites a graph works on a clone."""
+    model = module.graphs[MAIN]
+    if model not in _sessions:
+        _sessions[model] = open_session(model)
+    return _sessions[model]
