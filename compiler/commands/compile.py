@@ -1,0 +1,105 @@
+"""`edgec compile`: progress on stderr, a summary (or one JSON document) on stdout."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import Any
+
+from ..diagnostics import render
+
+
+def run_compile(arguments: argparse.Namespace) -> int:
+    """Compile a plan; exit 3 when a `require` line does not hold."""
+    from ..driver import CompileOptions, compile_plan, load_plan
+
+    started = time.perf_counter()
+    plan = load_plan(arguments.plan, arguments.defines)
+    arguments.sources = plan.sources
+    for warning in plan.warnings:
+        print(render(warning, plan.sources, color=sys.stderr.isatty()), end="\n\n", file=sys.stderr)
+    with _Progress(quiet=arguments.quiet or arguments.json) as progress:
+        options = CompileOptions(
+            jobs=arguments.jobs,
+            print_after=tuple(arguments.print_after),
+            time_passes=arguments.time_passes,
+            verify_each=arguments.verify_each,
+            explain_skips=arguments.explain_skips,
+            progress=progress.say,
+        )
+        result = compile_plan(plan, arguments.output, options)
+    for diagnostic in result.failed:
+        print(render(diagnostic, plan.sources, color=sys.stderr.isatty()), end="\n\n", file=sys.stderr)
+    facts = _facts(result, time.perf_counter() - started)
+    if arguments.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        _print(facts)
+    return 3 if result.failed else 0
+
+
+class _Progress:
+    """One line on stderr that changes on a terminal, lines elsewhere."""
+
+    def __init__(self, quiet: bool) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True, quiet=quiet)
+        self.status = self.console.status("") if self.console.is_terminal and not quiet else None
+        self.started = time.perf_counter()
+
+    def __enter__(self) -> _Progress:
+        if self.status:
+            self.status.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self.status:
+            self.status.stop()
+
+    def say(self, text: str) -> None:
+        stamp = f"{time.perf_counter() - self.started:6.1f} s  "
+        self.console.print(f"{stamp}{text}", highlight=False, markup=False)
+        if self.status:
+            self.status.update(text)
+
+
+def _facts(result: Any, seconds: float) -> dict[str, Any]:
+    manifest = result.manifest
+    size = sum(row["size"] for row in manifest["files"].values())
+    return {
+        "ok": not result.failed,
+        "bundle": str(result.bundle),
+        "bytes": size,
+        "seconds": round(seconds, 2),
+        "models": {model.name: _model_facts(model, result.measured) for model in result.models},
+        "requires": result.measured.requires,
+    }
+
+
+def _model_facts(model: Any, measured: Any) -> dict[str, Any]:
+    return {
+        "target": model.deploy.target,
+        "device": model.deploy.device,
+        "parts": list(model.emission.parts),
+        "perplexity": measured.perplexity.get(model.name),
+        "baseline": measured.baseline.get(model.name),
+        "seconds": {key: round(value, 2) for key, value in model.seconds.items()},
+        "notes": [note for step in model.steps for note in step.notes] + model.emission.notes,
+    }
+
+
+def _print(facts: dict[str, Any]) -> None:
+    print(f"{facts['bundle']}  {facts['bytes'] / 1e6:.2f} MB in {facts['seconds']:.1f} s")
+    for name, model in facts["models"].items():
+        line = f"  {name}: {model['target']} on {model['device']}, {', '.join(model['parts'])}"
+        if model["perplexity"]:
+            ratio = model["perplexity"] / model["baseline"]
+            line += f"; perplexity {model['perplexity']:.4f}, {ratio:.4f} of the float model"
+        print(line)
+        for note in model["notes"]:
+            print(f"    note: {note}")
+    for row in facts["requires"]:
+        print(f"  {'holds' if row['holds'] else 'BROKEN'}: {row['line']} (measured {row['measured']:.6g})")

@@ -1,0 +1,289 @@
+"""From a checked plan to a bundle: load each model, run its pipeline, cut it into parts, emit, measure, assemble.
+
+    Plan --load--> Module --steps--> Module --partition--> Parts --targets--> files --assemble--> manifest.json
+
+Only this module and `cli.py` know the other packages; passes and targets arrive through the registry. The bundle
+appears whole or not at all (`bundle.write_bundle`), and nothing is measured that was not asked for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .diagnostics import Diagnostic, Label, RequirementError
+from .levels import Level
+
+if TYPE_CHECKING:
+    from .module import Module
+    from .pass_base import StepResult
+    from .plan import Deploy, ModelDecl, Plan, Require, Step
+    from .target import Emission, Part
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """How to compile, as opposed to what: nothing here changes the bundle's bytes."""
+
+    jobs: int = 1
+    print_after: tuple[str, ...] = ()
+    time_passes: bool = False
+    verify_each: bool = False
+    explain_skips: bool = False
+    progress: Progress = lambda _text: None
+
+
+@dataclass
+class CompiledModel:
+    """One deploy line after emission. `compressed` is the module as quantised, before placement and buckets."""
+
+    name: str
+    deploy: Deploy
+    decl: ModelDecl
+    compressed: Module
+    final: Module
+    parts: list[Part]
+    steps: list[StepResult]
+    emission: Emission
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Measured:
+    """What `evaluation` and `require` asked for."""
+
+    perplexity: dict[str, float] = field(default_factory=dict)
+    baseline: dict[str, float] = field(default_factory=dict)
+    requires: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class CompileResult:
+    """A finished compile: where the bundle is (`rejected` when a `require` line failed) and what it holds."""
+
+    bundle: Path
+    manifest: dict[str, Any]
+    models: list[CompiledModel]
+    measured: Measured
+    failed: list[Diagnostic]
+
+
+def load_plan(path: Path, defines: Sequence[str] = ()) -> Plan:
+    """Read and check a plan; raises PlanError with every mistake in it."""
+    from ..dsl import load_plan as load
+
+    return load(path, list(defines))
+
+
+def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions | None = None) -> CompileResult:
+    """Compile `plan` into the folder `output` (default `build/<plan name>`).
+
+    Raises PlanError, EngineError; a failed `require` line does not raise here: the bundle is then kept as
+    `<name>.rejected` and `failed` says why (`compile_or_raise` turns that into RequirementError).
+    """
+    from .bundle import write_bundle
+
+    options = options or CompileOptions()
+    final = output if output is not None else Path("build") / plan.name
+    made: dict[str, Any] = {}
+
+    def build(directory: Path) -> bool:
+        models = [compile_model(plan, deploy, directory, options) for deploy in plan.deploys]
+        measured = measure(plan, models, options.progress)
+        made["result"] = _finish(plan, models, measured, directory, options)
+        return not made["result"].failed
+
+    bundle = write_bundle(final, build)
+    result: CompileResult = made["result"]
+    result.bundle = bundle
+    return result
+
+
+def compile_or_raise(plan: Plan, output: Path | None = None, options: CompileOptions | None = None) -> CompileResult:
+    """`compile_plan`, with a failed `require` line as RequirementError."""
+    result = compile_plan(plan, output, options)
+    if result.failed:
+        raise RequirementError(*result.failed)
+    return result
+
+
+def load_model(decl: ModelDecl) -> Module:
+    """The module of a `model` line at level `semantic`; weights stay in their files."""
+    if decl.source.kind == "onnx":
+        from .load_onnx import load_onnx
+
+        return load_onnx(decl.name, decl.source.path, decl.context)
+    from .load_hf import load_hf
+
+    return load_hf(decl.name, decl.source.path, decl.context)
+
+
+def compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions) -> CompiledModel:
+    """Take one deploy line from its source to emitted files below `directory`."""
+    from .partition import partition
+    from .registry import targets
+
+    say = options.progress
+    decl = plan.models[deploy.model]
+    clock = _Clock()
+    say(f"{deploy.model}: loading {decl.source.text}")
+    module = load_model(decl)
+    clock.lap("load")
+    steps = plan.pipelines[deploy.pipeline].steps if deploy.pipeline else ()
+    weights_steps, shape_steps = _split(steps)
+    results = _run(module, weights_steps, plan, deploy, options)
+    compressed = module.clone()
+    results += _run(module, shape_steps, plan, deploy, options)
+    clock.lap("passes")
+    target = targets()[deploy.target]()
+    parts = partition(module, deploy.device) if target.engine == "chain" else _whole(module, deploy)
+    say(f"{deploy.model}: writing {deploy.target}")
+    emission = _emit(module, parts, plan, deploy, directory, options)
+    clock.lap("emit")
+    return CompiledModel(deploy.model, deploy, decl, compressed, module, parts, results, emission, clock.laps)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = now - self._last
+        self._last = now
+
+
+def _split(steps: Sequence[Step]) -> tuple[Sequence[Step], Sequence[Step]]:
+    """Before and from the first step that places or shapes: perplexity is that of the module in between."""
+    for index, step in enumerate(steps):
+        leaves = step.pass_.leaves
+        if leaves is not None and leaves >= Level.PLACED:
+            return steps[:index], steps[index:]
+    return steps, ()
+
+
+def _run(
+    module: Module, steps: Sequence[Step], plan: Plan, deploy: Deploy, options: CompileOptions
+) -> list[StepResult]:
+    from .pipeline import PipelineOptions, run_pipeline
+
+    chosen = PipelineOptions(
+        print_after=options.print_after,
+        time_passes=options.time_passes,
+        verify_each=options.verify_each,
+        explain_skips=options.explain_skips,
+    )
+    return run_pipeline(
+        module,
+        steps,
+        default_device=deploy.device,
+        options=chosen,
+        calibration=plan.calibration,
+        progress=options.progress,
+    )
+
+
+def _whole(module: Module, deploy: Deploy) -> list[Part]:
+    from .target import Part
+
+    return [Part(f"{module.name}.{deploy.device}0", deploy.device, dict(module.graphs))]
+
+
+def _emit(
+    module: Module, parts: list[Part], plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions
+) -> Emission:
+    """Emit each part by the target of its device; CPU parts beside an NPU deploy are ONNX Runtime's."""
+    from .registry import targets
+    from .target import Emission, EmitJob
+
+    known = targets()
+    (directory / deploy.model).mkdir(parents=True, exist_ok=True)
+    whole = Emission(engine=known[deploy.target].engine, parts={})
+    by_target: dict[str, list[Part]] = {}
+    for part in parts:
+        serves = deploy.target if part.device in known[deploy.target].devices else "ort"
+        by_target.setdefault(serves, []).append(part)
+    for name, own in by_target.items():
+        target = known[name]()
+        job = EmitJob(
+            module=module,
+            parts=own,
+            directory=directory,
+            folder=deploy.model,
+            device=plan.devices[0],
+            options=deploy.options if name == deploy.target else target.Options(),
+            origin=deploy.span,
+            jobs=options.jobs,
+            progress=options.progress,
+        )
+        emitted = target.emit(job)
+        whole.parts.update(emitted.parts)
+        whole.libraries += [row for row in emitted.libraries if row not in whole.libraries]
+        whole.notes += emitted.notes
+        whole.kv = whole.kv or emitted.kv
+    return whole
+
+
+def measure(plan: Plan, models: Sequence[CompiledModel], progress: Progress) -> Measured:
+    """Perplexity of each language model on the plan's `evaluation` text, compressed and float, in ONNX Runtime."""
+    measured = Measured()
+    if plan.evaluation is None:
+        return measured
+    from .evaluate import module_perplexity
+
+    for model in models:
+        if model.compressed.arch is None:
+            continue
+        progress(f"{model.name}: perplexity over {plan.evaluation.windows} windows")
+        text = plan.evaluation.text
+        windows = plan.evaluation.windows
+        measured.baseline[model.name] = module_perplexity(load_model(model.decl), text, windows, keep=True)
+        measured.perplexity[model.name] = module_perplexity(model.compressed, text, windows)
+    return measured
+
+
+def _finish(
+    plan: Plan, models: list[CompiledModel], measured: Measured, directory: Path, options: CompileOptions
+) -> CompileResult:
+    from .assemble import assemble
+    from .report import write_report
+
+    manifest = assemble(plan, models, measured, directory)
+    size = sum(facts["size"] for facts in manifest["files"].values())
+    failed = []
+    for line in plan.requires:
+        value, base = _subject(line, size, measured)
+        holds = line.holds(value, base)
+        measured.requires.append({"line": line.text, "measured": value, "baseline": base, "holds": holds})
+        if not holds:
+            failed.append(_broken(line, value, base))
+    write_report(directory / "report.html", plan, models, measured, manifest)
+    manifest = assemble(plan, models, measured, directory)  # again: the report is one of its files
+    options.progress("sealing the bundle")
+    from .manifest import write_manifest
+
+    write_manifest(directory, manifest)
+    return CompileResult(directory, manifest, models, measured, failed)
+
+
+def _subject(line: Require, size: int, measured: Measured) -> tuple[float, float]:
+    if line.subject == "bundle.size":
+        return float(size), 1.0
+    model = line.subject.partition(".")[0]
+    return measured.perplexity[model], measured.baseline[model]
+
+
+def _broken(line: Require, value: float, base: float) -> Diagnostic:
+    if line.relative_to_baseline:
+        told = f"measured {value:.4f}, which is {value / base:.4f} * baseline ({base:.4f})"
+    elif line.subject == "bundle.size":
+        told = f"measured {value:.0f} bytes ({value / 1e6:.2f} MB)"
+    else:
+        told = f"measured {value:.4f}"
+    return Diagnostic("E0902", f"`{line.text}` does not hold: {told}", Label(line.span))
