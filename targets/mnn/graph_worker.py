@@ -1,0 +1,42 @@
+"""The child process that runs one plain `.mnn` file through MNN's Module API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...compiler.child import serve
+
+_state: dict[str, Any] = {}
+
+
+def load(path: str, inputs: list[str], outputs: list[str], memory: str, threads: int) -> None:
+    import MNN
+    from MNN import expr, nn
+
+    memory_mode = {"low": expr.MemoryMode.Low, "normal": expr.MemoryMode.Normal}[memory]
+    # without a runtime manager: one made by `create_runtime_manager` takes no notice of a memory mode
+    module = nn.load_module_from_file(
+        path, inputs, outputs, memory_mode=memory_mode, precision_mode=expr.PrecisionMode.High, thread_num=threads
+    )
+    _state.update(module=module, inputs=inputs, outputs=outputs, expr=MNN.expr)
+
+
+def run(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    expr = _state["expr"]
+    variables = []
+    for name in _state["inputs"]:
+        array = feeds[name]
+        kind = expr.float if array.dtype == np.float32 else expr.int
+        variables.append(expr.const(np.ascontiguousarray(array), list(array.shape), expr.NCHW, kind))
+    answers = _state["module"].onForward(variables)
+    made = {}
+    for name, answer in zip(_state["outputs"], answers, strict=True):
+        answer = expr.convert(answer, expr.NCHW)
+        made[name] = np.array(answer.read()).reshape(answer.shape)
+    return made
+
+
+if __name__ == "__main__":
+    serve({"load": load, "run": run})
