@@ -1,0 +1,205 @@
+"""The graph side of `quantize`: which weights are taken, and how their uses are led through DequantizeLinear.
+
+    embedding     Gather(W, ids)                      ->  Gather(DequantizeLinear(q, scale), ids)
+    linear        MatMul(x, Transpose(W[N,K]))        ->  MatMul(x, Transpose(DequantizeLinear(q[N,K], scale)))
+                  MatMul(x, W[K,N])                   ->  the same: integers always lie as [N, K]
+    Gemm, Conv    op(x, W, b)                         ->  op(x, DequantizeLinear(q, scale), b), Gemm with transB = 1
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from ..compiler.diagnostics import fail
+from ..compiler.linears import Linear, linears
+from ..compiler.module import Module, drop_unused_initializers
+from ..compiler.pass_base import Scope
+from ..compiler.weights import Weight, as_weight, transpose
+from .quantize_rtn import FORMAT, SOURCE, Format, Made, make
+
+_BLOCKS = (16, 32, 64, 128)
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+
+
+def quantize_graph(graph: ir.Graph, module: Module, format_: Format, scope: Scope) -> int:
+    """Quantise the selected weights of `graph`; the number of uses that changed."""
+    found = list(linears(module, graph))
+    before = {linear.name: _now(linear) for linear in found}
+    shelf = _Shelf(graph, format_, scope)
+    for linear in found:
+        if linear.quant is not None and _now(linear).source is not None:
+            shelf.put(linear)
+    changes = 0
+    for linear in found:
+        if scope.selects(linear.name):
+            changes += _quantize(linear, module, shelf)
+    drop_unused_initializers(graph)
+    shelf.register()
+    if changes:
+        graph.sort()  # a shared DequantizeLinear has to come before its first reader
+        _note_untied(found, before, {x.name: x for x in linears(module, graph)}, scope)
+    return changes
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a use reads: the float weight behind it and the format it has now (None: float)."""
+
+    source: Weight | None
+    format_: Format | None
+
+
+def _now(linear: Linear) -> _State:
+    if linear.quant is not None:
+        meta = linear.quant.q.meta
+        return _State(meta.get(SOURCE), meta.get(FORMAT))
+    held = linear.value.const_value
+    if held is not None and not isinstance(held, Weight):
+        linear.value.const_value = as_weight(held)  # one object per tensor, so that ties can be seen
+    return _State(linear.stored if held is None else as_weight(linear.value.const_value or held), None)
+
+
+def _quantize(linear: Linear, module: Module, shelf: _Shelf) -> int:
+    scope, format_, state = shelf.scope, shelf.format_, _now(linear)
+    if linear.kind == "conv" and format_.block is not None:
+        return scope.skip(linear.node, "a convolution is quantised per channel only: `block = channel`")
+    if state.source is None:
+        return scope.skip(linear.node, "its weight is quantised in the source model already")
+    if state.source.dtype not in _FLOATS:
+        return scope.skip(linear.node, f"its weight is {state.source.dtype.name.lower()}, not float32 or float16")
+    if format_.block is not None and linear.shape[1] % format_.block:
+        _indivisible(linear, format_.block, scope)
+    module.decisions[linear.name] = str(scope.origin) if scope.origin else "quantize"
+    if state.format_ == format_:
+        return False
+    _lead(linear, shelf.get(linear, state.source))
+    return True
+
+
+def _indivisible(linear: Linear, block: int, scope: Scope) -> None:
+    k = linear.shape[1]
+    fitting = [str(b) for b in _BLOCKS if k % b == 0]
+    use = f"use `block = {' or '.join(fitting)}`, " if fitting else "use "
+    fail(
+        "E0413",
+        f"the weight of `{linear.name}` has {k} inputs, which a block of {block} does not divide",
+        scope.origin,
+        help=f'{use}`block = channel`, or leave it as it is with `except ["{linear.name}"]`',
+    )
+
+
+@dataclass
+class _Shelf:
+    """The dequantised values there are, by float weight and format: what is there is used again."""
+
+    graph: ir.Graph
+    format_: Format
+    scope: Scope
+    values: dict[tuple[int, Format], ir.Value] = field(default_factory=dict)
+    fresh: list[tuple[str, ir.Node]] = field(default_factory=list)
+    oriented: dict[int, Weight] = field(default_factory=dict)
+
+    def put(self, linear: Linear) -> None:
+        state = _now(linear)
+        if state.source is not None and state.format_ is not None:
+            self.values[id(state.source), state.format_] = linear.value
+
+    def get(self, linear: Linear, source: Weight) -> ir.Value:
+        if linear.quant is None and not linear.rows_are_outputs:
+            source = self.oriented.setdefault(id(source), transpose(source))
+        key = (id(source), self.format_)
+        if key not in self.values:
+            self.values[key] = self._build(linear, source)
+        return self.values[key]
+
+    def _build(self, linear: Linear, source: Weight) -> ir.Value:
+        made = make(f"{linear.name}.weight", source, self.format_, self.scope.origin)
+        attributes = {"axis": 1, "block_size": self.format_.block} if self.format_.block else {"axis": 0}
+        node = ir.node("DequantizeLinear", _inputs(made), attributes, name=f"{linear.name}.dequant")
+        output = node.outputs[0]
+        output.shape, output.type = ir.Shape(source.dims), ir.TensorType(made.scale.dtype)
+        self.graph.insert_before(_first_reader(linear), node)
+        self.fresh.append((f"{linear.name}.weight", node))
+        return output
+
+    def register(self) -> None:
+        """Name the new tensors once those they replace are gone."""
+        for base, node in self.fresh:
+            taken = self.graph.initializers
+            while f"{base}.q" in taken:
+                base += "_"
+            node.outputs[0].name = f"{base}.dequantised"
+            for value, part in zip(node.inputs, ("q", "scale", "zero_point"), strict=False):
+                if value is None or value.const_value is None:
+                    raise ValueError(f"`{base}` has no {part}")
+                value.name = value.const_value.name = f"{base}.{part}"
+                self.graph.register_initializer(value)
+
+
+def _inputs(made: Made) -> list[ir.Value]:
+    tensors = [t for t in (made.q, made.scale, made.zero_point) if t is not None]
+    return [ir.Value(name=t.name, type=ir.TensorType(t.dtype), shape=t.shape, const_value=t) for t in tensors]
+
+
+def _first_reader(linear: Linear) -> ir.Node:
+    """The node before which a weight of `linear` has to be made: its Transpose if it has one."""
+    transposed = linear.node.inputs[1] if linear.kind == "matmul" else None
+    producer = transposed.producer() if transposed is not None else None
+    return producer if producer is not None and producer.op_type == "Transpose" else linear.node
+
+
+def _lead(linear: Linear, value: ir.Value) -> None:
+    """Let `linear` read `value` [N, K], and drop what only it read before."""
+    node, old = linear.node, linear.quant.node if linear.quant else None
+    if linear.kind == "matmul":
+        _lead_matmul(node, linear, value)
+    else:
+        node.replace_input_with(0 if linear.kind == "gather" else 1, value)
+        if linear.kind == "gemm":
+            node.attributes["transB"] = ir.AttrInt64("transB", 1)
+    if old is not None and not old.outputs[0].uses() and old.graph is not None:
+        old.graph.remove(old, safe=True)
+
+
+def _lead_matmul(node: ir.Node, linear: Linear, value: ir.Value) -> None:
+    current = node.inputs[1]
+    turn = current.producer() if current is not None else None
+    if linear.rows_are_outputs and turn is not None and current is not None and len(current.uses()) == 1:
+        turn.replace_input_with(0, value)
+        return
+    made = ir.node("Transpose", [value], {"perm": [1, 0]}, name=f"{linear.name}.transpose")
+    output = made.outputs[0]
+    n, k = linear.shape
+    output.name, output.shape, output.type = f"{linear.name}.weight_t", ir.Shape((k, n)), value.type
+    if node.graph is None:
+        raise ValueError(f"node `{node.name}` is in no graph")
+    node.graph.insert_before(node, made)
+    node.replace_input_with(1, output)
+
+
+def _note_untied(
+    found: list[Linear], before: dict[str, _State], after: dict[str, Linear], scope: Scope
+) -> None:
+    """Say what it costs that ops which shared one weight do not share it any more."""
+    for first in found:
+        shared = [x for x in found if before[x.name] == before[first.name] and before[x.name].source is not None]
+        if len(shared) < 2 or shared[0] is not first:
+            continue
+        kept = after[shared[0].name].initializer
+        for other in shared[1:]:
+            linear = after[other.name]
+            if linear.initializer is kept:
+                continue
+            size = _nbytes(linear if linear.quant is not None else after[first.name])
+            scope.note(
+                f"`{other.name}` no longer shares its weight with `{first.name}`: {size / 2**20:.2f} MiB more"
+            )
+
+
+def _nbytes(linear: Linear) -> int:
+    if linear.quant is None:
+        return linear.stored.nbytes if linear.stored is not None else 0
+    parts = (linear.quant.q, linear.quant.scale, linear.quant.zero_point)
+    return sum(part.nbytes for part in parts if part is not None)
