@@ -16,7 +16,7 @@ from ..compiler.diagnostics import Diagnostic, Label, PlanError
 from ..compiler.nearest import nearest_help
 from . import ast
 from .builder import Builder
-from .scanner import KEYWORDS, Chunk, scan
+from .scanner import KEYWORDS, MAX_PROBLEMS, Chunk, scan
 from .source import Source
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def parse(source: Source) -> Parsed:
     builder = Builder(source, result.problems)
     statements: list[ast.Statement] = []
     for chunk in scanned.chunks:
-        tree = None if chunk.broken else _parse_chunk(source, chunk, result)
+        given_up = chunk.broken or len(result.problems) >= MAX_PROBLEMS
+        tree = None if given_up else _parse_chunk(source, chunk, result)
         if tree is None:
             result.lost += _lost(source, chunk)
         else:

@@ -17,18 +17,32 @@ from .source import Source
 MAX_DEPTH = 16
 MAX_PROBLEMS = 20
 
-KEYWORDS = "plan let include use device model calibration evaluation pipeline deploy speculate require".split()
+KEYWORDS = (
+    "plan",
+    "let",
+    "include",
+    "use",
+    "device",
+    "model",
+    "calibration",
+    "evaluation",
+    "pipeline",
+    "deploy",
+    "speculate",
+    "require",
+)
 _JOINING = {"on", "through", "as", "except", "=", "->", ">"}
 
 _TOKEN = re.compile(
     r"(?P<blank>[ \t\r\n]+)|(?P<comment>#[^\r\n]*)"
-    r'|(?P<string>"(?:[^"\\\r\n]|\\[^\r\n])*")|(?P<open_string>"[^\r\n]*)'
+    r'|(?P<string>"(?:[^"\\\r\n]|\\[^\r\n])*")|(?P<open_string>"[^\r\n]*)|(?P<quoted>\'[^\'\r\n]*\')'
     r"|(?P<word>[A-Za-z_][A-Za-z0-9_]*)|(?P<number>[0-9][0-9_.]*)"
     r"|(?P<opening>[{(\[])|(?P<closing>[})\]])|(?P<sign>->|[=,.*<>!+\-:%/])|(?P<other>(?s:.))"
 )
 # What the beginning of a statement looks like, to tell one from a setting inside an unclosed brace.
 _STATEMENT = re.compile(
-    r"(plan|device)[ \t]+\w+[ \t]*(#|\r|\n|$)|let[ \t]+\w+[ \t]*=|(include|use)[ \t]+\"|(model|pipeline)[ \t]+\w+[ \t]*\{"
+    r"(plan|device)[ \t]+\w+[ \t]*(#|\r|\n|$)|let[ \t]+\w+[ \t]*=|(include|use)[ \t]+\""
+    r"|(model|pipeline)[ \t]+\w+[ \t]*\{"
     r"|(calibration|evaluation|require)[ \t]*\{|deploy[ \t]+\w+[ \t]+on\b|speculate[ \t]+\w+[ \t]*->"
 )
 _CLOSES = {"}": "{", ")": "(", "]": "["}
@@ -82,6 +96,7 @@ class _Scanner:
             "closing": self._closing,
             "open_string": self._open_string,
             "other": self._other,
+            "quoted": self._quoted,
         }
         stop = 0
         for match in _TOKEN.finditer(self.source.text):
@@ -151,6 +166,9 @@ class _Scanner:
     def _open_string(self, text: str, position: int) -> None:
         help = 'add the missing `"`; a string ends on the line it begins on'
         self._problem("E0003", "a string is not closed", position, len(text.rstrip()), help=help)
+
+    def _quoted(self, text: str, position: int) -> None:
+        self._problem("E0002", "`'` is not part of the language", position, len(text), help=_INSTEAD["'"])
 
     def _other(self, text: str, position: int) -> None:
         shown = f"`{text}`" if text.isprintable() else f"the control character {ord(text):#04x}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..compiler.diagnostics import Label, Span, fail
 
-MAX_BYTES = 1 << 20  # a plan is written by a person; what is larger is some other file
+MAX_BYTES = 256 << 10  # a plan is written by a person; what is larger is some other file
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def read_source(path: Path, file: str, at: Span | None = None) -> Source:
     except OSError as error:
         fail("E0302", f"`{file}` cannot be read: {(error.strerror or 'unknown reason').lower()}", at)
     if raw is None:
-        fail("E0009", f"`{file}` is larger than any plan ({MAX_BYTES >> 20} MiB)", at)
+        fail("E0009", f"`{file}` is larger than any plan ({MAX_BYTES >> 10} KiB at most)", at)
     return Source(file, _decode(raw, file))
 
 
