@@ -1,0 +1,147 @@
+"""The plan's `let`s and their overrides: words in values become what they stand for.
+
+A let may use another, in any order; a circle is an error. An override from the command line has to be of the
+kind the let's own value has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from ..compiler.diagnostics import Label, PlanError
+from ..compiler.nearest import nearest_help
+from . import ast
+from .parser import parse_value
+from .report import Report
+
+_KINDS = {
+    ast.Quantity: "a number with a unit",
+    ast.Percent: "a percentage",
+    ast.PatternLiteral: "a pattern",
+    ast.String: "a string",
+    ast.Boolean: "true or false",
+    ast.Word: "a word",
+    ast.Call: "a source",
+    ast.ListLiteral: "a list",
+}
+
+
+@dataclass
+class Lets:
+    report: Report
+    declared: dict[str, ast.Let] = field(default_factory=dict)
+    overrides: dict[str, ast.Value] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)  # lets that could not be read: their uses are no mistakes
+    _known: dict[str, ast.Value | None] = field(default_factory=dict)
+
+    def override(self, defines: Iterable[str], places: dict[str, str]) -> None:
+        """Take `name=value` texts; `places` receives them as sources for code frames."""
+        for text in defines:
+            name, _, value = text.partition("=")
+            name, file = name.strip(), f"-D {text}"
+            if name in self.lost:
+                continue
+            if name not in self.declared:
+                help = nearest_help(name, self.declared, "let") or "only what the plan declares by `let` can be set"
+                self.report.error("E0113", f"no `let` of the plan is named `{name}`", None, help=help)
+                continue
+            places[file] = value
+            self._override(name, value.strip(), file)
+
+    def _override(self, name: str, text: str, file: str) -> None:
+        own = self.resolve(self.declared[name].value)
+        if own is None:
+            return
+        try:
+            value = parse_value(text, file)
+        except PlanError as error:
+            if not isinstance(own, ast.String):
+                self.report.take(error, self.declared[name].span)
+                return
+            value = replace(own, value=text)
+        if isinstance(own, ast.String) and not isinstance(value, ast.String):
+            value = replace(own, value=text)  # `-D dir=models/a` needs no quotes
+        if _kind(value) != _kind(own) and not (_kind(own) == "a number" and _kind(value) == "an integer"):
+            message = f"`-D {name}={text}` gives {_kind(value)}, the plan has {_kind(own)}"
+            self.report.error("E0207", message, self.declared[name].value.span, "this is replaced")
+            return
+        self._known.clear()
+        self.overrides[name] = replace(value, span=self.declared[name].value.span)
+
+    def resolve(self, value: ast.Value) -> ast.Value | None:
+        """`value` with every let in it replaced (spans stay those of the use); None after an error."""
+        if isinstance(value, ast.ListLiteral):
+            items = [self.resolve(item) for item in value.items]
+            if any(item is None for item in items):
+                return None
+            return replace(value, items=tuple(items))
+        if isinstance(value, ast.Call):
+            argument = self.resolve(value.argument)
+            return replace(value, argument=argument) if argument is not None else None
+        if isinstance(value, ast.Word):
+            if value.text in self.lost:
+                return None
+            if value.text in self.declared:
+                found = self._value_of(value.text, ())
+                return replace(found, span=value.span) if found is not None else None
+        return value
+
+    def _value_of(self, name: str, path: tuple[str, ...]) -> ast.Value | None:
+        if name in self._known:
+            return self._known[name]
+        let = self.declared[name]
+        if name in path:
+            also = [Label(self.declared[other].span, "and this one") for other in path[path.index(name) + 1 :]]
+            circle = " -> ".join((*path[path.index(name) :], name))
+            self.report.error("E0111", f"lets need each other in a circle: {circle}", let.name.span, also=also)
+            result = None
+        else:
+            result = self._inner(self.overrides.get(name, let.value), (*path, name))
+        self._known[name] = result
+        return result
+
+    def _inner(self, value: ast.Value, path: tuple[str, ...]) -> ast.Value | None:
+        if isinstance(value, ast.Word):
+            if value.text in self.lost:
+                return None
+            return self._value_of(value.text, path) if value.text in self.declared else value
+        if isinstance(value, ast.ListLiteral):
+            items = [self._inner(item, path) for item in value.items]
+            return None if any(item is None for item in items) else replace(value, items=tuple(items))
+        if isinstance(value, ast.Call):
+            argument = self._inner(value.argument, path)
+            return None if argument is None else replace(value, argument=argument)
+        return value
+
+    def check(self) -> None:
+        """Resolve every let, also those nobody uses: a circle is a mistake wherever it is."""
+        for name in self.declared:
+            self._value_of(name, ())
+
+    def values(self) -> dict[str, object]:
+        """What each let stands for, in plain Python, for the manifest."""
+        found = {name: self._value_of(name, ()) for name in self.declared}
+        return {name: plain(value) for name, value in found.items() if value is not None}
+
+
+def plain(value: ast.Value) -> object:
+    """A literal as a plain value (text where Python has no such type)."""
+    if isinstance(value, ast.Number | ast.String | ast.Boolean):
+        return value.value
+    if isinstance(value, ast.Word):
+        return value.text
+    if isinstance(value, ast.ListLiteral):
+        return [plain(item) for item in value.items]
+    from .printer import show
+
+    return show(value)
+
+
+def _kind(value: ast.Value) -> str:
+    if isinstance(value, ast.Number):
+        return "an integer" if isinstance(value.value, int) else "a number"
+    return _KINDS[type(value)]
+
+
+describe = _kind

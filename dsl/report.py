@@ -1,0 +1,69 @@
+"""The diagnostics of one run of the checker, collected so that all mistakes are told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from ..compiler.diagnostics import Diagnostic, EdgecError, Label, Severity, Span
+
+MAX_SHOWN = 100
+
+
+@dataclass
+class Report:
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+
+    def error(
+        self,
+        code: str,
+        message: str,
+        at: Span | None,
+        label: str = "",
+        also: Iterable[Label] = (),
+        help: str | None = None,
+    ) -> None:
+        self._add("error", code, message, at, label, also, help)
+
+    def warning(self, code: str, message: str, at: Span | None, label: str = "", help: str | None = None) -> None:
+        self._add("warning", code, message, at, label, (), help)
+
+    def take(self, error: EdgecError, at: Span, label: str = "") -> None:
+        """Adopt another module's error; where it names no place of its own, `at` is the place."""
+        for found in error.diagnostics:
+            self.diagnostics.append(found if found.at else replace(found, at=Label(at, label)))
+
+    @property
+    def errors(self) -> int:
+        return sum(diagnostic.severity == "error" for diagnostic in self.diagnostics)
+
+    def sorted(self, files: Iterable[str]) -> list[Diagnostic]:
+        """In the order of the text, without repetitions; more than `MAX_SHOWN` are counted, not shown."""
+        order = {file: index for index, file in enumerate(files)}
+
+        def place(diagnostic: Diagnostic) -> tuple[int, int, int]:
+            if diagnostic.at is None:
+                return len(order), 0, 0
+            span = diagnostic.at.span
+            return order.get(span.file, len(order)), span.line, span.column
+
+        found = sorted(dict.fromkeys(self.diagnostics), key=place)
+        if len(found) <= MAX_SHOWN:
+            return found
+        found.sort(key=lambda diagnostic: diagnostic.severity != "error")
+        rest = len(found) - MAX_SHOWN
+        note = Diagnostic("E0010", f"{rest} more diagnostics are not shown", severity="note")
+        return sorted(found[:MAX_SHOWN], key=place) + [note]
+
+    def _add(
+        self,
+        severity: Severity,
+        code: str,
+        message: str,
+        at: Span | None,
+        label: str,
+        also: Iterable[Label],
+        help: str | None,
+    ) -> None:
+        place = Label(at, label) if at else None
+        self.diagnostics.append(Diagnostic(code, message, place, tuple(also), help, severity))
