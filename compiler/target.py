@@ -102,6 +102,10 @@ class Target:
         """Open a whole model, for engines that are not chains of graphs."""
         raise NotImplementedError(f"target `{self.name}` does not run whole models")
 
+    def verify_part(self, bundle: Path, part: dict[str, Any]) -> Sequence[str]:
+        """What of a part's manifest entry (graphs, tensors, shapes) its file does not hold; empty when all is there."""
+        return ()
+
     def inspect(self, path: Path) -> dict[str, Any] | None:
         """Describe a file this target writes; None if it is not one of its own."""
         return None

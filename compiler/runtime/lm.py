@@ -1,0 +1,43 @@
+"""What the runner asks of a model: tokens in, logits out, and a cache whose end can be cut off.
+
+forward(ids[S]) -> logits[S, V] float32     row i scores the token that follows ids[i]; S positions join the cache
+rollback(n)                                 the cache holds its first n positions only
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+PIECE = 256  # prompt tokens per call for models that do not say how they like to be fed
+
+
+class LanguageModel(Protocol):
+    """An engine's decoder with its K/V cache. `length`: positions in the cache; `context`: how many it can hold."""
+
+    @property
+    def vocab(self) -> int: ...
+
+    @property
+    def context(self) -> int: ...
+
+    @property
+    def length(self) -> int: ...
+
+    def forward(self, ids: Sequence[int]) -> np.ndarray: ...
+
+    def rollback(self, length: int) -> None: ...
+
+    def reset(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def prefill(model: LanguageModel, ids: Sequence[int]) -> None:
+    """Put a prompt into the cache piece by piece, so that no logits of the whole prompt exist at once."""
+    piece = getattr(model, "piece", PIECE)
+    for start in range(0, len(ids), piece):
+        model.forward(ids[start : start + piece])
