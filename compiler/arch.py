@@ -113,7 +113,7 @@ class DecoderArch:
     def _layer_nodes(self) -> list[str]:
         attention, names = "self_attn", ["input_layernorm"]
         for part in "qkv":
-            names += self._linear_nodes(f"{attention}.{part}_proj") + [f"{attention}.{part}_reshape"]
+            names += [*self._linear_nodes(f"{attention}.{part}_proj"), f"{attention}.{part}_reshape"]
             if self.qk_norm and part != "v":
                 names.append(f"{attention}.{part}_norm")
             names.append(f"{attention}.{part}_transpose")
@@ -201,9 +201,9 @@ def _refuse_features(config: Config) -> None:
 
 def _refuse_sliding_window(config: Config, family: str, layers: int) -> None:
     types = set(config.strings("layer_types"))
-    if not types and family != "llama" and config.boolean("use_sliding_window", False) and "sliding_window" in config:
-        if config.integer("max_window_layers", 28, minimum=0) < layers:
-            types = {"sliding_attention"}
+    slides = family != "llama" and config.boolean("use_sliding_window", False) and "sliding_window" in config
+    if not types and slides and config.integer("max_window_layers", 28, minimum=0) < layers:
+        types = {"sliding_attention"}
     for kind in sorted(types - {"full_attention"}):
         fail("E0333", f"`{config.path}` has layers of type `{kind}`, edgec builds `full_attention` only")
 

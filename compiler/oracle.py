@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -44,7 +45,7 @@ def run(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
 
 def _run(opened: onnxruntime.InferenceSession, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     names = [output.name for output in opened.get_outputs()]
-    return dict(zip(names, opened.run(names, dict(feeds)), strict=True))
+    return {name: np.asarray(value) for name, value in zip(names, opened.run(names, dict(feeds)), strict=True)}
 
 
 def causal_mask(tokens: int, past: int) -> np.ndarray:
@@ -133,12 +134,34 @@ def perplexity(module: Module, ids: Sequence[int], windows: int = 32, window: in
     return float(np.exp(DecoderOracle(module).window_losses(array).mean()))
 
 
-_sessions: weakref.WeakKeyDictionary[ir.Model, onnxruntime.InferenceSession] = weakref.WeakKeyDictionary()
+class _Opened(NamedTuple):
+    session: onnxruntime.InferenceSession
+    parts: list[object]  # of the graph as it was opened; held, so that no id comes back for another object
+
+
+_opened: weakref.WeakKeyDictionary[ir.Model, _Opened] = weakref.WeakKeyDictionary()
 
 
 def _cached_session(module: Module) -> onnxruntime.InferenceSession:
-    """One session per graph object: a pass that rewrites a graph works on a clone."""
+    """One session per graph, opened again once a pass has rewritten it."""
     model = module.graphs[MAIN]
-    if model not in _sessions:
-        _sessions[model] = open_session(model)
-    return _sessions[model]
+    parts = list(_parts(model))
+    held = _opened.get(model)
+    same = held is not None and len(held.parts) == len(parts)
+    if held is not None and same and all(a is b for a, b in zip(held.parts, parts, strict=True)):
+        return held.session
+    _opened[model] = _Opened(open_session(model), parts)
+    return _opened[model].session
+
+
+def _parts(model: ir.Model) -> Iterator[object]:
+    """Every object that a rewrite would exchange: nodes, what they read, their attributes, constants, names."""
+    for body in (model.graph, *model.functions.values()):
+        for node in body:
+            yield node
+            yield from node.inputs
+            yield from node.attributes.values()
+    for value in (*model.graph.inputs, *model.graph.initializers.values(), *model.graph.outputs):
+        yield value
+        yield value.name
+        yield value.const_value

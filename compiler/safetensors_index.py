@@ -79,21 +79,24 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 
 
 def _stored(name: str, entry: Any, source: SourceFile, start: int, size: int) -> StoredTensor:
-    shape, offsets = (entry.get("shape"), entry.get("data_offsets")) if isinstance(entry, dict) else (None, None)
-    dtype = entry.get("dtype") if isinstance(entry, dict) else None
-    if not (isinstance(dtype, str) and _naturals(shape) and _naturals(offsets) and len(offsets) == 2):
-        fail("E0341", f"the header of `{source.path}` says nothing usable about tensor `{name}`")
+    fields = entry if isinstance(entry, dict) else {}
+    dtype, shape, offsets = fields.get("dtype"), _naturals(fields, "shape"), _naturals(fields, "data_offsets")
+    if not isinstance(dtype, str) or shape is None or offsets is None or len(offsets) != 2:
+        fail("E0341", f"the header of `{source.path}` does not say where tensor `{name}` lies and of what type it is")
     begin, end = offsets
     if start + end > size:
         missing = start + end - size
         fail("E0342", f"`{source.path}` is cut short: tensor `{name}` ends {missing} bytes beyond the file")
     if dtype in _DTYPES and end - begin != math.prod(shape) * _DTYPES[dtype].itemsize:
-        fail("E0341", f"tensor `{name}` in `{source.path}`: {end - begin} bytes do not make {dtype}{shape}")
-    return StoredTensor(name, source, start + begin, dtype, tuple(shape))
+        fail("E0341", f"tensor `{name}` in `{source.path}`: {end - begin} bytes do not make {dtype}{list(shape)}")
+    return StoredTensor(name, source, start + begin, dtype, shape)
 
 
-def _naturals(value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+def _naturals(fields: dict[str, Any], key: str) -> tuple[int, ...] | None:
+    value = fields.get(key)
+    if isinstance(value, list) and all(type(item) is int and item >= 0 for item in value):
+        return tuple(value)
+    return None
 
 
 def _read_shards(folder: Path, index: Path) -> dict[str, StoredTensor]:
