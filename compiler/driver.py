@@ -64,13 +64,12 @@ class Measured:
 
 @dataclass
 class CompileResult:
-    """A finished compile: where the bundle is (`rejected` when a `require` line failed) and what it holds."""
+    """A finished compile: where the bundle is (`<name>.rejected` when a `require` line broke) and what it holds."""
 
     bundle: Path
     manifest: dict[str, Any]
     models: list[CompiledModel]
     measured: Measured
-    failed: list[Diagnostic]
 
 
 def load_plan(path: Path, defines: Sequence[str] = ()) -> Plan:
@@ -80,36 +79,37 @@ def load_plan(path: Path, defines: Sequence[str] = ()) -> Plan:
     return load(path, list(defines))
 
 
+class BrokenRequirement(RequirementError):
+    """A `require` line does not hold; `result` tells where the rejected bundle is and what was measured."""
+
+    def __init__(self, *diagnostics: Diagnostic, result: CompileResult) -> None:
+        super().__init__(*diagnostics)
+        self.result = result
+
+
 def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions | None = None) -> CompileResult:
     """Compile `plan` into the folder `output` (default `build/<plan name>`).
 
-    Raises PlanError, EngineError; a failed `require` line does not raise here: the bundle is then kept as
-    `<name>.rejected` and `failed` says why (`compile_or_raise` turns that into RequirementError).
+    Raises PlanError, EngineError, or BrokenRequirement when a `require` line does not hold: the finished bundle is
+    then kept as `<name>.rejected`, and what stood at `output` is untouched.
     """
-    from .bundle import write_bundle
+    from .bundle import rejected_path, write_bundle
 
     options = options or CompileOptions()
     final = output if output is not None else Path("build") / plan.name
-    made: dict[str, Any] = {}
+    made: list[CompileResult] = []
 
-    def build(directory: Path) -> bool:
+    def build(directory: Path) -> None:
         models = [compile_model(plan, deploy, directory, options) for deploy in plan.deploys]
         measured = measure(plan, models, options.progress)
-        made["result"] = _finish(plan, models, measured, directory, options)
-        return not made["result"].failed
+        result, broken = _finish(plan, models, measured, directory, options)
+        result.bundle = rejected_path(final) if broken else final
+        made.append(result)
+        if broken:
+            raise BrokenRequirement(*broken, result=result)
 
-    bundle = write_bundle(final, build)
-    result: CompileResult = made["result"]
-    result.bundle = bundle
-    return result
-
-
-def compile_or_raise(plan: Plan, output: Path | None = None, options: CompileOptions | None = None) -> CompileResult:
-    """`compile_plan`, with a failed `require` line as RequirementError."""
-    result = compile_plan(plan, output, options)
-    if result.failed:
-        raise RequirementError(*result.failed)
-    return result
+    write_bundle(final, build)
+    return made[0]
 
 
 def load_model(decl: ModelDecl) -> Module:
@@ -250,12 +250,14 @@ def measure(plan: Plan, models: Sequence[CompiledModel], progress: Progress) -> 
 
 def _finish(
     plan: Plan, models: list[CompiledModel], measured: Measured, directory: Path, options: CompileOptions
-) -> CompileResult:
+) -> tuple[CompileResult, list[Diagnostic]]:
     from .assemble import assemble
+    from .manifest import write_manifest
     from .report import write_report
 
+    options.progress("sealing the bundle")
     manifest = assemble(plan, models, measured, directory)
-    size = sum(facts["size"] for facts in manifest["files"].values())
+    size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
     failed = []
     for line in plan.requires:
         value, base = _subject(line, size, measured)
@@ -264,12 +266,8 @@ def _finish(
         if not holds:
             failed.append(_broken(line, value, base))
     write_report(directory / "report.html", plan, models, measured, manifest)
-    manifest = assemble(plan, models, measured, directory)  # again: the report is one of its files
-    options.progress("sealing the bundle")
-    from .manifest import write_manifest
-
-    write_manifest(directory, manifest)
-    return CompileResult(directory, manifest, models, measured, failed)
+    sealed = write_manifest(directory, manifest)
+    return CompileResult(directory, sealed.data, models, measured), failed
 
 
 def _subject(line: Require, size: int, measured: Measured) -> tuple[float, float]:
@@ -286,4 +284,4 @@ def _broken(line: Require, value: float, base: float) -> Diagnostic:
         told = f"measured {value:.0f} bytes ({value / 1e6:.2f} MB)"
     else:
         told = f"measured {value:.4f}"
-    return Diagnostic("E0902", f"`{line.text}` does not hold: {told}", Label(line.span))
+    return Diagnostic("E0950", f"`{line.text}` does not hold: {told}", Label(line.span))

@@ -8,12 +8,12 @@ import sys
 import time
 from typing import Any
 
-from ..diagnostics import render
+from ..diagnostics import Diagnostic, render
 
 
 def run_compile(arguments: argparse.Namespace) -> int:
     """Compile a plan; exit 3 when a `require` line does not hold."""
-    from ..driver import CompileOptions, compile_plan, load_plan
+    from ..driver import BrokenRequirement, CompileOptions, compile_plan, load_plan
 
     started = time.perf_counter()
     plan = load_plan(arguments.plan, arguments.defines)
@@ -29,15 +29,19 @@ def run_compile(arguments: argparse.Namespace) -> int:
             explain_skips=arguments.explain_skips,
             progress=progress.say,
         )
-        result = compile_plan(plan, arguments.output, options)
-    for diagnostic in result.failed:
+        broken: tuple[Diagnostic, ...] = ()
+        try:
+            result = compile_plan(plan, arguments.output, options)
+        except BrokenRequirement as error:
+            result, broken = error.result, error.diagnostics
+    for diagnostic in broken:
         print(render(diagnostic, plan.sources, color=sys.stderr.isatty()), end="\n\n", file=sys.stderr)
     facts = _facts(result, time.perf_counter() - started)
     if arguments.json:
         print(json.dumps(facts, indent=2))
     else:
         _print(facts)
-    return 3 if result.failed else 0
+    return 3 if broken else 0
 
 
 class _Progress:
@@ -70,7 +74,7 @@ def _facts(result: Any, seconds: float) -> dict[str, Any]:
     manifest = result.manifest
     size = sum(row["size"] for row in manifest["files"].values())
     return {
-        "ok": not result.failed,
+        "ok": all(row["holds"] for row in result.measured.requires),
         "bundle": str(result.bundle),
         "bytes": size,
         "seconds": round(seconds, 2),

@@ -19,7 +19,7 @@ def run_run(arguments: argparse.Namespace) -> int:
         print(json.dumps(result, indent=2))
         return 0
     if arguments.prompt is None:
-        fail("E0901", "`edgec run` needs a prompt", help="add --prompt TEXT (or --inputs FILE.npz for a graph model)")
+        fail("E0953", "`edgec run` needs a prompt", help="add --prompt TEXT (or --inputs FILE.npz for a graph model)")
     stream = None if arguments.json else _stream
     result = run_bundle(
         arguments.bundle,
