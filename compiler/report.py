@@ -14,20 +14,6 @@ if TYPE_CHECKING:
     from .driver import CompiledModel, Measured
     from .plan import Plan
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c2430; --quiet: #667; --line: #d5dae2; --bar: #3b6fb6; --good: #1d7a4a; --bad: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ef; --quiet: #9aa3b2; --line: #3a4150; --bar: #7aa7e8; --good: #6fcf97; --bad: #ff8a80; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid var(--line); }
-h3 { font-size: 1rem; margin-bottom: .3rem; }
-table { border-collapse: collapse; margin: .6rem 0 1.2rem; } td, th { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top; }
-th { color: var(--quiet); font-weight: 500; border-bottom: 1px solid var(--line); } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
-.quiet { color: var(--quiet); } .good { color: var(--good); } .bad { color: var(--bad); font-weight: 600; }
-svg text { font: 11px system-ui, sans-serif; fill: var(--ink); } svg .bar { fill: var(--bar); } svg .rest { fill: var(--line); }
-details summary { cursor: pointer; } code { font-size: .92em; }
-"""
-
-
 def write_report(
     path: Path, plan: Plan, models: Sequence[CompiledModel], measured: Measured, manifest: dict[str, Any]
 ) -> None:
@@ -41,10 +27,10 @@ def write_report(
         body.append(_model(model, manifest))
     tools = ", ".join(f"{name} {version}" for name, version in manifest["tools"].items())
     body.append(f"<h2>Made with</h2><p class=quiet>{_e(tools)}</p>")
-    title = _e(plan.name)
+    title, style = _e(plan.name), Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>{title}: edgec report</title><style>{_STYLE}</style>\n" + "\n".join(body) + "\n</html>\n"
+        f"<title>{title}: edgec report</title><style>{style}</style>\n" + "\n".join(body) + "\n</html>\n"
     )
     path.write_text(page, encoding="utf-8")
 

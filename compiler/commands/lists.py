@@ -88,10 +88,8 @@ def run_devices(arguments: argparse.Namespace) -> int:
         for device in known.values():
             vtcm = f"{device.vtcm_mb} MB" if device.vtcm_mb else "-"
             bandwidth = f"{device.bandwidth_gbs:g} GB/s" if device.bandwidth_gbs else "-"
-            chip = f"{device.marketing}"
-            print(
-                f"{device.name:<{width}}  {chip:<24} {device.soc or '-':>4}  {device.arch or '-':<5} {vtcm:>5}  {bandwidth:>9}"
-            )
+            soc, arch = device.soc or "-", device.arch or "-"
+            print(f"{device.name:<{width}}  {device.marketing:<24} {soc:>4}  {arch:<5} {vtcm:>5}  {bandwidth:>9}")
     return 0
 
 

@@ -1,0 +1,175 @@
+"""`edgec inspect`: describe a plan, a model (folder or .onnx), a bundle, or a file that a target wrote."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ..diagnostics import fail
+from ..manifest import MANIFEST
+
+PLANS = (".edge", ".plan")
+
+
+def run_inspect(arguments: argparse.Namespace) -> int:
+    """Print what `arguments.file` is and holds."""
+    facts = describe(arguments.file)
+    if arguments.json:
+        print(json.dumps(facts, indent=2, ensure_ascii=False))
+    else:
+        for line in _lines(facts):
+            print(line)
+    return 0
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """The facts of a file or folder, as plain JSON values; `kind` says what it is."""
+    if not path.exists():
+        fail("E0954", f"`{path}` does not exist")
+    if path.is_dir():
+        if (path / MANIFEST).is_file():
+            return _bundle(path)
+        if (path / "config.json").is_file():
+            return _model_folder(path)
+        fail("E0954", f"`{path}` is neither a bundle nor a model's folder", help="a model's folder has a config.json")
+    if path.suffix in PLANS:
+        return _plan(path)
+    from ..registry import targets
+
+    for target in targets().values():
+        facts = target().inspect(path)
+        if facts is not None:
+            return facts
+    if path.suffix == ".onnx":
+        return _onnx(path)
+    fail("E0954", f"`{path}` is of no kind edgec knows", help="known: .edge .plan .onnx .mnn .bin, model folders, bundles")
+
+
+def _bundle(path: Path) -> dict[str, Any]:
+    from ..manifest import load_manifest
+
+    manifest = load_manifest(path)
+    data = manifest.data
+    return {
+        "kind": "bundle",
+        "plan": data["plan"]["name"],
+        "devices": [device["name"] for device in data["devices"]],
+        "bytes": sum(facts["size"] for facts in data["files"].values()),
+        "models": {
+            name: {
+                "role": model["role"],
+                "engine": model["engine"],
+                "bytes": model.get("bytes"),
+                "buckets": [bucket["name"] for bucket in model.get("buckets", [])],
+                "formats": _count(_format(row) for row in model["weights"]),
+            }
+            for name, model in data["models"].items()
+        },
+        "parts": {
+            name: {key: part[key] for key in ("device", "target", "file")} | {"graphs": list(part["graphs"])}
+            for name, part in data["parts"].items()
+        },
+        "speculation": data["speculation"],
+        "measured": data.get("measured"),
+        "files": {name: facts["size"] for name, facts in data["files"].items()},
+    }
+
+
+def _format(row: dict[str, Any]) -> str:
+    if row.get("symmetric") is None:
+        return row["dtype"]
+    return f"{row['dtype']} " + ("per channel" if row.get("block") is None else f"block {row['block']}")
+
+
+def _count(values: Any) -> dict[str, int]:
+    counted: dict[str, int] = {}
+    for value in values:
+        counted[value] = counted.get(value, 0) + 1
+    return counted
+
+
+def _model_folder(path: Path) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from ..arch import read_arch
+
+    arch = read_arch(path)
+    return {
+        "kind": "model",
+        "arch": asdict(arch),
+        "parameters": sum(_product(shape) for shape in arch.tensors().values()),
+        "linears": {name: list(shape) for name, shape in arch.linears().items()},
+        "nodes": arch.node_names(),
+    }
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    out = 1
+    for dim in shape:
+        out *= dim
+    return out
+
+
+def _plan(path: Path) -> dict[str, Any]:
+    from ..driver import load_plan
+
+    plan = load_plan(path)
+    return {
+        "kind": "plan",
+        "name": plan.name,
+        "devices": [device.name for device in plan.devices],
+        "models": {name: {"source": m.source.text, "context": m.context} for name, m in plan.models.items()},
+        "pipelines": {name: [_step(step) for step in p.steps] for name, p in plan.pipelines.items()},
+        "deploys": [{"model": d.model, "on": d.device, "through": d.pipeline, "as": d.target} for d in plan.deploys],
+        "speculation": [{"draft": s.draft, "target": s.target, "k": s.k} for s in plan.speculates],
+        "requires": [line.text for line in plan.requires],
+    }
+
+
+def _step(step: Any) -> str:
+    from ..params import parameters
+
+    values = ", ".join(f"{p.name} = {getattr(step.pass_, p.name)}" for p in parameters(type(step.pass_)))
+    selected = f" on {list(step.on)}" if step.on else ""
+    excepted = f" except {list(step.except_)}" if step.except_ else ""
+    return f"{step.pass_name}({values}){selected}{excepted}"
+
+
+def _onnx(path: Path) -> dict[str, Any]:
+    from ..linears import linears
+    from ..load_onnx import load_onnx
+
+    module = load_onnx(path.stem, path, 0)
+    graph = module.main.graph
+    return {
+        "kind": "onnx",
+        "opset": graph.opset_imports.get(""),
+        "inputs": {value.name: f"{value.dtype} {value.shape}" for value in graph.inputs},
+        "outputs": {value.name: f"{value.dtype} {value.shape}" for value in graph.outputs},
+        "ops": _count(sorted(node.op_type for node in graph)),
+        "linears": {row.name: list(row.shape) for row in linears(module)},
+        "nodes": [node.name for node in graph],
+    }
+
+
+def _lines(value: Any, depth: int = 0) -> list[str]:
+    """An indented outline of nested facts; lists of plain values stay on one line while they are short."""
+    pad = "  " * depth
+    out: list[str] = []
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        label = f"{pad}{key}: " if isinstance(value, dict) else f"{pad}- "
+        if isinstance(item, dict) and item or isinstance(item, list) and not _plain(item):
+            out += [label.rstrip(), *_lines(item, depth + 1)]
+        else:
+            out.append(label + _short(item))
+    return out
+
+
+def _plain(items: list[Any]) -> bool:
+    return all(not isinstance(item, (dict, list)) for item in items) and len(items) <= 12
+
+
+def _short(item: Any) -> str:
+    return ", ".join(map(str, item)) if isinstance(item, list) else str(item)
