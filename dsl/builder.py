@@ -152,7 +152,7 @@ class Builder(Transformer):
 
         def unescape(match: re.Match[str]) -> str:
             code = match[1]
-            if code[0] == "u" and len(code) == 5:
+            if code[0] == "u" and len(code) == 5 and not 0xD800 <= int(code[1:], 16) <= 0xDFFF:
                 return chr(int(code[1:], 16))
             if code not in _ESCAPES:
                 start = meta.start_pos + 1 + match.start()

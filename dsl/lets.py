@@ -62,8 +62,8 @@ class Lets:
             value = replace(own, value=text)
         if isinstance(own, ast.String) and not isinstance(value, ast.String):
             value = replace(own, value=text)  # `-D dir=models/a` needs no quotes
-        if _kind(value) != _kind(own) and not (_kind(own) == "a number" and _kind(value) == "an integer"):
-            message = f"`-D {name}={text}` gives {_kind(value)}, the plan has {_kind(own)}"
+        if kind_of(value) != kind_of(own) and not (kind_of(own) == "a number" and kind_of(value) == "an integer"):
+            message = f"`-D {name}={text}` gives {kind_of(value)}, the plan has {kind_of(own)}"
             self.report.error("E0207", message, self.declared[name].value.span, "this is replaced")
             return
         self._known.clear()
@@ -138,10 +138,7 @@ def plain(value: ast.Value) -> object:
     return show(value)
 
 
-def _kind(value: ast.Value) -> str:
+def kind_of(value: ast.Value) -> str:
     if isinstance(value, ast.Number):
         return "an integer" if isinstance(value.value, int) else "a number"
     return _KINDS[type(value)]
-
-
-describe = _kind

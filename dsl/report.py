@@ -53,7 +53,7 @@ class Report:
         found.sort(key=lambda diagnostic: diagnostic.severity != "error")
         rest = len(found) - MAX_SHOWN
         note = Diagnostic("E0010", f"{rest} more diagnostics are not shown", severity="note")
-        return sorted(found[:MAX_SHOWN], key=place) + [note]
+        return [*sorted(found[:MAX_SHOWN], key=place), note]
 
     def _add(
         self,

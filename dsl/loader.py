@@ -1,0 +1,143 @@
+"""A plan with everything it includes and uses: one list of statements, and the passes of `use`d files.
+
+Only `use` executes anything, and only the file it names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..compiler.diagnostics import Label, PlanError, Span
+from ..compiler.pass_base import Pass
+from ..compiler.registry import pass_fault, pass_names
+from . import ast
+from .parser import Lost, parse
+from .report import Report
+from .source import read_source
+
+
+@dataclass
+class Loaded:
+    statements: list[ast.Statement] = field(default_factory=list)
+    lost: list[Lost] = field(default_factory=list)
+    sources: dict[str, str] = field(default_factory=dict)
+    passes: dict[str, type[Pass]] = field(default_factory=dict)
+    passes_unknown: bool = False  # a `use`d file failed: its passes are no typing mistakes
+
+    def lost_names(self, keyword: str) -> set[str]:
+        return {lost.name for lost in self.lost if lost.keyword == keyword}
+
+    @property
+    def gave_up(self) -> bool:
+        """Reading stopped early, so a missing declaration says nothing."""
+        return any(lost.keyword == "*" for lost in self.lost)
+
+
+def load(path: Path, report: Report) -> Loaded:
+    """Read the plan at `path`; PlanError when there is no text to read at all."""
+    loaded = Loaded()
+    _read(path, str(path), None, (), loaded, report, set())
+    return loaded
+
+
+def resolve_path(text: str, span: Span) -> Path:
+    """A path in a plan is relative to the file it is written in."""
+    return Path(span.file).parent / text
+
+
+def _read(
+    path: Path, file: str, at: Span | None, chain: tuple[Path, ...], loaded: Loaded, report: Report, seen: set[Path]
+) -> None:
+    source = read_source(path, file, at)
+    loaded.sources[file] = source.text
+    seen.add(path.resolve())
+    parsed = parse(source)
+    report.diagnostics += parsed.problems
+    loaded.lost += parsed.lost
+    for statement in parsed.file.statements:
+        if isinstance(statement, ast.Include):
+            _include(statement, (*chain, path.resolve()), loaded, report, seen)
+        elif isinstance(statement, ast.Use):
+            _use(statement, loaded, report)
+        else:
+            loaded.statements.append(statement)
+
+
+def _include(statement: ast.Include, chain: tuple[Path, ...], loaded: Loaded, report: Report, seen: set[Path]) -> None:
+    path = resolve_path(statement.path.value, statement.path.span)
+    if path.resolve() in chain:
+        circle = " -> ".join(file.name for file in (*chain[chain.index(path.resolve()) :], path))
+        report.error("E0303", f"includes go in a circle: {circle}", statement.span)
+    elif path.resolve() not in seen:  # what two files share is read once
+        try:
+            _read(path, str(path), statement.path.span, chain, loaded, report, seen)
+        except PlanError as error:
+            report.take(error, statement.path.span)
+            loaded.lost.append(Lost("*", "*"))
+
+
+def _use(statement: ast.Use, loaded: Loaded, report: Report) -> None:
+    path = resolve_path(statement.path.value, statement.path.span)
+    at = statement.path.span
+    if not path.is_file():
+        report.error("E0301", f"there is no file `{path}`", at)
+        loaded.passes_unknown = True
+        return
+    name = f"edgec_plan_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        report.error("E0302", f"`{path}` is no Python file", at, help="`use` takes a file that ends in .py")
+        loaded.passes_unknown = True
+        return
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        _failed(path, error, at, loaded, report)
+        return
+    found = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Pass)]
+    own = [cls for cls in dict.fromkeys(found) if not cls.__module__.startswith("edgec.")]
+    if not own:
+        report.error("E0305", f"`{path}` defines no pass", at, help="a pass is a subclass of `Pass`")
+    for cls in own:
+        _register(cls, path, at, loaded, report)
+
+
+def _register(cls: type[Pass], path: Path, at: Span, loaded: Loaded, report: Report) -> None:
+    fault = pass_fault(cls)
+    if fault is not None:
+        loaded.passes_unknown = True
+        report.error("E0304", f"`{path}` holds a pass that cannot be used: {fault}", at)
+    elif cls.name in pass_names() or loaded.passes.get(cls.name, cls) is not cls:
+        message = f"a pass named `{cls.name}` is there already"
+        report.error("E0119", message, at, f"`{cls.__name__}` in this file takes the name", help="give it another name")
+    else:
+        loaded.passes[cls.name] = cls
+
+
+def _failed(path: Path, error: BaseException, at: Span, loaded: Loaded, report: Report) -> None:
+    """The mistake is in the used file: show its line there, and the `use` that brought it."""
+    loaded.passes_unknown = True
+    message = f"`{path}` cannot be used: {type(error).__name__}: {error}".rstrip(": ")
+    where = _line_of(path, error)
+    if where is None:
+        report.error("E0304", message, at)
+        return
+    loaded.sources[str(path)] = path.read_text(encoding="utf-8", errors="replace")
+    text = loaded.sources[str(path)].split("\n")[where - 1] if where else ""
+    column = len(text) - len(text.lstrip()) + 1
+    span = Span(str(path), where, column, where, max(len(text.rstrip()) + 1, column + 1))
+    report.error("E0304", message, span, also=[Label(at, "used here")])
+
+
+def _line_of(path: Path, error: BaseException) -> int | None:
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return error.lineno
+    frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return frames[-1] if frames else None

@@ -1,0 +1,239 @@
+"""Settings against parameters: each `key = value` is checked and converted by the `Parameter` of its key.
+
+The parameters are the fields of a dataclass (a pass, a target's options, a block below), so types, ranges and
+choices are told in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from ..compiler.diagnostics import Label, Span
+from ..compiler.nearest import nearest, nearest_help
+from ..compiler.params import Parameter, Pattern, param, parameters
+from . import ast
+from .lets import Lets, kind_of
+from .printer import show
+from .report import Report
+
+SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+UNITS = {**dict.fromkeys(SIZES, "B"), "bit": "bits", "bits": "bits", "tok/s": "tok/s"}
+_WANTS = {"%": "a percentage", "B": "a size", "bits": "a number of bits", "tok/s": "a rate"}
+
+
+class _Failed(Exception):
+    """The value was refused, and the report says why."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """`hf("folder")` or `onnx("file")`."""
+
+    kind: str
+    path: ast.String
+
+
+@dataclass(frozen=True)
+class ModelBlock:
+    source: ModelSource = param(doc='the model: hf("folder") or onnx("file.onnx")')
+    context: int = param(0, doc="tokens the K/V cache holds", minimum=2, maximum=1 << 20)
+
+
+@dataclass(frozen=True)
+class CalibrationBlock:
+    text: tuple[str, ...] = param(doc="text files, or globs of them")
+    samples: int = param(128, doc="how many pieces of text", minimum=1)
+    length: int = param(512, doc="tokens of each piece", minimum=1)
+    seed: int = param(0, doc="which pieces", minimum=0)
+
+
+@dataclass(frozen=True)
+class EvaluationBlock:
+    text: tuple[str, ...] = param(doc="text files, or globs of them")
+    windows: int = param(32, doc="windows of 256 tokens that perplexity is measured on", minimum=1)
+
+
+@dataclass(frozen=True)
+class DeployBlock:
+    kv: str = param("fp16", doc="type of the K/V cache", choices=("fp16",))
+
+
+@dataclass(frozen=True)
+class SpeculateBlock:
+    k: int = param(3, doc="tokens the draft proposes in a round", minimum=1, maximum=64)
+    accept: str = param("greedy", doc="rule by which the target accepts", choices=("greedy", "sample"))
+
+
+@dataclass
+class Reader:
+    """Reads settings for one owner (`pass `quantize``), reporting what is wrong with each."""
+
+    report: Report
+    lets: Lets
+
+    def read(
+        self, settings: Sequence[ast.Setting], cls: type, owner: str, at: Span, extra: type | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Values for `cls` and for `extra`; None when one is wrong or missing."""
+        own = {p.name: p for p in parameters(cls)}
+        other = {p.name: p for p in parameters(extra)} if extra else {}
+        known = {**other, **own}
+        before = self.report.errors
+        values: dict[str, Any] = {}
+        first: dict[str, ast.Setting] = {}
+        for setting in settings:
+            key = setting.key.text
+            if key not in known:
+                self._unknown_key(setting, known, owner)
+            elif key in first:
+                also = [Label(first[key].key.span, "first given here")]
+                self.report.error("E0110", f"`{key}` is given twice", setting.key.span, also=also)
+            else:
+                first[key] = setting
+                self._convert_into(values, known[key], setting.value)
+        for parameter in known.values():
+            if parameter.required and parameter.name not in first:
+                message = f"{owner} needs `{parameter.name}`"
+                self.report.error("E0205", message, at, help=f"`{parameter.name}` is {parameter.describe()}")
+        failed = self.report.errors > before or len(values) < len(first)
+        if failed:
+            return None
+        return {k: v for k, v in values.items() if k in own}, {k: v for k, v in values.items() if k not in own}
+
+    def construct(
+        self, cls: type, values: dict[str, Any], owner: str, settings: Sequence[ast.Setting], at: Span
+    ) -> Any:
+        """An instance of `cls`, its own `validate` asked; None after an error."""
+        made = cls(**values)
+        validate = getattr(made, "validate", None)
+        problems = list(validate()) if validate is not None else []
+        for problem in problems:
+            key, text = problem if isinstance(problem, tuple) else (None, problem)
+            span = next((s.span for s in settings if s.key.text == key), at)
+            self.report.error("E0206", f"{owner}: {text}", span)
+        return None if problems else made
+
+    def _unknown_key(self, setting: ast.Setting, known: dict[str, Parameter], owner: str) -> None:
+        key = setting.key
+        help = nearest_help(key.text, known, "key") or (f"keys are: {', '.join(known)}" if known else None)
+        what = f"{owner} takes no key `{key.text}`" if known else f"{owner} takes no keys"
+        self.report.error("E0108", what, key.span, help=help)
+
+    def _convert_into(self, values: dict[str, Any], parameter: Parameter, value: ast.Value) -> None:
+        resolved = self.lets.resolve(value)
+        if resolved is None:
+            return
+        try:
+            values[parameter.name] = self._convert(parameter, resolved)
+        except _Failed:
+            return
+
+    def _convert(self, parameter: Parameter, value: ast.Value) -> Any:
+        if isinstance(value, ast.ListLiteral):
+            if not parameter.many:
+                self._refuse("E0201", parameter, value, f"`{parameter.name}` takes one value, not a list")
+            if not value.items:
+                self._refuse("E0203", parameter, value, f"`{parameter.name}` needs at least one value")
+            return tuple(self._scalar(parameter, item) for item in value.items)
+        one = self._scalar(parameter, value)
+        return (one,) if parameter.many else one
+
+    def _scalar(self, parameter: Parameter, value: ast.Value) -> Any:
+        if isinstance(value, ast.Number):
+            return self._number(parameter, value)
+        if isinstance(value, ast.Quantity):
+            return self._quantity(parameter, value)
+        if isinstance(value, ast.Percent):
+            if parameter.unit != "%":
+                self._unit(parameter, value)
+            return self._in_range(parameter, value, value.value / 100)
+        if isinstance(value, ast.Word):
+            return self._word(parameter, value)
+        if isinstance(value, ast.String):
+            return self._string(parameter, value)
+        if isinstance(value, ast.Boolean) and bool in parameter.types:
+            return value.value
+        if isinstance(value, ast.PatternLiteral) and Pattern in parameter.types:
+            if not 0 < value.value.n < value.value.m:
+                self._refuse("E0203", parameter, value, f"`{value.value}` keeps none or all of the values")
+            return value.value
+        if isinstance(value, ast.Call) and ModelSource in parameter.types:
+            return self._source(value)
+        self._mistyped(parameter, value)
+
+    def _number(self, parameter: Parameter, value: ast.Number) -> int | float:
+        numeric = int in parameter.types or float in parameter.types
+        if not numeric or (isinstance(value.value, float) and float not in parameter.types):
+            self._mistyped(parameter, value)
+        if parameter.unit:
+            self._unit(parameter, value)
+        return self._in_range(parameter, value, value.value)
+
+    def _quantity(self, parameter: Parameter, value: ast.Quantity) -> int | float:
+        if value.unit not in UNITS:
+            near = nearest(value.unit, UNITS)
+            help = f"there is a unit `{near}`" if near else f"units are: {', '.join(UNITS)}, %"
+            self._refuse("E0202", parameter, value, f"unknown unit `{value.unit}`", help)
+        if UNITS[value.unit] != parameter.unit:
+            self._unit(parameter, value)
+        number = value.value * SIZES.get(value.unit, 1)
+        return self._in_range(parameter, value, round(number) if int in parameter.types else number)
+
+    def _in_range(self, parameter: Parameter, value: ast.Value, number: int | float) -> int | float:
+        choices = tuple(c for c in parameter.choices if isinstance(c, int | float))
+        if choices and number not in choices:
+            self._refuse("E0204", parameter, value, f"`{parameter.name}` cannot be `{show(value)}`")
+        low, high = parameter.minimum, parameter.maximum
+        if not choices and ((low is not None and number < low) or (high is not None and number > high)):
+            self._refuse("E0203", parameter, value, f"`{parameter.name}` is out of range: `{show(value)}`")
+        return float(number) if int not in parameter.types else number
+
+    def _word(self, parameter: Parameter, value: ast.Word) -> str:
+        choices = parameter.choices_of(str)
+        if value.text in choices:
+            return value.text
+        if choices:
+            near = nearest(value.text, map(str, choices))
+            help = f"did you mean `{near}`?" if near else None
+            self._refuse("E0204", parameter, value, f"`{parameter.name}` cannot be `{value.text}`", help)
+        help = nearest_help(value.text, self.lets.declared, "let")
+        if help is None and str in parameter.types:
+            help = "a string stands in double quotes"
+        self._refuse("E0107", parameter, value, f"unknown name `{value.text}`", help)
+
+    def _string(self, parameter: Parameter, value: ast.String) -> str:
+        choices = parameter.choices_of(str)
+        if str in parameter.types and not choices:
+            return value.value
+        if value.value in choices:
+            self._refuse("E0201", parameter, value, f"`{parameter.name}` is a word, not a string", "drop the quotes")
+        if ModelSource in parameter.types:
+            self._refuse("E0201", parameter, value, "a source says what it is", f"write `hf({show(value)})`")
+        self._mistyped(parameter, value)
+
+    def _source(self, value: ast.Call) -> ModelSource:
+        if value.name.text not in ("hf", "onnx"):
+            help = nearest_help(value.name.text, ("hf", "onnx"), "source") or "sources are: hf, onnx"
+            self.report.error("E0114", f"unknown source `{value.name.text}`", value.name.span, help=help)
+            raise _Failed
+        if not isinstance(value.argument, ast.String):
+            self.report.error("E0201", f"`{value.name.text}` takes a path in quotes", value.argument.span)
+            raise _Failed
+        return ModelSource(value.name.text, value.argument)
+
+    def _unit(self, parameter: Parameter, value: ast.Value) -> NoReturn:
+        if parameter.unit is None:
+            self._mistyped(parameter, value)
+        self._refuse("E0202", parameter, value, f"`{parameter.name}` is {_WANTS[parameter.unit or '']}")
+
+    def _mistyped(self, parameter: Parameter, value: ast.Value) -> NoReturn:
+        self._refuse("E0201", parameter, value, f"`{parameter.name}` cannot be {kind_of(value)}")
+
+    def _refuse(
+        self, code: str, parameter: Parameter, value: ast.Value, message: str, help: str | None = None
+    ) -> NoReturn:
+        help = help or f"`{parameter.name}` is {parameter.describe()}"
+        self.report.error(code, message, value.span, help=help)
+        raise _Failed
