@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-from .diagnostics import EngineError, fail
+from .diagnostics import EngineError, Span, fail
 from .legality_shapes import decoder_interface, static_shapes
 from .levels import Level
 from .module import DEVICE_KEY, MAIN, Module
@@ -45,13 +45,13 @@ def violations(module: Module) -> list[str]:
     return [f"{rule.name}: {text}" for rule in active for text in rule.check(module)]
 
 
-def enforce(module: Module, after: str) -> None:
-    """Fail if the module is not legal; `after` says which step left it so."""
+def enforce(module: Module, after: str, at: Span | None = None) -> None:
+    """Fail if the module is not legal; `after` says which step left it so, `at` is its line."""
     found = violations(module)
     if found:
         more = f"\nand {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         message = f"after {after} the module `{module.name}` is not a legal `{module.level.label}` module"
-        fail("E0410", message, help="\n".join(found[:_SHOWN]) + more, kind=EngineError)
+        fail("E0410", message, at, help="\n".join(found[:_SHOWN]) + more, kind=EngineError)
 
 
 def _nodes(model: ir.Model) -> Iterator[ir.Node]:
@@ -175,7 +175,7 @@ def _dequant_faults(module: Module, node: ir.Node, weight: ir.TensorProtocol) ->
     if inputs[2] is not None and zero is None:
         yield "has no constant zero point"
     if zero is not None and (zero.dtype != weight.dtype or zero.shape != scale.shape):
-        yield f"has a zero point {_described(zero)} for weights {_described(weight)} and a scale {_dims(scale.shape)}"
+        yield f"has a zero point {_described(zero)} for weights {_described(weight)} and a scale {_described(scale)}"
     if weight.dtype.is_signed() and zero is not None and _is_ours(node):
         yield f"has a zero point, but {weight.dtype.name.lower()} weights are symmetric"
     if not weight.dtype.is_signed() and zero is None and _is_ours(node):
@@ -247,7 +247,7 @@ def _dims(shape: ir.Shape | None) -> str:
 
 
 def _described(tensor: ir.TensorProtocol) -> str:
-    return f"{_type(tensor.dtype)}{_dims(ir.Shape(tensor.shape))}"
+    return f"{_type(tensor.dtype)}[{', '.join(str(d) for d in tensor.shape.numpy())}]"
 
 
 RULES = (

@@ -65,13 +65,14 @@ class Scope:
     skips: list[Skip] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     progress: Callable[[str], None] = lambda _text: None
-    touched: set[str] = field(default_factory=set)  # globs that matched a candidate
+    touched: set[str] = field(default_factory=set)  # globs of `on` that matched a candidate
 
     def selects(self, name: str) -> bool:
         """Whether `on`/`except` let this step touch the node `name`."""
-        if any(fnmatchcase(name, glob) for glob in self.except_):
-            return False
-        return self.on is None or any(fnmatchcase(name, glob) for glob in self.on)
+        matched = [glob for glob in self.on or () if fnmatchcase(name, glob)]
+        self.touched.update(matched)
+        excepted = any(fnmatchcase(name, glob) for glob in self.except_)
+        return not excepted and (self.on is None or bool(matched))
 
     def skip(self, node: Any, reason: str) -> bool:
         """Record that `node` (or its name) is left alone; returns False for `return scope.skip(...)`."""

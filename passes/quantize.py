@@ -47,7 +47,7 @@ class Quantize(Pass):
     def tolerance(self) -> Tolerance:
         """A few layers of rounding noise; how much a block's largest weight stands out decides."""
         spread = _CHANNEL_SPREAD if isinstance(self.block, str) else _SPREAD[self.block]
-        return Relative(2 * _STEP[self.weights] * spread, f"{self.weights} weights")
+        return Relative(3 * _STEP[self.weights] * spread, f"{self.weights} weights")
 
     def run(self, module: Module, scope: Scope) -> int:
         """Return how many uses of a weight got a new format."""

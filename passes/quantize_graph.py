@@ -1,9 +1,9 @@
 """The graph side of `quantize`: which weights are taken, and how their uses are led through DequantizeLinear.
 
-    embedding     Gather(W, ids)                      ->  Gather(DequantizeLinear(q, scale), ids)
-    linear        MatMul(x, Transpose(W[N,K]))        ->  MatMul(x, Transpose(DequantizeLinear(q[N,K], scale)))
-                  MatMul(x, W[K,N])                   ->  the same: integers always lie as [N, K]
-    Gemm, Conv    op(x, W, b)                         ->  op(x, DequantizeLinear(q, scale), b), Gemm with transB = 1
+embedding     Gather(W, ids)                      ->  Gather(DequantizeLinear(q, scale), ids)
+linear        MatMul(x, Transpose(W[N,K]))        ->  MatMul(x, Transpose(DequantizeLinear(q[N,K], scale)))
+              MatMul(x, W[K,N])                   ->  the same: integers always lie as [N, K]
+Gemm, Conv    op(x, W, b)                         ->  op(x, DequantizeLinear(q, scale), b), Gemm with transB = 1
 """
 
 from __future__ import annotations
@@ -179,9 +179,7 @@ def _lead_matmul(node: ir.Node, linear: Linear, value: ir.Value) -> None:
     node.replace_input_with(1, output)
 
 
-def _note_untied(
-    found: list[Linear], before: dict[str, _State], after: dict[str, Linear], scope: Scope
-) -> None:
+def _note_untied(found: list[Linear], before: dict[str, _State], after: dict[str, Linear], scope: Scope) -> None:
     """Say what it costs that ops which shared one weight do not share it any more."""
     for first in found:
         shared = [x for x in found if before[x.name] == before[first.name] and before[x.name].source is not None]
@@ -193,9 +191,7 @@ def _note_untied(
             if linear.initializer is kept:
                 continue
             size = _nbytes(linear if linear.quant is not None else after[first.name])
-            scope.note(
-                f"`{other.name}` no longer shares its weight with `{first.name}`: {size / 2**20:.2f} MiB more"
-            )
+            scope.note(f"`{other.name}` no longer shares its weight with `{first.name}`: {size / 2**20:.2f} MiB more")
 
 
 def _nbytes(linear: Linear) -> int:

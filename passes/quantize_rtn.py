@@ -137,14 +137,22 @@ def _check(name: str, w: np.ndarray, start: int, format_: Format, origin: Span |
     if not finite.all():
         row = int(np.argmin(finite))
         what = "NaN" if np.isnan(w[row]).any() else "infinity"
-        fail("E0411", f"`{name}` holds {what} in row {start + row}: it cannot be quantised", origin,
-             help=f'leave it as it is with `except ["{_op(name)}"]`, or repair the model')
+        fail(
+            "E0411",
+            f"`{name}` holds {what} in row {start + row}: it cannot be quantised",
+            origin,
+            help=f'leave it as it is with `except ["{_op(name)}"]`, or repair the model',
+        )
     largest = _LARGEST * ((1 << (format_.bits - 1)) - 1)
     big = np.abs(w).max(axis=1, initial=0) > largest / (1 if format_.symmetric else 2)
     if big.any():
         row = int(np.argmax(big))
-        fail("E0412", f"`{name}` holds {np.abs(w[row]).max():g} in row {start + row}: its scale does not fit float16",
-             origin, help=f'leave it as it is with `except ["{_op(name)}"]`')
+        fail(
+            "E0412",
+            f"`{name}` holds {np.abs(w[row]).max():g} in row {start + row}: its scale does not fit float16",
+            origin,
+            help=f'leave it as it is with `except ["{_op(name)}"]`',
+        )
 
 
 def _op(name: str) -> str:

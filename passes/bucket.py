@@ -1,0 +1,99 @@
+"""One static graph per bucket: `tokens` new positions on top of a cache of `context - tokens`.
+
+    main: ids [B,S], mask [.,1,S,T], past [B,G,P,D]   ->   t{S}_c{C}: ids [1,S], mask [1,1,S,C], past [1,G,C-S,D]
+
+An engine for an NPU wants every shape as a number. All buckets refer to the weights of the one graph they were made
+from, so that they can share them in the file that is emitted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from ..compiler.diagnostics import fail
+from ..compiler.levels import Level
+from ..compiler.params import param
+from ..compiler.pass_base import Pass, Scope
+
+if TYPE_CHECKING:
+    from ..compiler.module import Bucket as Shape
+    from ..compiler.module import Module
+
+
+@dataclass(frozen=True)
+class Bucket(Pass):
+    """Make one static graph per number of tokens and context length."""
+
+    name: ClassVar[str] = "bucket"
+    takes: ClassVar[tuple[Level, ...]] = (Level.SEMANTIC, Level.COMPRESSED, Level.PLACED, Level.STATIC)
+    leaves: ClassVar[Level | None] = Level.STATIC
+    selects: ClassVar[bool] = False
+
+    tokens: tuple[int, ...] = param(doc="new positions per call", minimum=1)
+    context: tuple[int, ...] = param(doc="positions in all, new ones included", minimum=2)
+
+    def validate(self) -> list[str | tuple[str, str]]:
+        problems: list[str | tuple[str, str]] = []
+        for field in ("tokens", "context"):
+            values = getattr(self, field)
+            if not values:
+                problems.append((field, f"`{field}` is empty: a bucket needs at least one"))
+            if list(values) != sorted(set(values)):
+                fixed = ", ".join(map(str, sorted(set(values))))
+                problems.append((field, f"`{field}` has to rise without repeats: [{fixed}]"))
+        if self.tokens and self.context and min(self.tokens) >= max(self.context):
+            problems.append(
+                ("context", f"no context is longer than {min(self.tokens)} tokens: a bucket of C positions takes fewer")
+            )
+        return problems
+
+    def run(self, module: Module, scope: Scope) -> int:
+        """Return how many buckets were made."""
+        from ..compiler.module import MAIN
+
+        shapes = self._shapes(module, scope)
+        if module.level == Level.STATIC:
+            self._same(module, shapes, scope)
+            return 0
+        from .bucket_shapes import specialise
+
+        main = module.graphs[MAIN]
+        module.graphs = {shape.name: specialise(main, shape, scope) for shape in shapes}
+        return len(shapes)
+
+    def _shapes(self, module: Module, scope: Scope) -> list[Shape]:
+        from ..compiler.module import Bucket as Shape
+
+        if module.arch is None:
+            fail(
+                "E0407",
+                f"`{module.name}` is no decoder that edgec built: it has no tokens and no context",
+                scope.origin,
+                help="drop the line, or give the graph static shapes where it is exported",
+            )
+        too_long = [c for c in self.context if module.context and c > module.context]
+        if too_long:
+            fail(
+                "E0408",
+                f"a bucket of {max(too_long)} positions is longer than the context of `{module.name}`, "
+                f"{module.context}",
+                scope.origin,
+                help=f"raise `context` of the model to {max(too_long)}",
+            )
+        pairs = [Shape(t, c) for c in self.context for t in self.tokens]
+        for shape in pairs:
+            if shape.tokens >= shape.context:
+                scope.skip(shape.name, f"{shape.tokens} tokens leave no room for a cache in {shape.context} positions")
+        return [shape for shape in pairs if shape.tokens < shape.context]
+
+    @staticmethod
+    def _same(module: Module, shapes: list[Shape], scope: Scope) -> None:
+        if {shape.name for shape in shapes} != set(module.graphs):
+            have = ", ".join(f"`{name}`" for name in module.graphs)
+            fail(
+                "E0409",
+                f"`{module.name}` is in buckets already: {have}",
+                scope.origin,
+                help="list all `tokens` and `context` in one line",
+            )

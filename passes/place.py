@@ -1,0 +1,53 @@
+"""Pin ops to the CPU or the NPU; the rest of the model stays on the device of its `deploy` line.
+
+    node.metadata["edgec.device"] = cpu | npu
+
+A linear takes its bias along, and what is computed from constants alone (a DequantizeLinear, the Transpose of a
+weight) goes wherever its reader is when the model is cut into parts. Of several lines that match one op the last wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from ..compiler.levels import Level
+from ..compiler.params import param
+from ..compiler.pass_base import Pass, Scope
+from ..compiler.plan import PLACES
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from ..compiler.module import Module
+
+
+@dataclass(frozen=True)
+class Place(Pass):
+    """Pin ops to the CPU or the NPU."""
+
+    name: ClassVar[str] = "place"
+    takes: ClassVar[tuple[Level, ...]] = (Level.SEMANTIC, Level.COMPRESSED, Level.PLACED)
+    leaves: ClassVar[Level | None] = Level.PLACED
+
+    device: str = param(doc="where the matched ops run", choices=PLACES)
+
+    def run(self, module: Module, scope: Scope) -> int:
+        """Return how many nodes were moved."""
+        chosen = {id(n): n for node in module.nodes() if scope.selects(node.name or "") for n in _with_bias(node)}
+        return sum(self._pin(node) for node in chosen.values())
+
+    def _pin(self, node: ir.Node) -> bool:
+        from ..compiler.module import DEVICE_KEY
+
+        moved = node.metadata_props.get(DEVICE_KEY) != self.device
+        node.metadata_props[DEVICE_KEY] = self.device
+        return moved
+
+
+def _with_bias(node: ir.Node) -> Iterator[ir.Node]:
+    yield node
+    readers = [use.node for use in node.outputs[0].uses()]
+    if len(readers) == 1 and readers[0].name == f"{node.name}.bias_add":
+        yield readers[0]
