@@ -11,7 +11,7 @@ import dataclasses
 import functools
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .diagnostics import Diagnostic, PlanError
 from .nearest import nearest
@@ -134,7 +134,7 @@ def _load(group: str, name: str) -> Any:
     return cls
 
 
-def _broken(kind: str, name: str, why: str, help: str | None) -> None:
+def _broken(kind: str, name: str, why: str, help: str | None) -> NoReturn:
     raise PlanError(Diagnostic("E0118", f"the {kind} `{name}` is installed but broken: {why}", help=help))
 
 

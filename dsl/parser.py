@@ -112,7 +112,7 @@ def _run(source: Source, chunk: Chunk, start: str, problems: list[Diagnostic]):
     try:
         return _lark().parse(TextSlice(source.text, chunk.start, chunk.stop), start=start)
     except UnexpectedToken as error:
-        accepts = error.interactive_parser.accepts() if error.interactive_parser else set(error.accepts or ())
+        accepts: set[str] = error.interactive_parser.accepts() if error.interactive_parser else set()
         ended = error.token.type == "$END"
         position = chunk.stop if ended else error.token.start_pos or 0
         problems.append(_unexpected(source, position, ended, accepts))

@@ -37,7 +37,7 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class ModelBlock:
-    source: ModelSource = param(doc='the model: hf("folder") or onnx("file.onnx")')
+    source: ModelSource = param(doc='the model: hf("folder") or onnx("file.onnx")')  # noqa: RUF009
     context: int = param(0, doc="tokens the K/V cache holds", minimum=2, maximum=1 << 20)
 
 

@@ -1,0 +1,53 @@
+"""Whether two tokenizers mean the same by the same ids: what speculation stands on.
+
+The rule: every id that both tokenizers define is the same token in both. Ids that only one defines (padding, later
+special tokens) are no disagreement: no text of the other holds them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .diagnostics import fail
+
+
+def disagreement(one: Path, other: Path) -> str | None:
+    """The first id the two tokenizer.json files disagree on, in words; None when they agree."""
+    first, second = _read(one), _read(other)
+    if first == second:
+        return None
+    a, b = _tokens(first, one), _tokens(second, other)
+    common = sorted(a.keys() & b.keys())
+    if not common:
+        return "they have no token id in common"
+    wrong = [token for token in common if a[token] != b[token]]
+    if not wrong:
+        return None
+    id_ = wrong[0]
+    text = f"id {id_} is {json.dumps(a[id_])} in one and {json.dumps(b[id_])} in the other"
+    return f"{text}, and {len(wrong) - 1} more ids differ" if len(wrong) > 1 else text
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        fail("E0309", f"there is no tokenizer `{path}`", help="speculation compares the tokenizer.json of both models")
+    except OSError as error:
+        fail("E0309", f"the tokenizer `{path}` cannot be read: {(error.strerror or 'unknown reason').lower()}")
+
+
+def _tokens(raw: bytes, path: Path) -> dict[int, str]:
+    """Id -> token of a tokenizer.json, added tokens over those of the model."""
+    try:
+        table = json.loads(raw)
+        vocab: Any = table["model"]["vocab"]
+        entries = vocab.items() if isinstance(vocab, dict) else ((row[0], i) for i, row in enumerate(vocab))
+        tokens = {int(id_): str(token) for token, id_ in entries}
+        for added in table.get("added_tokens") or ():
+            tokens[int(added["id"])] = str(added["content"])
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        fail("E0309", f"`{path}` is not a tokenizer.json that can be read")
+    return tokens

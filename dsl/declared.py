@@ -1,0 +1,68 @@
+"""Names and the statements that declare them, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from ..compiler.diagnostics import Label
+from . import ast
+from .loader import Loaded
+from .report import Report
+
+_Named = TypeVar("_Named", ast.Model, ast.Pipeline, ast.Let)
+_Single = TypeVar("_Single", ast.PlanName, ast.Device, ast.Calibration, ast.Evaluation)
+
+
+@dataclass
+class Declared:
+    """The plan's statements by kind; of what is declared twice the first counts."""
+
+    name: ast.PlanName | None = None
+    device: ast.Device | None = None
+    calibration: ast.Calibration | None = None
+    evaluation: ast.Evaluation | None = None
+    lets: dict[str, ast.Let] = field(default_factory=dict)
+    models: dict[str, ast.Model] = field(default_factory=dict)
+    pipelines: dict[str, ast.Pipeline] = field(default_factory=dict)
+    deploys: list[ast.Deploy] = field(default_factory=list)
+    speculates: list[ast.Speculate] = field(default_factory=list)
+    requires: list[ast.Require] = field(default_factory=list)
+
+
+def collect(loaded: Loaded, report: Report) -> Declared:
+    found = Declared()
+    by_type: dict[type, list] = {}
+    for statement in loaded.statements:
+        by_type.setdefault(type(statement), []).append(statement)
+    found.name = _single(by_type.get(ast.PlanName, []), "`plan`", report)
+    found.device = _single(by_type.get(ast.Device, []), "`device`", report)
+    found.calibration = _single(by_type.get(ast.Calibration, []), "`calibration`", report)
+    found.evaluation = _single(by_type.get(ast.Evaluation, []), "`evaluation`", report)
+    found.lets = _named(by_type.get(ast.Let, []), "let", report)
+    found.models = _named(by_type.get(ast.Model, []), "model", report)
+    found.pipelines = _named(by_type.get(ast.Pipeline, []), "pipeline", report)
+    found.deploys = by_type.get(ast.Deploy, [])
+    found.speculates = by_type.get(ast.Speculate, [])
+    found.requires = by_type.get(ast.Require, [])
+    return found
+
+
+def _single(statements: Sequence[_Single], noun: str, report: Report) -> _Single | None:
+    for again in statements[1:]:
+        also = [Label(statements[0].span, "first here")]
+        report.error("E0109", f"{noun} stands twice in the plan", again.span, also=also)
+    return statements[0] if statements else None
+
+
+def _named(statements: Sequence[_Named], noun: str, report: Report) -> dict[str, _Named]:
+    found: dict[str, _Named] = {}
+    for statement in statements:
+        name = statement.name
+        if name.text in found:
+            also = [Label(found[name.text].name.span, "first declared here")]
+            report.error("E0109", f"the {noun} `{name.text}` is declared twice", name.span, also=also)
+        else:
+            found[name.text] = statement
+    return found

@@ -1,0 +1,121 @@
+"""What a plan names outside itself: model folders and files, texts, tokenizers. No weight is read here."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..compiler.diagnostics import PlanError, Span
+from ..compiler.nearest import nearest
+from ..compiler.plan import ModelDecl, Source
+from . import ast
+from .lets import Lets
+from .loader import resolve_path
+from .report import Report
+from .settings import ModelBlock, Reader
+
+if TYPE_CHECKING:
+    from ..compiler.arch import DecoderArch
+
+_WILD = ("*", "?", "[")
+
+
+def check_model(model: ast.Model, reader: Reader) -> tuple[ModelDecl | None, DecoderArch | None]:
+    """The declaration and, for a Hugging Face folder that can be read, its architecture."""
+    report = reader.report
+    owner = f"model `{model.name.text}`"
+    values = reader.read(model.settings, ModelBlock, owner, model.name.span)
+    if values is None:
+        return None, None
+    block = ModelBlock(**values[0])
+    written = block.source.path
+    path = resolve_path(written.value, written.span)
+    arch = None
+    if block.source.kind == "hf":
+        if not _is_folder(path, written, report):
+            return None, None
+        arch = _architecture(path, written.span, report)
+        if block.context:
+            _check_context(arch, block.context, path, _setting_span(model, "context"), report)
+        else:
+            report.error("E0205", f"{owner} needs `context`", model.name.span, help="write e.g. `context = 2048`")
+    elif not path.is_file():
+        _missing(path, written, "file", report)
+        return None, None
+    source = Source("hf" if block.source.kind == "hf" else "onnx", path, written.value)
+    return ModelDecl(model.name.text, source, block.context, model.span), arch
+
+
+def _is_folder(path: Path, written: ast.String, report: Report) -> bool:
+    if path.is_dir():
+        return True
+    if path.is_file():
+        help = '`hf` takes the folder that holds config.json; a file of ONNX is `onnx("…")`'
+        report.error("E0302", f"`{written.value}` is a file, not a folder", written.span, help=help)
+    else:
+        _missing(path, written, "folder", report)
+    return False
+
+
+def _missing(path: Path, written: ast.String, kind: str, report: Report) -> None:
+    near = None
+    if path.parent.is_dir():
+        near = nearest(path.name, (entry.name for entry in path.parent.iterdir()))
+    help = f"there is `{near}` beside it" if near else "paths are relative to the file they are written in"
+    report.error("E0301", f"there is no {kind} `{written.value}`", written.span, f"looked for {path}", help=help)
+
+
+def _architecture(path: Path, at: Span, report: Report) -> DecoderArch | None:
+    from ..compiler.arch import read_arch
+
+    try:
+        return read_arch(path)
+    except PlanError as error:
+        report.take(error, at)
+        return None
+
+
+def _check_context(arch: DecoderArch | None, context: int, path: Path, at: Span, report: Report) -> None:
+    from ..compiler.arch import check_context
+
+    if arch is not None:
+        try:
+            check_context(arch, context, path)
+        except PlanError as error:
+            report.take(error, at)
+
+
+def _setting_span(model: ast.Model, key: str) -> Span:
+    return next(setting.value.span for setting in model.settings if setting.key.text == key)
+
+
+def find_texts(settings: Iterable[ast.Setting], lets: Lets, report: Report) -> tuple[Path, ...]:
+    """The files of a block's `text`, globs expanded in sorted order."""
+    value = next(setting.value for setting in settings if setting.key.text == "text")
+    resolved = lets.resolve(value)
+    items = resolved.items if isinstance(resolved, ast.ListLiteral) else (resolved,)
+    found: list[Path] = []
+    for item in items:
+        if isinstance(item, ast.String):
+            found += _expand(item, report)
+    return tuple(dict.fromkeys(found))
+
+
+def _expand(item: ast.String, report: Report) -> list[Path]:
+    path = resolve_path(item.value, item.span)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        help = f'name its files: `"{item.value.rstrip("/")}/*.txt"`'
+        report.error("E0302", f"`{item.value}` is a folder, not a text", item.span, help=help)
+    elif not any(sign in item.value for sign in _WILD):
+        _missing(path, item, "file", report)
+    else:
+        files = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+        files = [file for file in files if file.is_file()]
+        if not files:
+            report.error("E0306", f"no file matches `{item.value}`", item.span, f"looked for {path}")
+        return files
+    return []

@@ -1,0 +1,112 @@
+"""Pipelines: each step names a pass, its arguments make an instance of it, its globs match names of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from ..compiler.diagnostics import PlanError, Span
+from ..compiler.nearest import nearest, nearest_help
+from ..compiler.pass_base import Pass
+from ..compiler.plan import PipelineDecl, Step
+from ..compiler.registry import find_pass, pass_names
+from . import ast
+from .loader import Loaded
+from .settings import Reader
+
+if TYPE_CHECKING:
+    from ..compiler.arch import DecoderArch
+
+
+@dataclass
+class Pipelines:
+    """Checked pipelines; `globs` keeps each glob with its place until the models are known."""
+
+    reader: Reader
+    loaded: Loaded
+    checked: dict[str, PipelineDecl] = field(default_factory=dict)
+    globs: dict[str, list[tuple[str, Span]]] = field(default_factory=dict)
+
+    def check(self, pipeline: ast.Pipeline) -> None:
+        name = pipeline.name.text
+        self.globs[name] = []
+        steps = [self._step(step, name) for step in pipeline.steps]
+        whole = tuple(step for step in steps if step is not None)
+        if len(whole) == len(steps):
+            self.checked[name] = PipelineDecl(name, whole, pipeline.span)
+
+    def _step(self, step: ast.Step, pipeline: str) -> Step | None:
+        cls = self._pass(step.name)
+        on, except_ = (self._names(value, pipeline) for value in (step.on, step.except_))
+        if cls is None:
+            return None
+        owner = f"pass `{step.name.text}`"
+        values = self.reader.read(step.settings, cls, owner, step.name.span)
+        chosen = step.on or step.except_
+        if chosen is not None and not cls.selects:
+            help = "it works on the whole model: leave `on` and `except` out"
+            self.reader.report.error("E0211", f"{owner} takes no `on` or `except`", chosen.span, help=help)
+            return None
+        if values is None:
+            return None
+        made = self.reader.construct(cls, values[0], owner, step.settings, step.name.span)
+        return Step(step.name.text, made, on, except_ or (), step.span) if made is not None else None
+
+    def _pass(self, name: ast.Name) -> type[Pass] | None:
+        report = self.reader.report
+        if name.text in self.loaded.passes:
+            return self.loaded.passes[name.text]
+        known = [*pass_names(), *self.loaded.passes]
+        if name.text in known:
+            try:
+                return find_pass(name.text)
+            except PlanError as error:
+                report.take(error, name.span)
+        elif not self.loaded.passes_unknown:
+            help = nearest_help(name.text, known, "pass") or f"passes are: {', '.join(sorted(known))}"
+            report.error(
+                "E0102", f"unknown pass `{name.text}`", name.span, "no pass of this name is installed", help=help
+            )
+        return None
+
+    def _names(self, value: ast.Value | None, pipeline: str) -> tuple[str, ...] | None:
+        """The globs of an `on` or `except`; None without one."""
+        resolved = self.reader.lets.resolve(value) if value is not None else None
+        if resolved is None:
+            return None
+        found = []
+        for item in resolved.items if isinstance(resolved, ast.ListLiteral) else (resolved,):
+            if isinstance(item, ast.String):
+                found.append(item.value)
+                self.globs[pipeline].append((item.value, item.span))
+            else:
+                help = 'write e.g. `on "layers.*.mlp.*"`'
+                self.reader.report.error("E0201", "`on` and `except` take names in quotes", item.span, help=help)
+        return tuple(found)
+
+    def check_globs(self, pipeline: str, models: Mapping[str, DecoderArch]) -> None:
+        """Every glob has to match a node of one of the models that go through the pipeline."""
+        names = {name: arch.node_names() for name, arch in models.items()}
+        for pattern, span in self.globs.get(pipeline, ()):
+            if any(fnmatchcase(node, pattern) for nodes in names.values() for node in nodes):
+                continue
+            of = " or ".join(f"`{name}`" for name in names)
+            help = _glob_help(pattern, [node for nodes in names.values() for node in nodes])
+            self.reader.report.error("E0307", f"`{pattern}` matches no node of {of}", span, help=help)
+
+
+def _glob_help(pattern: str, nodes: Iterable[str]) -> str:
+    nodes = list(nodes)
+    bare = pattern.removeprefix("model.").removesuffix(".weight").removesuffix(".bias")
+    if bare != pattern and any(fnmatchcase(node, bare) for node in nodes):
+        return f"names go without `model.` and `.weight`: `{bare}`"
+    numbers = {".".join("*" if part.isdigit() else part for part in node.split(".")) for node in nodes}
+    near = nearest(pattern, [*numbers, *nodes])
+    if near:
+        return f"there is `{near}`"
+    inside = f"*{bare.strip('*.')}*"
+    if any(fnmatchcase(node, inside) for node in nodes):
+        return f"a glob has to match the whole name: `*{bare.strip('*.')}*` would"
+    return "`edgec inspect MODEL` lists the names"
