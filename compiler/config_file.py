@@ -21,8 +21,8 @@ def read_json(path: Path) -> dict[str, Any]:
         where = "is not there" if path.parent.is_dir() else "its folder is not there"
         fail("E0330", f"cannot read `{path}`: {where}", help="a model folder holds config.json and *.safetensors")
     except (OSError, UnicodeDecodeError) as problem:
-        reason = problem.strerror if isinstance(problem, OSError) else "it is not UTF-8 text"
-        fail("E0330", f"cannot read `{path}`: {str(reason).lower()}")
+        reason = str(problem.strerror).lower() if isinstance(problem, OSError) else "it is not UTF-8 text"
+        fail("E0330", f"cannot read `{path}`: {reason}")
     try:
         value = json.loads(text)
     except RecursionError:
