@@ -36,8 +36,16 @@ class LanguageModel(Protocol):
     def close(self) -> None: ...
 
 
-def prefill(model: LanguageModel, ids: Sequence[int]) -> None:
-    """Put a prompt into the cache piece by piece, so that no logits of the whole prompt exist at once."""
+def feed(model: LanguageModel, ids: Sequence[int]) -> np.ndarray | None:
+    """Put `ids` into the cache piece by piece (no logits of a whole prompt at once); the scores after the last."""
     piece = getattr(model, "piece", PIECE)
+    last = None
     for start in range(0, len(ids), piece):
-        model.forward(ids[start : start + piece])
+        last = model.forward(ids[start : start + piece])[-1]
+    return last
+
+
+def fits(model: LanguageModel, count: int) -> bool:
+    """Whether `count` more tokens go into the cache; a chain of buckets can end before its context does."""
+    own = getattr(model, "fits", None)
+    return own(count) if own else model.length + count <= model.context

@@ -1,0 +1,95 @@
+"""The K/V cache of a chain of graphs, kept on the host.
+
+    master   per layer and kind  [G, context, D]            every position once, G K/V heads of width D
+    active   per layer and kind  the graph's own layout     what a bucket reads: its first P = C - T positions
+
+Positions from `length` on hold old values; the attention mask keeps them out, so a rollback is a change of `length`.
+Steps in one bucket write their new positions into both; moving to a bucket of another P fills `active` anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+_CANONICAL = ("kv_heads", "position", "head_dim")
+_NAMES = {"key": "past_key_{layer}", "value": "past_value_{layer}"}
+
+
+class KvCache:
+    """`arch` and `kv` are the manifest's entries of the model; `context`: positions it can hold."""
+
+    def __init__(self, arch: Mapping[str, Any], kv: Mapping[str, Any], context: int) -> None:
+        self.length = 0
+        self.context = context
+        self._heads, self._width = arch["kv_heads"], arch["head_dim"]
+        self._dtype = numpy_dtype(kv["dtype"])
+        names = kv.get("names", _NAMES)
+        self._axes = {
+            names[kind].format(layer=layer): tuple(kv["layout"][kind])
+            for layer in range(arch["layers"])
+            for kind in ("key", "value")
+        }
+        shape = (self._heads, context, self._width)
+        self._master = {name: np.zeros(shape, self._dtype) for name in self._axes}
+        self._active: dict[str, np.ndarray] = {}
+        self._capacity = -1
+
+    @property
+    def outputs(self) -> set[str]:
+        return {f"{name}_out" for name in self._axes}
+
+    def feeds(self, capacity: int) -> dict[str, np.ndarray]:
+        """Each `<name>_in` with `capacity` past positions in the layout of the graphs."""
+        if capacity != self._capacity:
+            self._active = {name: self._filled(name, capacity) for name in self._axes}
+            self._capacity = capacity
+        return {f"{name}_in": array for name, array in self._active.items()}
+
+    def append(self, outputs: Mapping[str, np.ndarray], count: int) -> None:
+        """Take the first `count` new positions of each `<name>_out` into the cache."""
+        end = self.length + count
+        for name, axes in self._axes.items():
+            new = canonical(outputs[f"{name}_out"], axes)[:, :count]
+            self._master[name][:, self.length : end] = new
+            if name in self._active:
+                room = max(0, min(end, self._capacity) - self.length)
+                canonical(self._active[name], axes)[:, self.length : self.length + room] = new[:, :room]
+        self.length = end
+
+    def rollback(self, length: int) -> None:
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot roll back from {self.length} positions to {length}")
+        self.length = length
+
+    def release(self) -> None:
+        """Give the memory back."""
+        self._master, self._active, self._capacity = {}, {}, -1
+
+    def bytes(self, capacity: int) -> int:
+        """Of the cache of one bucket."""
+        return len(self._axes) * self._heads * capacity * self._width * self._dtype.itemsize
+
+    def _filled(self, name: str, capacity: int) -> np.ndarray:
+        axes = self._axes[name]
+        sizes = {"batch": 1, "kv_heads": self._heads, "position": capacity, "head_dim": self._width}
+        array = np.zeros([sizes[axis] for axis in axes], self._dtype)
+        count = min(self.length, capacity)
+        canonical(array, axes)[:, :count] = self._master[name][:, :count]
+        return array
+
+
+def canonical(array: np.ndarray, axes: Sequence[str]) -> np.ndarray:
+    """A view of `array` as [kv_heads, position, head_dim]."""
+    first: list[Any] = [0 if axis == "batch" else slice(None) for axis in axes]
+    kept = [axis for axis in axes if axis != "batch"]
+    return array[tuple(first)].transpose([kept.index(axis) for axis in _CANONICAL])
+
+
+def numpy_dtype(name: str) -> np.dtype:
+    """The array type of a manifest's dtype; the ones numpy lacks come from ml_dtypes."""
+    import ml_dtypes
+
+    return np.dtype(getattr(ml_dtypes, name, name))

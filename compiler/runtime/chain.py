@@ -1,0 +1,149 @@
+"""A language model made of parts: each call runs the graphs of one bucket one after the other.
+
+    ids -> feeds -> part 1 -> part 2 -> ... -> logits        values go from part to part by tensor name
+                      ^  new K/V of every part -> cache
+
+Padding fills a bucket's slots behind the new tokens; its K/V never enters the cache and its logits are cut off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..diagnostics import EngineError, fail
+from ..manifest import Manifest
+from .buckets import Buckets
+from .cache import KvCache
+from .feeds import as_float, as_tensor, made_here
+from .lm import PIECE
+
+if TYPE_CHECKING:
+    from ..target import GraphSession
+
+Opener = Callable[[Manifest, str, str], "GraphSession"]
+Tap = Callable[[str, Mapping[str, np.ndarray], int], None]  # part, its float outputs, valid slots
+
+
+class ChainModel:
+    """`step`: calls of at most so many tokens use the bucket of `step` tokens while it fits, as rounds do."""
+
+    def __init__(self, manifest: Manifest, name: str, opener: Opener) -> None:
+        entry = manifest.model(name)
+        self.name = name
+        self.step: int | None = None
+        self.tap: Tap | None = None  # sees every part's outputs (`verify`)
+        self._manifest, self._opener = manifest, opener
+        self._arch = entry["arch"]
+        self.buckets = Buckets(entry["buckets"], self._arch["context"])
+        self._cache = KvCache(self._arch, entry["kv"], self.buckets.context)
+        self._sessions: dict[tuple[str, str], GraphSession] = {}
+
+    @property
+    def vocab(self) -> int:
+        return self._arch["vocab"]
+
+    @property
+    def context(self) -> int:
+        return self.buckets.context
+
+    @property
+    def length(self) -> int:
+        return self._cache.length
+
+    @property
+    def piece(self) -> int:
+        """Prompt tokens per `forward` that waste no bucket."""
+        return self.buckets.largest or PIECE
+
+    def forward(self, ids: Sequence[int]) -> np.ndarray:
+        """Logits [len(ids), V] of the next `ids`, which join the cache."""
+        self._check_ids(ids)
+        done, rows = 0, []
+        for tokens in self._calls(len(ids)):
+            part = ids[done : done + tokens]
+            rows.append(self._call(part, tokens))
+            done += len(part)
+        return np.concatenate(rows) if rows else np.zeros((0, self.vocab), np.float32)
+
+    def rollback(self, length: int) -> None:
+        self._cache.rollback(length)
+
+    def reset(self) -> None:
+        self._cache.rollback(0)
+
+    def close(self) -> None:
+        """End every session; the model is of no use afterwards."""
+        for session in self._sessions.values():
+            session.close()
+        self._sessions = {}
+        self._cache.release()
+
+    def fits(self, count: int) -> bool:
+        """Whether buckets are left that take `count` more tokens."""
+        return self._plan(count) is not None
+
+    def _plan(self, count: int) -> list[int] | None:
+        """The slots of each call for `count` more tokens, None if they do not fit."""
+        if self.buckets.dynamic:
+            return [count] if self.length + count <= self.context else None
+        if self.step and count <= self.step and self.buckets.choose(self.step, self.length):
+            return [self.step]
+        return self.buckets.plan(count, self.length)
+
+    def _calls(self, count: int) -> list[int]:
+        if count == 0:
+            return []
+        if calls := self._plan(count):
+            return calls
+        message = f"`{self.name}` holds {self.length} of {self.context} positions: {count} more tokens do not fit"
+        fail("E0912", message, help="shorten the prompt, ask for fewer tokens, or compile with a longer context")
+
+    def _call(self, ids: Sequence[int], tokens: int) -> np.ndarray:
+        bucket = self.buckets.dynamic or self.buckets.choose(tokens, self.length)
+        if bucket is None:
+            raise ValueError(f"no bucket of {tokens} tokens holds {self.length} past positions")
+        entry = self.buckets.entries[bucket]
+        past = self.length if self.buckets.dynamic else entry["context"] - tokens
+        values = made_here(ids, tokens, self.length, past, self._arch["rope"]) | self._cache.feeds(past)
+        for part in entry["parts"]:
+            made = self._run_part(part, bucket, values)
+            values.update(made)
+            if self.tap is not None:
+                self.tap(part, made, len(ids))
+        self._cache.append(values, len(ids))
+        logits = values["logits"].reshape(tokens, -1)[: len(ids)]
+        if logits.shape[1] != self.vocab or not np.isfinite(logits).all():
+            self._nonsense(bucket, logits)
+        return logits
+
+    def _run_part(self, part: str, bucket: str, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        graph = self._manifest.parts[part]["graphs"][bucket]
+        for spec in graph["inputs"]:
+            if spec["name"] not in values:
+                fail("E0917", f"part `{part}` reads `{spec['name']}`, which no part before it in `{bucket}` makes")
+        session = self._session(part, bucket)
+        outputs = session.run({spec["name"]: as_tensor(values[spec["name"]], spec) for spec in graph["inputs"]})
+        cached = self._cache.outputs  # these stay as they are stored
+        return {
+            (name := spec["name"]): outputs[name] if name in cached else as_float(outputs[name], spec)
+            for spec in graph["outputs"]
+        }
+
+    def _session(self, part: str, bucket: str) -> GraphSession:
+        if (part, bucket) not in self._sessions:
+            self._sessions[part, bucket] = self._opener(self._manifest, part, bucket)
+        return self._sessions[part, bucket]
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        for token in ids:
+            if not 0 <= token < self.vocab:
+                fail("E0915", f"token id {token} is outside the vocabulary of `{self.name}` ({self.vocab} entries)")
+
+    def _nonsense(self, bucket: str, logits: np.ndarray) -> None:
+        bad = int(np.count_nonzero(~np.isfinite(logits)))
+        what = f"{bad} logits that are no numbers" if bad else f"{logits.shape[1]} logits a token, not {self.vocab}"
+        message = f"the engine of `{self.name}` gave {what} in bucket `{bucket}`"
+        fail("E0916", message, help="`edgec verify` tells which part is wrong", kind=EngineError)

@@ -1,0 +1,44 @@
+"""Open what a bundle's manifest names on this machine, through the installed targets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..diagnostics import fail
+from ..manifest import Manifest
+from ..registry import find_target
+
+if TYPE_CHECKING:
+    from ..target import GraphSession, Target
+    from .lm import LanguageModel
+
+
+def target_of(entry: dict[str, Any]) -> Target:
+    """The target that made a part or a model, by the name in the manifest."""
+    name = entry["target"]
+    try:
+        return find_target(name)()
+    except KeyError:
+        fail(
+            "E0911",
+            f"the bundle needs the target `{name}`, which is not installed",
+            help="install the plug-in that made it",
+        )
+
+
+def open_graph(manifest: Manifest, part: str, bucket: str) -> GraphSession:
+    """One graph of one part, ready to run."""
+    entry = manifest.part(part)
+    return target_of(entry).open_graph(manifest.bundle, entry, bucket)
+
+
+def open_model(manifest: Manifest, name: str) -> LanguageModel:
+    """A decoder as a language model: its own engine's, or a chain of its parts."""
+    from .chain import ChainModel
+
+    entry = manifest.model(name)
+    if entry["kind"] != "decoder":
+        fail("E0918", f"model `{name}` is a plain graph, not a language model", help="run it with `--inputs FILE.npz`")
+    if entry["engine"] == "chain":
+        return ChainModel(manifest, name, open_graph)
+    return target_of(entry["deploy"]).open_model(manifest.bundle, {**entry, "name": name}, manifest.data)
