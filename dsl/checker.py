@@ -1,0 +1,227 @@
+"""From a file to a `Plan`, or to everything that is wrong with it.
+
+Each statement is checked whatever became of the others; a name whose declaration could not be read is not called
+unknown. The plan exists only when there is no error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..compiler.devices import Device, devices
+from ..compiler.diagnostics import Diagnostic, PlanError
+from ..compiler.nearest import nearest_help
+from ..compiler.plan import Calibration, Deploy, Evaluation, ModelDecl, Plan
+from ..compiler.registry import find_target
+from ..compiler.target import CheckRequest
+from . import ast
+from .declared import Declared, collect
+from .deploys import Deploys
+from .lets import Lets
+from .loader import Loaded, load
+from .models import check_model, find_texts
+from .pipelines import Pipelines
+from .report import Report
+from .requires import check_requirement
+from .settings import CalibrationBlock, EvaluationBlock, Reader
+
+if TYPE_CHECKING:
+    from ..compiler.arch import DecoderArch
+
+
+def check_file(path: Path, defines: Sequence[str] = ()) -> tuple[Plan | None, list[Diagnostic], dict[str, str]]:
+    """The plan (None when it has errors), all diagnostics in order, and the sources for code frames."""
+    report = Report()
+    try:
+        loaded = load(Path(path), report)
+    except PlanError as error:
+        raw = Path(path).read_bytes() if Path(path).is_file() else b""
+        return None, list(error.diagnostics), {str(path): raw.decode("utf-8", errors="replace")}
+    plan = _Checker(Path(path), loaded, report).run(defines)
+    found = report.sorted(loaded.sources)
+    if report.errors or plan is None:
+        return None, found, loaded.sources
+    return replace(plan, warnings=tuple(found)), found, loaded.sources
+
+
+def load_plan(path: Path, defines: Sequence[str] = ()) -> Plan:
+    """The plan; PlanError with everything that is wrong with it."""
+    plan, diagnostics, _ = check_file(path, defines)
+    if plan is None:
+        raise PlanError(*diagnostics)
+    return plan
+
+
+class _Checker:
+    def __init__(self, path: Path, loaded: Loaded, report: Report) -> None:
+        self.path = path
+        self.loaded = loaded
+        self.report = report
+        self.declared: Declared = collect(loaded, report)
+        self.lets = Lets(report, self.declared.lets, lost=loaded.lost_names("let"))
+        self.reader = Reader(report, self.lets)
+        self.archs: dict[str, DecoderArch] = {}
+
+    def run(self, defines: Sequence[str]) -> Plan | None:
+        if not self.loaded.statements:
+            if not self.loaded.lost:
+                self.report.error("E0212", f"`{self.path}` holds no statement", None)
+            return None
+        self.lets.override(defines, self.loaded.sources)
+        self.lets.check()
+        plan = Plan(
+            name=self.declared.name.name.text if self.declared.name else self.path.stem,
+            path=self.path,
+            models=self._models(),
+            devices=self._devices(),
+            calibration=self._calibration(),
+            evaluation=self._evaluation(),
+            pipelines={},
+            deploys=(),
+            speculates=(),
+            requires=(),
+            defines=self.lets.values(),
+            sources=self.loaded.sources,
+        )
+        plan = self._deployed(plan)
+        self._targets_agree(plan)
+        self._unused()
+        return plan
+
+    def _models(self) -> dict[str, ModelDecl]:
+        found = {}
+        for name, model in self.declared.models.items():
+            decl, arch = check_model(model, self.reader)
+            if decl is not None:
+                found[name] = decl
+            if arch is not None:
+                self.archs[name] = arch
+        return found
+
+    def _devices(self) -> tuple[Device, ...]:
+        statement = self.declared.device
+        if statement is None:
+            if self.declared.deploys and not self.loaded.lost_names("device") and not self.loaded.gave_up:
+                help = "add e.g. `device snapdragon_8_gen_3`, or `device host` for this machine"
+                self.report.error("E0212", "the plan names no device", self.declared.deploys[0].span, help=help)
+            return ()
+        value = self.lets.resolve(statement.value)
+        items = value.items if isinstance(value, ast.ListLiteral) else (value,)
+        if len(items) > 1:
+            message = "a plan is for one device"
+            self.report.error(
+                "E0218", message, statement.value.span, help="make a plan for each, and `include` the rest"
+            )
+        found = [self._device(item) for item in items if item is not None]
+        return tuple(device for device in found if device is not None)
+
+    def _device(self, value: ast.Value) -> Device | None:
+        known = devices()
+        if not isinstance(value, ast.Word):
+            help = "write the name alone, e.g. `device snapdragon_8_gen_3`"
+            self.report.error("E0201", "a device is a name", value.span, help=help)
+            return None
+        if value.text not in known:
+            help = nearest_help(value.text, known, "device") or "`edgec devices` lists them"
+            self.report.error("E0103", f"unknown device `{value.text}`", value.span, help=help)
+        return known.get(value.text)
+
+    def _calibration(self) -> Calibration | None:
+        block = self.declared.calibration
+        values = block and self.reader.read(block.settings, CalibrationBlock, "calibration", block.span)
+        if block is None or values is None:
+            return None
+        texts = find_texts(block.settings, self.lets, self.report)
+        return Calibration(**{**_defaults(CalibrationBlock, values[0]), "text": texts}, span=block.span)
+
+    def _evaluation(self) -> Evaluation | None:
+        block = self.declared.evaluation
+        values = block and self.reader.read(block.settings, EvaluationBlock, "evaluation", block.span)
+        if block is None or values is None:
+            return None
+        texts = find_texts(block.settings, self.lets, self.report)
+        return Evaluation(**{**_defaults(EvaluationBlock, values[0]), "text": texts}, span=block.span)
+
+    def _deployed(self, plan: Plan) -> Plan:
+        """Pipelines, deploys, speculation and requirements: what refers to the rest."""
+        pipelines = Pipelines(self.reader, self.loaded)
+        for pipeline in self.declared.pipelines.values():
+            pipelines.check(pipeline)
+            self._globs(pipelines, pipeline.name.text)
+        checker = Deploys(self.reader, self.loaded, self.declared, plan.devices[0] if plan.devices else None)
+        deploys: dict[str, Deploy] = {}
+        for line in self._once(self.declared.deploys):
+            deploy = checker.check(line)
+            if deploy is not None:
+                deploys[deploy.model] = deploy
+        speculates = [
+            checker.check_speculate(line, deploys, plan.models, pipelines.checked)
+            for line in self._one_speculation(self.declared.speculates)
+        ]
+        requires = [
+            check_requirement(condition, self.declared, self.loaded, self.reader)
+            for statement in self.declared.requires
+            for condition in statement.conditions
+        ]
+        return replace(
+            plan,
+            pipelines=pipelines.checked,
+            deploys=tuple(deploys.values()),
+            speculates=tuple(x for x in speculates if x is not None),
+            requires=tuple(x for x in requires if x is not None),
+        )
+
+    def _globs(self, pipelines: Pipelines, name: str) -> None:
+        through = [d.model.text for d in self.declared.deploys if d.pipeline and d.pipeline.text == name]
+        archs = {model: self.archs[model] for model in through if model in self.archs}
+        if archs and len(archs) == len(set(through)):
+            pipelines.check_globs(name, archs)
+
+    def _once(self, deploys: Sequence[ast.Deploy]) -> list[ast.Deploy]:
+        first: dict[str, ast.Deploy] = {}
+        for line in deploys:
+            if line.model.text in first:
+                message = f"`{line.model.text}` is deployed twice"
+                self.report.error("E0120", message, line.model.span, help="declare a second model of the same source")
+            else:
+                first[line.model.text] = line
+        return list(first.values())
+
+    def _one_speculation(self, lines: Sequence[ast.Speculate]) -> Sequence[ast.Speculate]:
+        for line in lines[1:]:
+            self.report.error("E0109", "`speculate` stands twice in the plan", line.span)
+        return lines[:1]
+
+    def _targets_agree(self, plan: Plan) -> None:
+        """Ask each target about its deploy line, once everything it may look at is right."""
+        if self.report.errors or not plan.devices:
+            return
+        for deploy in plan.deploys:
+            steps = plan.pipelines[deploy.pipeline].steps if deploy.pipeline else ()
+            arch = self.archs.get(deploy.model)
+            request = CheckRequest(plan, deploy, steps, plan.devices[0], arch)
+            for found in find_target(deploy.target)().check(request):
+                self.report.take(PlanError(found), deploy.span)
+
+    def _unused(self) -> None:
+        if self.loaded.lost:
+            return
+        deployed = {line.model.text for line in self.declared.deploys}
+        through = {line.pipeline.text for line in self.declared.deploys if line.pipeline}
+        if not deployed:
+            help = "add e.g. `deploy NAME on cpu through PIPELINE as mnn`"
+            self.report.warning("W0303", "the plan deploys nothing", None, help=help)
+            return
+        for name, pipeline in self.declared.pipelines.items():
+            if name not in through:
+                self.report.warning("W0301", f"no model goes through the pipeline `{name}`", pipeline.name.span)
+        for name, model in self.declared.models.items():
+            if name not in deployed:
+                self.report.warning("W0302", f"the model `{name}` is not deployed", model.name.span)
+
+
+def _defaults(cls: type, values: dict) -> dict:
+    return vars(cls(**values))

@@ -1,0 +1,159 @@
+"""`deploy` and `speculate`: what runs where, and whether the pieces fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..compiler.devices import Device
+from ..compiler.diagnostics import Label, PlanError
+from ..compiler.nearest import nearest_help
+from ..compiler.plan import PLACES, Deploy, ModelDecl, PipelineDecl, Speculate
+from ..compiler.registry import find_target, target_names
+from ..compiler.tokenizer_check import disagreement
+from . import ast
+from .declared import Declared
+from .loader import Loaded
+from .report import Report
+from .settings import DeployBlock, Reader, SpeculateBlock
+
+if TYPE_CHECKING:
+    from ..compiler.target import Target
+
+
+@dataclass
+class Deploys:
+    reader: Reader
+    loaded: Loaded
+    declared: Declared
+    device: Device | None
+
+    @property
+    def report(self) -> Report:
+        return self.reader.report
+
+    def check(self, deploy: ast.Deploy) -> Deploy | None:
+        """The deploy line resolved; None after an error in it."""
+        before = self.report.errors
+        self._known(deploy.model, self.declared.models, "model", "E0105")
+        if deploy.pipeline is not None:
+            self._known(deploy.pipeline, self.declared.pipelines, "pipeline", "E0106")
+        target = self._target(deploy.target)
+        self._place(deploy, target)
+        if target is None:
+            return None
+        owner = f"target `{deploy.target.text}`"
+        values = self.reader.read(deploy.settings, target.Options, owner, deploy.target.span, DeployBlock)
+        if values is None:
+            return None
+        options = self.reader.construct(target.Options, values[0], owner, deploy.settings, deploy.target.span)
+        kv = DeployBlock(**values[1]).kv
+        if self.report.errors > before or options is None:
+            return None
+        return Deploy(
+            model=deploy.model.text,
+            device="npu" if deploy.place.text == "npu" else "cpu",
+            pipeline=deploy.pipeline.text if deploy.pipeline else None,
+            target=deploy.target.text,
+            options=options,
+            kv="fp16" if kv == "fp16" else kv,
+            span=deploy.span,
+        )
+
+    def _known(self, name: ast.Name, known: Iterable[str], noun: str, code: str) -> bool:
+        if name.text in known or name.text in self.loaded.lost_names(noun) or self.loaded.gave_up:
+            return True
+        help = nearest_help(name.text, known, noun)
+        self.report.error(code, f"unknown {noun} `{name.text}`", name.span, "not declared in this plan", help=help)
+        return False
+
+    def _target(self, name: ast.Name) -> type[Target] | None:
+        if name.text in target_names():
+            try:
+                return find_target(name.text)
+            except PlanError as error:
+                self.report.take(error, name.span)
+                return None
+        known = target_names()
+        help = nearest_help(name.text, known, "target") or f"targets are: {', '.join(known)}"
+        self.report.error("E0104", f"unknown target `{name.text}`", name.span, help=help)
+        return None
+
+    def _place(self, deploy: ast.Deploy, target: type[Target] | None) -> None:
+        place = deploy.place
+        if place.text not in PLACES:
+            help = f"a model runs on {' or '.join(f'`{x}`' for x in PLACES)}"
+            self.report.error("E0115", f"unknown place `{place.text}`", place.span, help=help)
+            return
+        if target is not None and place.text not in target.devices:
+            serves = " and ".join(f"`{x}`" for x in sorted(target.devices))
+            fits = [name for name in target_names() if place.text in getattr(find_target(name), "devices", ())]
+            help = f"targets for `{place.text}`: {', '.join(fits)}" if fits else None
+            message = f"target `{deploy.target.text}` does not run on `{place.text}`"
+            self.report.error("E0213", message, deploy.target.span, f"it runs on {serves}", help=help)
+        if place.text == "npu" and self.device is not None and not self.device.has_npu:
+            message = f"`{self.device.name}` has no NPU"
+            self.report.error("E0214", message, place.span, help="deploy on `cpu`, or name a chip as the device")
+
+    def check_speculate(
+        self,
+        speculate: ast.Speculate,
+        deploys: Mapping[str, Deploy],
+        models: Mapping[str, ModelDecl],
+        pipelines: Mapping[str, PipelineDecl],
+    ) -> Speculate | None:
+        before = self.report.errors
+        owner = f"speculate {speculate.draft.text} -> {speculate.target.text}"
+        values = self.reader.read(speculate.settings, SpeculateBlock, owner, speculate.span)
+        if speculate.draft.text == speculate.target.text:
+            help = "the draft is a smaller model with the same tokenizer"
+            self.report.error("E0208", "draft and target are the same model", speculate.target.span, help=help)
+        written = {deploy.model.text for deploy in self.declared.deploys}
+        for name in (speculate.draft, speculate.target):
+            known = self._known(name, self.declared.models, "model", "E0105")
+            if known and name.text not in written and not self.loaded.lost_names("deploy"):
+                help = f"add `deploy {name.text} on cpu as …`"
+                self.report.error("E0209", f"`{name.text}` speculates but is not deployed", name.span, help=help)
+        if values is None or self.report.errors > before:
+            return None
+        block = SpeculateBlock(**values[0])
+        self._same_tokens(speculate, models)
+        deploy = deploys.get(speculate.target.text)
+        if deploy is not None and deploy.pipeline in pipelines:
+            self._bucket(speculate, block.k, pipelines[deploy.pipeline])
+        accept = "greedy" if block.accept == "greedy" else "sample"
+        return Speculate(speculate.draft.text, speculate.target.text, block.k, accept, speculate.span)
+
+    def _same_tokens(self, speculate: ast.Speculate, models: Mapping[str, ModelDecl]) -> None:
+        pair = [models.get(name.text) for name in (speculate.draft, speculate.target)]
+        for name, model in zip((speculate.draft, speculate.target), pair, strict=True):
+            if model is not None and model.source.kind != "hf":
+                message = f"`{name.text}` is an ONNX graph without a tokenizer"
+                self.report.error("E0217", message, name.span, help='speculation needs two `hf("…")` models')
+                return
+        draft, target = pair
+        if draft is None or target is None:
+            return
+        try:
+            why = disagreement(draft.source.path / "tokenizer.json", target.source.path / "tokenizer.json")
+        except PlanError as error:
+            self.report.take(error, speculate.span)
+            return
+        if why is not None:
+            message = f"the tokenizers of `{draft.name}` and `{target.name}` disagree: {why}"
+            help = "draft and target have to share a tokenizer"
+            self.report.error("E0308", message, speculate.span, help=help)
+
+    def _bucket(self, speculate: ast.Speculate, k: int, pipeline: PipelineDecl) -> None:
+        """A round hands the target k drafted tokens and the one before them, in one bucket of that size."""
+        for step in pipeline.steps:
+            tokens = getattr(step.pass_, "tokens", None)
+            if step.pass_name != "bucket" or not isinstance(tokens, tuple) or k + 1 in tokens:
+                continue
+            message = f"no bucket of {k + 1} tokens for the rounds of speculation"
+            also = [Label(step.span, f"buckets of {', '.join(map(str, tokens))} tokens")]
+            numbers = [x for x in tokens if isinstance(x, int)]
+            wanted = ", ".join(map(str, sorted({*numbers, k + 1})))
+            help = f"k = {k} needs a bucket of k + 1: `tokens = [{wanted}]`"
+            self.report.error("E0210", message, speculate.span, also=also, help=help)

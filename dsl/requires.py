@@ -1,0 +1,87 @@
+"""`require`: what the finished bundle has to hold, with bounds in plain numbers."""
+
+from __future__ import annotations
+
+from ..compiler.nearest import nearest
+from ..compiler.plan import Comparison, Require
+from . import ast
+from .declared import Declared
+from .loader import Loaded
+from .printer import show
+from .settings import SIZES, Reader
+
+_COMPARISONS: tuple[Comparison, ...] = ("<=", ">=", "<", ">")
+_LATER = ("decode.rate", "prefill.rate", "peak_memory")
+
+
+def check_requirement(condition: ast.Condition, declared: Declared, loaded: Loaded, reader: Reader) -> Require | None:
+    report = reader.report
+    subject = condition.subject
+    model, _, measure = subject.rpartition(".")
+    known = ["bundle.size", *(f"{name}.perplexity" for name in declared.models)]
+    if subject in _LATER:
+        message = f"`{subject}` is not measured yet"
+        report.error("E0117", message, condition.span, help=f"what can be required: {', '.join(known)}")
+        return None
+    if subject not in known:
+        if measure != "perplexity" or not (model in loaded.lost_names("model") or loaded.gave_up):
+            near = nearest(subject, known)
+            help = f"did you mean `{near}`?" if near else f"what can be required: {', '.join(known)}"
+            report.error("E0116", f"`{subject}` cannot be required", condition.span, help=help)
+        return None
+    op = next((x for x in _COMPARISONS if x == condition.op), None)
+    if op is None:
+        help = "compare with `<=`, `<`, `>=` or `>`"
+        report.error("E0204", f"a measured value is not compared with `{condition.op}`", condition.span, help=help)
+        return None
+    if measure == "perplexity" and not _can_measure(model, condition, declared, loaded, reader):
+        return None
+    bound = _bound(condition, subject == "bundle.size", reader)
+    if bound is None:
+        return None
+    relative = isinstance(condition.bound, ast.Product)
+    return Require(subject, op, bound, relative, show(condition), condition.span)
+
+
+def _can_measure(model: str, condition: ast.Condition, declared: Declared, loaded: Loaded, reader: Reader) -> bool:
+    if declared.evaluation is None and not loaded.lost_names("evaluation") and not loaded.gave_up:
+        help = 'add `evaluation { text = "…"  windows = 32 }`'
+        reader.report.error("E0216", "perplexity needs a text to be measured on", condition.span, help=help)
+        return False
+    deployed = {deploy.model.text for deploy in declared.deploys}
+    if model not in deployed and not loaded.lost_names("deploy"):
+        message = f"`{model}` is not deployed, so its perplexity is not measured"
+        reader.report.error("E0215", message, condition.span)
+        return False
+    return True
+
+
+def _bound(condition: ast.Condition, size: bool, reader: Reader) -> float | None:
+    report, bound = reader.report, condition.bound
+    if isinstance(bound, ast.Product):
+        if bound.name.text != "baseline":
+            help = "only `baseline`, the float model's own value, can be multiplied"
+            report.error("E0107", f"unknown name `{bound.name.text}`", bound.name.span, help=help)
+            return None
+        if size:
+            report.error("E0201", "a size has no baseline", bound.span, help="write a size like `3.4 GiB`")
+            return None
+        return float(bound.factor)
+    value = reader.lets.resolve(bound)
+    if value is None:
+        return None
+    if size and isinstance(value, ast.Quantity) and value.unit in SIZES:
+        return float(value.value * SIZES[value.unit])
+    if size:
+        report.error("E0202", "`bundle.size` is a size", value.span, help="write e.g. `3.4 GiB`")
+        return None
+    if isinstance(value, ast.Number) and value.value > 0:
+        return float(value.value)
+    if isinstance(value, ast.Word) and value.text == "baseline":
+        report.error(
+            "E0201", "a bound relative to the baseline is a product", value.span, help="write `1.0 * baseline`"
+        )
+        return None
+    help = "write a number, or e.g. `1.03 * baseline`"
+    report.error("E0201", "perplexity is compared with a number above 0", value.span, help=help)
+    return None
