@@ -1,6 +1,6 @@
 """Run the demo bundle: speculation, then the target alone through the same bucket, and compare.
 
-    python demo.py BUNDLE PROMPT [TOKENS]
+python demo.py BUNDLE PROMPT [TOKENS]
 """
 
 from __future__ import annotations

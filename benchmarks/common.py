@@ -1,0 +1,88 @@
+"""What the benchmark scripts share: the example models and texts, plans written on the fly, tables, `--json FILE`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = ROOT / "examples" / "models"
+QWEN3, QWEN2 = MODELS / "pycode-qwen3", MODELS / "pycode-qwen2"
+HELDOUT = ROOT / "examples" / "text" / "heldout.txt"
+EDGEC = [sys.executable, "-m", "edgec.compiler.cli"]
+
+
+def arguments(doc: str | None, **defaults: int) -> argparse.Namespace:
+    """`--json FILE` and one integer option per keyword, each with its default."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")
+    for name, value in defaults.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help=f"default {value}")
+    return parser.parse_args()
+
+
+def report(title: str, rows: Sequence[dict[str, Any]], args: argparse.Namespace, **facts: Any) -> None:
+    """Print `rows` as a table and write everything to `--json`."""
+    facts = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", **facts}
+    print(title)
+    print("  " + ", ".join(f"{key}: {value}" for key, value in facts.items()))
+    head = list(dict.fromkeys(key for row in rows for key in row))
+    shown = [[_cell(row.get(key)) for key in head] for row in rows]
+    widths = [max(len(line[i]) for line in [head, *shown]) for i in range(len(head))]
+    for line in [head, *shown]:
+        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    if args.json:
+        args.json.write_text(json.dumps({"title": title, **facts, "rows": list(rows)}, indent=2) + "\n")
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"
+    return "" if value is None else str(value)
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="edgec-bench-") as folder:
+        yield Path(folder)
+
+
+def edgec(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own; a failure shows what it printed."""
+    done = subprocess.run([*EDGEC, *map(str, words)], capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise SystemExit(f"edgec {' '.join(map(str, words))} failed ({done.returncode}):\n{done.stderr}")
+    return done
+
+
+def write_plan(folder: Path, text: str, name: str = "plan.edge") -> Path:
+    """A plan in `folder`; `{qwen3}`, `{qwen2}` and `{heldout}` stand for the example files."""
+    path = folder / name
+    for key, value in (("qwen3", QWEN3), ("qwen2", QWEN2), ("heldout", HELDOUT)):
+        text = text.replace(f"{{{key}}}", str(value))
+    path.write_text(text)
+    return path
+
+
+def text_digest() -> str:
+    """The first digits of the held-out text's sha256: figures on another text are other figures."""
+    return hashlib.sha256(HELDOUT.read_bytes()).hexdigest()[:12]
+
+
+def timed(action: Any) -> tuple[float, Any]:
+    """Seconds and result of one call."""
+    start = time.perf_counter()
+    result = action()
+    return time.perf_counter() - start, result
