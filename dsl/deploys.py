@@ -10,7 +10,7 @@ from ..compiler.devices import Device
 from ..compiler.diagnostics import Label, PlanError
 from ..compiler.nearest import nearest_help
 from ..compiler.plan import PLACES, Deploy, ModelDecl, PipelineDecl, Speculate
-from ..compiler.registry import find_target, target_names
+from ..compiler.registry import find_target, target_names, targets
 from ..compiler.tokenizer_check import disagreement
 from . import ast
 from .declared import Declared
@@ -88,7 +88,7 @@ class Deploys:
             return
         if target is not None and place.text not in target.devices:
             serves = " and ".join(f"`{x}`" for x in sorted(target.devices))
-            fits = [name for name in target_names() if place.text in getattr(find_target(name), "devices", ())]
+            fits = [name for name, cls in targets().items() if place.text in cls.devices]
             help = f"targets for `{place.text}`: {', '.join(fits)}" if fits else None
             message = f"target `{deploy.target.text}` does not run on `{place.text}`"
             self.report.error("E0213", message, deploy.target.span, f"it runs on {serves}", help=help)
@@ -120,8 +120,9 @@ class Deploys:
         block = SpeculateBlock(**values[0])
         self._same_tokens(speculate, models)
         deploy = deploys.get(speculate.target.text)
-        if deploy is not None and deploy.pipeline in pipelines:
-            self._bucket(speculate, block.k, pipelines[deploy.pipeline])
+        pipeline = pipelines.get(deploy.pipeline) if deploy is not None and deploy.pipeline else None
+        if pipeline is not None:
+            self._bucket(speculate, block.k, pipeline)
         accept = "greedy" if block.accept == "greedy" else "sample"
         return Speculate(speculate.draft.text, speculate.target.text, block.k, accept, speculate.span)
 

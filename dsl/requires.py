@@ -10,7 +10,7 @@ from .loader import Loaded
 from .printer import show
 from .settings import SIZES, Reader
 
-_COMPARISONS: tuple[Comparison, ...] = ("<=", ">=", "<", ">")
+_COMPARISONS: dict[str, Comparison] = {"<=": "<=", ">=": ">=", "<": "<", ">": ">"}
 _LATER = ("decode.rate", "prefill.rate", "peak_memory")
 
 
@@ -29,7 +29,7 @@ def check_requirement(condition: ast.Condition, declared: Declared, loaded: Load
             help = f"did you mean `{near}`?" if near else f"what can be required: {', '.join(known)}"
             report.error("E0116", f"`{subject}` cannot be required", condition.span, help=help)
         return None
-    op = next((x for x in _COMPARISONS if x == condition.op), None)
+    op = _COMPARISONS.get(condition.op)
     if op is None:
         help = "compare with `<=`, `<`, `>=` or `>`"
         report.error("E0204", f"a measured value is not compared with `{condition.op}`", condition.span, help=help)
