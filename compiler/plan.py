@@ -83,7 +83,7 @@ class Deploy:
     pipeline: str | None
     target: str
     options: object
-    kv: Literal["fp16"]
+    kv: str
     span: Span
 
 

@@ -57,7 +57,7 @@ class Deploys:
             pipeline=deploy.pipeline.text if deploy.pipeline else None,
             target=deploy.target.text,
             options=options,
-            kv="fp16" if kv == "fp16" else kv,
+            kv=kv,
             span=deploy.span,
         )
 
