@@ -36,13 +36,13 @@ class LanguageModel(Protocol):
     def close(self) -> None: ...
 
 
-def feed(model: LanguageModel, ids: Sequence[int]) -> np.ndarray | None:
+def feed(model: LanguageModel, ids: Sequence[int]) -> np.ndarray:
     """Put `ids` into the cache piece by piece (no logits of a whole prompt at once); the scores after the last."""
     piece = getattr(model, "piece", PIECE)
-    last = None
-    for start in range(0, len(ids), piece):
-        last = model.forward(ids[start : start + piece])[-1]
-    return last
+    for start in range(0, len(ids) - piece, piece):
+        model.forward(ids[start : start + piece])
+    rest = (len(ids) - 1) // piece * piece
+    return model.forward(ids[rest:])[-1]
 
 
 def fits(model: LanguageModel, count: int) -> bool:

@@ -63,7 +63,8 @@ class Decoder:
             )
         self._random = np.random.default_rng(self.seed)
         self._text = list(prompt)
-        feed(self.target, self._text[:-1])
+        if len(prompt) > 1:
+            feed(self.target, self._text[:-1])
         while self.stats.tokens < tokens and fits(self.target, 1):
             new = self._round(tokens - self.stats.tokens)
             end = next((i + 1 for i, token in enumerate(new) if token in self.eos), len(new))
@@ -99,8 +100,8 @@ class Decoder:
         if max(unseen) >= self.draft.vocab:  # an id of the target's own: the draft cannot follow
             return drafts, scores
         while len(drafts) < count:
-            row = feed(self.draft, drafts[-1:] or unseen)
-            scores.append(self.sampling.distribution(row[: self.target.vocab]))
+            row = feed(self.draft, drafts[-1:] or unseen)[: self.target.vocab]
+            scores.append(self.sampling.distribution(row))
             drafts.append(draw(scores[-1], self._random))
         return drafts, scores
 

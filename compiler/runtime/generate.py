@@ -1,0 +1,155 @@
+"""`edgec run`: a bundle, a prompt and a number of tokens in; text, ids and what the rounds did out.
+
+With speculation the target checks k drafted tokens a round. Without it the target decodes alone through the same
+bucket of k+1 tokens (one new token and padding), so that the numbers, and greedily the tokens, can be compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..diagnostics import fail
+from ..manifest import Manifest, check_files, load_manifest
+from ..tokenizers import TextStream, Tokenizer
+from .chain import ChainModel
+from .engines import open_model
+from .sample import Sampling
+from .speculate import Decoder
+
+if TYPE_CHECKING:
+    from .lm import LanguageModel
+
+
+class Runner:
+    """A bundle opened for running; the engines start when they are first needed and end with `close`."""
+
+    def __init__(self, bundle: Path, model: str | None = None) -> None:
+        self.manifest = load_manifest(bundle)
+        check_files(self.manifest)
+        self.model = choose_model(self.manifest, model)
+        entry = self.manifest.tokenizer(self.model)
+        if entry is None:
+            fail("E0918", f"model `{self.model}` has no tokenizer, so it takes no prompt", help=_INPUTS)
+        self.tokenizer = Tokenizer(bundle / entry["directory"], entry)
+        self._open: dict[str, LanguageModel] = {}
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        tokens: int,
+        speculation: bool = True,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        step: int | None = None,
+        on_tokens: Callable[[list[int]], None] = lambda _ids: None,
+    ) -> dict[str, Any]:
+        """Continue the ids `prompt`. `step`: tokens per call of the target while it decodes, instead of k + 1."""
+        pair = self.manifest.speculation
+        if pair is not None and self.model != pair["target"]:
+            pair = None
+        k = pair["k"] if pair is not None and speculation else 0
+        draft = self.engine(pair["draft"]) if pair is not None and k else None
+        decoder = Decoder(
+            self.engine(self.model), draft, k, sampling or self.sampling(None, None), self.tokenizer.eos, seed
+        )
+        made: list[int] = []
+        with self._stepping(step or (pair["k"] + 1 if pair is not None else None)):
+            for new in decoder.generate(prompt, tokens):
+                made += new
+                on_tokens(new)
+        ended = bool(made) and made[-1] in self.tokenizer.eos
+        stats = decoder.stats
+        return {
+            "text": self.tokenizer.decode(made),
+            "tokens": made,
+            "prompt_tokens": len(prompt),
+            "rounds": stats.rounds,
+            "drafted": stats.drafted,
+            "accepted": stats.accepted,
+            "stopped": "eos" if ended else "tokens" if len(made) >= tokens else "context",
+        }
+
+    def engine(self, name: str) -> LanguageModel:
+        """The model's engine with an empty cache."""
+        if name not in self._open:
+            self._open[name] = open_model(self.manifest, name)
+        self._open[name].reset()
+        return self._open[name]
+
+    def sampling(self, temperature: float | None, top_p: float | None) -> Sampling:
+        """What was asked for; unsaid: greedy, or the model's own defaults where the plan says `accept = sample`."""
+        pair = self.manifest.speculation
+        defaults: dict[str, Any] = {}
+        if temperature is None and pair is not None and pair["accept"] == "sample":
+            defaults = {"temperature": 1.0, **self.manifest.data["sampling"].get(self.model, {})}
+        return Sampling(
+            temperature=defaults.get("temperature", 0.0) if temperature is None else temperature,
+            top_p=defaults.get("top_p", 1.0) if top_p is None else top_p,
+            top_k=defaults.get("top_k", 0),
+        )
+
+    def close(self) -> None:
+        for engine in self._open.values():
+            engine.close()
+        self._open = {}
+
+    @contextlib.contextmanager
+    def _stepping(self, step: int | None) -> Iterator[None]:
+        """Let calls of the target go through the bucket of `step` tokens; engines without buckets have no such thing."""
+        engine = self._open.get(self.model)
+        if not isinstance(engine, ChainModel):
+            yield
+            return
+        engine.step = step
+        try:
+            yield
+        finally:
+            engine.step = None
+
+
+def run_bundle(
+    bundle: Path | str,
+    prompt: str,
+    tokens: int,
+    speculation: bool = True,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    chat: bool = False,
+    model: str | None = None,
+    step: int | None = None,
+    stream: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Continue `prompt` by at most `tokens` tokens; `stream` gets the text as it is made."""
+    runner = Runner(Path(bundle), model)
+    sampling = runner.sampling(temperature, top_p)
+    ids = runner.tokenizer.chat(prompt) if chat else runner.tokenizer.encode(prompt)
+    text = TextStream(runner.tokenizer)
+    say = stream or (lambda _text: None)
+    try:
+        result = runner.generate(ids, tokens, speculation, sampling, seed, step, lambda new: say(text.push(new)))
+    finally:
+        runner.close()
+    say(text.rest())
+    return result
+
+
+def choose_model(manifest: Manifest, name: str | None) -> str:
+    """The model to run: the one asked for, the speculation's target, or the only one there is."""
+    if name is not None:
+        manifest.model(name)
+        return name
+    if manifest.speculation is not None:
+        return manifest.speculation["target"]
+    if len(manifest.models) > 1:
+        listed = ", ".join(f"`{known}`" for known in manifest.models)
+        fail(
+            "E0914", f"bundle `{manifest.bundle}` holds several models: {listed}", help="choose one with `--model NAME`"
+        )
+    return next(iter(manifest.models))
+
+
+_INPUTS = "run a plain graph with `--inputs FILE.npz`"
