@@ -31,7 +31,7 @@ class Device:
     bandwidth_gbs: float | None = None  # peak of the memory interface
     npu_int8_tops: float | None = None
     cores: tuple[Cores, ...] = ()
-    ram_gb: tuple[int, ...] = ()  # sizes phones with this chip are sold with
+    max_ram_gb: int | None = None
     sources: dict[str, str] = field(default_factory=dict, compare=False)
 
     @property
@@ -53,5 +53,4 @@ def devices() -> dict[str, Device]:
 def _device(name: str, row: dict) -> Device:
     row = dict(row)
     cores = tuple(Cores(**group) for group in row.pop("cores", ()))
-    ram = tuple(row.pop("ram_gb", ()))
-    return Device(name=name, cores=cores, ram_gb=ram, sources=row.pop("source", {}), **row)
+    return Device(name=name, cores=cores, sources=row.pop("source", {}), **row)

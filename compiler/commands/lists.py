@@ -96,7 +96,7 @@ def run_devices(arguments: argparse.Namespace) -> int:
 def _print_device(device: Device) -> None:
     print(f"{device.name}: {device.marketing}" + (f" ({device.sm})" if device.sm else ""))
     facts = asdict(device)
-    for key in ("soc", "arch", "vtcm_mb", "bandwidth_gbs", "npu_int8_tops", "ram_gb"):
+    for key in ("soc", "arch", "vtcm_mb", "bandwidth_gbs", "npu_int8_tops", "max_ram_gb"):
         if facts[key]:
             print(f"  {key:<14} {facts[key]}")
     for group in device.cores:
