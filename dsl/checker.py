@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..compiler.devices import Device, devices
-from ..compiler.diagnostics import Diagnostic, PlanError
+from ..compiler.diagnostics import Diagnostic, EdgecError, PlanError
 from ..compiler.nearest import nearest_help
 from ..compiler.plan import Calibration, Deploy, Evaluation, ModelDecl, Plan
 from ..compiler.registry import find_target
@@ -203,8 +203,17 @@ class _Checker:
             steps = plan.pipelines[deploy.pipeline].steps if deploy.pipeline else ()
             arch = self.archs.get(deploy.model)
             request = CheckRequest(plan, deploy, steps, plan.devices[0], arch)
-            for found in find_target(deploy.target)().check(request):
-                self.report.take(PlanError(found), deploy.span)
+            target = find_target(deploy.target)
+            try:
+                for found in target().check(request):
+                    self.report.take(PlanError(found), deploy.span)
+            except EdgecError as error:
+                self.report.take(error, deploy.span)
+            except Exception as error:
+                if target.__module__.startswith("edgec."):
+                    raise  # our own mistake is not the user's
+                message = f"the target `{deploy.target}` is broken: its check raised {type(error).__name__}: {error}"
+                self.report.error("E0118", message, deploy.span)
 
     def _unused(self) -> None:
         if self.loaded.lost:
