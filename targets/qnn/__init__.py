@@ -1,0 +1,57 @@
+"""The qnn target: HTP context binaries for Snapdragon NPUs, with K/V and tensor names as Genie wants them.
+
+    static graphs --lower--> fp16 target graphs --legality--> HTP compiler --> one binary, weights shared by all buckets
+
+What runs on this machine is each bucket's unshared twin on the HTP emulator. Heavy imports stay in the functions:
+the plan's checker imports this module to learn the options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ...compiler.target import CheckRequest, EmitJob, Emission, Target
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ...compiler.diagnostics import Diagnostic
+    from ...compiler.target import GraphSession
+
+
+@dataclass(frozen=True)
+class QnnOptions:
+    """The qnn target has nothing to set yet: precision is fp16, optimisation the highest."""
+
+
+class QnnTarget(Target):
+    """HTP context binaries for the NPU of a Snapdragon chip, all buckets in one with shared weights."""
+
+    name: ClassVar[str] = "qnn"
+    Options: ClassVar[type] = QnnOptions
+    devices: ClassVar[frozenset[str]] = frozenset({"npu"})
+    engine: ClassVar[str] = "chain"
+
+    def check(self, request: CheckRequest) -> Sequence[Diagnostic]:
+        from .check import check
+
+        return check(request)
+
+    def emit(self, job: EmitJob) -> Emission:
+        from .emit import emit
+
+        return emit(job)
+
+    def open_graph(self, bundle: Path, part: dict[str, Any], bucket: str) -> GraphSession:
+        from .emit import open_twin
+
+        return open_twin(part, bucket)
+
+    def inspect(self, path: Path) -> dict[str, Any] | None:
+        if path.suffix != ".bin":
+            return None
+        from .context import describe
+
+        return describe(path)

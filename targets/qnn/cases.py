@@ -284,14 +284,14 @@ def grid(quick: bool = False) -> Iterator[Case]:
 
 def _linears(tokens: Sequence[int], quick: bool) -> Iterator[Case]:
     blocks = (32, "channel") if quick else (16, 32, 64, 128, 256, "channel")
-    for bits in (4, 8):
-        for block in blocks:
-            for symmetric in (True,) if quick else (True, False):
-                for t in tokens:
-                    yield _case("matmul_nbits", nbits, tokens=t, k=256, n=128, bits=bits, block=block, symmetric=symmetric)
-                if not quick:  # far corners of K and N
-                    for t, k, n in ((1, 9728, 256), (4, 1024, 3072), (128, 768, 256), (1, 256, 32768), (8, 256, 8)):
-                        yield _case("matmul_nbits", nbits, tokens=t, k=k, n=n, bits=bits, block=block, symmetric=symmetric)
+    formats = [(bits, block, sym) for bits in (4, 8) for block in blocks for sym in (True, False)]
+    corners = ((1, 9728, 256), (4, 1024, 3072), (128, 768, 256), (1, 256, 32768), (8, 256, 8))
+    for bits, block, symmetric in formats:
+        shape = {"bits": bits, "block": block, "symmetric": symmetric}
+        for t in tokens if block in (32, 64, 128) else FEW_TOKENS:
+            yield _case("matmul_nbits", nbits, tokens=t, k=256, n=128, **shape)
+        for t, k, n in () if quick else corners if block in (32, 128) and symmetric else corners[1:3]:
+            yield _case("matmul_nbits", nbits, tokens=t, k=k, n=n, **shape)
     for t in tokens:
         yield _case("matmul", matmul, tokens=t, k=256, n=128)
     for t, k, n in ((1, 9728, 256), (4, 1024, 3072), (128, 768, 256), (1, 256, 32768), (8, 16, 4), (128, 256, 2048)):
@@ -300,47 +300,59 @@ def _linears(tokens: Sequence[int], quick: bool) -> Iterator[Case]:
 
 def _decoder(tokens: Sequence[int], quick: bool) -> Iterator[Case]:
     for kind, name in (("RMSNormalization", "rms_norm"), ("LayerNormalization", "layer_norm")):
-        for size in (256,) if quick else (64, 128, 256, 576, 896, 1024, 2560, 4096):
-            for t in tokens:
-                yield _case(name, lambda rows, size, kind=kind: norm(kind, 1, rows, size), rows=t, size=size)
-        for size in (32,) if quick else HEAD_DIMS:
-            for t in tokens:
-                yield _case(name, lambda rows, size, kind=kind: norm(kind, 8, rows, size), rows=8 * t, size=size)
-        yield _case(name, lambda rows, size, kind=kind: norm(kind, 32, rows, size), rows=4096, size=128)
+        yield from _norms(kind, name, tokens if name == "rms_norm" else FEW_TOKENS, quick)
+    cached = {"cache": True, "mask": True}
     for size in (32,) if quick else HEAD_DIMS:
         for t in tokens:
-            for heads in (2, 8):
-                yield _case("rotary", rotary, tokens=t, heads=heads, head_dim=size, turned=True)
-            for heads, kv in ((8, 2),) if quick else ((8, 8), (8, 2), (9, 3), (14, 2)):
-                shape = {"heads": heads, "kv_heads": kv, "head_dim": size, "cache": True, "mask": True}
-                yield _case("attention", attention, tokens=t, context=256, **shape)
-    for heads in (1, 32):
-        for t in (1, 128):
-            yield _case("rotary", rotary, tokens=t, heads=heads, head_dim=128, turned=True)
+            yield _case("rotary", rotary, tokens=t, heads=8, head_dim=size, turned=True)
+            yield _case("attention", attention, tokens=t, context=256, heads=8, kv_heads=2, head_dim=size, **cached)
+        for t in FEW_TOKENS:
+            yield _case("rotary", rotary, tokens=t, heads=2, head_dim=size, turned=True)
+            for heads, kv in () if quick else ((8, 8), (9, 3), (14, 2)):
+                shape = {"heads": heads, "kv_heads": kv, "head_dim": size}
+                yield _case("attention", attention, tokens=t, context=256, **shape, **cached)
+    for heads, t in ((1, 1), (1, 128), (32, 1), (32, 128)):
+        yield _case("rotary", rotary, tokens=t, heads=heads, head_dim=128, turned=True)
     for t in FEW_TOKENS:
         yield _case("rotary", rotary, tokens=t, heads=8, head_dim=64, turned=False)
         for context in (512,) if quick else (512, 1024, 2048, 4096):
-            shape = {"heads": 8, "kv_heads": 2, "head_dim": 32, "cache": True, "mask": True}
-            yield _case("attention", attention, tokens=t, context=context, **shape)
+            yield _case("attention", attention, tokens=t, context=context, heads=8, kv_heads=2, head_dim=32, **cached)
         for masked in (True, False):
             shape = {"heads": 8, "kv_heads": 8, "head_dim": 64, "cache": False, "mask": masked}
             yield _case("attention", attention, tokens=t, context=t, **shape)
     for heads, kv, size in ((16, 8, 128), (32, 8, 128), (16, 2, 128), (4, 1, 32), (1, 1, 32)):
         for t in (1, 64):
-            shape = {"heads": heads, "kv_heads": kv, "head_dim": size, "cache": True, "mask": True}
-            yield _case("attention", attention, tokens=t, context=512, **shape)
-    yield _case("attention", attention, tokens=4, context=5, heads=4, kv_heads=2, head_dim=32, cache=True, mask=True)
+            yield _case("attention", attention, tokens=t, context=512, heads=heads, kv_heads=kv, head_dim=size, **cached)
+    yield _case("attention", attention, tokens=4, context=5, heads=4, kv_heads=2, head_dim=32, **cached)
     for t, vocab, size in ((1, 2048, 256), (4, 2048, 256), (128, 2048, 256), (3, 300, 64), (16, 32768, 1024)):
         yield _case("embedding", embedding, tokens=t, vocab=vocab, size=size)
 
 
-ELEMENTS = (128, 768, 8192, 98304)
+def _norms(kind: str, name: str, tokens: Sequence[int], quick: bool) -> Iterator[Case]:
+    """Over hidden sizes, then over heads as the q and k norms of a decoder are."""
+
+    def plain(rows: int, size: int) -> Any:
+        return norm(kind, 1, rows, size)
+
+    def heads(rows: int, size: int) -> Any:
+        return norm(kind, 8, rows, size)
+
+    for size in (256,) if quick else (64, 128, 256, 576, 896, 1024, 2560, 4096):
+        for t in tokens if size in (256, 1024) else FEW_TOKENS:
+            yield _case(name, plain, rows=t, size=size)
+    for size in (32,) if quick else HEAD_DIMS:
+        for t in tokens:
+            yield _case(name, heads, rows=8 * t, size=size)
+    yield _case(name, heads, rows=4096, size=128)
+
+
+ELEMENTS = (128, 98304)
 
 
 def _ops(quick: bool) -> Iterator[Case]:
     from .elementwise import BINARY, UNARY
 
-    elements = ELEMENTS[1:2] if quick else ELEMENTS
+    elements = ELEMENTS[:1] if quick else ELEMENTS
     for rank in (3,) if quick else (1, 2, 3, 4):
         for e in elements:
             yield _case("swish", swish, rank=rank, elements=e)

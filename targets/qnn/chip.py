@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 # Old SoC numbers silently compile for v68, so only architectures this target was run with are taken.
 ARCHS = (69, 73, 75, 79, 81)
 
+# Parts whose NPU refuses fp16, by part number, with the source.
+NO_FP16 = {
+    "SM8635": "QNN answers that this SoC does not support fp16 (github.com/pytorch/executorch/pull/22542)",
+    "SM7675": "QNN answers that this SoC does not support fp16 (github.com/pytorch/executorch/pull/22542)",
+}
+
 
 @dataclass(frozen=True)
 class Chip:
@@ -38,3 +44,10 @@ class Chip:
 
 
 NO_NPU_HELP = "deploy the model on cpu, or name a Snapdragon device (`edgec devices` lists them)"
+
+
+def tool_versions() -> dict[str, str]:
+    """The packages whose compiler makes a binary and whose emulator runs it."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("onnxruntime", "onnxruntime-qnn")}

@@ -30,7 +30,7 @@ from ...compiler.diagnostics import EdgecError, EngineError
 from ...compiler.save import save_graphs
 from .builder import WeightStore
 from .cases import Case, grid
-from .chip import Chip
+from .chip import Chip, tool_versions
 from .context import WORKER
 from .lower import lower
 from .table import TABLE, Row, Table
@@ -68,7 +68,6 @@ class Runner:
             lowered = lower({"case": model}, WeightStore())["case"]
             target = lowered.model
             shape = dict(next(use.shape for use in lowered.uses if use.lowering == case.lowering))
-            feeds = feeds | {}
         save_graphs({"case": target, "oracle": model}, folder, "case.data")
         half = _target_feeds(target, feeds)
         if self.used >= _CASES_PER_CHILD:
@@ -137,11 +136,10 @@ def chip_for(arch: str) -> Chip:
     return Chip.of(found)
 
 
-def versions() -> dict[str, str]:
-    """The tools a table was made with."""
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("onnxruntime", "onnxruntime-qnn")}
+def _keep(path: Path, arch: str, rows: list[Row], partly: bool) -> None:
+    table = Table.load(path) if path.exists() else Table([], {}, [])
+    table.replace(arch, worst(rows), tool_versions(), partly)
+    table.save(path)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -160,9 +158,9 @@ def main(arguments: list[str] | None = None) -> int:
         if row.verdict != "right" or index % 50 == 0:
             note = f"{row.verdict} error {row.error:.4g} cosine {row.cosine:.5f}"
             print(f"{index + 1}/{len(cases)} {cases[index].name}: {note}", file=sys.stderr, flush=True)
-    table = Table.load(options.output) if options.output.exists() else Table([], {}, [])
-    table.replace(options.arch, worst(rows), versions(), partly=bool(options.only))
-    table.save(options.output)
+        if index % 100 == 99:
+            _keep(options.output, options.arch, rows, partly=True)
+    _keep(options.output, options.arch, rows, partly=bool(options.only))
     counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in _SEVERITY}
     print(json.dumps({"arch": options.arch, "seconds": round(time.monotonic() - start), **counts}))
     return 0

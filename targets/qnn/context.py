@@ -102,3 +102,22 @@ def verify(path: Path, expected: Mapping[str, GraphSpec], soc_model: int, child:
         found = (Diagnostic("E0611", f"`{path.name}`: {problem}") for problem in problems)
         raise EngineError(*found)
     return info
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """A context binary for `edgec inspect`."""
+    info = read(path)
+    return {
+        "kind": "qnn context binary",
+        "build": info.build,
+        "soc_model": info.soc_model,
+        "bytes": info.bytes,
+        "graphs": {
+            name: {
+                "inputs": [vars(spec) for spec in graph.inputs],
+                "outputs": [vars(spec) for spec in graph.outputs],
+                "vtcm_bytes": info.vtcm_bytes[name],
+            }
+            for name, graph in info.graphs.items()
+        },
+    }

@@ -1,7 +1,7 @@
 """Metadata of a QNN context binary through libQnnSystem, by ctypes; runs in the worker only.
 
 The structures mirror QnnSystemContext.h (binary info version 3, graph info version 3) and QnnTypes.h (tensor
-version 2) of QAIRT 2.51; another version is refused, since its strides differ.
+versions 1 and 2) of QAIRT 2.51; another version is refused, since its strides differ.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 _u32, _i32, _u64, _ptr, _str = c.c_uint32, c.c_int32, c.c_uint64, c.c_void_p, c.c_char_p
-_INFO, _GRAPH, _TENSOR = 3, 3, 2  # versions understood
+_INFO, _GRAPH = 3, 3  # versions understood
+_TENSORS = (1, 2)  # version 1 is version 2 without its last fields, in the same room
 _VTCM_WORD = 4  # of the HTP blob in a graph's info: bytes of VTCM it was compiled for
 
 DTYPES = {
@@ -134,8 +135,8 @@ def _graph(graph: Any) -> dict[str, Any]:
 
 
 def _tensor(tensor: Any) -> dict[str, Any]:
-    if tensor.version != _TENSOR:
-        raise OSError(f"tensor of version {tensor.version}, expected {_TENSOR}")
+    if tensor.version not in _TENSORS:
+        raise OSError(f"tensor of version {tensor.version}, which is not known here")
     value = tensor.v2
     return {
         "name": value.name.decode(),

@@ -1,0 +1,106 @@
+"""What can be said about a qnn deployment before any weight is read. Imports no engine and no array library."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from ...compiler.diagnostics import Diagnostic, EdgecError, Label
+from .chip import NO_FP16, Chip
+
+if TYPE_CHECKING:
+    from ...compiler.plan import Step
+    from ...compiler.target import CheckRequest
+
+_BLOCKS = (16, 32, 64, 128, 256)
+
+
+def check(request: CheckRequest) -> list[Diagnostic]:
+    """Every problem that can be seen now."""
+    at = Label(request.deploy.span)
+    problems = list(_host(at))
+    try:
+        chip = Chip.of(request.device)
+    except EdgecError as error:
+        return problems + [Diagnostic(d.code, d.message, at, help=d.help) for d in error.diagnostics]
+    problems += _device(request, at)
+    problems += _buckets(request, at)
+    for step in request.steps:
+        if step.pass_name == "quantize":
+            problems += _format(step, chip, request)
+    return problems
+
+
+def _host(at: Label) -> Iterator[Diagnostic]:
+    """The HTP compiler comes as a Linux x86-64 wheel only."""
+    here = f"{sys.platform} {platform.machine()}"
+    if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
+        yield Diagnostic(
+            "E0603",
+            f"the HTP compiler runs on Linux x86-64, this machine is {here}",
+            at,
+            help="compile in a Linux x86-64 container or machine; the bundle itself is portable",
+        )
+    elif find_spec("onnxruntime_qnn") is None:
+        yield Diagnostic(
+            "E0603", "the HTP compiler is not installed", at, help="pip install onnxruntime-qnn, or `make install`"
+        )
+
+
+def _device(request: CheckRequest, at: Label) -> Iterator[Diagnostic]:
+    reason = NO_FP16.get(request.device.sm or "")
+    if reason:
+        yield Diagnostic(
+            "E0604",
+            f"the NPU of `{request.device.name}` computes no fp16, the only arithmetic the qnn target emits: {reason}",
+            at,
+            help="deploy the model on cpu for this device",
+        )
+
+
+def _buckets(request: CheckRequest, at: Label) -> Iterator[Diagnostic]:
+    has_buckets = any(step.pass_name == "bucket" for step in request.steps)
+    if request.arch is not None and not has_buckets:
+        yield Diagnostic(
+            "E0605",
+            f"`{request.deploy.model}` has no buckets: an NPU graph needs static shapes",
+            at,
+            help="end its pipeline with `bucket (tokens = [1, 128], context = [2048])`",
+        )
+
+
+def _format(step: Step, chip: Chip, request: CheckRequest) -> Iterator[Diagnostic]:
+    """A weight format that no phone with this chip's NPU is reported to run draws a warning."""
+    from .table import Table
+
+    at = Label(step.span)
+    block = getattr(step.pass_, "block", None)
+    weights = getattr(step.pass_, "weights", "int4")
+    if isinstance(block, int) and request.arch is not None:
+        odd = sorted({k for _, k in request.arch.linears().values() if k % block})
+        if odd:
+            yield Diagnostic(
+                "E0635",
+                f"block {block} does not divide {odd[0]}, the inputs of some linears of `{request.deploy.model}`",
+                at,
+                help="choose a block that divides them: "
+                + (", ".join(str(b) for b in _BLOCKS if all(k % b == 0 for k in odd)) or "none does, leave them out"),
+            )
+    reports = [r for r in Table.load().reports if f"v{chip.arch}" in r.archs]
+    if any(r.format == "matmul_nbits" and r.works for r in reports):
+        return
+    grain = f"block {block}" if isinstance(block, int) else "one scale per channel"
+    safer = next((r for r in reports if r.works and r.format == "fp16"), None)
+    other = "fp16 weights (no quantize step) are reported to run; " if safer else ""
+    yield Diagnostic(
+        "W0601",
+        f"{weights} with {grain} and fp16 activations was run on the HTP emulator only: "
+        f"no phone with a v{chip.arch} NPU is reported to take it",
+        at,
+        help=f"{other}try the bundle on a device before shipping it; "
+        "docs/conformance.md lists what phones are reported to take",
+        severity="warning",
+    )

@@ -1,0 +1,167 @@
+"""Emit the NPU parts of one model: all buckets in one context binary, twins in the cache, manifest entries.
+
+    <bundle>/<model>/<model>_ctx.bin                 every graph, weights shared; cannot be loaded on the host
+    <bundle>/<model>/<model>_ctx.<graph>.onnx        EPContext model of one graph, for ONNX Runtime on the phone
+    <bundle>/<model>/genie_config.json               for a decoder that lies on the NPU whole
+    <cache>/qnn-target/<digest>/<graph>.onnx + data  the target-level graphs; an entry's key is in the manifest
+    <cache>/qnn-twin/<digest>/                       one graph compiled alone, made when something runs it
+
+Nothing here depends on the clock or on a path: the same inputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ...compiler import cache
+from ...compiler.diagnostics import EngineError, fail
+from ...compiler.save import save_graphs
+from ...compiler.target import EmitJob, Emission
+from .builder import WeightStore
+from .chip import Chip, tool_versions
+from .compile import Compiled, compile_shared, compile_twin
+from .context import TensorSpec
+from .engine import QnnEmulator, QnnSession
+from .legal import check_uses
+from .lower import Lowered, lower
+
+TARGET_KIND, TWIN_KIND = "qnn-target", "qnn-twin"
+DATA = "weights.data"
+KV = {
+    "dtype": "float16",
+    "layout": {
+        "key": ["kv_heads", "batch", "head_dim", "position"],
+        "value": ["kv_heads", "batch", "position", "head_dim"],
+    },
+    "capacity": "context - tokens",
+    "rollback": "positions at or after the accepted length are masked and overwritten",
+    "between_buckets": "copy",
+    "unused": "anything: scores are clipped to +-60 before the mask of -1000 is added",
+}
+
+
+def emit(job: EmitJob) -> Emission:
+    """Lower, check, compile, read back; see the module's text for the files."""
+    chip = Chip.of(job.device)
+    store = WeightStore()
+    graphs: dict[str, Lowered] = {}
+    for index, part in enumerate(job.parts):
+        for bucket, lowered in lower(part.graphs, store).items():
+            graphs[_graph_name(job, index, bucket)] = lowered
+    check_uses((use for lowered in graphs.values() for use in lowered.uses), chip.arch)
+    key = store_targets(graphs)
+    job.progress(f"{job.module.name}: compiling {len(graphs)} graphs for v{chip.arch}")
+    name = f"{job.folder}_ctx"
+    folder = job.directory / job.folder
+    compiled = compile_shared(cache.entry(TARGET_KIND, key), list(graphs), chip, folder, name)
+    job.progress(
+        f"{job.module.name}: {compiled.info.bytes / 1e6:.1f} MB in {compiled.seconds:.1f} s, "
+        f"compiler's peak {compiled.peak_rss / 1e6:.0f} MB"
+    )
+    parts = {}
+    for index, part in enumerate(job.parts):
+        names = {bucket: _graph_name(job, index, bucket) for bucket in part.graphs}
+        parts[part.name] = _entry(job, names, compiled, key, chip)
+    if job.module.arch is not None:
+        from .genie import write_config
+
+        write_config(job, compiled)
+    kv = KV if any("past_key_" in spec.name for g in compiled.info.graphs.values() for spec in g.inputs) else {}
+    return Emission("chain", parts, _libraries(chip), [], dict(kv))
+
+
+def _graph_name(job: EmitJob, index: int, bucket: str) -> str:
+    return bucket if len(job.parts) == 1 else f"p{index}_{bucket}"
+
+
+def store_targets(graphs: Mapping[str, Lowered]) -> str:
+    """Put the target-level graphs with their weights, each once, into the cache; returns the entry's key."""
+    root = cache.cache_root() / TARGET_KIND
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=root) as scratch:
+        work = Path(scratch)
+        paths = save_graphs({name: lowered.model for name, lowered in graphs.items()}, work, DATA)
+        digest = hashlib.sha256()
+        for path in [*(paths[name] for name in sorted(paths)), *sorted(work.glob(DATA))]:
+            digest.update(f"{path.name} {cache.digest_file(path)}\n".encode())
+        key = digest.hexdigest()
+
+        def fill(entry: Path) -> None:
+            for path in work.iterdir():
+                shutil.move(path, entry / path.name)
+
+        cache.make(TARGET_KIND, key, fill)
+    return key
+
+
+def _entry(job: EmitJob, names: Mapping[str, str], compiled: Compiled, key: str, chip: Chip) -> dict[str, Any]:
+    """The manifest's entry of one part."""
+    graphs = {}
+    for bucket, name in names.items():
+        spec = compiled.info.graphs[compiled.names[name]]
+        graphs[bucket] = {
+            "graph": compiled.names[name],
+            "file": compiled.onnx[name].relative_to(job.directory).as_posix(),
+            "inputs": [_tensor(tensor) for tensor in spec.inputs],
+            "outputs": [_tensor(tensor) for tensor in spec.outputs],
+            "details": {"target_graph": name},
+        }
+    return {
+        "model": job.module.name,
+        "device": "npu",
+        "target": "qnn",
+        "file": compiled.binary.relative_to(job.directory).as_posix(),
+        "graphs": graphs,
+        "details": {"twins": key, "chip": asdict(chip), "qnn_build": compiled.info.build, "precision": "fp16"},
+    }
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
+
+
+def _libraries(chip: Chip) -> list[dict[str, str]]:
+    """What a phone needs beside its own libcdsprpc.so to load the binary."""
+    arch = f"V{chip.arch}"
+    rows = {
+        "libQnnHtp.so": "the HTP backend",
+        "libQnnSystem.so": "reads the context binary",
+        f"libQnnHtp{arch}Stub.so": "talks to the NPU",
+        f"libQnnHtp{arch}Skel.so": "runs on the NPU; ADSP_LIBRARY_PATH points at its folder",
+    }
+    return [{"file": file, "engine": "qnn", "why": why} for file, why in rows.items()]
+
+
+def open_twin(part: Mapping[str, Any], bucket: str) -> QnnSession:
+    """The unshared twin of one graph of a part on the emulator, compiled now if the cache lacks it."""
+    details, graph = part["details"], part["graphs"][bucket]["details"]["target_graph"]
+    chip = Chip(**details["chip"])
+    path = twin(details["twins"], graph, chip)
+    return QnnEmulator(chip, f"`{part.get('name', graph)}`, bucket `{bucket}`").open(path)
+
+
+def twin(key: str, graph: str, chip: Chip) -> Path:
+    """The EPContext ONNX of the twin."""
+    targets = cache.entry(TARGET_KIND, key)
+    if not (targets / f"{graph}.onnx").is_file():
+        fail(
+            "E0613",
+            f"the target-level graph `{graph}` of this bundle is not in the cache ({targets})",
+            help="compile the plan again: the cache keeps what runs on this machine in place of the shared binary",
+            kind=EngineError,
+        )
+    text = f"{key} {graph} {asdict(chip)} {tool_versions()}"
+    made = cache.make(
+        TWIN_KIND, hashlib.sha256(text.encode()).hexdigest(), lambda out: _compile(targets, graph, chip, out)
+    )
+    return made / f"{graph}.onnx"
+
+
+def _compile(targets: Path, graph: str, chip: Chip, out: Path) -> None:
+    compile_twin(targets, graph, chip, out)

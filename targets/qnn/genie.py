@@ -1,0 +1,83 @@
+"""Genie, Qualcomm's own runtime for language models: its configuration for a bundle, and a run of it on this machine.
+
+Genie reads the same context binary by its tensor names. On a phone it loads the shared binary; here it loads the
+unshared twins, in a worker process, and has to generate what our runner generates.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...compiler.child import Child
+from .context import WORKER
+
+if TYPE_CHECKING:
+    from ...compiler.arch import DecoderArch
+    from ...compiler.target import EmitJob
+    from .compile import Compiled
+
+CONFIG = "genie_config.json"
+_NEEDED = {"input_ids", "attention_mask", "position_ids_cos", "position_ids_sin"}
+
+
+def write_config(job: EmitJob, compiled: Compiled) -> Path | None:
+    """`genie_config.json` beside the binary, for a decoder that lies on the NPU whole; None when it does not.
+
+    Paths in it are relative to its folder: Genie is started there.
+    """
+    graphs = compiled.info.graphs.values()
+    whole = all(
+        {spec.name for spec in g.inputs} >= _NEEDED and "logits" in {spec.name for spec in g.outputs} for g in graphs
+    )
+    if job.module.arch is None or not whole or job.module.arch.rope.kind != "default":
+        return None  # Genie makes the angles itself; how it scales them was never compared with ours
+    context = max(spec.shape[-1] for g in graphs for spec in g.inputs if spec.name == "attention_mask")
+    made = config(job.module.arch, context, "../tokenizer/tokenizer.json", [compiled.binary.name])
+    path = compiled.binary.with_name(CONFIG)
+    path.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def config(arch: DecoderArch, context: int, tokenizer: str, binaries: Sequence[str]) -> dict[str, Any]:
+    """A greedy dialog over these binaries."""
+    tokens: dict[str, int] = {}
+    if arch.bos is not None:
+        tokens["bos-token"] = arch.bos
+    if arch.eos:
+        tokens["eos-token"] = arch.eos[0]
+    backend = {
+        "version": 1,
+        "type": "QnnHtp",
+        "QnnHtp": {
+            "version": 1,
+            "use-mmap": False,
+            "spill-fill-bufsize": 0,
+            "mmap-budget": 0,
+            "poll": False,
+            "pos-id-dim": arch.head_dim // 2,
+            "cpu-mask": "0xe0",
+            "kv-dim": arch.head_dim,
+            "rope-theta": int(arch.rope.theta),
+            "allow-async-init": False,
+        },
+    }
+    model = {"version": 1, "type": "binary", "binary": {"version": 1, "ctx-bins": list(binaries)}}
+    return {
+        "dialog": {
+            "version": 1,
+            "type": "basic",
+            "context": {"version": 1, "size": context, "n-vocab": arch.vocab, **tokens},
+            "sampler": {"version": 1, "seed": 42, "temp": 1.0, "top-k": 1, "top-p": 1.0},
+            "tokenizer": {"version": 1, "path": tokenizer},
+            "engine": {"version": 1, "n-threads": 3, "backend": backend, "model": model},
+        }
+    }
+
+
+def generate(config: Mapping[str, Any], ids: Sequence[int], count: int) -> list[int]:
+    """What Genie generates after `ids` on this machine; it puts the BOS token in front itself."""
+    with Child(WORKER, what="Genie", timeout=600) as child:
+        return child.call("generate", config=json.dumps(config), ids=list(ids), count=count)
