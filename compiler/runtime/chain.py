@@ -64,7 +64,7 @@ class ChainModel:
         done, rows = 0, []
         for tokens in self._calls(len(ids)):
             part = ids[done : done + tokens]
-            rows.append(self._call(part, tokens))
+            rows.append(self.call(part, self.buckets.dynamic or self._bucket(tokens)))
             done += len(part)
         return np.concatenate(rows) if rows else np.zeros((0, self.vocab), np.float32)
 
@@ -93,6 +93,12 @@ class ChainModel:
             return [self.step]
         return self.buckets.plan(count, self.length)
 
+    def _bucket(self, tokens: int) -> str:
+        bucket = self.buckets.choose(tokens, self.length)
+        if bucket is None:
+            raise ValueError(f"no bucket of {tokens} tokens holds {self.length} past positions")
+        return bucket
+
     def _calls(self, count: int) -> list[int]:
         if count == 0:
             return []
@@ -101,12 +107,11 @@ class ChainModel:
         message = f"`{self.name}` holds {self.length} of {self.context} positions: {count} more tokens do not fit"
         fail("E0912", message, help="shorten the prompt, ask for fewer tokens, or compile with a longer context")
 
-    def _call(self, ids: Sequence[int], tokens: int) -> np.ndarray:
-        bucket = self.buckets.dynamic or self.buckets.choose(tokens, self.length)
-        if bucket is None:
-            raise ValueError(f"no bucket of {tokens} tokens holds {self.length} past positions")
+    def call(self, ids: Sequence[int], bucket: str) -> np.ndarray:
+        """One call of the graphs of `bucket`, padded; logits [len(ids), V]."""
         entry = self.buckets.entries[bucket]
-        past = self.length if self.buckets.dynamic else entry["context"] - tokens
+        tokens = entry["tokens"] or len(ids)
+        past = self.length if entry["tokens"] is None else entry["context"] - tokens
         values = made_here(ids, tokens, self.length, past, self._arch["rope"]) | self._cache.feeds(past)
         for part in entry["parts"]:
             made = self._run_part(part, bucket, values)

@@ -98,7 +98,7 @@ class Runner:
 
     @contextlib.contextmanager
     def _stepping(self, step: int | None) -> Iterator[None]:
-        """Let calls of the target go through the bucket of `step` tokens; engines without buckets have no such thing."""
+        """Let the target's calls go through the bucket of `step` tokens; engines without buckets have no such thing."""
         engine = self._open.get(self.model)
         if not isinstance(engine, ChainModel):
             yield
