@@ -6,7 +6,6 @@ The figure is the largest resident set of any process of the compile (edgec itse
 from __future__ import annotations
 
 import json
-import os
 import resource
 import subprocess
 from pathlib import Path
@@ -60,7 +59,7 @@ def synthesize(folder: Path, layers: int) -> int:
     rng = np.random.default_rng(0)
     with (folder / "model.safetensors").open("wb") as file:
         file.write(len(raw).to_bytes(8, "little") + raw)
-        for name, shape in tensors.items():
+        for shape in tensors.values():
             scale = 0.0 if len(shape) == 1 else shape[-1] ** -0.5
             for _ in range(shape[0] if len(shape) > 1 else 1):
                 row = rng.standard_normal(shape[-1], np.float32) * scale + (1.0 if len(shape) == 1 else 0.0)
@@ -86,7 +85,7 @@ def main() -> None:
             "peak RSS MB": peak / 1e6,
             "seconds": seconds,
         }
-    report("Quantising to an MNN bundle: peak memory", [row], args, pid=os.getpid() and "largest child process")
+    report("Quantising to an MNN bundle: peak memory", [row], args)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Speculation on the example pair: token-for-token equality with the target alone, tokens per round, flips.
 
-The baseline is the target alone through the same k+1 bucket as the rounds. Flips: positions where greedy text through the
-one-token bucket first departs from it, counted per prompt. Prompts are lines of the held-out text.
+The baseline is the target alone through the same k+1 bucket as the rounds. Flips: positions where greedy text through
+the one-token bucket first departs from it, counted per prompt. Prompts are lines of the held-out text.
 """
 
 from __future__ import annotations

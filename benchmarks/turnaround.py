@@ -1,4 +1,4 @@
-"""Seconds of `edgec check` and `edgec compile` on the example, whole processes, and whether two compiles agree byte for byte."""
+"""Seconds of `edgec check` and `edgec compile` on the example (whole processes); are two compiles the same bytes?"""
 
 from __future__ import annotations
 
