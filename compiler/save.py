@@ -10,10 +10,14 @@ import onnx_ir as ir
 SMALL = 1024  # constants up to this many bytes stay inside the .onnx file (shapes, scales, norms' epsilons)
 
 
+SAME_BYTES = "edgec.same_bytes"  # key in a tensor's `meta`: the tensor whose stored bytes are also its own
+
+
 def save_graphs(models: Mapping[str, ir.Model], directory: Path, data_name: str) -> dict[str, Path]:
     """Write `<key>.onnx` per model into `directory` and all their big constants into `data_name`.
 
-    Tensors are told apart by object: what two graphs share is stored once. The models are not changed.
+    Tensors are told apart by object: what two graphs share is stored once, and so are two tensors that see the same
+    bytes in different shapes (`SAME_BYTES`). The models are not changed.
     """
     tensors: dict[int, ir.TensorProtocol] = {}
     for model in models.values():
@@ -21,12 +25,7 @@ def save_graphs(models: Mapping[str, ir.Model], directory: Path, data_name: str)
             tensor = value.const_value
             if tensor is not None and tensor.nbytes > SMALL:
                 tensors.setdefault(id(tensor), tensor)
-    stored: dict[int, ir.TensorProtocol] = {}
-    if tensors:
-        external = ir.external_data.convert_tensors_to_external(
-            list(tensors.values()), directory, data_name, alignment=4096
-        )
-        stored = dict(zip(tensors, external, strict=True))
+    stored = _write(tensors, directory, data_name) if tensors else {}
     paths = {}
     for key, model in models.items():
         copy = model.clone()
@@ -36,3 +35,26 @@ def save_graphs(models: Mapping[str, ir.Model], directory: Path, data_name: str)
         paths[key] = directory / f"{key}.onnx"
         paths[key].write_bytes(ir.to_proto(copy).SerializeToString(deterministic=True))
     return paths
+
+
+def _write(tensors: Mapping[int, ir.TensorProtocol], directory: Path, name: str) -> dict[int, ir.TensorProtocol]:
+    """Stream each distinct tensor into the data file; id -> the external tensor that stands for it."""
+    owners = {key: tensor.meta.get(SAME_BYTES, tensor) for key, tensor in tensors.items()}
+    distinct = {id(owner): owner for owner in owners.values()}
+    external = ir.external_data.convert_tensors_to_external(list(distinct.values()), directory, name, alignment=4096)
+    places = dict(zip(distinct, external, strict=True))
+    return {key: _view(places[id(owner)], tensors[key]) for key, owner in owners.items()}
+
+
+def _view(place: ir.ExternalTensor, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
+    if tensor.nbytes != place.nbytes:
+        raise ValueError(f"`{tensor.name}` and `{place.name}` do not have the same bytes")
+    return ir.ExternalTensor(
+        place.location,
+        place.offset,
+        place.length,
+        tensor.dtype,
+        shape=ir.Shape([int(d) for d in tensor.shape.numpy()]),
+        name=tensor.name or "",
+        base_dir=place.base_dir,
+    )

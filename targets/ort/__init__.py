@@ -1,0 +1,43 @@
+"""The plainest target: the module as ONNX files with one data file of weights, for ONNX Runtime on a CPU.
+
+It serves models deployed on the CPU and the CPU parts beside an NPU. Heavy work is in `emit.py`; this module is what
+the plan's checker reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ...compiler.params import param
+from ...compiler.target import Emission, EmitJob, GraphSession, Target
+
+
+@dataclass(frozen=True)
+class OrtOptions:
+    """What `as ort { … }` takes."""
+
+    format: str = param(
+        "matmulnbits",
+        doc="how quantised linears are written: ONNX Runtime's MatMulNBits, or standard DequantizeLinear and MatMul",
+        choices=("matmulnbits", "dequantize"),
+    )
+
+
+class OrtTarget(Target):
+    """ONNX files with external weights, for ONNX Runtime on a CPU."""
+
+    name: ClassVar[str] = "ort"
+    Options: ClassVar[type] = OrtOptions
+    devices: ClassVar[frozenset[str]] = frozenset({"cpu"})
+
+    def emit(self, job: EmitJob) -> Emission:
+        from .emit import emit
+
+        return emit(job)
+
+    def open_graph(self, bundle: Path, part: dict[str, Any], bucket: str) -> GraphSession:
+        from .session import open_graph
+
+        return open_graph(bundle, part, bucket)

@@ -1,0 +1,143 @@
+"""Write the parts as ONNX files, read them back, and hold their numbers against the oracle.
+
+<folder>/<part>.onnx                one graph without buckets
+<folder>/<part>_<bucket>.onnx       or one per bucket; all weights of all of them, once, in <folder>/ort.data
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from ...compiler.diagnostics import EngineError, fail
+from ...compiler.module import MAIN, Module
+from ...compiler.save import save_graphs
+from ...compiler.target import Emission, EmitJob, Part
+from .lower import Lowering
+from .read_back import read_back
+from .session import EXACT, FAST, OrtGraph
+
+DATA = "ort.data"
+_COMPARED = 64 << 20  # bytes of float32 weights up to which the emitted graphs are run against the oracle
+_BOUND = 2e-4  # float32 sums in another order, a few layers deep
+_AXES = ["batch", "kv_heads", "position", "head_dim"]
+
+
+def emit(job: EmitJob) -> Emission:
+    """Write the job's parts; the manifest's entries."""
+    packs = job.options.format == "matmulnbits"
+    lowering = Lowering(job.module)
+    before = {_file(part, bucket): model for part in job.parts for bucket, model in part.graphs.items()}
+    after = {file: lowering.run(model) if packs else model for file, model in before.items()}
+    folder = job.directory / job.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    job.progress(f"{job.module.name}: writing {len(after)} graphs for ONNX Runtime")
+    paths = save_graphs(after, folder, DATA)
+    read_back(paths, after, lowering, job)
+    level = FAST if packs and not _dequantises(after) else EXACT
+    _compare(before, paths, level, job)
+    parts = {part.name: _entry(job, part, level, packs) for part in job.parts}
+    notes = [f"`{name}` keeps DequantizeLinear: {why}" for name, why in lowering.left.items()]
+    return Emission("chain", parts, libraries=_libraries(job), notes=notes, kv=_kv(job.module))
+
+
+def _file(part: Part, bucket: str) -> str:
+    short = part.name.rpartition(".")[2]
+    return short if bucket == MAIN else f"{short}_{bucket}"
+
+
+def _dequantises(models: dict[str, ir.Model]) -> bool:
+    return any(node.op_type == "DequantizeLinear" for model in models.values() for node in model.graph)
+
+
+def _compare(before: dict[str, ir.Model], paths: dict[str, Path], level: str, job: EmitJob) -> None:
+    """Run each emitted graph of a small model as it will run, on random inputs, beside the oracle."""
+    from ...compiler import oracle
+    from ...compiler.compare import random_feeds, relative_error
+
+    for file, model in before.items():
+        size = sum(v.const_value.size for v in model.graph.initializers.values() if v.const_value is not None)
+        if 4 * size > _COMPARED:
+            job.progress(f"{job.module.name}: {file} is too big to be run beside the oracle here")
+            continue
+        feeds = random_feeds(model.graph, job.module.arch)
+        expected = oracle.run(model, feeds)
+        session = OrtGraph(paths[file], level)
+        for name, made in session.run(feeds).items():
+            error = relative_error(expected[name], made)
+            if not error <= _BOUND:
+                fail(
+                    "E0802",
+                    f"ONNX Runtime computes output `{name}` of `{paths[file].name}` {error:.2g} (of its largest "
+                    f"value) off what the module says, allowed is {_BOUND:g}",
+                    job.origin,
+                    help="use `as ort { format = dequantize }`, which keeps standard operators",
+                    kind=EngineError,
+                )
+        session.close()
+
+
+def _entry(job: EmitJob, part: Part, level: str, packs: bool) -> dict[str, Any]:
+    graphs = {bucket: _graph(job, part, bucket, model) for bucket, model in part.graphs.items()}
+    return {
+        "model": job.module.name,
+        "device": part.device,
+        "target": "ort",
+        "file": next(iter(graphs.values()))["file"],
+        "graphs": graphs,
+        "details": {"optimisation": level, "format": "matmulnbits" if packs else "dequantize", "data": DATA},
+    }
+
+
+def _graph(job: EmitJob, part: Part, bucket: str, model: ir.Model) -> dict[str, Any]:
+    graph = model.graph
+    return {
+        "graph": graph.name or bucket,
+        "file": f"{job.folder}/{_file(part, bucket)}.onnx",
+        "inputs": [{**_tensor(value), "source": _source(job, part, bucket, value)} for value in graph.inputs],
+        "outputs": [_tensor(value) for value in graph.outputs],
+    }
+
+
+def _tensor(value: ir.Value) -> dict[str, Any]:
+    dtype = value.dtype or ir.DataType.FLOAT
+    shape = [] if value.shape is None else [d if isinstance(d, int) else d.value for d in value.shape]
+    names = {ir.DataType.FLOAT: "float32", ir.DataType.DOUBLE: "float64"}
+    return {"name": value.name, "dtype": names.get(dtype, dtype.name.lower()), "shape": shape}
+
+
+def _source(job: EmitJob, part: Part, bucket: str, value: ir.Value) -> str | None:
+    """`kv`, `feed`, or the part of this emission that makes it; None: a part of another target."""
+    name = value.name or ""
+    whole = job.module.graphs[bucket].graph.inputs
+    if any(given.name == name for given in whole):
+        return "kv" if job.module.arch is not None and name.startswith("past_") else "feed"
+    makers = (
+        p.name
+        for p in job.parts
+        if p is not part and bucket in p.graphs
+        for output in p.graphs[bucket].graph.outputs
+        if output.name == name
+    )
+    return next(makers, None)
+
+
+def _kv(module: Module) -> dict[str, Any]:
+    if module.arch is None:
+        return {}
+    return {
+        "dtype": "float32",
+        "layout": {"key": _AXES, "value": _AXES},
+        "capacity": "context - tokens",
+        "rollback": "drop the positions from the accepted length on",
+        "between_buckets": "copy",
+        "unused": "any finite number; the additive mask keeps them out",
+    }
+
+
+def _libraries(job: EmitJob) -> list[dict[str, str]]:
+    if job.device.is_host:
+        return []
+    return [{"file": "libonnxruntime.so", "engine": "ort", "why": "runs the parts on the CPU"}]

@@ -1,0 +1,134 @@
+"""Quantised weights as ONNX Runtime's own ops; everything else stays standard ONNX.
+
+    MatMul(x, Transpose(DequantizeLinear(q, s)))   ->  MatMulNBits(x, packed q, s[, zero points])
+    Gemm(x, DequantizeLinear(q, s), b)             ->  MatMulNBits, then Add b
+    Gather(DequantizeLinear(q, s), ids)            ->  GatherBlockQuantized(packed q, ids, s[, zero points])
+
+A head tied to its embedding shares the bytes: both layouts are the same but for the shape they are seen in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from ...compiler.linears import Linear, linears
+from ...compiler.module import Module, drop_unused_initializers, initializer
+from ...compiler.save import SAME_BYTES
+from ...compiler.weights import Weight
+from . import pack
+
+DOMAIN = "com.microsoft"
+
+
+@dataclass
+class Packed:
+    """The tensors of one quantised weight in ONNX Runtime's layout; made once for all graphs that refer to it."""
+
+    name: str
+    q: Weight
+    flat: Weight
+    scale: Weight
+    zero_point: Weight | None
+
+
+@dataclass
+class Lowering:
+    """What was rewritten (op -> its linear before), and what was left standard and why."""
+
+    module: Module
+    packed: dict[int, Packed] = field(default_factory=dict)  # id of the quantised weight -> its layout
+    lowered: dict[str, Linear] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+
+    def run(self, model: ir.Model) -> ir.Model:
+        """A rewritten copy of `model`."""
+        made = model.clone()
+        graph = made.graph
+        for linear in list(linears(self.module, graph)):
+            if linear.quant is None:
+                continue
+            reason = self._refusal(linear)
+            if reason is not None:
+                self.left[linear.name] = reason
+                continue
+            self._replace(graph, linear)
+            self.lowered.setdefault(linear.name, linear)
+        _drop_dead(graph)
+        drop_unused_initializers(graph)
+        if any(node.domain == DOMAIN for node in graph):
+            graph.opset_imports[DOMAIN] = 1
+        return made
+
+    @staticmethod
+    def _refusal(linear: Linear) -> str | None:
+        if linear.quant is None:
+            return "it is not quantised"
+        if linear.kind == "conv":
+            return "a convolution has no op of this kind"
+        if not linear.rows_are_outputs:
+            return "its integers lie as [K, N]"
+        if linear.kind == "gemm" and linear.node.attributes.get_float("beta", 1.0) != 1.0:
+            return "its Gemm scales the bias"
+        return pack.is_packable(linear.quant)
+
+    def _replace(self, graph: ir.Graph, linear: Linear) -> None:
+        held = self._packed(linear)
+        node = linear.node
+        made = self._gather(graph, linear, held) if linear.kind == "gather" else self._matmul(graph, linear, held)
+        made.metadata_props.update(node.metadata_props)
+        graph.insert_before(node, made)
+        old, new = node.outputs[0], made.outputs[0]
+        new.shape, new.type, name = old.shape, old.type, old.name
+        if linear.kind == "gemm" and linear.bias is not None:
+            new.name = f"{name}.product"
+            add = ir.node("Add", [new, linear.bias], name=f"{linear.name}.bias_add")
+            graph.insert_before(node, add)
+            new = add.outputs[0]
+            new.shape, new.type = old.shape, old.type
+        old.name, new.name = f"{name}.replaced", name
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+        made.name = linear.name
+
+    def _packed(self, linear: Linear) -> Packed:
+        quant = linear.quant
+        if quant is None:
+            raise ValueError(f"linear `{linear.name}` is not quantised")
+        if id(quant.q) not in self.packed:
+            name = f"{linear.name}.weight"
+            q, flat = pack.packed(name, quant), pack.packed(f"{name}.flat", quant, flat=True)
+            flat.meta[SAME_BYTES] = q
+            made = Packed(name, q, flat, pack.scales(name, quant), pack.zero_points(name, quant))
+            self.packed[id(quant.q)] = made
+        return self.packed[id(quant.q)]
+
+    def _matmul(self, graph: ir.Graph, linear: Linear, held: Packed) -> ir.Node:
+        n, k = linear.shape
+        quant = linear.quant
+        attributes = {"K": k, "N": n, "bits": quant.bits, "block_size": pack.stored_block(quant)} if quant else {}
+        inputs = [linear.node.inputs[0], _held(graph, held.q), *_scales(graph, held)]
+        return ir.node("MatMulNBits", inputs, attributes, domain=DOMAIN)
+
+    def _gather(self, graph: ir.Graph, linear: Linear, held: Packed) -> ir.Node:
+        quant = linear.quant
+        attributes = {"gather_axis": 0, "quantize_axis": 1, "bits": quant.bits} if quant else {}
+        attributes["block_size"] = pack.stored_block(quant) if quant else 0
+        inputs = [_held(graph, held.flat), linear.node.inputs[1], *_scales(graph, held)]
+        return ir.node("GatherBlockQuantized", inputs, attributes, domain=DOMAIN)
+
+
+def _held(graph: ir.Graph, weight: Weight) -> ir.Value:
+    return initializer(graph, weight.name, weight)
+
+
+def _scales(graph: ir.Graph, held: Packed) -> list[ir.Value]:
+    return [_held(graph, weight) for weight in (held.scale, held.zero_point) if weight is not None]
+
+
+def _drop_dead(graph: ir.Graph) -> None:
+    """Remove what only led to the rewritten ops: transposes and dequantised weights."""
+    for node in reversed(list(graph)):
+        if node.op_type in ("Transpose", "DequantizeLinear") and not any(Module.readers(v) for v in node.outputs):
+            graph.remove(node, safe=True)

@@ -1,0 +1,122 @@
+"""The weight layout of ONNX Runtime's MatMulNBits and GatherBlockQuantized, made and read row by row.
+
+    B[n, k // block, :] = the `block` integers of one scale, b bits each, low bits first   uint8 [N, K/block, block*b/8]
+    scales[n, k // block]                                                                   float [N, K/block]
+    zero_points[n, :]    = b bits each, low bits first, rows filled up to whole bytes       uint8 [N, ceil(K/block*b/8)]
+
+    w[n, k] = (B[n, k] - zero_points[n, k // block]) * scales[n, k // block]              zero point 2^(b-1) if absent
+
+Integers are stored without sign, so a signed q is stored as q + 2^(b-1), whose zero point is the one that holds when
+none is given. A row with one scale for all its inputs repeats it for blocks that divide the row; where none does, the
+last block is filled up with zeros, which the kernel does not read.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from ...compiler.linears import QuantizedWeight
+from ...compiler.weights import Weight, derive
+
+_CHANNEL_BLOCKS = (128, 64, 32, 16)
+_UNEVEN_BLOCK = 32
+
+
+def stored_block(quant: QuantizedWeight) -> int:
+    """The block size written: the weight's own, or one to repeat a row's scale over."""
+    if quant.block is not None:
+        return quant.block
+    k = quant.q.dims[1]
+    return next((block for block in _CHANNEL_BLOCKS if k % block == 0), _UNEVEN_BLOCK)
+
+
+def is_packable(quant: QuantizedWeight) -> str | None:
+    """Why this weight cannot be written in the layout; None if it can."""
+    if len(quant.q.dims) != 2:
+        return "it is no matrix"
+    if quant.bits not in (4, 8):
+        return f"{quant.bits}-bit integers were not checked on this kernel"
+    if quant.axis != (0 if quant.block is None else 1):
+        return f"its scales run along axis {quant.axis}"
+    if quant.scale.dtype != ir.DataType.FLOAT:
+        return f"its scales are {quant.scale.dtype.name.lower()}"
+    block = stored_block(quant)
+    if block < 16 or block & (block - 1):
+        return f"a block of {block} is no power of two from 16"
+    if quant.block is not None and quant.q.dims[1] % block:
+        return f"a block of {block} does not divide {quant.q.dims[1]} inputs"
+    return None
+
+
+def block_count(k: int, block: int) -> int:
+    return -(-k // block)
+
+
+def packed(name: str, quant: QuantizedWeight, flat: bool = False) -> Weight:
+    """`B`; `flat` gives it as [N, bytes], as GatherBlockQuantized wants it."""
+    n, k = quant.q.dims
+    block, bits = stored_block(quant), quant.bits
+    blocks = block_count(k, block)
+    shape = (n, blocks * block * bits // 8) if flat else (n, blocks, block * bits // 8)
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        q = unsigned(quant, quant.q.rows(start, stop))
+        q = np.pad(q, ((0, 0), (0, blocks * block - k)))
+        return pack_bits(q, bits).reshape((stop - start, *shape[1:]))
+
+    return derive(f"{name}.packed", ir.DataType.UINT8, shape, rows, quant.q, f"packed, blocks of {block}")
+
+
+def scales(name: str, quant: QuantizedWeight) -> Weight:
+    n, k = quant.q.dims
+    blocks = block_count(k, stored_block(quant))
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        return _per_block(quant.scale.rows(start, stop), blocks).astype(np.float32)
+
+    return derive(f"{name}.scales", ir.DataType.FLOAT, (n, blocks), rows, quant.scale, "per block")
+
+
+def zero_points(name: str, quant: QuantizedWeight) -> Weight | None:
+    """None for symmetric weights: the kernel's own zero point is theirs."""
+    given = quant.zero_point
+    if given is None and quant.q.dtype.is_signed():
+        return None
+    n, k = quant.q.dims
+    blocks = block_count(k, stored_block(quant))
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        if given is None:
+            zero = np.zeros((stop - start, blocks), np.uint8)
+        else:
+            zero = unsigned(quant, _per_block(given.rows(start, stop), blocks))
+        return pack_bits(zero, quant.bits)
+
+    width = (blocks * quant.bits + 7) // 8
+    return derive(f"{name}.zero_points", ir.DataType.UINT8, (n, width), rows, quant.q, "packed zero points")
+
+
+def unsigned(quant: QuantizedWeight, q: np.ndarray) -> np.ndarray:
+    shift = 1 << (quant.bits - 1) if quant.q.dtype.is_signed() else 0
+    return (q.astype(np.int16) + shift).astype(np.uint8)
+
+
+def _per_block(values: np.ndarray, blocks: int) -> np.ndarray:
+    return np.repeat(values[:, None], blocks, axis=1) if values.ndim == 1 else values
+
+
+def pack_bits(values: np.ndarray, bits: int) -> np.ndarray:
+    """[R, C] small unsigned integers -> [R, ceil(C*bits/8)], low bits first, each row from a byte of its own."""
+    if bits == 8:
+        return values.astype(np.uint8)
+    if values.shape[1] % 2:
+        values = np.pad(values, ((0, 0), (0, 1)))
+    return (values[:, 0::2] | (values[:, 1::2] << 4)).astype(np.uint8)
+
+
+def unpack_bits(data: np.ndarray, bits: int, count: int) -> np.ndarray:
+    """The inverse of `pack_bits`: the first `count` integers of each row."""
+    if bits == 8:
+        return data[:, :count]
+    return np.stack([data & 15, data >> 4], axis=-1).reshape(len(data), -1)[:, :count]

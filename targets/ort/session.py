@@ -1,0 +1,46 @@
+"""One emitted graph in ONNX Runtime on this machine's CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...compiler.diagnostics import EngineError, fail
+
+FAST = "all"  # ONNX Runtime may rewrite the graph
+EXACT = "none"  # it must not: its rewrite of DequantizeLinear + MatMul was found far off
+
+
+class OrtGraph:
+    """A graph, open; inputs that it does not have are ignored."""
+
+    def __init__(self, path: Path, level: str) -> None:
+        from ...compiler.ort import session
+
+        self._name = path.name
+        try:
+            self._session = session(str(path), optimise=level == FAST)
+        except Exception as error:  # the engine raises types of its own for each kind of refusal
+            fail("E0803", f"ONNX Runtime refuses `{self._name}`: {error}", kind=EngineError)
+        self._inputs = {given.name for given in self._session.get_inputs()}
+        self._outputs = [made.name for made in self._session.get_outputs()]
+
+    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        missing = self._inputs - feeds.keys()
+        if missing:
+            raise ValueError(f"`{self._name}` wants {', '.join(sorted(missing))}")
+        try:
+            made = self._session.run(self._outputs, {name: feeds[name] for name in self._inputs})
+        except Exception as error:  # as above
+            fail("E0803", f"ONNX Runtime fails in `{self._name}`: {error}", kind=EngineError)
+        return {name: np.asarray(array) for name, array in zip(self._outputs, made, strict=True)}
+
+    def close(self) -> None:
+        del self._session
+
+
+def open_graph(bundle: Path, part: dict[str, Any], bucket: str) -> OrtGraph:
+    graph = part["graphs"][bucket]
+    return OrtGraph(bundle / graph.get("file", part["file"]), part.get("details", {}).get("optimisation", EXACT))
