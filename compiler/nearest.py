@@ -8,14 +8,18 @@ MAX_EDITS = 2
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name nearest to `name`, None when all are too far (a short name has to be nearer)."""
-    limit = min(MAX_EDITS, max(1, len(name) // 2))
-    folded = name.lower().replace("-", "_")
+    """The known name nearest to `name`, None when all are too far (a short name has to be nearer).
+
+    Case, `_` and `-` do not count: `snapdragon8gen3` is nearest to `snapdragon_8_gen_3`.
+    """
+    folded = _fold(name)
+    limit = min(MAX_EDITS, len(folded) // 2)
     best: tuple[int, str] | None = None
     for candidate in known:
-        if abs(len(candidate) - len(folded)) > limit:
+        other = _fold(candidate)
+        if abs(len(other) - len(folded)) > limit:
             continue
-        distance = _edits(folded, candidate.lower())
+        distance = _edits(folded, other)
         if distance <= limit and (best is None or distance < best[0]):
             best = (distance, candidate)
     return best[1] if best else None
@@ -26,6 +30,10 @@ def nearest_help(name: str, known: Iterable[str], noun: str) -> str | None:
     found = nearest(name, known)
     article = "an" if noun[0] in "aeiou" else "a"
     return f"there is {article} {noun} named `{found}`" if found else None
+
+
+def _fold(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
 
 
 def _edits(a: str, b: str) -> int:

@@ -216,7 +216,7 @@ class _Checker:
                 self.report.error("E0118", message, deploy.span)
 
     def _unused(self) -> None:
-        if self.loaded.lost:
+        if self.loaded.lost or self.report.errors:  # what looks unused may be named by a line that is wrong
             return
         deployed = {line.model.text for line in self.declared.deploys}
         through = {line.pipeline.text for line in self.declared.deploys if line.pipeline}

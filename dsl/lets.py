@@ -64,7 +64,8 @@ class Lets:
             value = replace(own, value=text)  # `-D dir=models/a` needs no quotes
         if kind_of(value) != kind_of(own) and not (kind_of(own) == "a number" and kind_of(value) == "an integer"):
             message = f"`-D {name}={text}` gives {kind_of(value)}, the plan has {kind_of(own)}"
-            self.report.error("E0207", message, self.declared[name].value.span, "this is replaced")
+            span = self.declared[name].value.span
+            self.report.error("E0207", message, span, "this is replaced", help=f"give {kind_of(own)}")
             return
         self._known.clear()
         self.overrides[name] = replace(value, span=self.declared[name].value.span)

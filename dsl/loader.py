@@ -137,7 +137,12 @@ def _failed(path: Path, error: BaseException, at: Span, loaded: Loaded, report: 
 
 
 def _line_of(path: Path, error: BaseException) -> int | None:
-    if isinstance(error, SyntaxError) and error.filename == str(path):
+    """Where in the file itself the error arose, the innermost place."""
+    if isinstance(error, SyntaxError) and _same(error.filename, path):
         return error.lineno
-    frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if _same(frame.filename, path)]
     return frames[-1] if frames else None
+
+
+def _same(filename: str | None, path: Path) -> bool:
+    return filename is not None and Path(filename).resolve() == path.resolve()

@@ -168,7 +168,7 @@ def _expected(accepts: set[str]) -> str:
 def _advice(found: str, accepts: set[str]) -> str | None:
     if found == "," and "COMMA" not in accepts and "WORD" in accepts:
         return "settings in braces stand without commas"
-    if found == ":" and "EQUAL" in accepts:
+    if found in (":", ",", ")") and "EQUAL" in accepts:
         return "write `key = value`"
     if found == "=" and "COMPARE" in accepts:
         return "a requirement compares with `<=` or `>=`"

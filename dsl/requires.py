@@ -8,7 +8,7 @@ from . import ast
 from .declared import Declared
 from .loader import Loaded
 from .printer import show
-from .settings import SIZES, Reader
+from .settings import SIZES, UNITS, Reader, unit_help
 
 _COMPARISONS: dict[str, Comparison] = {"<=": "<=", ">=": ">=", "<": "<", ">": ">"}
 _LATER = ("decode.rate", "prefill.rate", "peak_memory")
@@ -34,9 +34,9 @@ def check_requirement(condition: ast.Condition, declared: Declared, loaded: Load
         help = "compare with `<=`, `<`, `>=` or `>`"
         report.error("E0204", f"a measured value is not compared with `{condition.op}`", condition.span, help=help)
         return None
+    bound = _bound(condition, subject == "bundle.size", reader)
     if measure == "perplexity" and not _can_measure(model, condition, declared, loaded, reader):
         return None
-    bound = _bound(condition, subject == "bundle.size", reader)
     if bound is None:
         return None
     relative = isinstance(condition.bound, ast.Product)
@@ -69,6 +69,9 @@ def _bound(condition: ast.Condition, size: bool, reader: Reader) -> float | None
         return float(bound.factor)
     value = reader.lets.resolve(bound)
     if value is None:
+        return None
+    if isinstance(value, ast.Quantity) and value.unit not in UNITS:
+        report.error("E0202", f"unknown unit `{value.unit}`", value.span, help=unit_help(value.unit))
         return None
     if size and isinstance(value, ast.Quantity) and value.unit in SIZES:
         return float(value.value * SIZES[value.unit])

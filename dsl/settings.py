@@ -93,8 +93,9 @@ class Reader:
             else:
                 first[key] = setting
                 self._convert_into(values, known[key], setting.value)
+        mistyped = {nearest(s.key.text, known) for s in settings if s.key.text not in known}
         for parameter in known.values():
-            if parameter.required and parameter.name not in first:
+            if parameter.required and parameter.name not in first and parameter.name not in mistyped:
                 message = f"{owner} needs `{parameter.name}`"
                 self.report.error("E0205", message, at, help=f"`{parameter.name}` is {parameter.describe()}")
         failed = self.report.errors > before or len(values) < len(first)
@@ -173,9 +174,7 @@ class Reader:
 
     def _quantity(self, parameter: Parameter, value: ast.Quantity) -> int | float:
         if value.unit not in UNITS:
-            near = nearest(value.unit, UNITS)
-            help = f"there is a unit `{near}`" if near else f"units are: {', '.join(UNITS)}, %"
-            self._refuse("E0202", parameter, value, f"unknown unit `{value.unit}`", help)
+            self._refuse("E0202", parameter, value, f"unknown unit `{value.unit}`", unit_help(value.unit))
         if UNITS[value.unit] != parameter.unit:
             self._unit(parameter, value)
         number = value.value * SIZES.get(value.unit, 1)
@@ -237,3 +236,8 @@ class Reader:
         help = help or f"`{parameter.name}` is {parameter.describe()}"
         self.report.error(code, message, value.span, help=help)
         raise _Failed
+
+
+def unit_help(unit: str) -> str:
+    near = nearest(unit, UNITS)
+    return f"there is a unit `{near}`" if near else f"units are: {', '.join(UNITS)}, %"

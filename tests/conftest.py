@@ -1,0 +1,51 @@
+"""Golden errors: what a diagnostic says is compared with a file, whole.
+
+`EDGEC_UPDATE_GOLDEN=1 pytest …` writes the files; read the difference before committing it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from edgec.compiler.diagnostics import Diagnostic, EdgecError, render
+
+ERRORS = Path(__file__).parent / "errors"
+
+
+def _compare(path: Path, text: str) -> None:
+    if os.environ.get("EDGEC_UPDATE_GOLDEN"):
+        path.write_text(text, encoding="utf-8")
+    assert path.exists(), f"{path.name} is missing; EDGEC_UPDATE_GOLDEN=1 writes it"
+    assert text == path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def compare_golden() -> Callable[[Path, str], None]:
+    return _compare
+
+
+@pytest.fixture(scope="session")
+def golden_error() -> Callable[..., None]:
+    """Compare an error that `edgec check` cannot show (a pass, an engine, a bundle) with errors/later/CODE.txt.
+
+    Pass the EdgecError or its diagnostics; `hide` replaces texts that differ between machines: {str(tmp_path): "TMP"}.
+    """
+
+    def check(
+        code: str,
+        error: EdgecError | Sequence[Diagnostic],
+        sources: Mapping[str, str] | None = None,
+        hide: Mapping[str, str] | None = None,
+    ) -> None:
+        diagnostics = error.diagnostics if isinstance(error, EdgecError) else error
+        assert code in {diagnostic.code for diagnostic in diagnostics}
+        text = "\n\n".join(render(diagnostic, sources) for diagnostic in diagnostics) + "\n"
+        for secret, name in (hide or {}).items():
+            text = text.replace(secret, name)
+        _compare(ERRORS / "later" / f"{code}.txt", text)
+
+    return check

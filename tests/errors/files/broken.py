@@ -1,0 +1,5 @@
+from dataclasses import dataclass
+
+from edgec.compiler.pass_base import Pass
+
+STEPS = 4 / 0

@@ -1,0 +1,5 @@
+"""Helpers, no pass."""
+
+
+def double(x):
+    return 2 * x
