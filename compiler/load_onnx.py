@@ -1,0 +1,137 @@
+"""An ONNX file to a module at level `semantic`: opset 24, shapes inferred, every node named, weights lazy.
+
+Weights in external files stay there and are read in rows. Weights inside the model file are in memory once the file is
+parsed, which is what protobuf's own limit of 2 GiB bounds.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+from google.protobuf.message import DecodeError
+
+from .diagnostics import fail
+from .levels import Level
+from .module import MAIN, Module, drop_unused_initializers
+from .onnx_check import refuse_foreign, refuse_loose_values
+from .onnx_opset import upgrade
+from .weights import SourceFile, Weight, from_array, from_file, unpack
+
+_LARGEST = (1 << 31) - 1  # what protobuf can parse
+
+
+def load_onnx(name: str, file: Path, context: int) -> Module:
+    """The graph in `file` under the plan's name for it; `context` matters to decoders only."""
+    proto = _parse(file)
+    refuse_foreign(proto, file)
+    refuse_loose_values(proto, file)
+    model = _deserialise(proto, file)
+    _attach_external(model, file)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.LiftSubgraphInitializersToMainGraphPass()(model)
+    name_nodes(model)  # before anything is said about a node, and by the order the user sees
+    model = upgrade(model, file)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    drop_unused_initializers(model.graph)
+    used = {node.domain for node in model.graph.all_nodes()} | {""}
+    for domain in [domain for domain in model.opset_imports if domain not in used]:
+        del model.opset_imports[domain]
+    name_nodes(model)  # those that the upgrade put in
+    model.graph.name = name
+    return Module(name, {MAIN: model}, Level.SEMANTIC, None, file, context)
+
+
+def name_nodes(model: ir.Model) -> None:
+    """Name unnamed nodes `<OpType>_<n>`, n counting those of the type in order; make names that repeat unique."""
+    nodes = list(model.graph.all_nodes())
+    taken = {node.name for node in nodes if node.name}
+    seen: set[str] = set()
+    counts: dict[str, int] = {}
+    for node in nodes:
+        if node.name and node.name not in seen:
+            seen.add(node.name)
+            continue
+        stem = node.name or node.op_type
+        number = counts.get(stem, 1 if node.name else 0)
+        while f"{stem}_{number}" in taken:
+            number += 1
+        counts[stem] = number + 1
+        node.name = f"{stem}_{number}"
+        taken.add(node.name)
+        seen.add(node.name)
+
+
+def _parse(file: Path) -> onnx.ModelProto:
+    try:
+        size = file.stat().st_size
+        if size > _LARGEST:
+            message = f"`{file}` is {size / 2**30:.1f} GiB, beyond the 2 GiB that protobuf can hold"
+            fail("E0371", message, help="save the model with its weights as external data")
+        raw = file.read_bytes()
+    except OSError as problem:
+        fail("E0370", f"cannot read `{file}`: {str(problem.strerror).lower()}")
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(raw)
+    except DecodeError:
+        fail("E0371", f"`{file}` is not an ONNX model, or was cut: it does not parse")
+    if not proto.graph.output:
+        fail("E0371", f"`{file}` is not an ONNX model: it has no graph with outputs")
+    return proto
+
+
+def _deserialise(proto: onnx.ModelProto, file: Path) -> ir.Model:
+    """As IR, functions inlined, in topological order."""
+    try:
+        model = ir.from_proto(proto)
+        common.InlinePass()(model)
+        model.graph.sort()
+    except (ir.serde.SerdeError, ir.passes.PassError, ValueError) as problem:
+        root: BaseException = problem
+        while root.__cause__ is not None:
+            root = root.__cause__
+        first = (str(root).splitlines() or ["it contradicts itself"])[0]
+        fail("E0375", f"`{file}` is not a valid ONNX model: {first[:1].lower() + first[1:].rstrip('.')}")
+    return model
+
+
+def _attach_external(model: ir.Model, file: Path) -> None:
+    """Replace external tensors by lazy weights, checked to lie whole within files below the model's folder."""
+    files: dict[Path, SourceFile] = {}
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = _external(value.const_value, file, files)
+    for node in model.graph.all_nodes():
+        for key, attribute in list(node.attributes.items()):
+            if attribute.type == ir.AttributeType.TENSOR and isinstance(attribute.value, ir.ExternalTensor):
+                node.attributes[key] = ir.AttrTensor(key, _external(attribute.value, file, files))
+
+
+def _external(tensor: ir.ExternalTensor, file: Path, files: dict[Path, SourceFile]) -> Weight:
+    place = str(tensor.location)
+    posix, windows = PurePosixPath(place), PureWindowsPath(place)
+    if not place or posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in windows.parts:
+        fail("E0372", f"tensor `{tensor.name}` in `{file}` points at `{place}`, outside the model's folder")
+    path = file.parent / place
+    if not path.is_file():
+        fail("E0372", f"tensor `{tensor.name}` in `{file}` lies in `{path}`, which is not there")
+    dims = [int(dim) for dim in tensor.shape.numpy()]
+    needed, offset = tensor.nbytes, tensor.offset or 0
+    if tensor.length is not None and tensor.length != needed:
+        stated = f"{tensor.length} bytes for {tensor.dtype.name.lower()}{dims}, which takes {needed}"
+        fail("E0372", f"tensor `{tensor.name}` in `{file}` is stated with {stated}")
+    if offset < 0 or offset + needed > path.stat().st_size:
+        fail("E0372", f"`{path}` is cut short: tensor `{tensor.name}` ends beyond it")
+    source = files.setdefault(path, SourceFile(path))
+    name = tensor.name or ""
+    if math.prod(dims[1:]) * tensor.dtype.bitwidth % 8 == 0:
+        return from_file(name, source, offset, tensor.dtype, dims)
+    # rows of int4 that share a byte cannot be read one by one
+    return from_array(
+        name, unpack(bytes(source.read(offset, needed)), tensor.dtype, tensor.size).reshape(dims), path.name
+    )
