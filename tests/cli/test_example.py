@@ -54,11 +54,9 @@ def test_two_compiles_give_the_same_bytes(example: Path, tmp_path: Path) -> None
 
 
 def test_verify_measures_parts_and_perplexity(example: Path) -> None:
-    sources = [
-        f"{m}={EXAMPLE.parent.parent / 'models' / n}"
-        for m, n in (("target", "pycode-qwen3"), ("draft", "pycode-qwen2"))
-    ]
-    words = [word for source in sources for word in ("--source", source)]
+    words: list[str] = []
+    for model, folder in (("target", "pycode-qwen3"), ("draft", "pycode-qwen2")):
+        words += ["--source", f"{model}={MODELS / folder}"]
     done = edgec("verify", example, "--text", HELDOUT, "--windows", 1, "--json", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     facts = json.loads(done.stdout)
