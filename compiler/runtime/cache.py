@@ -19,23 +19,36 @@ _NAMES = {"key": "past_key_{layer}", "value": "past_value_{layer}"}
 
 
 class KvCache:
-    """`arch` and `kv` are the manifest's entries of the model; `context`: positions it can hold."""
+    """`arch` and `kv` are the manifest's entries of the model; `context`: positions it can hold.
 
-    def __init__(self, arch: Mapping[str, Any], kv: Mapping[str, Any], context: int) -> None:
+    `own`: tensor name (without `_in`) -> the kv entry of the part that reads it, where that is not the model's.
+    """
+
+    def __init__(
+        self,
+        arch: Mapping[str, Any],
+        kv: Mapping[str, Any],
+        context: int,
+        own: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         self.length = 0
         self.context = context
         self._heads, self._width = arch["kv_heads"], arch["head_dim"]
-        self._dtype = numpy_dtype(kv["dtype"])
+        self._axes: dict[str, tuple[str, ...]] = {}
+        self._master: dict[str, np.ndarray] = {}
         names = kv.get("names", _NAMES)
-        self._axes = {
-            names[kind].format(layer=layer): tuple(kv["layout"][kind])
-            for layer in range(arch["layers"])
-            for kind in ("key", "value")
-        }
-        shape = (self._heads, context, self._width)
-        self._master = {name: np.zeros(shape, self._dtype) for name in self._axes}
+        for layer in range(arch["layers"]):
+            for kind in ("key", "value"):
+                name = names[kind].format(layer=layer)
+                entry = (own or {}).get(name, kv)
+                self._axes[name] = tuple(entry["layout"][kind])
+                self._master[name] = np.zeros((self._heads, context, self._width), numpy_dtype(entry["dtype"]))
         self._active: dict[str, np.ndarray] = {}
         self._capacity = -1
+
+    @property
+    def inputs(self) -> set[str]:
+        return {f"{name}_in" for name in self._axes}
 
     @property
     def outputs(self) -> set[str]:
@@ -68,14 +81,10 @@ class KvCache:
         """Give the memory back."""
         self._master, self._active, self._capacity = {}, {}, -1
 
-    def bytes(self, capacity: int) -> int:
-        """Of the cache of one bucket."""
-        return len(self._axes) * self._heads * capacity * self._width * self._dtype.itemsize
-
     def _filled(self, name: str, capacity: int) -> np.ndarray:
         axes = self._axes[name]
         sizes = {"batch": 1, "kv_heads": self._heads, "position": capacity, "head_dim": self._width}
-        array = np.zeros([sizes[axis] for axis in axes], self._dtype)
+        array = np.zeros([sizes[axis] for axis in axes], self._master[name].dtype)
         count = min(self.length, capacity)
         canonical(array, axes)[:, :count] = self._master[name][:, :count]
         return array

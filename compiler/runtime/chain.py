@@ -9,7 +9,7 @@ Padding fills a bucket's slots behind the new tokens; its K/V never enters the c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,7 +38,7 @@ class ChainModel:
         self._manifest, self._opener = manifest, opener
         self._arch = entry["arch"]
         self.buckets = Buckets(entry["buckets"], self._arch["context"])
-        self._cache = KvCache(self._arch, entry["kv"], self.buckets.context)
+        self._cache = KvCache(self._arch, entry["kv"], self.buckets.context, self._own_layouts())
         self._sessions: dict[tuple[str, str], GraphSession] = {}
 
     @property
@@ -80,6 +80,17 @@ class ChainModel:
             session.close()
         self._sessions = {}
         self._cache.release()
+
+    def _own_layouts(self) -> dict[str, dict[str, Any]]:
+        """K/V tensors of parts whose cache is laid out in another way than the model's."""
+        parts = [self._manifest.parts[name] for name in self._manifest.parts_of(self.name)]
+        return {
+            spec["name"].removesuffix("_in"): part["kv"]
+            for part in parts
+            if "kv" in part
+            for graph in part["graphs"].values()
+            for spec in graph["inputs"]
+        }
 
     def fits(self, count: int) -> bool:
         """Whether buckets are left that take `count` more tokens."""
@@ -127,8 +138,7 @@ class ChainModel:
     def _run_part(self, part: str, bucket: str, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         graph = self._manifest.parts[part]["graphs"][bucket]
         for spec in graph["inputs"]:
-            if spec["name"] not in values:
-                fail("E0917", f"part `{part}` reads `{spec['name']}`, which no part before it in `{bucket}` makes")
+            self._check_input(part, bucket, spec, values)
         session = self._session(part, bucket)
         outputs = session.run({spec["name"]: as_tensor(values[spec["name"]], spec) for spec in graph["inputs"]})
         cached = self._cache.outputs  # these stay as they are stored
@@ -136,6 +146,15 @@ class ChainModel:
             (name := spec["name"]): outputs[name] if name in cached else as_float(outputs[name], spec)
             for spec in graph["outputs"]
         }
+
+    def _check_input(self, part: str, bucket: str, spec: dict[str, Any], values: Mapping[str, np.ndarray]) -> None:
+        name, shape = spec["name"], spec["shape"]
+        if name not in values:
+            fail("E0917", f"part `{part}` reads `{name}`, which no part before it in `{bucket}` makes")
+        have = list(values[name].shape)
+        fixed = name in self._cache.inputs and all(isinstance(size, int) for size in shape)
+        if fixed and have != shape:  # another order of axes has as many values: a reshape would mix them up
+            fail("E0917", f"part `{part}` reads `{name}` as {shape}, the manifest's K/V layout gives {have}")
 
     def _session(self, part: str, bucket: str) -> GraphSession:
         if (part, bucket) not in self._sessions:
