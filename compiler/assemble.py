@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from . import cache
 from .evaluate import model_files
 from .linears import linears
-from .manifest import arch_entry
+from .manifest import arch_entry, dtype_name
 from .module import MAIN, Bucket
 
 if TYPE_CHECKING:
@@ -197,12 +197,11 @@ def _weights(model: CompiledModel) -> list[dict[str, Any]]:
     rows = []
     for linear in linears(model.compressed):
         quant = linear.quant
-        stored = linear.stored.dtype.name.lower() if linear.stored is not None else "float32"
         rows.append(
             {
                 "name": linear.name,
                 "shape": list(linear.shape),
-                "dtype": quant.q.dtype.name.lower() if quant else stored,
+                "dtype": dtype_name(quant.q.dtype) if quant else model.emission.float_type,
                 "block": quant.block if quant else None,
                 "symmetric": quant.symmetric if quant else None,
                 "source_line": model.compressed.decisions.get(linear.name),

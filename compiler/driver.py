@@ -227,6 +227,8 @@ def _emit(
         whole.libraries += [row for row in emitted.libraries if row not in whole.libraries]
         whole.notes += emitted.notes
         whole.kv = whole.kv or emitted.kv
+        if name == deploy.target:
+            whole.float_type = emitted.float_type
     return whole
 
 

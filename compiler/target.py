@@ -68,6 +68,7 @@ class Emission:
     libraries: list[dict[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     kv: dict[str, Any] = field(default_factory=dict)  # layout of the K/V cache, for the manifest
+    float_type: str = "float32"  # how weights that are not quantised are stored
 
 
 class GraphSession(Protocol):

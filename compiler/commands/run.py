@@ -12,7 +12,8 @@ from ..diagnostics import fail
 
 def run_run(arguments: argparse.Namespace) -> int:
     """Generate from a bundle (or run a graph model once)."""
-    from ..runtime.generate import run_bundle, run_graph
+    from ..runtime.generate import run_bundle
+    from ..runtime.graph import run_graph
 
     if arguments.inputs is not None:
         result = run_graph(arguments.bundle, arguments.inputs, arguments.outputs, model=arguments.model)
