@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...compiler.target import CheckRequest, EmitJob, Emission, Target
+from ...compiler.target import CheckRequest, Emission, EmitJob, Target
 
 if TYPE_CHECKING:
     from pathlib import Path

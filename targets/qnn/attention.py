@@ -76,13 +76,11 @@ def _refuse_variants(node: ir.Node, q: ir.Value) -> None:
         fail(
             "E0634",
             f"`{node.name}`: Attention with {', '.join(odd)} has no lowering for HTP",
-            help=f'`place (device = cpu) on "{node.name}"`, or export it with an additive mask, batch 1 and heads apart',
+            help=f'`place (device = cpu) on "{node.name}"`, or export it with an additive mask and batch 1',
         )
 
 
-def _with_past(
-    low: Lowering, k: ir.Value, v: ir.Value, past: list[ir.Value | None]
-) -> tuple[ir.Value, ir.Value]:
+def _with_past(low: Lowering, k: ir.Value, v: ir.Value, past: list[ir.Value | None]) -> tuple[ir.Value, ir.Value]:
     """All keys [1,KV,HD,C] and values [1,KV,C,HD], the cache first."""
     build = low.build
     _, groups, tokens, size = static_shape(k)

@@ -57,9 +57,7 @@ def compile_shared(
         return _collect(work, graphs, chip, destination, name, answer, child)
 
 
-def compile_twin(
-    folder: Path, graph: str, chip: Chip, destination: Path, child: Child | None = None
-) -> Compiled:
+def compile_twin(folder: Path, graph: str, chip: Chip, destination: Path, child: Child | None = None) -> Compiled:
     """The unshared form of one graph, the only one that runs here."""
     return compile_shared(folder, [graph], chip, destination, graph, child)
 

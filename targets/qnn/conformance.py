@@ -5,7 +5,7 @@
 verdict   right      max|y - y0| <= 0.01 * max|y0|  and  cosine(y, y0) >= 0.9995, y0 the float32 oracle
           wrong      the compiler took the graph and the numbers are not those
           rejected   the compiler refused the graph
-          crash      the compiler or the emulator died
+          crash      the compiler or the emulator died, or did not end
 
 A row is one lowering at one shape on one architecture; rows of other architectures in the table stay as they are.
 """
@@ -36,6 +36,7 @@ from .lower import lower
 from .table import TABLE, Row, Table
 
 MAX_ERROR, MIN_COSINE = 0.01, 0.9995
+_TIMEOUT = 120.0  # seconds a case may take; the compiler was seen not to end on a flat vector of 98304
 _CASES_PER_CHILD = 60  # memory of the engine grows with every graph
 _SEVERITY = ("right", "rejected", "wrong", "crash")
 
@@ -73,7 +74,7 @@ class Runner:
         if self.used >= _CASES_PER_CHILD:
             self.close()
         if self.child is None:
-            self.child = Child(WORKER, what=f"the case `{case.name}`", timeout=600)
+            self.child = Child(WORKER, what=f"the case `{case.name}`", timeout=_TIMEOUT)
         self.used += 1
         verdict, error, cosine = self._measure(folder, feeds, half)
         return Row(f"v{self.chip.arch}", case.lowering, shape, verdict, error, cosine)

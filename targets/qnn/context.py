@@ -81,9 +81,7 @@ def compare(info: ContextInfo, expected: Mapping[str, GraphSpec]) -> list[str]:
     return sorted(problems)
 
 
-def _differences(
-    graph: str, kind: str, have: Mapping[str, TensorSpec], want: Mapping[str, TensorSpec]
-) -> list[str]:
+def _differences(graph: str, kind: str, have: Mapping[str, TensorSpec], want: Mapping[str, TensorSpec]) -> list[str]:
     problems = [f"{graph} lacks the {kind} {want[name]}" for name in want.keys() - have.keys()]
     problems += [f"{graph} has an unexpected {kind} {have[name]}" for name in have.keys() - want.keys()]
     for name in have.keys() & want.keys():

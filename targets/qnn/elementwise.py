@@ -1,6 +1,6 @@
 """Elementwise ops, softmax and reductions: the same op in fp16, its shape class noted.
 
-    Swish(x) = x * sigmoid(x)        (HTP knows the two ops, not their name)
+Swish(x) = x * sigmoid(x)        (HTP knows the two ops, not their name)
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from typing import Any
 from ...compiler import cache
 from ...compiler.diagnostics import EngineError, fail
 from ...compiler.save import save_graphs
-from ...compiler.target import EmitJob, Emission
+from ...compiler.target import Emission, EmitJob
 from .builder import WeightStore
 from .chip import Chip, tool_versions
 from .compile import Compiled, compile_shared, compile_twin

@@ -1,7 +1,7 @@
 """Feeds of a static graph in the layouts of its target-level form.
 
-    past_key_i_in [1,KV,P,HD] -> [KV,1,HD,P]     past_value_i_in [1,KV,P,HD] -> [KV,1,P,HD]
-    cos, sin [1,S,HD/2] -> position_ids_cos, position_ids_sin [1,1,S,HD/2]     float32 -> fp16, int64 -> int32
+past_key_i_in [1,KV,P,HD] -> [KV,1,HD,P]     past_value_i_in [1,KV,P,HD] -> [KV,1,P,HD]
+cos, sin [1,S,HD/2] -> position_ids_cos, position_ids_sin [1,1,S,HD/2]     float32 -> fp16, int64 -> int32
 """
 
 from __future__ import annotations

@@ -27,9 +27,7 @@ PROVIDER_OPTIONS = frozenset(
         "offload_graph_io_quantization",
     }
 )
-SESSION_ENTRIES = frozenset(
-    {"session.disable_cpu_ep_fallback", "ep.share_ep_contexts", "ep.stop_share_ep_contexts"}
-)
+SESSION_ENTRIES = frozenset({"session.disable_cpu_ep_fallback", "ep.share_ep_contexts", "ep.stop_share_ep_contexts"})
 
 ERROR, VERBOSE = 3, 0
 
@@ -58,9 +56,7 @@ def provider_options(soc_model: int, arch: int, vtcm_mb: int) -> dict[str, str]:
     }
 
 
-def session_options(
-    options: Mapping[str, str], entries: Mapping[str, str] | None = None, severity: int = ERROR
-) -> Any:
+def session_options(options: Mapping[str, str], entries: Mapping[str, str] | None = None, severity: int = ERROR) -> Any:
     """Session options with the provider chosen and the CPU forbidden to take over a node."""
     entries = {"session.disable_cpu_ep_fallback": "1", **(entries or {})}
     unknown = (options.keys() - PROVIDER_OPTIONS) | (entries.keys() - SESSION_ENTRIES)

@@ -12,6 +12,7 @@ the same scale for every block of it.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +33,8 @@ BITS = (4, 8)
 class Turned(Weight):
     """[N, K] as the [K, N] in fp16 that MatMul reads. The one matrix is held whole while it is written."""
 
-    def blocks(self, limit: int = 0, multiple: int = 1):  # noqa: ANN201, ARG002 - one block: turning needs all rows
+    def blocks(self, limit: int = 0, multiple: int = 1) -> Iterator[tuple[int, np.ndarray]]:
+        """One block: turning needs all rows."""
         yield 0, self.numpy()
 
 
@@ -95,9 +97,7 @@ def _turned(low: Lowering, linear: Linear) -> Weight:
 def _nbits(low: Lowering, linear: Linear, quant: QuantizedWeight, x: ir.Value, rows: int) -> ir.Value:
     n, k = linear.shape
     block = _block(linear, quant, k)
-    low.use(
-        "matmul_nbits", linear.node, tokens=rows, k=k, n=n, bits=quant.bits, block=block, symmetric=quant.symmetric
-    )
+    low.use("matmul_nbits", linear.node, tokens=rows, k=k, n=n, bits=quant.bits, block=block, symmetric=quant.symmetric)
     build, store, name = low.build, low.build.store, linear.initializer.name or linear.name
     per = 8 // quant.bits
     packed = store.get(

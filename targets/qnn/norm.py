@@ -38,9 +38,7 @@ def _norm(low: Lowering, node: ir.Node) -> ir.Value:
     flat = low.build.reshape(low.value(x), (1, rows, size), "rows")
     gains = [low.value(value) for value in node.inputs[1:] if value is not None]
     epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
-    made = low.build.op(
-        node.op_type, flat, *gains, shape=(1, rows, size), step="norm", axis=-1, epsilon=epsilon
-    )
+    made = low.build.op(node.op_type, flat, *gains, shape=(1, rows, size), step="norm", axis=-1, epsilon=epsilon)
     return low.build.reshape(made, shape, "back")
 
 

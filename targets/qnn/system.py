@@ -62,9 +62,7 @@ _InfoV3 = _struct(
     ("metadata", _ptr), ("soc_model", _u32),
 )  # fmt: skip
 _Info = _struct("Info", ("version", _u32), ("v3", _InfoV3))
-_Interface = _struct(
-    "Interface", ("backend", _u32), ("name", _str), ("version", _Version), ("functions", _ptr * 64)
-)
+_Interface = _struct("Interface", ("backend", _u32), ("name", _str), ("version", _Version), ("functions", _ptr * 64))
 _CREATE, _GET_INFO, _FREE = 0, 1, 3  # positions in the interface's table
 
 

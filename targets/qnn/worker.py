@@ -10,6 +10,7 @@ import os
 import re
 import resource
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,7 @@ from .system import read_context
 
 _UNSUPPORTED = re.compile(r"Unsupported nodes in QNN EP: ((?:\{[^}]*\},? ?)+)")
 _NODE = re.compile(r"\{ name: (?P<name>.*?), type: (?P<type>\w+) \}")
-_REASON = re.compile(
-    r"Validation FAILED.*?\n(?P<nodes>(?:\s*Operator type: .*\n)+)\s*REASON : (?P<reason>.*)"
-)
+_REASON = re.compile(r"Validation FAILED.*?\n(?P<nodes>(?:\s*Operator type: .*\n)+)\s*REASON : (?P<reason>.*)")
 _NODE_NAME = re.compile(r"Node name: (.*?) Node index")
 _SESSIONS: dict[int, Any] = {}
 
@@ -63,10 +62,9 @@ def _rejected(graph: str, options: dict[str, str], mark: int) -> list[dict[str, 
     if found is None:
         return []
     mark = _log_size()
-    try:
+    # the same refusal again is expected, this time with reasons in the log
+    with suppress(htp.ort.capi.onnxruntime_pybind11_state.Fail):
         _compile(graph, htp.session_options(options, severity=htp.VERBOSE))
-    except htp.ort.capi.onnxruntime_pybind11_state.Fail:
-        pass  # expected: the same refusal again, this time with reasons in the log
     reasons = {
         name: entry["reason"].strip()
         for entry in _REASON.finditer(_log_since(mark))
