@@ -56,8 +56,10 @@ def parse(source: Source) -> Parsed:
     builder = Builder(source, result.problems)
     statements: list[ast.Statement] = []
     for chunk in scanned.chunks:
-        given_up = chunk.broken or len(result.problems) >= MAX_PROBLEMS
-        tree = None if given_up else _parse_chunk(source, chunk, result)
+        if len(result.problems) >= MAX_PROBLEMS:
+            scanned.complete = False
+            break
+        tree = None if chunk.broken else _parse_chunk(source, chunk, result)
         if tree is None:
             result.lost += _lost(source, chunk)
         else:

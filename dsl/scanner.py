@@ -148,11 +148,13 @@ class _Scanner:
             self.result.complete = False
 
     def _closing(self, text: str, position: int) -> None:
-        if not self.open:
+        if _CLOSES[text] not in {opening for opening, _ in self.open}:
             self._problem("E0006", f"`{text}` closes nothing", position, 1)
             return
         opening, where = self.open.pop()
         if opening != _CLOSES[text]:
+            while self.open.pop()[0] != _CLOSES[text]:  # one mistake, however many brackets it leaves open
+                pass
             also = (Label(self.source.span(where, where + 1), "opened here"),)
             self._problem("E0006", f"`{opening}` is closed by `{text}`", position, 1, also=also)
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-
 from edgec.compiler.diagnostics import Diagnostic, EdgecError, render
 
 ERRORS = Path(__file__).parent / "errors"

@@ -11,7 +11,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-
 from edgec.compiler.diagnostics import render
 from edgec.compiler.explain import codes, explanation
 from edgec.dsl import check_file
