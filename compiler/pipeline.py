@@ -93,7 +93,7 @@ def _run_step(
     scope = Scope(step.on, step.except_, step.span, calibration, progress=progress)
     check_globs(module, scope)
     before = module.clone() if options.verify_each else None
-    interface = _interface(module)
+    interface = interfaces(module)
     start = time.perf_counter()
     changes = call(step.pass_, module, scope)
     seconds = time.perf_counter() - start
@@ -102,7 +102,7 @@ def _run_step(
         module.level = max(module.level, step.pass_.leaves)
     if module.level >= Level.PLACED:
         _place_rest(module, default_device)
-    check_interface(step.pass_name, interface, _interface(module), step.span)
+    check_interface(step.pass_name, interface, interfaces(module), step.span)
     enforce(module, f"`{step.pass_name}`", step.span)
     error = None
     if before is not None:
@@ -168,7 +168,7 @@ def check_touched(pass_name: str, scope: Scope) -> None:
 Interface = dict[str, tuple[list[str], list[str]]]
 
 
-def _interface(module: Module) -> Interface:
+def interfaces(module: Module) -> Interface:
     return {key: interface(model.graph) for key, model in module.graphs.items()}
 
 
