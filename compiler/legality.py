@@ -81,13 +81,12 @@ def _value_names(module: Module) -> Found:
     for key, model in module.graphs.items():
         graph = model.graph
         made = [output for node in graph for output in node.outputs if output.uses() or output.is_graph_output()]
-        seen: set[str] = set()
+        seen: dict[str, ir.Value] = {}
         for value in (*graph.inputs, *graph.initializers.values(), *made):
             if not value.name:
                 yield f"graph `{key}` has a value without a name, made by `{_maker(value)}`"
-            elif value.name in seen:
+            elif seen.setdefault(value.name, value) is not value:
                 yield f"graph `{key}` has two values named `{value.name}`"
-            seen.add(value.name or "")
 
 
 def _order(module: Module) -> Found:

@@ -19,17 +19,15 @@ import onnx_ir as ir
 
 from .module import MAIN, Module
 from .ort import onnxruntime, session
+from .save import save_graphs
 from .semantic import MASKED
 
-_INLINE = 1024  # bytes; smaller constants (shapes, norms) stay in the model file, where shape inference sees them
 _BATCH = 8
 
 
 def save_for_ort(model: ir.Model, directory: Path) -> Path:
     """Write `model` as ONNX with external weights, streamed block by block; returns the .onnx path."""
-    path = directory / "model.onnx"
-    ir.save(model.clone(), path, external_data="model.data", size_threshold_bytes=_INLINE)
-    return path
+    return save_graphs({"model": model}, directory, "model.data")["model"]
 
 
 def open_session(model: ir.Model) -> onnxruntime.InferenceSession:
