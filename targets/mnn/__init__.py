@@ -1,0 +1,80 @@
+"""MNN on a phone's CPU: an MNN-LLM bundle for a decoder, a plain `.mnn` for any other graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ...compiler.diagnostics import Diagnostic, Label
+from ...compiler.levels import Level
+from ...compiler.params import param
+from ...compiler.target import CheckRequest, Emission, EmitJob, GraphSession, Target
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ...compiler.runtime.lm import LanguageModel
+
+
+@dataclass(frozen=True)
+class MnnOptions:
+    """How MNN runs the model."""
+
+    memory: str = param(
+        "low",
+        doc="low: quantised weights stay packed, activations are int8 at run time; normal: weights become float32",
+        choices=("low", "normal"),
+    )
+    threads: int = param(4, doc="CPU threads the bundle's config asks for", minimum=1, maximum=64)
+
+
+class MnnTarget(Target):
+    """MNN for the CPU: MNN-LLM bundles with edgec's integers and scales, and plain `.mnn` graphs."""
+
+    name: ClassVar[str] = "mnn"
+    Options: ClassVar[type] = MnnOptions
+    devices: ClassVar[frozenset[str]] = frozenset({"cpu"})
+    engine: ClassVar[str] = "mnn-llm"
+
+    def check(self, request: CheckRequest) -> Sequence[Diagnostic]:
+        """MNN takes a module whole and with dynamic shapes."""
+        found = []
+        for step in request.steps:
+            if step.pass_.leaves is not None and step.pass_.leaves >= Level.STATIC:
+                found.append(
+                    Diagnostic(
+                        "E0704",
+                        f"MNN takes any number of tokens, and `{step.pass_name}` makes static shapes",
+                        Label(step.span, "not for this deploy"),
+                        (Label(request.deploy.span, "deployed to MNN here"),),
+                        f"leave `{step.pass_name}` out of the pipeline of this deploy",
+                    )
+                )
+        return found
+
+    def emit(self, job: EmitJob) -> Emission:
+        """Write the model's folder and read it back."""
+        from .emit import emit
+
+        return emit(job)
+
+    def open_graph(self, bundle: Path, part: dict[str, Any], bucket: str) -> GraphSession:
+        """A plain graph in a child process, in the memory mode it ships with."""
+        from .engine import open_graph
+
+        return open_graph(bundle, part, bucket)
+
+    def open_model(self, bundle: Path, model: dict[str, Any], manifest: dict[str, Any]) -> LanguageModel:
+        """The LLM bundle in a child process, in the memory mode it ships with."""
+        from .engine import open_model
+
+        return open_model(bundle, model, manifest)
+
+    def inspect(self, path: Path) -> dict[str, Any] | None:
+        """Ops, tensors and weight formats of a `.mnn`."""
+        if path.suffix != ".mnn":
+            return None
+        from .read import inspect
+
+        return inspect(path)

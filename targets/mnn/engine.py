@@ -79,3 +79,20 @@ class MnnGraph:
 
     def close(self) -> None:
         self._child.close()
+
+
+def open_model(bundle: Path, model: dict[str, Any], manifest: dict[str, Any]) -> MnnLanguageModel:
+    """The model of a manifest's entry; its part's file is the bundle's config.json."""
+    part = next(part for part in manifest["parts"].values() if part["model"] == model["name"])
+    arch = model["arch"]
+    return MnnLanguageModel(
+        (bundle / part["file"]).parent, arch["vocab"], arch["context"], f"MNN running `{model['name']}`"
+    )
+
+
+def open_graph(bundle: Path, part: dict[str, Any], bucket: str) -> MnnGraph:
+    """One graph of a manifest's part."""
+    graph, details = part["graphs"][bucket], part["details"]
+    inputs, outputs = ([tensor["name"] for tensor in graph[key]] for key in ("inputs", "outputs"))
+    what = f"MNN running `{part['model']}`"
+    return MnnGraph(bundle / part["file"], inputs, outputs, details["memory"], details["threads"], what)

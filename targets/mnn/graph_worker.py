@@ -28,6 +28,8 @@ def run(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     variables = []
     for name in _state["inputs"]:
         array = feeds[name]
+        if array.dtype == np.int64:  # MNN's integers have 32 bits
+            array = array.astype(np.int32)
         kind = expr.float if array.dtype == np.float32 else expr.int
         variables.append(expr.const(np.ascontiguousarray(array), list(array.shape), expr.NCHW, kind))
     answers = _state["module"].onForward(variables)

@@ -134,7 +134,7 @@ def inspect(path: Path) -> dict[str, Any] | None:
     inputs = [op for op in ops if op["type"] == "Input"]
     weights = [(op["name"], blob_of(op)) for op in ops]
     return {
-        "format": "mnn",
+        "kind": "mnn",
         "file": path.name,
         "inputs": [{"name": op["name"], "shape": (op.get("main") or {}).get("dims", [])} for op in inputs],
         "outputs": graph.get("outputName") or [],

@@ -1,0 +1,73 @@
+"""What the target writes for one deploy, and the manifest's entries for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...compiler.target import Emission, EmitJob
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_LIBRARIES = (
+    {"file": "libMNN.so", "engine": "mnn", "why": "the engine"},
+    {"file": "libMNN_Express.so", "engine": "mnn", "why": "the module interface"},
+)
+_LLM_LIBRARY = {"file": "libllm.so", "engine": "mnn", "why": "the LLM engine: tokenizer, cache, sampling"}
+
+
+def emit(job: EmitJob) -> Emission:
+    """A decoder becomes an MNN-LLM bundle, anything else a plain graph."""
+    return _emit_llm(job) if job.module.arch is not None else _emit_graph(job)
+
+
+def _emit_llm(job: EmitJob) -> Emission:
+    from .llm import emit_llm
+
+    (part,) = job.parts
+    made = emit_llm(job.module, job.directory / job.folder, job.options.memory, job.options.threads)
+    entry = _part(job, part.device, f"{job.folder}/config.json", "llm.mnn", part.graphs["main"])
+    entry["details"] = {
+        "memory": job.options.memory,
+        "embedding": made.embedding,
+        "weights": {name: blob.describe() for name, blob in made.blobs.items()},
+    }
+    return Emission("mnn-llm", {part.name: entry}, [*_LIBRARIES, _LLM_LIBRARY], made.notes)
+
+
+def _emit_graph(job: EmitJob) -> Emission:
+    from .general import emit_graph
+
+    (part,) = job.parts
+    made = emit_graph(job.module, job.directory / job.folder, job.options.memory, job.options.threads)
+    entry = _part(job, part.device, f"{job.folder}/{made.file}", "main", part.graphs["main"])
+    entry["details"] = {
+        "memory": job.options.memory,
+        "threads": job.options.threads,
+        "max_error": made.errors,
+        "weights": {name: blob.describe() for name, blob in made.blobs.items()},
+    }
+    return Emission("chain", {part.name: entry}, list(_LIBRARIES), made.notes)
+
+
+def _part(job: EmitJob, device: str, file: str, graph: str, model: ir.Model) -> dict[str, Any]:
+    body = model.graph
+    return {
+        "model": job.module.name,
+        "device": device,
+        "target": "mnn",
+        "file": file,
+        "graphs": {
+            "main": {
+                "graph": graph,
+                "inputs": [_tensor(value, "feed") for value in body.inputs],
+                "outputs": [_tensor(value, None) for value in body.outputs],
+            }
+        },
+    }
+
+
+def _tensor(value: ir.Value, source: str | None) -> dict[str, Any]:
+    shape = [] if value.shape is None else [d if isinstance(d, int) else d.value for d in value.shape]
+    dtype = "float32" if value.dtype is None else str(value.dtype.numpy())
+    return {"name": value.name, "dtype": dtype, "shape": shape, "source": source}
