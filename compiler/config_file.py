@@ -36,6 +36,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def pointer_hint(start: bytes) -> str | None:
+    """What to do about a file that begins with `start`, if git-lfs left it there in place of the real one."""
+    if start.startswith(b"version https://git-lfs"):
+        return "this is a pointer that git-lfs left in place of the file: run `git lfs pull` in the model's folder"
+    return None
+
+
 class Config:
     """The keys of one JSON object and the file they come from."""
 

@@ -71,7 +71,7 @@ def _node_names(module: Module) -> Found:
         seen: set[str] = set()
         for node in _nodes(model):
             if not node.name:
-                yield f"graph `{key}` has a {node.op_type} without a name"
+                yield f"graph `{key}` has a node without a name ({node.op_type})"
             elif node.name in seen:
                 yield f"graph `{key}` has two nodes named `{node.name}`"
             seen.add(node.name or "")

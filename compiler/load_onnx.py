@@ -14,10 +14,11 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 from google.protobuf.message import DecodeError
 
+from .config_file import pointer_hint
 from .diagnostics import fail
 from .levels import Level
 from .module import MAIN, Module, drop_unused_initializers
-from .onnx_check import refuse_foreign, refuse_loose_values
+from .onnx_check import all_graphs, refuse_foreign, refuse_loose_values
 from .onnx_opset import upgrade
 from .weights import SourceFile, Weight, from_array, from_file, unpack
 
@@ -78,10 +79,19 @@ def _parse(file: Path) -> onnx.ModelProto:
     try:
         proto.ParseFromString(raw)
     except DecodeError:
-        fail("E0371", f"`{file}` is not an ONNX model, or was cut: it does not parse")
+        fail("E0371", f"`{file}` is not an ONNX model, or was cut: it does not parse", help=pointer_hint(raw))
     if not proto.graph.output:
         fail("E0371", f"`{file}` is not an ONNX model: it has no graph with outputs")
+    _one_domain_name(proto)
     return proto
+
+
+def _one_domain_name(proto: onnx.ModelProto) -> None:
+    """ONNX's own domain has two names, empty and `ai.onnx`; everything after reads the empty one."""
+    nodes = [node for graph in all_graphs(proto) for node in graph.node]
+    for entry in (*proto.opset_import, *nodes, *(e for f in proto.functions for e in (*f.opset_import, *f.node))):
+        if entry.domain == "ai.onnx":
+            entry.domain = ""
 
 
 def _deserialise(proto: onnx.ModelProto, file: Path) -> ir.Model:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 import onnx
@@ -11,25 +11,22 @@ import onnx.defs
 
 from .diagnostics import fail
 
-_STANDARD = ("", "ai.onnx")
-
 
 def refuse_foreign(proto: onnx.ModelProto, file: Path) -> None:
     """Training parts, sparse tensors, ops that are neither ONNX's nor functions of the model."""
     if proto.training_info:
         fail("E0376", f"`{file}` is a training model (`training_info`)")
-    versions = {entry.domain: entry.version for entry in proto.opset_import}
-    version = versions.get("", versions.get("ai.onnx", 0))
+    version = {entry.domain: entry.version for entry in proto.opset_import}.get("", 0)
     functions = {(function.domain, function.name) for function in proto.functions}
-    nodes = [node for function in proto.functions for node in _all_nodes(function.node)]
-    for graph in (proto.graph, *_inner_graphs(proto.graph.node)):
+    nodes = [node for function in proto.functions for node in function.node]
+    for graph in all_graphs(proto):
         if graph.sparse_initializer:
             fail("E0376", f"`{file}` has the sparse initializer `{graph.sparse_initializer[0].values.name}`")
         nodes += graph.node
     for node in nodes:
         if (node.domain, node.op_type) in functions:
             continue
-        if node.domain not in _STANDARD:
+        if node.domain:
             kind = f"{node.domain}::{node.op_type}, an op of a domain that is not ONNX's"
             fail(
                 "E0374", f"{_label(node)} in `{file}` is a {kind}", help="export the model with standard ONNX ops only"
@@ -74,15 +71,9 @@ def _direct_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
-def _inner_graphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
-    """Graphs inside `nodes` at any depth."""
-    stack = [graph for node in nodes for graph in _direct_graphs(node)]
-    while stack:
-        graph = stack.pop()
-        yield graph
-        stack += [inner for node in graph.node for inner in _direct_graphs(node)]
-
-
-def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    nodes = list(nodes)
-    return nodes + [node for graph in _inner_graphs(nodes) for node in graph.node]
+def all_graphs(proto: onnx.ModelProto) -> list[onnx.GraphProto]:
+    """The main graph and all graphs inside nodes, those of functions included, at any depth."""
+    found = [proto.graph, *(graph for f in proto.functions for node in f.node for graph in _direct_graphs(node))]
+    for graph in found:  # grows as it goes
+        found += [inner for node in graph.node for inner in _direct_graphs(node)]
+    return found

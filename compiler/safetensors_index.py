@@ -15,7 +15,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from .config_file import Config, read_json
+from .config_file import Config, pointer_hint, read_json
 from .diagnostics import fail
 from .weights import SourceFile, Weight, from_file
 
@@ -64,7 +64,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         size = path.stat().st_size
         length = int.from_bytes(source.read(0, 8), "little") if size >= 8 else size
         if size < 8 or length > min(_LONGEST_HEADER, size - 8):
-            fail("E0341", f"`{path}` is no safetensors file, or was cut: its header does not fit in its {size} bytes")
+            message = f"`{path}` is no safetensors file, or was cut: its header does not fit in its {size} bytes"
+            fail("E0341", message, help=pointer_hint(bytes(source.read(0, min(size, 64)))))
         raw = bytes(source.read(8, length))
     except OSError as problem:
         fail("E0340", f"cannot read `{path}`: {(problem.strerror or str(problem)).lower()}")

@@ -150,7 +150,7 @@ FAULTS: dict[str, list[Fault]] = {
         (buckets, lambda m: m.graphs.clear(), "there is no graph"),
     ],
     "node-names": [
-        (decoder, lambda m: rename(m, ACT, ""), "has a Swish without a name"),
+        (decoder, lambda m: rename(m, ACT, ""), "has a node without a name (Swish)"),
         (decoder, lambda m: rename(m, ACT, "norm"), "has two nodes named `norm`"),
     ],
     "value-names": [

@@ -150,6 +150,16 @@ def test_int4_rows_that_share_a_byte(tmp_path: Path) -> None:
     compare(file, {"x": RNG.normal(size=(2, 64)).astype("f4")})
 
 
+def test_the_long_name_of_onnx_own_domain(tmp_path: Path) -> None:
+    proto = parse(BRANCHES)
+    proto.opset_import[0].domain = "ai.onnx"
+    for node in (*proto.graph.node, *proto.graph.node[0].attribute[0].g.node):
+        node.domain = "ai.onnx"
+    module = load(save(proto, tmp_path))
+    x = RNG.normal(size=(2, 3)).astype("f4")
+    np.testing.assert_array_equal(run(module.main, {"x": x, "c": np.array(True)})["y"], 2 * x)
+
+
 def test_a_newer_opset_comes_down(tmp_path: Path) -> None:
     text = '<ir_version: 12, opset_import: ["" : 25]> g (float[2,3] x) => (float[3,2] y) { y = Transpose(x) }'
     module = load(save(parse(text), tmp_path))
@@ -316,3 +326,39 @@ def test_external_data_cut_short(tmp_path: Path) -> None:
     with (tmp_path / "m.data").open("rb+") as data:
         data.truncate(9599)
     assert refused(file) == ("E0372", f"`{tmp_path / 'm.data'}` is cut short: tensor `w2` ends beyond it")
+
+
+def external_gone(folder: Path) -> Path:
+    file = save(parse(MLP, w2=np.zeros(2400, "f4")), folder, True)
+    (folder / "m.data").unlink()
+    return file
+
+
+def lfs_pointer(folder: Path) -> Path:
+    (folder / "m.onnx").write_text("version https://git-lfs.github.com/spec/v1")
+    return folder / "m.onnx"
+
+
+def training(folder: Path) -> Path:
+    proto = model("y = Relu(x)")
+    proto.training_info.add()
+    return save(proto, folder)
+
+
+GOLDEN: dict[str, Callable[[Path], Path]] = {
+    "E0370": lambda folder: folder / "m.onnx",
+    "E0371": lfs_pointer,
+    "E0372": external_gone,
+    "E0373": lambda folder: save(model("y = CumProd(x, a)", 26, head="float[2,4] x, int64 a"), folder),
+    "E0374": lambda folder: save(model("y = com.microsoft.Gelu(x)", domains=', "com.microsoft" : 1'), folder),
+    "E0375": lambda folder: save(model("y = MatMul(x, w)"), folder),
+    "E0376": training,
+}
+
+
+@pytest.mark.parametrize("code", GOLDEN)
+def test_golden(code: str, tmp_path: Path, golden_error: Callable[..., None]) -> None:
+    file = GOLDEN[code](tmp_path)
+    with pytest.raises(PlanError) as caught:
+        load_onnx("m", file, 0)
+    golden_error(code, caught.value, hide={str(tmp_path): "models"})

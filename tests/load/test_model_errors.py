@@ -265,3 +265,27 @@ def test_pickled_weights_only(folder: Path) -> None:
     code, message = refused(lambda: load_hf("m", folder, 64))
     assert code == "E0340"
     assert "pickled" in message
+
+
+def cut(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+GOLDEN: dict[str, Callable[[Path], Any]] = {
+    "E0340": lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
+    "E0341": lambda folder: (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1"),
+    "E0342": cut,
+    "E0343": lambda folder: edit(folder, lambda t: t.pop("lm_head.weight")),
+    "E0344": lambda folder: edit(folder, lambda t: t.update({"model.layers.7.mlp.up_proj.weight": t[UP]})),
+    "E0345": lambda folder: edit(folder, lambda t: t.update({UP: t[UP].T.copy()})),
+    "E0346": lambda folder: edit(folder, lambda t: t.update({UP: t[UP].astype(ml_dtypes.float8_e4m3fn)})),
+}
+
+
+@pytest.mark.parametrize("code", GOLDEN)
+def test_golden(code: str, folder: Path, golden_error: Callable[..., None]) -> None:
+    GOLDEN[code](folder)
+    with pytest.raises(PlanError) as caught:
+        load_hf("m", folder, 64)
+    golden_error(code, caught.value, hide={str(folder): "models/llama"})
