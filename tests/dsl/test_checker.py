@@ -1,0 +1,357 @@
+"""The checker: a plan comes out typed and resolved, or with every mistake in one run; nothing heavy is imported."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from edgec.compiler.diagnostics import PlanError, to_json
+from edgec.compiler.explain import codes
+from edgec.dsl import check_file, load_plan
+
+ERRORS = Path(__file__).parents[1] / "errors"
+FILES = ERRORS / "files"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "speculative" / "plan.edge"
+
+PLAN = """\
+plan pair
+let ctx = 256
+let sizes = [1, 4]
+device host
+model target {{ source = hf("{files}/tiny")   context = ctx }}
+model draft  {{ source = hf("{files}/small")  context = ctx }}
+evaluation {{ text = "{files}/*.txt"  windows = 4 }}
+calibration {{ text = ["{files}/text.txt"] }}
+pipeline p {{
+  quantize(weights = int4) except ["lm_head", "embed_tokens"]
+  quantize(weights = int8, block = channel) on "lm_head"
+  bucket(tokens = sizes, context = ctx)
+}}
+deploy target on cpu through p as ort
+deploy draft on cpu as ort {{ kv = fp16 }}
+speculate draft -> target {{ k = 3 }}
+require {{
+  bundle.size       <= 1.5 MB
+  target.perplexity <= 1.03 * baseline
+  draft.perplexity  < 40
+}}
+"""
+
+
+@pytest.fixture
+def plan_file(tmp_path):
+    def write(text: str = PLAN, name: str = "plan.edge") -> Path:
+        path = tmp_path / name
+        path.write_text(text.format(files=os.path.relpath(FILES, tmp_path)) if text is PLAN else text)
+        return path
+
+    return write
+
+
+def codes_of(path: Path, *defines: str) -> list[str]:
+    return [diagnostic.code for diagnostic in check_file(path, defines)[1]]
+
+
+def test_a_right_plan_is_typed_and_resolved(plan_file):
+    plan = load_plan(plan_file())
+    assert plan.name == "pair"
+    assert [device.name for device in plan.devices] == ["host"]
+    assert plan.models["target"].context == 256
+    assert plan.models["target"].source.path.resolve() == FILES / "tiny"
+    assert plan.defines == {"ctx": 256, "sizes": [1, 4]}
+    assert plan.evaluation is not None
+    assert [path.name for path in plan.evaluation.text] == ["text.txt"]
+    assert plan.calibration is not None
+    assert (plan.calibration.samples, plan.calibration.length) == (128, 512)
+    steps = plan.pipelines["p"].steps
+    assert [step.pass_name for step in steps] == ["quantize", "quantize", "bucket"]
+    assert steps[0].on is None
+    assert steps[0].except_ == ("lm_head", "embed_tokens")
+    assert steps[1].on == ("lm_head",)
+    assert vars(steps[1].pass_)["block"] == "channel"
+    assert vars(steps[2].pass_) | {} == {"tokens": (1, 4), "context": (256,)}
+    assert (steps[2].span.line, steps[2].span.column) == (12, 3)
+    assert [(deploy.model, deploy.device, deploy.pipeline, deploy.target) for deploy in plan.deploys] == [
+        ("target", "cpu", "p", "ort"),
+        ("draft", "cpu", None, "ort"),
+    ]
+    assert (plan.speculates[0].k, plan.speculates[0].accept) == (3, "greedy")
+    sizes = [(require.subject, require.op, require.value, require.relative_to_baseline) for require in plan.requires]
+    assert sizes == [
+        ("bundle.size", "<=", 1.5e6, False),
+        ("target.perplexity", "<=", 1.03, True),
+        ("draft.perplexity", "<", 40.0, False),
+    ]
+    assert plan.requires[1].text == "target.perplexity <= 1.03 * baseline"
+    assert plan.requires[1].holds(10.2, baseline=10.0)
+    assert not plan.requires[1].holds(10.4, baseline=10.0)
+
+
+def test_definitions_override_lets_of_the_same_kind(plan_file):
+    path = plan_file()
+    assert load_plan(path, ["ctx=128"]).models["draft"].context == 128
+    assert vars(load_plan(path, ["sizes=[1, 4, 8]"]).pipelines["p"].steps[2].pass_)["tokens"] == (1, 4, 8)
+    assert codes_of(path, "ctx=many") == ["E0207"]
+    assert codes_of(path, "ctx=1.5") == ["E0207"]
+    assert codes_of(path, "ctx=[") == ["E0006"]
+    assert codes_of(path, "ctx=1024") == ["E0338", "E0338"]
+    assert codes_of(path, "nothing=1") == ["E0113"]
+
+
+def test_a_definition_of_a_string_needs_no_quotes(plan_file):
+    text = PLAN.format(files="F").split("\n")
+    text[1] += '\nlet dir = "nowhere"\nmodel extra { source = hf(dir)  context = 64 }\ndeploy extra on cpu as ort'
+    path = plan_file("\n".join(text).replace("F/", f"{FILES}/"))
+    assert codes_of(path) == ["E0301"]
+    assert codes_of(path, f"dir={FILES}/tiny") == []
+
+
+def test_every_mistake_comes_out_of_one_run(tmp_path):
+    found = check_file(ERRORS / "newcomer" / "many_at_once.edge")[1]
+    assert len({diagnostic.code for diagnostic in found}) >= 9
+    places = [(diagnostic.at.span.line, diagnostic.at.span.column) for diagnostic in found if diagnostic.at]
+    assert places == sorted(places)
+
+
+def test_a_declaration_that_does_not_read_makes_no_unknown_names(plan_file):
+    path = plan_file(PLAN.format(files=str(FILES)).replace("model draft  { source =", "model draft  { source :"))
+    assert codes_of(path) == ["E0001"]
+    path = plan_file(PLAN.format(files=str(FILES)).replace("let ctx = 256", "let ctx = 256 256"))
+    assert codes_of(path) == ["E0001"]
+    path = plan_file(
+        PLAN.format(files=str(FILES))
+        .replace("pipeline p {", "pipeline p [")
+        .replace("on cpu as ort {", "on cpu as ort [")
+    )
+    assert set(codes_of(path)) == {"E0006"}
+
+
+def test_includes_share_parts_relative_to_their_own_file(plan_file, tmp_path):
+    (tmp_path / "parts").mkdir()
+    models = "\n".join(PLAN.format(files=str(FILES)).split("\n")[1:6])
+    (tmp_path / "parts" / "models.edge").write_text(models + '\ninclude "deep.edge"\n')
+    (tmp_path / "parts" / "deep.edge").write_text("pipeline p { quantize(weights = int4) }\n")
+    body = 'include "parts/models.edge"\ninclude "parts/deep.edge"\ndeploy target on cpu through p as ort\n'
+    plan, diagnostics, sources = check_file(plan_file(body))
+    assert plan is not None, diagnostics
+    assert [diagnostic.code for diagnostic in diagnostics] == ["W0302"]
+    assert len(sources) == 3
+    (tmp_path / "parts" / "deep.edge").write_text("pipeline p { quantize(weights = int5) }\n")
+    (found,) = (d for d in check_file(plan_file(body))[1] if d.severity == "error")
+    assert found.at is not None
+    assert found.at.span.file.endswith("deep.edge")
+    assert codes_of(plan_file('include "missing.edge"\n' + body)).count("E0301") == 1
+
+
+USED = '''\
+from dataclasses import dataclass
+
+from edgec.compiler.params import Pattern, param
+from edgec.compiler.pass_base import Pass
+
+
+@dataclass(frozen=True)
+class Mine(Pass):
+    """All kinds of parameters."""
+
+    name = "mine"
+    share: float = param(0.5, doc="a share", unit="%", minimum=0, maximum=1)
+    width: float = param(4.0, doc="a width", unit="bits", minimum=1)
+    limit: int = param(1024, doc="a size", unit="B")
+    rate: float = param(1.0, doc="a rate", unit="tok/s")
+    shape: Pattern = param(Pattern(2, 4), doc="a pattern")
+    names: tuple[str, ...] = param((), doc="some names")
+    shard: int | str = param("auto", doc="parts", choices=("auto",), minimum=1)
+    fast: bool = param(False, doc="a switch")
+
+    def run(self, module, scope):
+        return 0
+'''
+
+STEP = (
+    'share = 80%, width = 4.5 bits, limit = 1.5 KiB, rate = 15 tok/s, shape = 4:8, names = "a", shard = 2, fast = true'
+)
+
+
+@pytest.fixture
+def used(plan_file, tmp_path):
+    """A plan that uses a file of passes, with one step of `mine`."""
+    (tmp_path / "mine.py").write_text(USED)
+
+    def write(step: str) -> Path:
+        text = PLAN.format(files=str(FILES)).replace("pipeline p {", f'use "mine.py"\npipeline p {{\n mine({step})')
+        return plan_file(text)
+
+    return write
+
+
+def test_passes_of_a_used_file_and_every_kind_of_parameter(used):
+    made = vars(load_plan(used(STEP)).pipelines["p"].steps[0].pass_)
+    assert made["share"] == 0.8
+    assert made["width"] == 4.5
+    assert made["limit"] == 1536
+    assert made["rate"] == 15.0
+    assert str(made["shape"]) == "4:8"
+    assert made["names"] == ("a",)
+    assert (made["shard"], made["fast"]) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("step", "code"),
+    [
+        ("share = 0.8", "E0202"),
+        ("share = 120%", "E0203"),
+        ("share = 3 bits", "E0202"),
+        ("width = 4", "E0202"),
+        ("width = 0.5 bits", "E0203"),
+        ("limit = 1024", "E0202"),
+        ("limit = 1 GiBs", "E0202"),
+        ("rate = 10 bits", "E0202"),
+        ("shape = 2", "E0201"),
+        ("shape = 4:2", "E0203"),
+        ("names = [1]", "E0201"),
+        ("names = []", "E0203"),
+        ("names = somewhere", "E0107"),
+        ("shard = aut", "E0204"),
+        ("shard = 0", "E0203"),
+        ("shard = 1.5", "E0201"),
+        ("shard = [1, 2]", "E0201"),
+        ("fast = yes", "E0107"),
+        ("fast = 1", "E0201"),
+        ('share = hf("x")', "E0201"),
+    ],
+)
+def test_values_of_the_wrong_kind(used, step, code):
+    assert codes_of(used(step)) == [code]
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "says"),
+    [
+        ("x = (1\n", 1, "was never closed"),
+        ("import nothing_of_this_name\n", 1, "ModuleNotFoundError"),
+        ("def f():\n    raise KeyError('k')\n\nf()\n", 2, "KeyError"),
+        ("import sys\nsys.exit(3)\n", 2, "SystemExit"),
+    ],
+)
+def test_a_used_file_that_fails_is_told_with_its_line(plan_file, tmp_path, body, line, says):
+    (tmp_path / "bad.py").write_text(body)
+    path = plan_file(PLAN.format(files=str(FILES)) + 'use "bad.py"\n')
+    (found,) = check_file(path)[1]
+    assert found.code == "E0304"
+    assert says in found.message
+    assert found.at is not None
+    assert (Path(found.at.span.file).name, found.at.span.line) == ("bad.py", line)
+
+
+def test_checking_executes_nothing_but_used_files(plan_file, tmp_path):
+    (tmp_path / "never.py").write_text("raise SystemExit('executed')\n")
+    path = plan_file(PLAN.format(files=str(FILES)) + '# use "never.py"\nlet s = "use never.py"\n')
+    assert codes_of(path) == []
+
+
+@pytest.mark.parametrize(
+    ("raw", "code"),
+    [
+        (b"", "E0212"),
+        (b"# nothing but a comment\n", "E0212"),
+        (b"device host\x00\n", "E0002"),
+        (b"\xff\xfed\x00e\x00", "E0004"),
+        (b"device h\xe9st\n", "E0004"),
+        (b'let a = "x\n', "E0003"),
+        (b"x" * 300_000, "E0009"),
+    ],
+)
+def test_odd_files(tmp_path, raw, code):
+    path = tmp_path / "odd.edge"
+    path.write_bytes(raw)
+    plan, diagnostics, _ = check_file(path)
+    assert plan is None
+    assert [diagnostic.code for diagnostic in diagnostics] == [code]
+
+
+def test_a_byte_order_mark_windows_lines_and_tabs_are_fine(tmp_path):
+    text = PLAN.format(files=str(FILES)).replace("\n", "\r\n").replace("  ", "\t")
+    path = tmp_path / "plan.edge"
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert codes_of(path) == []
+
+
+def test_a_missing_file_a_folder_and_an_include_of_itself(tmp_path):
+    assert codes_of(tmp_path / "none.edge") == ["E0301"]
+    assert codes_of(tmp_path) == ["E0302"]
+    path = tmp_path / "self.edge"
+    path.write_text('include "self.edge"\nlet a = 1\n')
+    assert "E0303" in codes_of(path)
+
+
+def test_load_plan_raises_with_all_errors():
+    with pytest.raises(PlanError) as caught:
+        load_plan(ERRORS / "newcomer" / "many_at_once.edge")
+    assert len(caught.value.diagnostics) > 8
+    assert caught.value.exit_code == 1
+
+
+def test_json_form_is_complete():
+    found = to_json(check_file(ERRORS / "E0109.edge")[1])
+    assert found[0]["code"] == "E0109"
+    assert set(found[0]) == {"code", "severity", "message", "at", "also", "help"}
+
+
+def test_the_example_is_right():
+    plan, diagnostics, _ = check_file(EXAMPLE)
+    assert plan is not None, diagnostics
+
+
+def test_check_imports_nothing_heavy():
+    script = (
+        "import sys\nfrom edgec.compiler.cli import main\n"
+        f"code = main(['check', {str(EXAMPLE)!r}])\n"
+        "heavy = {'numpy', 'onnx', 'onnx_ir', 'onnxruntime', 'torch', 'MNN', 'rich', 'tokenizers'} & set(sys.modules)\n"
+        "sys.exit(f'{code} {heavy}' if code or heavy else 0)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_check_is_quick():
+    """CPU time of the whole process, best of three: other work on the machine does not count."""
+    best = 9.0
+    for _ in range(3):
+        before = os.times()
+        subprocess.run(
+            [sys.executable, "-m", "edgec.compiler.cli", "check", str(EXAMPLE)], check=False, capture_output=True
+        )
+        after = os.times()
+        best = min(best, after.children_user + after.children_system - before.children_user - before.children_system)
+    assert best < 0.6
+
+
+def test_a_plan_with_more_mistakes_than_can_be_read_is_cut(tmp_path, golden_error):
+    path = tmp_path / "plan.edge"
+    path.write_text("device host\n" + "".join(f"deploy m{i} on cpu as ort\n" for i in range(150)))
+    start = time.process_time()
+    found = check_file(path)[1]
+    assert time.process_time() - start < 3
+    assert len(found) == 101
+    golden_error("E0010", found[-1:])
+
+
+def test_a_file_too_large_to_be_a_plan(tmp_path, golden_error):
+    path = tmp_path / "plan.edge"
+    path.write_text("[" * 10**6)
+    golden_error("E0009", check_file(path)[1], hide={str(tmp_path): "DIR"})
+
+
+def test_an_unknown_code_asked_for(golden_error):
+    from argparse import Namespace
+
+    from edgec.compiler.commands.lists import run_explain
+
+    with pytest.raises(PlanError) as caught:
+        run_explain(Namespace(code="E0103x"))
+    golden_error("E0112", caught.value)
+    assert "E0103" in codes()
