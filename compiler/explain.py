@@ -18,3 +18,12 @@ def explanation(code: str) -> str:
     """The page of one code; KeyError for a code nobody emits."""
     row = codes()[code]
     return f"{code}: {row['title']}\n\n{row['explanation'].strip()}"
+
+
+def all_pages() -> str:
+    """Every code's page, as `docs/errors.md` holds them."""
+    head = (
+        "# Errors and warnings\n\nWhat `edgec explain CODE` prints, for every code. Made from `compiler/codes.toml`.\n"
+    )
+    pages = [f"\n## {code}: {row['title']}\n\n{row['explanation'].strip()}\n" for code, row in codes().items()]
+    return head + "".join(pages)

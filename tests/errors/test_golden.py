@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from edgec.compiler.diagnostics import render
-from edgec.compiler.explain import codes, explanation
+from edgec.compiler.explain import all_pages, codes, explanation
 from edgec.dsl import check_file
 
 HERE = Path(__file__).parent
@@ -70,6 +70,10 @@ def test_every_code_is_emitted_and_every_emitted_code_known():
     emitted = set(re.findall(r"[\"']([EW]0[0-9]{3})[\"']", text))
     assert set(codes()) - emitted == set()
     assert emitted - set(codes()) == set()
+
+
+def test_the_docs_hold_every_page(compare_golden):
+    compare_golden(ROOT / "docs" / "errors.md", all_pages())
 
 
 def test_the_table_is_sorted_by_code():
