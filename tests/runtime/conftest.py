@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-
 from edgec.compiler.arch import DecoderArch
 from edgec.compiler.levels import Level
 from edgec.compiler.manifest import FORMAT, VERSION, Manifest, arch_entry, problems

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from edgec.compiler.diagnostics import EngineError, PlanError
 from edgec.compiler.oracle import DecoderOracle
 from edgec.compiler.runtime.chain import ChainModel
@@ -119,7 +118,7 @@ def test_a_token_outside_the_vocabulary(toy):
 def test_a_gap_in_the_chain_is_named(toy):
     bundle = toy("qnn", [(4, 16)], True)
     bundle.manifest.models["toy"]["buckets"][0]["parts"] = ["toy.npu1"]
-    with pytest.raises(PlanError, match="part `toy.npu1` reads `inputs_embeds`, which no part before it"):
+    with pytest.raises(PlanError, match=r"part `toy\.npu1` reads `inputs_embeds`, which no part before it"):
         ChainModel(bundle.manifest, "toy", bundle.open).forward([1])
 
 

@@ -1,0 +1,205 @@
+"""Speculation changes how tokens are made, not which: equal tokens greedily, equal distribution when sampling."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from edgec.compiler.diagnostics import PlanError
+from edgec.compiler.runtime import speculate
+from edgec.compiler.runtime.sample import Sampling
+from edgec.compiler.runtime.speculate import Decoder
+
+
+class Toy:
+    """Logits depend on the last two tokens of the cache, so a cache that is off by one shows."""
+
+    def __init__(self, seed, vocab=7, context=200, like=None, share=0.0):
+        table = np.random.default_rng(seed).normal(size=(vocab, vocab, vocab)) * 2
+        if like is not None:
+            n = min(vocab, like.vocab)
+            table[:n, :n, :n] = share * like.table[:n, :n, :n] + (1 - share) * table[:n, :n, :n]
+        self.table, self.vocab, self.context = table, vocab, context
+        self.ids = []
+        self.calls = []
+
+    @property
+    def length(self):
+        return len(self.ids)
+
+    def forward(self, ids):
+        assert ids
+        assert all(token < self.vocab for token in ids)
+        self.calls.append(len(ids))
+        rows = []
+        for token in ids:
+            before = self.ids[-1] if self.ids else 0
+            self.ids.append(token)
+            rows.append(self.table[before, token])
+        assert len(self.ids) <= self.context
+        return np.array(rows, np.float32)
+
+    def rollback(self, length):
+        assert 0 <= length <= len(self.ids)
+        del self.ids[length:]
+
+    def reset(self):
+        self.ids = []
+
+    def close(self):
+        self.ids = []
+
+
+def run(target, draft, k, prompt, tokens, **settings):
+    decoder = Decoder(target, draft, k, **settings)
+    made = list(itertools.chain.from_iterable(decoder.generate(prompt, tokens)))
+    return made, decoder.stats
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+@pytest.mark.parametrize("share", [0.0, 0.8, 1.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_greedy_equals_the_target_alone(k, share, seed):
+    prompt = [1, 2, 3, 4, 5][: 1 + seed]
+    alone, base = run(Toy(seed), None, 0, prompt, 50)
+    target = Toy(seed)
+    draft = Toy(seed + 100, like=target, share=share)
+    together, stats = run(target, draft, k, prompt, 50)
+    assert together == alone
+    assert len(alone) == stats.tokens == base.tokens == base.rounds == 50
+    assert stats.drafted >= stats.accepted
+    assert stats.tokens == stats.rounds + stats.accepted
+    if share == 1.0:
+        assert stats.rounds == math.ceil(50 / (k + 1))
+        assert stats.accepted == stats.drafted
+    # what is known stands in both caches, and nothing else
+    text = prompt + together
+    assert target.ids == text[:-1]
+    assert draft.ids == text[: len(draft.ids)]
+
+
+def test_a_round_verifies_in_one_call_and_the_draft_catches_up():
+    target = Toy(0)
+    draft = Toy(1, like=target, share=1.0)
+    run(target, draft, 3, [1, 2, 3], 8)
+    assert target.calls == [2, 4, 4]  # the prompt but its last token, then two rounds
+    assert draft.calls == [3, 1, 1, 2, 1, 1]  # after a round it has not read its last draft and the bonus token
+
+
+@pytest.mark.parametrize("speculates", [False, True])
+def test_eos_ends_the_text_inside_a_round(speculates):
+    target = Toy(3)
+    whole, _ = run(Toy(3), None, 0, [1, 2], 30)
+    eos = whole[4]
+    end = whole.index(eos) + 1
+    draft = Toy(9, like=target, share=1.0) if speculates else None
+    made, stats = run(target, draft, 3 if speculates else 0, [1, 2], 30, eos={eos})
+    assert made == whole[:end]
+    assert stats.tokens == end
+
+
+@pytest.mark.parametrize(("context", "draft_context"), [(9, 200), (10, 200), (11, 200), (200, 9), (12, 10)])
+def test_it_stops_where_the_context_ends(context, draft_context):
+    """A cache of C positions scores C tokens: the text grows to C + 1."""
+    alone, _ = run(Toy(5, context=context), None, 0, [1, 2, 3], 20)
+    target = Toy(5, context=context)
+    draft = Toy(6, context=draft_context, like=target, share=0.9)
+    together, _ = run(target, draft, 4, [1, 2, 3], 20)
+    assert together == alone
+    assert len(together) == min(20, context + 1 - 3)
+
+
+def test_fewer_tokens_than_a_round_makes():
+    for tokens in range(1, 6):
+        target = Toy(2)
+        made, stats = run(target, Toy(3, like=target, share=1.0), 3, [1], tokens)
+        assert len(made) == tokens
+        assert stats.drafted < tokens + 3
+
+
+@pytest.mark.parametrize(("wide", "narrow"), [("target", "draft"), ("draft", "target")])
+def test_vocabularies_padded_to_different_sizes(wide, narrow):
+    """The wider one never loses a token to the other, nor gets one it does not know."""
+    sizes = {wide: 9, narrow: 7}
+    alone, _ = run(Toy(4, vocab=sizes["target"]), None, 0, [1, 2], 40)
+    target = Toy(4, vocab=sizes["target"])
+    draft = Toy(5, vocab=sizes["draft"], like=target, share=0.9)
+    together, _ = run(target, draft, 3, [1, 2], 40)
+    assert together == alone
+
+
+def test_an_empty_prompt():
+    with pytest.raises(PlanError, match="the prompt has no tokens") as caught:
+        run(Toy(0), None, 0, [], 3)
+    assert caught.value.diagnostics[0].code == "E0913"
+
+
+def exact(target, prompt, tokens, sampling):
+    """Probability of every continuation, by the definition."""
+    out = {}
+    for path in itertools.product(range(target.vocab), repeat=tokens):
+        text, p = list(prompt), 1.0
+        for token in path:
+            p *= sampling.distribution(target.table[text[-2], text[-1]])[token]
+            text.append(token)
+        if p > 0:
+            out[path] = p
+    return out
+
+
+def chi_square(counts, expected, samples):
+    """z of the chi-square statistic (Wilson-Hilferty), cells below 5 expected pooled."""
+    cells, rest = [], [0.0, 0.0]
+    for path, p in expected.items():
+        if p * samples >= 5:
+            cells.append((counts.get(path, 0), p * samples))
+        else:
+            rest = [rest[0] + counts.get(path, 0), rest[1] + p * samples]
+    if rest[1] >= 5:
+        cells.append((rest[0], rest[1]))
+    assert set(counts) <= set(expected)  # what cannot come did not
+    statistic = sum((have - want) ** 2 / want for have, want in cells)
+    free = len(cells) - 1
+    return ((statistic / free) ** (1 / 3) - (1 - 2 / (9 * free))) / math.sqrt(2 / (9 * free))
+
+
+def sampled(k, sampling, samples=3000, tokens=3):
+    base = Toy(11, vocab=5)
+    counts = Counter()
+    for seed in range(samples):
+        target, draft = Toy(11, vocab=5), Toy(12, vocab=5, like=base, share=0.5)
+        made, _ = run(target, draft, k, [1, 2], tokens, sampling=sampling, seed=seed)
+        counts[tuple(made)] += 1
+    return chi_square(counts, exact(base, [1, 2], tokens, sampling), samples)
+
+
+SETTINGS = [Sampling(1.0), Sampling(0.7, top_p=0.9), Sampling(1.5, top_k=3)]
+
+
+@pytest.mark.parametrize("sampling", SETTINGS, ids=str)
+@pytest.mark.parametrize("k", [1, 3])
+def test_sampling_keeps_the_targets_distribution(k, sampling):
+    assert sampled(k, sampling) < 3.5
+
+
+@pytest.mark.parametrize("wrong", ["accept always", "draw from p after a rejection"])
+def test_the_distribution_test_sees_wrong_rules(monkeypatch, wrong):
+    def judge(token, p, q, random):
+        if wrong == "accept always" or p[token] >= q[token] or random.random() * q[token] < p[token]:
+            return None
+        return int(random.choice(len(p), p=p))
+
+    monkeypatch.setattr(speculate, "judge", judge)
+    assert sampled(2, Sampling(1.0)) > 6
+
+
+def test_the_same_seed_gives_the_same_text():
+    def one(seed):
+        target = Toy(0)
+        return run(target, Toy(1, like=target, share=0.5), 3, [1, 2], 30, sampling=Sampling(1.0), seed=seed)[0]
+
+    assert one(5) == one(5)
+    assert one(5) != one(6)
