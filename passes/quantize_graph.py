@@ -190,8 +190,9 @@ def _note_untied(found: list[Linear], before: dict[str, _State], after: dict[str
             linear = after[other.name]
             if linear.initializer is kept:
                 continue
-            size = _nbytes(linear if linear.quant is not None else after[first.name])
-            scope.note(f"`{other.name}` no longer shares its weight with `{first.name}`: {size / 2**20:.2f} MiB more")
+            changed = linear if _now(linear) != before[other.name] else after[first.name]
+            size = _size(_nbytes(changed))
+            scope.note(f"`{other.name}` no longer shares its weight with `{first.name}`: {size} more")
 
 
 def _nbytes(linear: Linear) -> int:
@@ -199,3 +200,7 @@ def _nbytes(linear: Linear) -> int:
         return linear.stored.nbytes if linear.stored is not None else 0
     parts = (linear.quant.q, linear.quant.scale, linear.quant.zero_point)
     return sum(part.nbytes for part in parts if part is not None)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.2f} MiB" if count >= 1 << 20 else f"{count} bytes"
