@@ -34,14 +34,15 @@ class Source:
 def read_source(path: Path, file: str, at: Span | None = None) -> Source:
     """Read a plan file; `at` is the line that named it, None for the plan itself."""
     try:
-        raw = path.read_bytes() if path.stat().st_size <= MAX_BYTES else None
+        with path.open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
         fail("E0301", f"there is no file `{file}`", at)
     except IsADirectoryError:
         fail("E0302", f"`{file}` is a folder, not a plan", at)
     except OSError as error:
         fail("E0302", f"`{file}` cannot be read: {(error.strerror or 'unknown reason').lower()}", at)
-    if raw is None:
+    if len(raw) > MAX_BYTES:
         fail("E0009", f"`{file}` is larger than any plan ({MAX_BYTES >> 10} KiB at most)", at)
     return Source(file, _decode(raw, file))
 

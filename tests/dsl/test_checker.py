@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import random
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from edgec.compiler.diagnostics import PlanError, to_json
+from edgec.compiler.diagnostics import PlanError, render, to_json
 from edgec.compiler.explain import codes
 from edgec.dsl import check_file, load_plan
 
@@ -287,6 +289,28 @@ def test_a_missing_file_a_folder_and_an_include_of_itself(tmp_path):
     path = tmp_path / "self.edge"
     path.write_text('include "self.edge"\nlet a = 1\n')
     assert "E0303" in codes_of(path)
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_a_plan_with_pieces_changed_never_crashes(tmp_path, seed):
+    """Tokens dropped, doubled, replaced, swapped: a plan, or errors that can be drawn."""
+    rng = random.Random(seed)
+    tokens = re.findall(r'\s+|"[^"]*"|\w+|.', PLAN.format(files=str(FILES)))
+    also = ["80%", "2:4", "3 GiB", "true", '"x"', "[", "]", "on", "except", "[1, 2]", 'hf("x")', "-1", "baseline"]
+    for _ in range(rng.randint(1, 4)):
+        i, j = rng.randrange(len(tokens)), rng.randrange(len(tokens))
+        change = rng.choice(["drop", "insert", "replace", "swap"])
+        if change == "swap":
+            tokens[i], tokens[j] = tokens[j], tokens[i]
+        elif change == "drop":
+            tokens[i] = ""
+        else:
+            tokens[i] = rng.choice([*tokens, *also]) + (tokens[i] if change == "insert" else "")
+    path = tmp_path / "plan.edge"
+    path.write_text("".join(tokens))
+    plan, diagnostics, sources = check_file(path)
+    assert (plan is None) == any(diagnostic.severity == "error" for diagnostic in diagnostics)
+    assert all(render(diagnostic, sources) for diagnostic in diagnostics)
 
 
 def test_load_plan_raises_with_all_errors():

@@ -1,5 +1,4 @@
-from dataclasses import dataclass
+"""A file that fails when it is used."""
 
-from edgec.compiler.pass_base import Pass
-
-STEPS = 4 / 0
+STEPS = [4 / n for n in (2, 1)]
+STEPS.append(4 / len([]))
