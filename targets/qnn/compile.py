@@ -22,8 +22,6 @@ from ...compiler.diagnostics import Diagnostic, EngineError, PlanError, fail
 from .chip import Chip
 from .context import WORKER, ContextInfo, GraphSpec, TensorSpec, verify
 
-TARGET_FIX = "`place (device = cpu)` takes the op off the NPU"
-
 
 @dataclass(frozen=True)
 class Compiled:
@@ -160,5 +158,5 @@ def _refused_node(node: Mapping[str, str], chip: Chip) -> Diagnostic:
     return Diagnostic(
         "E0620",
         f"the HTP compiler does not take the `{node['type']}` that `{source}` lowers to on v{chip.arch}{reason}",
-        help=f'{TARGET_FIX}: `place (device = cpu) on "{source}"`; for a linear, another weight format may be taken',
+        help=f'`place (device = cpu) on "{source}"` takes it off the NPU; for a linear, another weight format may do',
     )

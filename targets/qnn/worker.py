@@ -21,6 +21,7 @@ from .system import read_context
 _UNSUPPORTED = re.compile(r"Unsupported nodes in QNN EP: ((?:\{[^}]*\},? ?)+)")
 _NODE = re.compile(r"\{ name: (?P<name>.*?), type: (?P<type>\w+) \}")
 _REASON = re.compile(r"Validation FAILED.*?\n(?P<nodes>(?:\s*Operator type: .*\n)+)\s*REASON : (?P<reason>.*)")
+_NOT_ASSIGNED = re.compile(r"\w+ node `[^`]*` will not be assigned to QNN EP\.?$")
 _NODE_NAME = re.compile(r"Node name: (.*?) Node index")
 _SESSIONS: dict[int, Any] = {}
 
@@ -66,7 +67,7 @@ def _rejected(graph: str, options: dict[str, str], mark: int) -> list[dict[str, 
     with suppress(htp.ort.capi.onnxruntime_pybind11_state.Fail):
         _compile(graph, htp.session_options(options, severity=htp.VERBOSE))
     reasons = {
-        name: entry["reason"].strip()
+        name: _NOT_ASSIGNED.sub("", entry["reason"]).strip().rstrip(".")
         for entry in _REASON.finditer(_log_since(mark))
         for name in _NODE_NAME.findall(entry["nodes"])
     }

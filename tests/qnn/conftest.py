@@ -1,0 +1,95 @@
+"""Small graphs at the static level, and pycode-qwen3 emitted once for all tests that run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+from edgec.compiler.devices import devices
+from edgec.compiler.load_hf import load_hf
+from edgec.compiler.manifest import Manifest, arch_entry
+from edgec.compiler.module import Module
+from edgec.compiler.partition import partition
+from edgec.compiler.pass_base import Scope
+from edgec.compiler.target import Emission, EmitJob
+from edgec.passes.bucket import Bucket
+from edgec.passes.quantize import Quantize
+from edgec.targets.qnn import QnnTarget
+from edgec.targets.qnn.chip import Chip
+
+MODELS = Path(__file__).resolve().parents[2] / "examples" / "models"
+DEVICE = "snapdragon_8_gen_3"
+CONTEXT = 256
+TOKENS = (1, 4, 64)
+
+
+@pytest.fixture(scope="session")
+def chip() -> Chip:
+    return Chip.of(devices()[DEVICE])
+
+
+@pytest.fixture
+def static() -> Callable[[str], ir.Model]:
+    """A model from ONNX text; the text has no dots or slashes in names: `__` stands for a dot, `___` for a slash."""
+
+    def parse(text: str) -> ir.Model:
+        model = ir.from_onnx_text('<ir_version: 11, opset_import: ["": 24]>\n' + text)
+        for node in model.graph:
+            node.name = (node.name or "").replace("___", "/").replace("__", ".")
+        return model
+
+    return parse
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory):
+    patch = pytest.MonkeyPatch()
+    patch.setenv("EDGEC_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
+@dataclass
+class Emitted:
+    """A model's emission and the module it was made of; `bundle` holds the files, no manifest."""
+
+    bundle: Path
+    module: Module
+    compressed: Module
+    emission: Emission
+
+    @property
+    def folder(self) -> Path:
+        return self.bundle / self.module.name
+
+    @property
+    def manifest(self) -> Manifest:
+        buckets = [
+            {"name": name, "tokens": int(name[1:].split("_")[0]), "context": CONTEXT, "parts": list(self.emission.parts)}
+            for name in self.module.graphs
+        ]
+        assert self.module.arch is not None
+        entry = {
+            "arch": arch_entry(self.module.arch, CONTEXT), "kv": self.emission.kv, "kind": "decoder",
+            "engine": "chain", "buckets": buckets,
+        }  # fmt: skip
+        return Manifest(self.bundle, {"models": {self.module.name: entry}, "parts": self.emission.parts})
+
+
+def emit(bundle: Path, tokens: tuple[int, ...] = TOKENS) -> Emitted:
+    """pycode-qwen3, int4 block 32, whole on the NPU."""
+    module = load_hf("target", MODELS / "pycode-qwen3", CONTEXT)
+    Quantize(weights="int4", block=32).run(module, Scope(except_=("embed_tokens", "lm_head")))
+    compressed = module.clone()
+    Bucket(tokens=tokens, context=(CONTEXT,)).run(module, Scope())
+    (bundle / "target").mkdir(parents=True)
+    job = EmitJob(module, partition(module, "npu"), bundle, "target", devices()[DEVICE], QnnTarget.Options())
+    return Emitted(bundle, module, compressed, QnnTarget().emit(job))
+
+
+@pytest.fixture(scope="session")
+def emitted(tmp_path_factory: pytest.TempPathFactory) -> Emitted:
+    return emit(tmp_path_factory.mktemp("bundle"))

@@ -1,0 +1,184 @@
+"""Lowering: what becomes of each op, the packed bytes, what is shared, and every refusal with its message."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from edgec.compiler.diagnostics import PlanError
+from edgec.compiler.ort import session
+from edgec.compiler.save import save_graphs
+from edgec.targets.qnn.builder import WeightStore
+from edgec.targets.qnn.cases import attention, embedding, matmul, nbits, norm, rotary
+from edgec.targets.qnn.conformance import _target_feeds, judge
+from edgec.targets.qnn.linear import pack_rows
+from edgec.targets.qnn.lower import lower
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+CACHED = {"cache": True, "mask": True}
+CASES = {
+    "int4": lambda: nbits(4, 64, 48, 4, 32, True),
+    "int4 asymmetric, odd blocks": lambda: nbits(3, 96, 16, 4, 32, False),
+    "int8 per channel": lambda: nbits(1, 64, 16, 8, "channel", True),
+    "uint8": lambda: nbits(2, 64, 16, 8, 16, False),
+    "float": lambda: matmul(5, 48, 24),
+    "attention": lambda: attention(4, 32, 6, 2, 32, **CACHED),
+    "attention without a cache": lambda: attention(8, 8, 4, 4, 32, cache=False, mask=True),
+    "rotary": lambda: rotary(4, 3, 64, True),
+    "rotary of a part": lambda: rotary(4, 2, 64, False),
+    "norm of heads": lambda: norm("RMSNormalization", 8, 32, 32),
+    "embedding": lambda: embedding(4, 50, 16),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_target_graph_runs_in_onnx_runtime_and_agrees(name, tmp_path):
+    model, feeds = CASES[name]()
+    target = lower({"g": model})["g"].model
+    save_graphs({"static": model, "target": target}, tmp_path, "weights.data")
+    outputs = [value.name for value in model.graph.outputs]
+    expected = session(str(tmp_path / "static.onnx")).run(outputs, feeds)
+    got = session(str(tmp_path / "target.onnx")).run(outputs, _target_feeds(target, feeds))
+    verdict, error, _ = judge(dict(zip(outputs, got, strict=True)), dict(zip(outputs, expected, strict=True)))
+    assert verdict == "right", error
+
+
+@given(arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 15)))
+def test_packed_rows_unpack_to_what_they_were(q):
+    packed = pack_rows(q, 4)
+    assert packed.shape == (q.shape[0], (q.shape[1] + 1) // 2)
+    unpacked = np.stack([packed & 15, packed >> 4], axis=-1).reshape(len(q), -1)[:, : q.shape[1]]
+    assert np.array_equal(unpacked, q)
+
+
+def test_integers_and_scales_reach_the_engine_unchanged():
+    model, _ = nbits(2, 64, 8, 4, 16, False)
+    given_ = {name: value.const_value.numpy() for name, value in model.graph.initializers.items()}
+    graph = lower({"g": model})["g"].model.graph
+    made = {name: value.const_value.numpy() for name, value in graph.initializers.items()}
+    packed = made["op.weight.nbits"].reshape(8, -1)
+    q = np.stack([packed & 15, packed >> 4], axis=-1).reshape(8, 64)
+    assert np.array_equal(q, given_["op.weight"].astype(np.uint8))
+    assert np.array_equal(made["op.weight.nbits_scale"].astype(np.float32), given_["op.weight_scale"])
+
+
+def test_buckets_share_every_weight(emitted_graphs):
+    lowered = lower(emitted_graphs, WeightStore())
+    small, large = (lowered[name].model.graph.initializers for name in ("t1_c256", "t64_c256"))
+    shared = [name for name in small if not name.startswith("const.")]
+    assert len(shared) > 40
+    for name in shared:
+        assert small[name].const_value is large[name].const_value, name
+
+
+@pytest.fixture(scope="module")
+def emitted_graphs():
+    from edgec.compiler.load_hf import load_hf
+    from edgec.compiler.pass_base import Scope
+    from edgec.passes.bucket import Bucket
+    from edgec.passes.quantize import Quantize
+
+    from .conftest import MODELS
+
+    module = load_hf("target", MODELS / "pycode-qwen3", 256)
+    Quantize(weights="int4", block=32).run(module, Scope(except_=("embed_tokens", "lm_head")))
+    Bucket(tokens=(1, 64), context=(256,)).run(module, Scope())
+    return dict(module.graphs)
+
+
+def test_the_interface_is_genies(emitted_graphs):
+    lowered = lower(emitted_graphs)["t64_c256"]
+    graph = lowered.model.graph
+    shapes = {value.name: tuple(value.shape) for value in [*graph.inputs, *graph.outputs]}
+    assert shapes["input_ids"] == (1, 64)
+    assert shapes["attention_mask"] == (1, 1, 64, 256)
+    assert shapes["position_ids_cos"] == shapes["position_ids_sin"] == (1, 1, 64, 16)
+    assert shapes["past_key_5_in"] == (2, 1, 32, 192)
+    assert shapes["past_value_5_in"] == (2, 1, 192, 32)
+    assert shapes["past_key_5_out"] == (2, 1, 32, 64)
+    assert shapes["past_value_5_out"] == (2, 1, 64, 32)
+    assert shapes["logits"] == (1, 64, 2048)
+    assert "position_ids" not in shapes
+    assert {value.dtype for value in [*graph.inputs[1:], *graph.outputs]} == {ir.DataType.FLOAT16}
+
+
+def quantised_embedding() -> ir.Model:
+    model, _ = embedding(4, 64, 32)
+    graph = model.graph
+    gather = next(iter(graph))
+    from edgec.compiler.weights import from_array
+
+    def const(name, array):
+        weight = from_array(name, array)
+        value = ir.Value(name=name, type=ir.TensorType(weight.dtype), shape=weight.shape, const_value=weight)
+        graph.register_initializer(value)
+        return value
+
+    q, scale = const("q", np.ones((64, 32), np.int8)), const("s", np.ones(64, np.float32))
+    table = ir.node("DequantizeLinear", [q, scale], {"axis": 0}, name="op.dequant")
+    graph.insert_before(gather, table)
+    gather.replace_input_with(0, table.outputs[0])
+    gather.name = "embed_tokens"
+    return model
+
+
+ONE = "one (float[{shape}] x) => (float[{out}] y) {init} {{ [layers__0__mlp__act] y = {op} }}"
+
+
+def one(static, op, shape="1,4,16", out=None, init=""):
+    return static(ONE.format(shape=shape, out=out or shape, op=op, init=init))
+
+
+REFUSALS = {
+    "E0621": lambda static: one(static, "CumSum (x, axis)", init="<int64 axis = {1}>"),
+    "E0630": lambda static: one(static, "Mul (x, big)", init="<float[16] big = {" + ", ".join(["1e6"] * 16) + "}>"),
+    "E0631": lambda static: one(static, "Sigmoid (x)", shape="1,S,16"),
+    "E0634": lambda static: one(static, "Softmax <axis = 1> (x)"),
+    "E0635": lambda static: _block_eight(),
+    "E0636": lambda static: quantised_embedding(),
+}
+
+
+def _block_eight() -> ir.Model:
+    model, _ = nbits(4, 64, 16, 4, 8, True)
+    for node in model.graph:
+        node.name = (node.name or "").replace("op", "layers.0.mlp.up_proj")
+    return model
+
+
+@pytest.mark.parametrize("code", REFUSALS)
+def test_refuses_with_the_reason(code, static, golden_error, tmp_path):
+    with pytest.raises(PlanError) as caught:
+        lowered = lower({"g": REFUSALS[code](static)})["g"]
+        save_graphs({"g": lowered.model}, tmp_path, "weights.data")  # rows are made, and checked, as they are written
+    golden_error(code, caught.value)
+
+
+def test_a_constant_made_by_an_unknown_op_is_refused(static, golden_error):
+    text = "one (float[1,4] x) => (float[1,4] y) <float[4] a = {1, 2, 3, 4}> { b = Erf (a) y = Mul (x, b) }"
+    with pytest.raises(PlanError) as caught:
+        lower({"g": static(text)})
+    golden_error("E0632", caught.value)
+
+
+def test_two_rotary_embeddings_are_refused(static, golden_error):
+    text = """
+    two (float[1,2,4,32] x, float[1,4,16] c1, float[1,4,16] s1, float[1,4,16] c2, float[1,4,16] s2) =>
+        (float[1,2,4,32] y)
+    { [q__rope] a = RotaryEmbedding (x, c1, s1)  [k__rope] y = RotaryEmbedding (a, c2, s2) }
+    """
+    with pytest.raises(PlanError) as caught:
+        lower({"g": static(text)})
+    golden_error("E0633", caught.value)
+
+
+def test_every_missing_op_is_named_in_one_go(static):
+    text = "two (float[1,4] x) => (float[1,4] y) { [a] u = Erf (x)  [b] v = Sin (u)  [c] y = Sigmoid (v) }"
+    with pytest.raises(PlanError) as caught:
+        lower({"g": static(text)})
+    assert [d.message for d in caught.value.diagnostics] == [
+        "the qnn target has no lowering for `Erf` (node `a`)",
+        "the qnn target has no lowering for `Sin` (node `b`)",
+    ]
