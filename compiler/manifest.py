@@ -17,6 +17,8 @@ from .diagnostics import fail
 from .nearest import nearest_help
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from .arch import DecoderArch
 
 FORMAT, VERSION = "edgec.bundle", 1
@@ -96,6 +98,12 @@ def arch_entry(arch: DecoderArch, context: int) -> dict[str, Any]:
             "attention_factor": arch.rope.attention_factor,
         },
     }
+
+
+def dtype_name(dtype: ir.DataType) -> str:
+    """The manifest's word for an ONNX type: `float32` for FLOAT, `float64` for DOUBLE, else its own."""
+    own = dtype.name.lower()
+    return {"float": "float32", "double": "float64"}.get(own, own)
 
 
 @functools.cache
