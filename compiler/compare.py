@@ -36,7 +36,11 @@ def _decoder_feeds(graph: ir.Graph, arch: DecoderArch, rng: np.random.Generator)
 
     tokens, past = _TOKENS, _PAST
     for value in graph.inputs:
-        if value.name == "attention_mask" and value.shape is not None and value.shape.is_static():
+        if value.shape is None or not value.shape.is_static():
+            continue
+        if value.name == "input_ids":  # a part of a decoder may have these and no mask
+            tokens = int(value.shape.numpy()[1])
+        if value.name == "attention_mask":
             _, _, tokens, total = (int(d) for d in value.shape.numpy())
             past = total - tokens
     feeds: Feeds = {}
