@@ -127,7 +127,7 @@ def _understand(result: Any, graph: gs.Graph, surgeon: Any, name: str, scope: Sc
 
 def _settle(graph: gs.Graph, lazy: Any, weights: dict[str, Weight]) -> dict[str, Weight]:
     """Constants that are still what they were, by the name they have now; they stay lazy."""
-    graph.cleanup(remove_unused_graph_inputs=False).toposort()
+    graph.cleanup(remove_unused_graph_inputs=False)
     kept = {}
     for key, tensor in graph.tensors().items():
         values: Any = getattr(tensor, "_values", None)
@@ -157,7 +157,7 @@ def _fresh(surgeon: Any, proto: onnx.ModelProto, weights: dict[str, Weight]) -> 
     """The graph as it was, to be exported the same way."""
     graph = surgeon.import_onnx(proto)
     graph.inputs = [tensor for tensor in graph.inputs if tensor.name not in weights]
-    graph.cleanup(remove_unused_graph_inputs=False).toposort()
+    graph.cleanup(remove_unused_graph_inputs=False)
     return graph, {key: weights[key] for key in graph.tensors() if key in weights}
 
 
@@ -171,6 +171,7 @@ def _back(proto: onnx.ModelProto, kept: dict[str, Weight], old: ir.Model) -> ir.
     proto.producer_name = old.producer_name or ""
     model = ir.from_proto(proto)
     graph = model.graph
+    graph.sort()  # a function may append what comes earlier
     entries = {value.name: value for value in graph.inputs if value.name in kept}
     rest = [value for value in graph.inputs if value.name not in kept]
     graph.inputs.clear()

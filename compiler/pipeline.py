@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from .diagnostics import Diagnostic, EngineError, Label, PlanError, Span, fail
 from .levels import Level
+from .params import join_or
 from .pass_base import Pass, Scope, StepResult
 from .plan import Calibration, Step
 
@@ -69,7 +70,7 @@ def order_problems(steps: Sequence[Step], start: Level = Level.SEMANTIC) -> list
 
 
 def _misplaced(step: Step, level: Level, raised_by: Step | None) -> Diagnostic:
-    takes = " or ".join(f"`{taken.label}`" for taken in step.pass_.takes)
+    takes = join_or(f"`{taken.label}`" for taken in step.pass_.takes)
     message = f"`{step.pass_name}` takes a module at level {takes}, here it is `{level.label}`"
     if raised_by is None or level < min(step.pass_.takes):
         needed = f"a pass that leaves level `{min(step.pass_.takes).label}` has to come before it"
