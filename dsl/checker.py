@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..compiler.devices import Device, devices
 from ..compiler.diagnostics import Diagnostic, EdgecError, PlanError
@@ -22,14 +21,11 @@ from .declared import Declared, collect
 from .deploys import Deploys
 from .lets import Lets
 from .loader import Loaded, load
-from .models import check_model, find_texts
+from .models import CheckedModel, check_model, find_texts
 from .pipelines import Pipelines
 from .report import Report
 from .requires import check_requirement
 from .settings import CalibrationBlock, EvaluationBlock, Reader
-
-if TYPE_CHECKING:
-    from ..compiler.arch import DecoderArch
 
 
 def check_file(path: Path, defines: Sequence[str] = ()) -> tuple[Plan | None, list[Diagnostic], dict[str, str]]:
@@ -63,7 +59,7 @@ class _Checker:
         self.declared: Declared = collect(loaded, report)
         self.lets = Lets(report, self.declared.lets, lost=loaded.lost_names("let"))
         self.reader = Reader(report, self.lets)
-        self.archs: dict[str, DecoderArch] = {}
+        self.models: dict[str, CheckedModel] = {}
 
     def run(self, defines: Sequence[str]) -> Plan | None:
         if not self.loaded.statements:
@@ -94,11 +90,10 @@ class _Checker:
     def _models(self) -> dict[str, ModelDecl]:
         found = {}
         for name, model in self.declared.models.items():
-            decl, arch = check_model(model, self.reader)
-            if decl is not None:
-                found[name] = decl
-            if arch is not None:
-                self.archs[name] = arch
+            checked = check_model(model, self.reader)
+            if checked is not None:
+                self.models[name] = checked
+                found[name] = checked.decl
         return found
 
     def _devices(self) -> tuple[Device, ...]:
@@ -176,9 +171,9 @@ class _Checker:
 
     def _globs(self, pipelines: Pipelines, name: str) -> None:
         through = [d.model.text for d in self.declared.deploys if d.pipeline and d.pipeline.text == name]
-        archs = {model: self.archs[model] for model in through if model in self.archs}
-        if archs and len(archs) == len(set(through)):
-            pipelines.check_globs(name, archs)
+        nodes = {model: self.models[model].nodes for model in through if model in self.models}
+        if nodes and len(nodes) == len(set(through)):
+            pipelines.check_globs(name, nodes)
 
     def _once(self, deploys: Sequence[ast.Deploy]) -> list[ast.Deploy]:
         first: dict[str, ast.Deploy] = {}
@@ -201,8 +196,7 @@ class _Checker:
             return
         for deploy in plan.deploys:
             steps = plan.pipelines[deploy.pipeline].steps if deploy.pipeline else ()
-            arch = self.archs.get(deploy.model)
-            request = CheckRequest(plan, deploy, steps, plan.devices[0], arch)
+            request = CheckRequest(plan, deploy, steps, plan.devices[0], self.models[deploy.model].arch)
             target = find_target(deploy.target)
             try:
                 for found in target().check(request):

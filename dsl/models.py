@@ -1,9 +1,11 @@
-"""What a plan names outside itself: model folders and files, texts, tokenizers. No weight is read here."""
+"""What a plan names outside itself: model folders and files, texts. Of a Hugging Face folder only config.json is read;
+an ONNX file has to be loaded, so a plan with one takes longer to check."""
 
 from __future__ import annotations
 
 import glob
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,30 +24,54 @@ if TYPE_CHECKING:
 _WILD = ("*", "?", "[")
 
 
-def check_model(model: ast.Model, reader: Reader) -> tuple[ModelDecl | None, DecoderArch | None]:
-    """The declaration and, for a Hugging Face folder that can be read, its architecture."""
+@dataclass(frozen=True)
+class CheckedModel:
+    """A declaration whose source could be read, with the names that globs match."""
+
+    decl: ModelDecl
+    arch: DecoderArch | None  # None: an ONNX graph
+    nodes: tuple[str, ...]
+
+
+def check_model(model: ast.Model, reader: Reader) -> CheckedModel | None:
+    """The declaration and what its source tells; None after an error."""
     report = reader.report
     owner = f"model `{model.name.text}`"
     values = reader.read(model.settings, ModelBlock, owner, model.name.span)
     if values is None:
-        return None, None
+        return None
     block = ModelBlock(**values[0])
     written = block.source.path
     path = resolve_path(written.value, written.span)
-    arch = None
-    if block.source.kind == "hf":
-        if not _is_folder(path, written, report):
-            return None, None
+    before, arch, nodes = report.errors, None, ()
+    if block.source.kind == "onnx":
+        if path.is_file():
+            nodes = _onnx_nodes(model.name.text, path, written.span, report)
+        else:
+            _missing(path, written, "file", report)
+    elif _is_folder(path, written, report):
         arch = _architecture(path, written.span, report)
+        nodes = tuple(arch.node_names()) if arch else ()
         if block.context:
             _check_context(arch, block.context, path, _setting_span(model, "context"), report)
         else:
             report.error("E0205", f"{owner} needs `context`", model.name.span, help="write e.g. `context = 2048`")
-    elif not path.is_file():
-        _missing(path, written, "file", report)
-        return None, None
-    source = Source("hf" if block.source.kind == "hf" else "onnx", path, written.value)
-    return ModelDecl(model.name.text, source, block.context, model.span), arch
+    if report.errors > before:
+        return None
+    source = Source("onnx" if block.source.kind == "onnx" else "hf", path, written.value)
+    return CheckedModel(ModelDecl(model.name.text, source, block.context, model.span), arch, nodes)
+
+
+def _onnx_nodes(name: str, path: Path, at: Span, report: Report) -> tuple[str, ...]:
+    """The names the loader gives an ONNX graph's nodes: they are not in the file, so the file is loaded."""
+    from ..compiler.load_onnx import load_onnx
+
+    try:
+        module = load_onnx(name, path, 0)
+    except PlanError as error:
+        report.take(error, at)
+        return ()
+    return tuple(node.name for node in module.main.graph.all_nodes() if node.name)
 
 
 def _is_folder(path: Path, written: ast.String, report: Report) -> bool:

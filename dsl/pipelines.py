@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
 
 from ..compiler.diagnostics import PlanError, Span
 from ..compiler.nearest import nearest, nearest_help
@@ -15,9 +14,6 @@ from ..compiler.registry import find_pass, pass_names
 from . import ast
 from .loader import Loaded
 from .settings import Reader
-
-if TYPE_CHECKING:
-    from ..compiler.arch import DecoderArch
 
 
 @dataclass
@@ -86,9 +82,8 @@ class Pipelines:
                 self.reader.report.error("E0201", "`on` and `except` take names in quotes", item.span, help=help)
         return tuple(found)
 
-    def check_globs(self, pipeline: str, models: Mapping[str, DecoderArch]) -> None:
+    def check_globs(self, pipeline: str, names: Mapping[str, Sequence[str]]) -> None:
         """Every glob has to match a node of one of the models that go through the pipeline."""
-        names = {name: arch.node_names() for name, arch in models.items()}
         for pattern, span in self.globs.get(pipeline, ()):
             if any(fnmatchcase(node, pattern) for nodes in names.values() for node in nodes):
                 continue

@@ -250,6 +250,17 @@ def test_a_used_file_that_fails_is_told_with_its_line(plan_file, tmp_path, body,
     assert (Path(found.at.span.file).name, found.at.span.line) == ("bad.py", line)
 
 
+def test_an_onnx_graph_is_loaded_for_its_names(plan_file):
+    text = f"""device host
+model g {{ source = onnx("{FILES}/graph.onnx") }}
+pipeline p {{ quantize(weights = int8, block = channel) on ["proj", "Relu_*"] }}
+deploy g on cpu through p as ort
+"""
+    assert "E0307" not in codes_of(plan_file(text))
+    assert codes_of(plan_file(text.replace("Relu_", "Gelu_"))) == ["E0307"]
+    assert codes_of(plan_file(text.replace("graph.onnx", "text.txt"))) == ["E0371"]
+
+
 def test_checking_executes_nothing_but_used_files(plan_file, tmp_path):
     (tmp_path / "never.py").write_text("raise SystemExit('executed')\n")
     path = plan_file(PLAN.format(files=str(FILES)) + '# use "never.py"\nlet s = "use never.py"\n')
