@@ -156,8 +156,9 @@ class _Checker:
             checker.check_speculate(line, deploys, plan.models, pipelines.checked)
             for line in self._one_speculation(self.declared.speculates)
         ]
+        graphs = {name for name, checked in self.models.items() if checked.arch is None}
         requires = [
-            check_requirement(condition, self.declared, self.loaded, self.reader)
+            check_requirement(condition, self.declared, self.loaded, self.reader, graphs)
             for statement in self.declared.requires
             for condition in statement.conditions
         ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ..compiler.nearest import nearest
 from ..compiler.plan import Comparison, Require
 from . import ast
@@ -14,7 +16,10 @@ _COMPARISONS: dict[str, Comparison] = {"<=": "<=", ">=": ">=", "<": "<", ">": ">
 _LATER = ("decode.rate", "prefill.rate", "peak_memory")
 
 
-def check_requirement(condition: ast.Condition, declared: Declared, loaded: Loaded, reader: Reader) -> Require | None:
+def check_requirement(
+    condition: ast.Condition, declared: Declared, loaded: Loaded, reader: Reader, graphs: Collection[str]
+) -> Require | None:
+    """The requirement with its bound in plain numbers; `graphs` are the models that are no language models."""
     report = reader.report
     subject = condition.subject
     model, _, measure = subject.rpartition(".")
@@ -28,6 +33,10 @@ def check_requirement(condition: ast.Condition, declared: Declared, loaded: Load
             near = nearest(subject, known)
             help = f"did you mean `{near}`?" if near else f"what can be required: {', '.join(known)}"
             report.error("E0116", f"`{subject}` cannot be required", condition.span, help=help)
+        return None
+    if measure == "perplexity" and model in graphs:
+        message = f"`{model}` is an ONNX graph, perplexity is measured on language models"
+        report.error("E0219", message, condition.span)
         return None
     op = _COMPARISONS.get(condition.op)
     if op is None:
