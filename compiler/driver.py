@@ -256,9 +256,12 @@ def _finish(
     from .assemble import assemble
     from .manifest import write_manifest
     from .report import write_report
+    from .sources import remember
 
     options.progress("sealing the bundle")
     manifest = assemble(plan, models, measured, directory)
+    for model in models:  # the bundle holds no path of this machine; `verify` asks the cache
+        remember(manifest["inputs"][model.name], model.decl.source.path)
     size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
     failed = []
     for line in plan.requires:
