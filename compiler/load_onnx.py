@@ -7,6 +7,8 @@ parsed, which is what protobuf's own limit of 2 GiB bounds.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
@@ -18,11 +20,12 @@ from .config_file import pointer_hint
 from .diagnostics import fail
 from .levels import Level
 from .module import MAIN, Module, drop_unused_initializers
-from .onnx_check import all_graphs, refuse_foreign, refuse_loose_values
+from .onnx_check import all_graphs, refuse_bad_text, refuse_foreign, refuse_loose_values
 from .onnx_opset import upgrade
 from .weights import SourceFile, Weight, from_array, from_file, unpack
 
 _LARGEST = (1 << 31) - 1  # what protobuf can parse
+_LONGEST_REASON = 160
 
 
 def load_onnx(name: str, file: Path, context: int) -> Module:
@@ -30,18 +33,10 @@ def load_onnx(name: str, file: Path, context: int) -> Module:
     proto = _parse(file)
     refuse_foreign(proto, file)
     refuse_loose_values(proto, file)
-    model = _deserialise(proto, file)
-    _attach_external(model, file)
-    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    common.LiftSubgraphInitializersToMainGraphPass()(model)
-    name_nodes(model)  # before anything is said about a node, and by the order the user sees
-    model = upgrade(model, file)
-    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    drop_unused_initializers(model.graph)
-    used = {node.domain for node in model.graph.all_nodes()} | {""}
-    for domain in [domain for domain in model.opset_imports if domain not in used]:
-        del model.opset_imports[domain]
-    name_nodes(model)  # those that the upgrade put in
+    with _damage_named(file):
+        model = _graph(proto, file)
+        model = upgrade(model, file)
+        _tidy(model)
     model.graph.name = name
     return Module(name, {MAIN: model}, Level.SEMANTIC, None, file, context)
 
@@ -82,6 +77,7 @@ def _parse(file: Path) -> onnx.ModelProto:
         fail("E0371", f"`{file}` is not an ONNX model, or was cut: it does not parse", help=pointer_hint(raw))
     if not proto.graph.output:
         fail("E0371", f"`{file}` is not an ONNX model: it has no graph with outputs")
+    refuse_bad_text(proto, file)
     _one_domain_name(proto)
     return proto
 
@@ -94,19 +90,39 @@ def _one_domain_name(proto: onnx.ModelProto) -> None:
             entry.domain = ""
 
 
-def _deserialise(proto: onnx.ModelProto, file: Path) -> ir.Model:
-    """As IR, functions inlined, in topological order."""
+def _graph(proto: onnx.ModelProto, file: Path) -> ir.Model:
+    """As IR: weights lazy, functions inlined, in topological order, constants lifted, every node named."""
+    model = ir.from_proto(proto)
+    _attach_external(model, file)
+    common.InlinePass()(model)
+    model.graph.sort()
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.LiftSubgraphInitializersToMainGraphPass()(model)
+    name_nodes(model)  # before anything is said about a node, and by the order the user sees
+    return model
+
+
+def _tidy(model: ir.Model) -> None:
+    """What the upgrade put in: constants and nodes without names; and opset imports that nothing uses."""
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    drop_unused_initializers(model.graph)
+    used = {node.domain for node in model.graph.all_nodes()} | {""}
+    for domain in [domain for domain in model.opset_imports if domain not in used]:
+        del model.opset_imports[domain]
+    name_nodes(model)
+
+
+@contextmanager
+def _damage_named(file: Path) -> Iterator[None]:
+    """A graph that contradicts itself makes the libraries raise almost anything: E0375 with their first line."""
     try:
-        model = ir.from_proto(proto)
-        common.InlinePass()(model)
-        model.graph.sort()
-    except (ir.serde.SerdeError, ir.passes.PassError, ValueError) as problem:
+        yield
+    except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, ir.serde.SerdeError) as problem:
         root: BaseException = problem
         while root.__cause__ is not None:
             root = root.__cause__
-        first = (str(root).splitlines() or ["it contradicts itself"])[0]
+        first = (str(root).splitlines() or ["it contradicts itself"])[0][:_LONGEST_REASON]
         fail("E0375", f"`{file}` is not a valid ONNX model: {first[:1].lower() + first[1:].rstrip('.')}")
-    return model
 
 
 def _attach_external(model: ir.Model, file: Path) -> None:

@@ -12,6 +12,19 @@ import onnx.defs
 from .diagnostics import fail
 
 
+def refuse_bad_text(proto: onnx.ModelProto, file: Path) -> None:
+    """Names that are not UTF-8, which protobuf hands out as bytes."""
+    nodes = [node for function in proto.functions for node in function.node]
+    texts: list[str | bytes] = []
+    for graph in all_graphs(proto):
+        nodes += graph.node
+        texts += [value.name for value in (*graph.input, *graph.output, *graph.initializer)]
+    for node in nodes:
+        texts += [node.name, node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)]
+    if any(isinstance(text, bytes) for text in texts):
+        fail("E0371", f"`{file}` is not an ONNX model, or was damaged: a name in it is not UTF-8 text")
+
+
 def refuse_foreign(proto: onnx.ModelProto, file: Path) -> None:
     """Training parts, sparse tensors, ops that are neither ONNX's nor functions of the model."""
     if proto.training_info:

@@ -2,8 +2,9 @@
 
     perplexity = exp(mean over windows of -log softmax(logits[i])[ids[i+1]])
 
-What holds a part whole: ONNX Runtime maps the file that `save_for_ort` streams and keeps all of a graph's weights
-resident (float32: 4 bytes a weight, 20 MB for 5 M weights), so the oracle is for models that fit in memory.
+What holds a part whole: ONNX Runtime keeps all of a graph's weights resident as float32 and, since nothing is folded
+ahead, a transposed copy of each while it runs. A graph of 2.3 GB (Qwen3-0.6B) was measured at 4.1 GB, so the oracle is
+for models that fit in memory twice; writing the graph for it streams and took 120 MB.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from .ort import onnxruntime, session
 from .save import save_graphs
 from .semantic import MASKED
 
-_BATCH = 8
+_BATCH = 8  # windows in one run
+_LOGITS = 1 << 25  # logits in one run: with a large vocabulary fewer windows go together
 
 
 def save_for_ort(model: ir.Model, directory: Path) -> Path:
@@ -96,14 +98,12 @@ class DecoderOracle:
 
     def window_losses(self, ids: np.ndarray) -> np.ndarray:
         """The mean loss of each window, ids [W,S] -> [W]: every token but the first is predicted."""
-        return np.concatenate([self._losses(ids[at : at + _BATCH]) for at in range(0, len(ids), _BATCH)])
-
-    def _losses(self, ids: np.ndarray) -> np.ndarray:
-        logits = self.batch_logits(ids)[:, :-1].astype(np.float64)
-        logits -= logits.max(axis=-1, keepdims=True)
-        total = np.log(np.exp(logits).sum(axis=-1))
-        chosen = np.take_along_axis(logits, ids[:, 1:, None].astype(np.int64), axis=-1)[..., 0]
-        return (total - chosen).mean(axis=-1)
+        step = min(_BATCH, max(1, _LOGITS // (ids.shape[1] * self.vocab)))
+        losses: list[float] = []
+        for at in range(0, len(ids), step):
+            batch = ids[at : at + step]
+            losses += [_mean_loss(x[:-1], row[1:]) for x, row in zip(self.batch_logits(batch), batch, strict=True)]
+        return np.array(losses)
 
     def _step(self, ids: np.ndarray, cache: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         batch, tokens = ids.shape
@@ -121,6 +121,13 @@ class DecoderOracle:
     def _empty(self, batch: int) -> dict[str, np.ndarray]:
         shape = (batch, self.arch.kv_heads, 0, self.arch.head_dim)
         return {name: np.zeros(shape, np.float32) for name in self._names}
+
+
+def _mean_loss(logits: np.ndarray, targets: np.ndarray) -> float:
+    """The mean of -log softmax(logits)[target] over positions: logits [S,V], targets [S]."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    chosen = np.take_along_axis(shifted, targets[:, None].astype(np.int64), axis=-1)[:, 0]
+    return float((np.log(np.exp(shifted).sum(axis=-1)) - chosen).mean())
 
 
 def perplexity(module: Module, ids: Sequence[int], windows: int = 32, window: int = 256) -> float:

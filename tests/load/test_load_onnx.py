@@ -271,6 +271,20 @@ def test_no_model(content: bytes, tmp_path: Path) -> None:
     assert refused(tmp_path / "m.onnx")[0] == "E0371"
 
 
+def test_text_that_is_not_utf8(tmp_path: Path) -> None:
+    file = save(parse(MLP, w2=np.zeros(2400, "f4")), tmp_path)
+    file.write_bytes(file.read_bytes().replace(b"MatMul", b"Mat\xff\xffl"))
+    code, message = refused(file)
+    assert (code, "not UTF-8" in message) == ("E0371", True)
+
+
+def test_a_function_of_another_opset(tmp_path: Path) -> None:
+    """Inlined as it stands it could mean something else (Softmax changed at 13)."""
+    older = FUNCTION.replace('"mine", opset_import: ["" : 18]', '"mine", opset_import: ["" : 11]')
+    code, message = refused(save(parse(older), tmp_path))
+    assert (code, "mine::twice" in message) == ("E0375", True)
+
+
 def test_no_file(tmp_path: Path) -> None:
     assert refused(tmp_path / "m.onnx") == ("E0370", f"cannot read `{tmp_path / 'm.onnx'}`: no such file or directory")
     assert refused(tmp_path)[0] == "E0370"
