@@ -12,7 +12,7 @@
 
 ONNX's unsigned integers with a zero point, w = (q - zp) * scale, have u = q and zero = (2^(bits-1) - zp) * scale. That
 product needs more digits than float16 has: alpha is stored as float16 only if every value of it survives, otherwise
-as float32. Everything streams in row blocks; the largest thing held is one block.
+as float32. Weights stream in row blocks; of a matrix, only its alphas are held whole.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ...compiler.linears import QuantizedWeight
-from ...compiler.weights import Weight
+from ...compiler.weights import BLOCK_BYTES, Weight
 
 ROW_MULTIPLE = 8  # eight rows fill whole bytes at any width
 SHORT = 65535  # larger dimensions are stored in 32 bits
@@ -112,6 +112,8 @@ def unpack(data: bytes | bytearray, bits: int, count: int) -> np.ndarray:
     raw = np.frombuffer(data, np.uint8)
     if bits == 8:
         return raw[:count].copy()
+    if bits == 4:
+        return np.stack([raw >> 4, raw & 15], axis=-1).reshape(-1)[:count]
     stream = np.unpackbits(raw, count=count * bits).reshape(count, bits)
     places = np.arange(bits - 1, -1, -1, dtype=np.uint8)
     return (stream << places).sum(axis=1, dtype=np.uint8)
@@ -126,10 +128,9 @@ def write_quantized(file: BinaryIO, weight: QuantizedWeight, bias: np.ndarray | 
     written = len(head)
     for codes in _codes(weight):
         written += file.write(pack(codes, bits))
-    half = all(np.array_equal(part.astype(np.float16).astype(np.float32), part) for part in _alpha(weight))
-    alpha = 0
-    for part in _alpha(weight):
-        alpha += file.write(part.astype(np.float16 if half else np.float32).tobytes())
+    values = _alpha(weight)
+    half = bool(np.array_equal(values.astype(np.float16).astype(np.float32), values))
+    alpha = file.write(values.astype(np.float16 if half else np.float32).tobytes())
     return Blob(
         offset, written, alpha, _write_bias(file, bias, rows), rows, columns, bits, block, weight.symmetric, half
     )
@@ -164,15 +165,29 @@ def alpha_of(scale: np.ndarray, zero: np.ndarray | None, bits: int) -> np.ndarra
 def _codes(weight: QuantizedWeight) -> Iterator[np.ndarray]:
     """The stored codes u of `weight`, in blocks of rows."""
     shift = 1 << (weight.bits - 1) if weight.q.dtype.is_signed() else 0
-    for _, block in weight.q.blocks(multiple=ROW_MULTIPLE):
-        yield block.astype(np.int16) + shift
+    for start, stop in row_ranges(weight):
+        yield weight.q.rows(start, stop).astype(np.int16) + shift
 
 
-def _alpha(weight: QuantizedWeight) -> Iterator[np.ndarray]:
-    for start, scale in weight.scale.blocks():
-        zero = None if weight.zero_point is None else weight.zero_point.rows(start, start + len(scale))
-        flat = scale.reshape(len(scale), -1)
-        yield alpha_of(flat, None if zero is None else zero.reshape(flat.shape), weight.bits)
+def _alpha(weight: QuantizedWeight) -> np.ndarray:
+    """All alphas, the one thing held whole: a sixteenth of the float32 weight at blocks of 16, less above.
+
+    They are asked for in the rows that the integers come in: scales are made from the same float rows.
+    """
+    parts = []
+    for start, stop in row_ranges(weight):
+        scale = weight.scale.rows(start, stop).reshape(stop - start, -1)
+        zero = None if weight.zero_point is None else weight.zero_point.rows(start, stop).reshape(scale.shape)
+        parts.append(alpha_of(scale, zero, weight.bits))
+    return np.concatenate(parts)
+
+
+def row_ranges(weight: QuantizedWeight) -> Iterator[tuple[int, int]]:
+    """The rows of `weight` in ranges whose float32 form is of bounded size and that fill whole bytes."""
+    rows, columns = weight.q.dims[0], int(np.prod(weight.q.dims[1:], dtype=np.int64))
+    step = max(ROW_MULTIPLE, BLOCK_BYTES // (4 * columns) // ROW_MULTIPLE * ROW_MULTIPLE)
+    for start in range(0, rows, step):
+        yield start, min(start + step, rows)
 
 
 def _write_bias(file: BinaryIO, bias: np.ndarray | None, rows: int) -> int:

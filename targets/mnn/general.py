@@ -76,9 +76,10 @@ def _compare(module: Module, path: Path, memory: str, threads: int) -> dict[str,
             shipped = relative_errors(_run(path, model.graph, list(expected), feeds, memory, threads), expected)
             if max(shipped.values(), default=0.0) > _SHIPPED_BOUND:
                 name = max(shipped, key=lambda key: shipped[key])
+                message = f"`{name}` of `{module.name}` is off by {shipped[name]:.2g} of its range in MNN"
                 fail(
                     "E0711",
-                    f"MNN's `{name}` of `{module.name}` is off by {shipped[name]:.2g} of range with `memory = {memory}`",
+                    f"{message} with `memory = {memory}`",
                     help="deploy with `memory = normal`",
                     kind=EngineError,
                 )
@@ -142,9 +143,9 @@ def random_feeds(graph: ir.Graph, size: int, seed: int) -> Feeds:
 
 
 def _smallest_table(graph: ir.Graph) -> int:
-    tables = [node.inputs[0] for node in graph if node.op_type == "Gather" and node.inputs[0] is not None]
-    rows = [int(table.shape[0]) for table in tables if table.shape is not None and isinstance(table.shape[0], int)]
-    return min(rows, default=2)
+    tables = [node.inputs[0] for node in graph if node.op_type == "Gather"]
+    rows = [table.shape[0] for table in tables if table is not None and table.shape is not None]
+    return min((row for row in rows if isinstance(row, int)), default=2)
 
 
 def reference(model: ir.Model, feeds: Feeds) -> Feeds:

@@ -13,14 +13,15 @@ _state: dict[str, Any] = {}
 
 def load(path: str, inputs: list[str], outputs: list[str], memory: str, threads: int) -> None:
     import MNN
-    from MNN import expr, nn
+    from MNN import nn
 
+    expr: Any = MNN.expr  # an extension module: its names are not known to a type checker
     memory_mode = {"low": expr.MemoryMode.Low, "normal": expr.MemoryMode.Normal}[memory]
     # without a runtime manager: one made by `create_runtime_manager` takes no notice of a memory mode
     module = nn.load_module_from_file(
         path, inputs, outputs, memory_mode=memory_mode, precision_mode=expr.PrecisionMode.High, thread_num=threads
     )
-    _state.update(module=module, inputs=inputs, outputs=outputs, expr=MNN.expr)
+    _state.update(module=module, inputs=inputs, outputs=outputs, expr=expr)
 
 
 def run(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

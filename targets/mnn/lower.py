@@ -194,13 +194,14 @@ class Lowering:
 
     def _rotary(self, node: ir.Node) -> None:
         x, cos, sin = (self._form(value) for value in node.inputs[:3])
-        whole = not any(_number(node, key) for key in ("interleaved", "rotary_embedding_dim"))
-        if whole and len(node.inputs) == 3 and isinstance(x, Heads) and x.stage == "by_head" and x.turn is None:
-            turns = isinstance(cos, Rotary) and isinstance(sin, Rotary)
-            if turns and cos.op == "COS" and sin.op == "SIN":
-                self._set(node, x.rotated(self._doubled(cos.index, sin.index)))
-                return
-        self._refuse(node, "MNN rotates whole heads in halves, by cos and sin of the positions")
+        why = "MNN rotates whole heads in halves, by cos and sin of the positions"
+        if len(node.inputs) > 3 or any(_number(node, key) for key in ("interleaved", "rotary_embedding_dim")):
+            self._refuse(node, why)
+        if not isinstance(x, Heads) or x.stage != "by_head" or x.turn is not None:
+            self._refuse(node, why)
+        if not isinstance(cos, Rotary) or not isinstance(sin, Rotary) or (cos.op, sin.op) != ("COS", "SIN"):
+            self._refuse(node, why)
+        self._set(node, x.rotated(self._doubled(cos.index, sin.index)))
 
     def _attention(self, node: ir.Node) -> None:
         query, key, value = (self._form(v) for v in node.inputs[:3])

@@ -49,7 +49,7 @@ class GraphLowering:
     def run(self) -> None:
         graph = self.module.main.graph
         for value in graph.inputs:
-            if value.dtype not in _TYPES or value.shape is None:
+            if value.dtype is None or value.dtype not in _TYPES or value.shape is None:
                 fail("E0710", f"input `{value.name}` of `{self.module.name}` is of a type or shape MNN cannot take")
             dims = [d if isinstance(d, int) else -1 for d in value.shape]
             self._values[value] = self.net.input(value.name or "", dims, _TYPES[value.dtype])

@@ -101,8 +101,8 @@ def _same_integers(reader: WeightReader, blob: Blob, quant: QuantizedWeight) -> 
     if reader.header(blob) != blobs.header(blob.rows, blob.columns, blob.bits):
         return False
     shift = 1 << (quant.bits - 1) if quant.q.dtype.is_signed() else 0
-    for start, block in quant.q.blocks(multiple=blobs.ROW_MULTIPLE):
-        stop = start + len(block)
+    for start, stop in blobs.row_ranges(quant):
+        block = quant.q.rows(start, stop)
         ours = block.reshape(len(block), -1).astype(np.int16) + shift
         if not np.array_equal(ours, reader.codes(blob, start, stop)):
             return False
