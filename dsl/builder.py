@@ -152,12 +152,12 @@ class Builder(Transformer):
 
         def unescape(match: re.Match[str]) -> str:
             code = match[1]
-            if code[0] == "u" and len(code) == 5 and not 0xD800 <= int(code[1:], 16) <= 0xDFFF:
+            if code[0] == "u" and len(code) == 5 and _usable(int(code[1:], 16)):
                 return chr(int(code[1:], 16))
             if code not in _ESCAPES:
                 start = meta.start_pos + 1 + match.start()
                 at = Label(self.source.span(start, start + len(match[0])))
-                help = 'the escapes are \\" \\\\ \\n \\t \\r and \\u with four hex digits'
+                help = 'the escapes are \\" \\\\ \\n \\t \\r and \\u with four hex digits (not 0000)'
                 self.problems.append(Diagnostic("E0007", f"unknown escape `{match[0]}`", at, help=help))
             return _ESCAPES.get(code, code)
 
@@ -178,6 +178,11 @@ class Builder(Transformer):
 
     def _bad_number(self, span: Any, message: str) -> None:
         self.problems.append(Diagnostic("E0008", message, Label(span)))
+
+
+def _usable(code: int) -> bool:
+    """Neither NUL, which no path can hold, nor half a surrogate pair, which no file can."""
+    return code != 0 and not 0xD800 <= code <= 0xDFFF
 
 
 def _nodes(children: list[Any]) -> list[Any]:

@@ -26,6 +26,7 @@ from .pipelines import Pipelines
 from .report import Report
 from .requires import check_requirement
 from .settings import CalibrationBlock, EvaluationBlock, Reader
+from .source import text_for_frames
 
 
 def check_file(path: Path, defines: Sequence[str] = ()) -> tuple[Plan | None, list[Diagnostic], dict[str, str]]:
@@ -34,8 +35,7 @@ def check_file(path: Path, defines: Sequence[str] = ()) -> tuple[Plan | None, li
     try:
         loaded = load(Path(path), report)
     except PlanError as error:
-        raw = Path(path).read_bytes() if Path(path).is_file() else b""
-        return None, list(error.diagnostics), {str(path): raw.decode("utf-8", errors="replace")}
+        return None, list(error.diagnostics), {str(path): text_for_frames(Path(path))}
     plan = _Checker(Path(path), loaded, report).run(defines)
     found = report.sorted(loaded.sources)
     if report.errors or plan is None:
@@ -63,7 +63,7 @@ class _Checker:
 
     def run(self, defines: Sequence[str]) -> Plan | None:
         if not self.loaded.statements:
-            if not self.loaded.lost:
+            if not self.loaded.lost and not self.report.errors:
                 self.report.error("E0212", f"`{self.path}` holds no statement", None)
             return None
         self.lets.override(defines, self.loaded.sources)

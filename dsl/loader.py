@@ -18,7 +18,7 @@ from ..compiler.registry import pass_fault, pass_names
 from . import ast
 from .parser import Lost, parse
 from .report import Report
-from .source import read_source
+from .source import read_source, what_is
 
 
 @dataclass
@@ -84,7 +84,7 @@ def _include(statement: ast.Include, chain: tuple[Path, ...], loaded: Loaded, re
 def _use(statement: ast.Use, loaded: Loaded, report: Report) -> None:
     path = resolve_path(statement.path.value, statement.path.span)
     at = statement.path.span
-    if not path.is_file():
+    if what_is(path) != "file":
         report.error("E0301", f"there is no file `{path}`", at)
         loaded.passes_unknown = True
         return

@@ -17,6 +17,7 @@ from .lets import Lets
 from .loader import resolve_path
 from .report import Report
 from .settings import ModelBlock, Reader
+from .source import what_is
 
 if TYPE_CHECKING:
     from ..compiler.arch import DecoderArch
@@ -45,7 +46,7 @@ def check_model(model: ast.Model, reader: Reader) -> CheckedModel | None:
     path = resolve_path(written.value, written.span)
     before, arch, nodes = report.errors, None, ()
     if block.source.kind == "onnx":
-        if path.is_file():
+        if what_is(path) == "file":
             nodes = _onnx_nodes(model.name.text, path, written.span, report)
         else:
             _missing(path, written, "file", report)
@@ -75,9 +76,10 @@ def _onnx_nodes(name: str, path: Path, at: Span, report: Report) -> tuple[str, .
 
 
 def _is_folder(path: Path, written: ast.String, report: Report) -> bool:
-    if path.is_dir():
+    found = what_is(path)
+    if found == "folder":
         return True
-    if path.is_file():
+    if found == "file":
         help = '`hf` takes the folder that holds config.json; a file of ONNX is `onnx("…")`'
         report.error("E0302", f"`{written.value}` is a file, not a folder", written.span, help=help)
     else:
@@ -86,9 +88,10 @@ def _is_folder(path: Path, written: ast.String, report: Report) -> bool:
 
 
 def _missing(path: Path, written: ast.String, kind: str, report: Report) -> None:
-    near = None
-    if path.parent.is_dir():
+    try:
         near = nearest(path.name, (entry.name for entry in path.parent.iterdir()))
+    except OSError:
+        near = None
     help = f"there is `{near}` beside it" if near else "paths are relative to the file they are written in"
     report.error("E0301", f"there is no {kind} `{written.value}`", written.span, f"looked for {path}", help=help)
 
@@ -131,16 +134,17 @@ def find_texts(settings: Iterable[ast.Setting], lets: Lets, report: Report) -> t
 
 def _expand(item: ast.String, report: Report) -> list[Path]:
     path = resolve_path(item.value, item.span)
-    if path.is_file():
+    found = what_is(path)
+    if found == "file":
         return [path]
-    if path.is_dir():
+    if found == "folder":
         help = f'name its files: `"{item.value.rstrip("/")}/*.txt"`'
         report.error("E0302", f"`{item.value}` is a folder, not a text", item.span, help=help)
     elif not any(sign in item.value for sign in _WILD):
         _missing(path, item, "file", report)
     else:
         files = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
-        files = [file for file in files if file.is_file()]
+        files = [file for file in files if what_is(file) == "file"]
         if not files:
             report.error("E0306", f"no file matches `{item.value}`", item.span, f"looked for {path}")
         return files

@@ -16,6 +16,7 @@ from .source import Source
 
 MAX_DEPTH = 16
 MAX_PROBLEMS = 20
+MAX_WORD = 200
 
 KEYWORDS = (
     "plan",
@@ -45,6 +46,7 @@ _STATEMENT = re.compile(
     r"|(model|pipeline)[ \t]+\w+[ \t]*\{"
     r"|(calibration|evaluation|require)[ \t]*\{|deploy[ \t]+\w+[ \t]+on\b|speculate[ \t]+\w+[ \t]*->"
 )
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _CLOSES = {"}": "{", ")": "(", "]": "["}
 _INSTEAD = {
     "'": "strings stand in double quotes",
@@ -97,6 +99,8 @@ class _Scanner:
             "open_string": self._open_string,
             "other": self._other,
             "quoted": self._quoted,
+            "string": self._text,
+            "word": self._word,
         }
         stop = 0
         for match in _TOKEN.finditer(self.source.text):
@@ -105,6 +109,7 @@ class _Scanner:
                 line_first = line_first or "\n" in text
                 continue
             if kind == "comment":
+                self._text(text, match.start())
                 continue
             if kind == "word" and line_first:
                 self._line_begins(text, position, stop)
@@ -168,6 +173,15 @@ class _Scanner:
     def _open_string(self, text: str, position: int) -> None:
         help = 'add the missing `"`; a string ends on the line it begins on'
         self._problem("E0003", "a string is not closed", position, len(text.rstrip()), help=help)
+
+    def _text(self, text: str, position: int) -> None:
+        control = _CONTROL.search(text)
+        if control is not None:
+            self._other(control.group(), position + control.start())
+
+    def _word(self, text: str, position: int) -> None:
+        if len(text) > MAX_WORD:
+            self._problem("E0011", f"a name of {len(text)} characters", position, len(text))
 
     def _quoted(self, text: str, position: int) -> None:
         self._problem("E0002", "`'` is not part of the language", position, len(text), help=_INSTEAD["'"])

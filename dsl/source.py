@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from ..compiler.diagnostics import Label, Span, fail
 
@@ -58,3 +59,20 @@ def _decode(raw: bytes, file: str) -> str:
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
         at = Label(Span(file, line, column, line, column + 1), f"the byte {raw[error.start]:#04x}")
         fail("E0004", f"`{file}` is not UTF-8 text", at, help="a plan is text in UTF-8")
+
+
+def what_is(path: Path) -> Literal["file", "folder"] | None:
+    """What is at `path`; None also for a path that no file system takes."""
+    try:
+        return "folder" if path.is_dir() else "file" if path.is_file() else None
+    except OSError:
+        return None
+
+
+def text_for_frames(path: Path) -> str:
+    """As much of a file that is no plan as a diagnostic can show."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(MAX_BYTES).decode("utf-8", errors="replace")
+    except OSError:
+        return ""
