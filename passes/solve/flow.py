@@ -1,0 +1,158 @@
+"""The residual streams of all calibration windows, one stretch of the decoder at a time.
+
+    reference  x_l  : what the module gives with the weights to be solved left in float
+    solved     x'_l : what it gives with the stretches before this one solved
+
+Held: both streams at one boundary [windows, length, H], the constants of one stretch, and what one batch makes in it.
+A linear sees the error of all that was solved before it, in its own stretch too: that is what it compensates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from ...compiler.diagnostics import EngineError, fail
+from ...compiler.linears import Linear, linears
+from ...compiler.module import Module
+from ...compiler.oracle import causal_mask
+from ...compiler.torch_graph import Constants, Env, Stretch, device, linear_nodes, run, stretches
+from ...compiler.weights import Weight
+
+BATCH = 8  # windows
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of one linear's inputs x' (solved) and x (reference), n rows: sums over all windows."""
+
+    hessian: torch.Tensor  # 2/n sum x'^T x'       [K, K]
+    drift: torch.Tensor  # 2/n sum (x - x')^T x'   [K, K]
+    magnitude: torch.Tensor  # 1/n sum |x'|        [K]
+
+
+@dataclass
+class Flow:
+    """Walks the stretches of a decoder; `floats` are the weights to be solved, by linear."""
+
+    module: Module
+    floats: Mapping[str, Weight]
+    on: torch.device = field(default_factory=device)
+
+    def __post_init__(self) -> None:
+        self.graph = self.module.main.graph
+        self.refresh()
+        self.stretches: list[Stretch] = stretches(self.graph)
+        self.shared: Env = {}
+        self.stream: ir.Value | None = None
+        self.reference: list[torch.Tensor] = []
+        self.solved: list[torch.Tensor] = []
+
+    def refresh(self) -> None:
+        """Look at the linears again, after weights were exchanged."""
+        self.linears: dict[str, Linear] = {linear.name: linear for linear in linears(self.module)}
+
+    def start(self, ids: np.ndarray, weights: Mapping[str, torch.Tensor]) -> None:
+        """Embed the windows; `weights` are those already solved that the embedding reads."""
+        stretch = self.stretches[0]
+        outputs = [value for value in stretch.outputs if not value.is_graph_output()]
+        self.stream = next(value for value in outputs if self._is_stream(value))
+        for at in range(0, len(ids), BATCH):
+            env = self._inputs(ids[at : at + BATCH])
+            for kept, constants in (
+                (self.reference, self.constants({})),
+                (self.solved, self.constants(weights)),
+            ):
+                made = dict(zip(outputs, run(stretch.nodes, env, constants, outputs), strict=True))
+                kept.append(made.pop(self.stream))
+                self.shared = {**{v: x for v, x in env.items() if v.name != "input_ids"}, **made}
+
+    def _is_stream(self, value: ir.Value) -> bool:
+        """The residual stream is [B, S, H]; cos and sin are as wide as half a head."""
+        arch = self.module.arch
+        return arch is not None and value.shape is not None and value.shape[-1] == arch.hidden
+
+    def _inputs(self, ids: np.ndarray) -> Env:
+        arch, length = self.module.arch, ids.shape[1]
+        if arch is None:
+            raise ValueError(f"module `{self.module.name}` is no decoder")
+        made: dict[str, torch.Tensor] = {
+            "input_ids": torch.from_numpy(ids.astype(np.int32)),
+            "position_ids": torch.arange(length, dtype=torch.int32)[None],
+            "attention_mask": torch.from_numpy(causal_mask(length, 0)),
+        }
+        empty = torch.zeros(1, arch.kv_heads, 0, arch.head_dim)
+        return {value: made.get(value.name or "", empty).to(self.on) for value in self.graph.inputs}
+
+    def constants(self, weights: Mapping[str, torch.Tensor]) -> Constants:
+        """The module's constants with the float weights in place, and `weights` over them."""
+        given = {self.linears[name].value: tensor for name, tensor in weights.items()}
+        made = Constants(given, self.on)
+        for name, weight in self.floats.items():
+            value = self.linears[name].value
+            if value not in given and value.const_value is None:  # quantised by an earlier line
+                given[value] = self.oriented(name, made.tensor(weight))
+        return made
+
+    def oriented(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """A float weight [N, K] as the graph's value holds it."""
+        return weight if self.linears[name].rows_are_outputs else weight.T
+
+    def groups(self, stretch: Stretch) -> list[tuple[ir.Value, list[str]]]:
+        """The stretch's linears that are to be solved, those of one input together, in running order."""
+        found: dict[ir.Value, list[str]] = {}
+        for node in linear_nodes(stretch):
+            if node.name in self.floats and node.inputs[0] is not None:
+                found.setdefault(node.inputs[0], []).append(node.name or "")
+        return list(found.items())
+
+    def moments(self, stretch: Stretch, value: ir.Value, solved: Mapping[str, torch.Tensor]) -> Moments:
+        """Of the inputs `value`, with the stretch's linears in `solved` exchanged."""
+        before, after = self.constants({}), self.constants(solved)
+        hessian = drift = magnitude = None
+        count = 0
+        with torch.no_grad():
+            for x, y in zip(self.reference, self.solved, strict=True):
+                wanted = run(stretch.nodes, self.env(x), before, [value])[0].flatten(0, -2)
+                got = run(stretch.nodes, self.env(y), after, [value])[0].flatten(0, -2)
+                if hessian is None or drift is None or magnitude is None:
+                    hessian = torch.zeros(got.shape[1], got.shape[1], device=self.on)
+                    drift, magnitude = torch.zeros_like(hessian), torch.zeros_like(hessian[0])
+                hessian.addmm_(got.T, got)
+                drift.addmm_((wanted - got).T, got)
+                magnitude += got.abs().sum(0)
+                count += len(got)
+        if hessian is None or drift is None or magnitude is None:
+            raise ValueError("there are no calibration windows")
+        if not bool(torch.isfinite(hessian).all()):
+            readers = ", ".join(f"`{use.node.name}`" for use in value.uses())
+            fail("E0457", f"the calibration's activations into {readers} are not finite", kind=EngineError)
+        return Moments(hessian * (2 / count), drift * (2 / count), magnitude / count)
+
+    def env(self, stream: torch.Tensor) -> Env:
+        if self.stream is None:
+            raise ValueError("the flow has not started")
+        return {**self.shared, self.stream: stream}
+
+    def output(self, stretch: Stretch) -> ir.Value:
+        """The residual stream (or the logits) that leaves the stretch."""
+        return next(value for value in stretch.outputs if not value.is_graph_output() or value.name == "logits")
+
+    def targets(self, stretch: Stretch) -> list[torch.Tensor]:
+        """The reference stream after the stretch."""
+        constants, output = self.constants({}), self.output(stretch)
+        with torch.no_grad():
+            return [run(stretch.nodes, self.env(x), constants, [output])[0] for x in self.reference]
+
+    def advance(self, stretch: Stretch, solved: Mapping[str, torch.Tensor]) -> None:
+        """Move both streams behind the stretch."""
+        output, after = self.output(stretch), self.constants(solved)
+        reference = self.targets(stretch)
+        with torch.no_grad():
+            for at, x in enumerate(self.solved):
+                self.solved[at] = run(stretch.nodes, self.env(x), after, [output])[0]
+        self.reference, self.stream = reference, output

@@ -1,0 +1,165 @@
+"""GPTQ: integers column by column, each column's error made good by the columns still to come.
+
+    minimise  tr (W' - Q) H (W' - Q)^T        W' = W + a W D (H + dI)^-1,  D the drift of the inputs (flow.py)
+
+    q_k = nearest(w_k),  e = (w_k - q_k) / U_kk,  w_j -= e U_kj  for j > k        H^-1 = U^T U
+
+Frantar et al. 2022 (arXiv 2210.17323): lazy batches (section 3.3, step 2), Cholesky form (step 3). W' is the least-squares answer to
+inputs that earlier rounding has moved, as in GPTAQ (arXiv 2504.02692, section 3). With `act_order` columns go by
+falling diag H over grids fixed before (static groups), so that blocks stay in natural order; without it each block's
+grid is searched when it is reached, on weights that already carry the errors before it.
+
+Afterwards rounds of least-squares scales (given the integers) and coordinate descent (given the scales; QuantEase,
+arXiv 2309.01885, section 3) lower the same objective; each step is kept only if it does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .flow import Moments
+from .grid import Grid, fit, fit_block, half
+from .hessian import Damped, damped, prepare
+
+_LAZY = 128  # columns whose errors are passed on together
+_ROUNDS = 2
+_SWEEPS = 2
+_TIMID = 0.3  # a least-squares scale below this part of the searched one is not believed
+
+
+@dataclass(frozen=True)
+class Gptq:
+    """The method's settings."""
+
+    damping: float = 0.01
+    act_order: bool = False
+    follow_drift: float = 0.0
+    rounds: int = _ROUNDS
+
+
+@dataclass
+class Solved:
+    """Integers [N, K] on a grid, and the weights [N, K] they were chosen for."""
+
+    q: torch.Tensor
+    grid: Grid
+    target: torch.Tensor
+    notes: list[str]
+
+    def value(self) -> torch.Tensor:
+        return self.grid.value(self.q)
+
+
+def solve(
+    name: str, w: torch.Tensor, moments: Moments, bits: int, block: int, symmetric: bool, settings: Gptq
+) -> Solved:
+    """`w` float32 [N, K] in blocks of `block` inputs."""
+    ready = prepare(name, moments.hessian, settings.damping, settings.act_order)
+    notes = []
+    if ready.damping > settings.damping:
+        notes.append(
+            f"`{name}`: the inputs' Hessian was not positive definite; damped by {ready.damping:g} of its mean "
+            f"diagonal instead of {settings.damping:g}"
+        )
+    target = w
+    if settings.follow_drift:
+        target = w + settings.follow_drift * _followed(w, moments.drift, ready.matrix)
+    q, grid = _columns(target, ready, bits, block, symmetric)
+    for _ in range(settings.rounds):
+        grid = _better_scales(target, q, grid, ready.matrix)
+        q = descend(target, q, grid, ready.matrix, _SWEEPS)
+    return Solved(q, grid, target, notes)
+
+
+def _followed(w: torch.Tensor, drift: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """W D H^-1: what the weights have to change by to answer moved inputs as before."""
+    return torch.linalg.solve(matrix.double(), (w @ drift).T.double()).T.float()
+
+
+def _columns(w: torch.Tensor, ready: Damped, bits: int, block: int, symmetric: bool) -> tuple[torch.Tensor, Grid]:
+    order, upper = ready.order, ready.upper
+    static = bool((order[1:] < order[:-1]).any())
+    grid = fit(w, bits, block, symmetric, ready.matrix)
+    left = w[:, order].contiguous()
+    q = torch.empty_like(left)
+    places = order.tolist()
+    step = block * max(1, _LAZY // block)
+    for first in range(0, len(places), step):
+        last = min(first + step, len(places))
+        errors = left.new_empty(len(left), last - first)
+        for k in range(first, last):
+            group = places[k] // block
+            if not static and k % block == 0:
+                _refit(grid, left[:, k : k + block], ready.matrix[k : k + block, k : k + block], bits, group)
+            q[:, k] = grid.column(left[:, k], group)
+            error = (left[:, k] - grid.column_value(q[:, k], group)) / upper[k, k]
+            errors[:, k - first] = error
+            left[:, k + 1 : last] -= error[:, None] * upper[k, k + 1 : last]
+        left[:, last:] -= errors @ upper[first:last, last:]
+    return q[:, torch.argsort(order)], grid
+
+
+def _refit(grid: Grid, w: torch.Tensor, hessian: torch.Tensor, bits: int, group: int) -> None:
+    scale, zero = fit_block(w, bits, grid.zero is None, hessian)
+    grid.scale[:, group] = scale
+    if grid.zero is not None and zero is not None:
+        grid.zero[:, group] = zero
+
+
+def objective(w: torch.Tensor, value: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """(w - value) H (w - value)^T per row [N]."""
+    e = w - value
+    return ((e @ matrix) * e).sum(1)
+
+
+def descend(w: torch.Tensor, q: torch.Tensor, grid: Grid, matrix: torch.Tensor, sweeps: int) -> torch.Tensor:
+    """Coordinate descent: each integer in turn is the best given all others. Never worse."""
+    value = grid.value(q)
+    pull = (w - value) @ matrix
+    diagonal = matrix.diagonal()
+    q = q.clone()
+    for _ in range(sweeps):
+        for first in range(0, w.shape[1], _LAZY):
+            last = min(first + _LAZY, w.shape[1])
+            moved = value[:, first:last].clone()
+            local = pull[:, first:last].contiguous()
+            for k in range(first, last):
+                group = k // grid.block
+                q[:, k] = grid.column(value[:, k] + local[:, k - first] / diagonal[k], group)
+                made = grid.column_value(q[:, k], group)
+                local -= (made - value[:, k])[:, None] * matrix[k, first:last]
+                value[:, k] = made
+            pull -= (value[:, first:last] - moved) @ matrix[first:last]
+    return q
+
+
+def _better_scales(w: torch.Tensor, q: torch.Tensor, grid: Grid, matrix: torch.Tensor) -> Grid:
+    """Least-squares scales for the integers there are, per row where that lowers the objective.
+
+    With v_g the integers of block g:  A_gh = v_g H_gh v_h^T,  b_g = (w H)_g v_g^T,  A s = b        [K/B, K/B] per row
+    """
+    n, groups = grid.scale.shape
+    v = grid.blocks(q if grid.zero is None else q - grid.zero.repeat_interleave(grid.block, 1))
+    right = (grid.blocks(w @ matrix) * v).sum(-1)
+    scale = grid.scale.clone()
+    rows = max(1, (1 << 26) // (w.shape[1] * groups))
+    for at in range(0, n, rows):
+        part = v[at : at + rows]
+        spread = torch.zeros(len(part), groups, w.shape[1], device=w.device)
+        for g in range(groups):
+            spread[:, g] = part[:, g] @ matrix[g * grid.block : (g + 1) * grid.block]
+        left = (grid.blocks(spread.reshape(-1, w.shape[1])).reshape(*spread.shape[:2], groups, -1) * part[:, None]).sum(
+            -1
+        )
+        left.diagonal(dim1=1, dim2=2).add_(1e-6 * left.diagonal(dim1=1, dim2=2).mean(1, keepdim=True) + 1e-30)
+        scale[at : at + rows] = torch.linalg.solve(left, right[at : at + rows])
+    scale = half(torch.where(scale > _TIMID * grid.scale, scale, grid.scale))
+    made = Grid(scale, grid.zero, grid.bits, grid.block)
+    better = objective(w, made.value(q), matrix) < objective(w, grid.value(q), matrix)
+    made.scale = torch.where(better[:, None], made.scale, grid.scale)
+    return made
+
+
+__all__ = ["Gptq", "Solved", "damped", "descend", "objective", "solve"]

@@ -1,0 +1,23 @@
+"""Clip search alone: per row and block the scale (and zero) whose rounding to nearest errs least, sum (w - q)^2.
+
+Needs no calibration: rows are read, solved and forgotten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .grid import Grid, fit
+
+
+@dataclass(frozen=True)
+class Mse:
+    """No settings."""
+
+
+def solve(w: torch.Tensor, bits: int, block: int, symmetric: bool, settings: Mse) -> tuple[torch.Tensor, Grid]:
+    """Integers of the rows `w` [R, K] and their grid."""
+    grid = fit(w, bits, block, symmetric)
+    return grid.quantise(w), grid

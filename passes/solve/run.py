@@ -1,0 +1,257 @@
+"""Solve a set of weights by one method, stretch by stretch, resuming from the cache what an earlier run has done.
+
+    wanted {linear: format}  ->  {linear: q, scale, zero_point}, lazy, from files
+
+Calibrated methods walk the decoder: gather the moments of a group of linears that share an input, solve them, go on
+to the next group with these in place. What a linear's answer depends on makes its key: the windows, everything before
+its stretch, its stretch's constants and formats, the method's settings. Embeddings see no activations: their rows are
+solved by clip search.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from ...compiler import calibrate
+from ...compiler.diagnostics import fail
+from ...compiler.module import Module, constant
+from ...compiler.pass_base import Scope
+from ...compiler.torch_graph import Stretch, device
+from ...compiler.weights import Weight
+from ..quantize_rtn import Format, Made
+from . import awq, gptq, hqq, mse, reconstruct, store
+from .flow import Flow
+from .grid import Grid
+
+_ROWS = {"mse": (mse.solve, mse.Mse()), "hqq": (hqq.solve, hqq.Hqq())}
+CALIBRATED = ("awq", "gptq", "reconstruct")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a method may be tuned by; part of every key."""
+
+    method: str
+    gptq: gptq.Gptq = field(default_factory=gptq.Gptq)
+    reconstruct: reconstruct.Reconstruct = field(default_factory=reconstruct.Reconstruct)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One linear to solve: its float weight [N, K] and its format."""
+
+    source: Weight
+    format_: Format
+
+    @property
+    def block(self) -> int:
+        k = int(np.prod(self.source.dims[1:], dtype=np.int64))
+        return self.format_.block or k
+
+
+def solve(module: Module, wanted: Mapping[str, Wanted], settings: Settings, scope: Scope) -> dict[str, Made]:
+    """The quantised weights of all linears in `wanted`."""
+    if settings.method in _ROWS:
+        keys = {name: _by_rows(name, one, settings.method, scope) for name, one in wanted.items()}
+    elif settings.method in CALIBRATED:
+        walk = _Walk(module, wanted, settings, scope)
+        keys, wanted = walk.keys(), walk.wanted
+    else:
+        raise ValueError(f"no method `{settings.method}`")
+    return {name: store.load(f"{name}.weight", keys[name], one.source, one.format_) for name, one in wanted.items()}
+
+
+def _by_rows(name: str, one: Wanted, method: str, scope: Scope) -> str:
+    """Solve one weight without calibration; returns its key."""
+    solver, constants = _ROWS[method]
+    key = store.key(method, repr(constants), repr(one.format_), store.digest(one.source))
+    if not store.known(key):
+        scope.progress(f"{method} {name}")
+
+    def parts() -> Iterator[store.Solution]:
+        for start, rows in one.source.blocks():
+            w = _float(name, rows, start, scope)
+            q, grid = solver(w, one.format_.bits, one.block, one.format_.symmetric, constants)
+            yield _solution(q, grid, one)
+
+    store.keep(key, parts())
+    return key
+
+
+def _float(name: str, rows: np.ndarray, start: int, scope: Scope) -> torch.Tensor:
+    """Rows as float32 [R, K]; what is not finite is an error."""
+    w = torch.from_numpy(rows.astype(np.float32).reshape(len(rows), -1)).to(device())
+    finite = torch.isfinite(w).all(1)
+    if not bool(finite.all()):
+        row = int(torch.argmin(finite.int()))
+        what = "NaN" if bool(torch.isnan(w[row]).any()) else "infinity"
+        fail(
+            "E0411",
+            f"`{name}.weight` holds {what} in row {start + row}: it cannot be quantised",
+            scope.origin,
+            help=f'leave it as it is with `except ["{name}"]`, or repair the model',
+        )
+    return w
+
+
+def _solution(q: torch.Tensor, grid: Grid, one: Wanted, notes: list[str] | None = None) -> store.Solution:
+    made = store.Solution.of(q, grid, notes)
+    if one.format_.block is None:
+        made.scale = made.scale[:, 0]
+        made.zero = None if made.zero is None else made.zero[:, 0]
+    made.q = made.q.reshape(len(made.q), *one.source.dims[1:])
+    return made
+
+
+class _Walk:
+    """One calibrated run over a decoder."""
+
+    def __init__(self, module: Module, wanted: Mapping[str, Wanted], settings: Settings, scope: Scope) -> None:
+        if scope.calibration is None:
+            fail(
+                "E0454",
+                f"`method = {settings.method}` needs a `calibration` block, which the plan has not",
+                scope.origin,
+                help='add `calibration { text = "calib/*.txt" }`, or use a method that needs none: rtn, mse or hqq',
+            )
+        self.module, self.settings, self.scope = module, settings, scope
+        self.wanted: Mapping[str, Wanted] = wanted
+        self.ids = calibrate.windows(scope.calibration, module)
+        if settings.method == "awq":
+            self.wanted = self._scaled()
+        self.flow = Flow(module, {name: one.source for name, one in self.wanted.items()})
+        self.found: dict[str, str] = {}
+
+    def _scaled(self) -> dict[str, Wanted]:
+        """Fold activation-aware scales into the module; what is wanted, with the weights scaled."""
+        flow = Flow(self.module, {name: one.source for name, one in self.wanted.items()})
+        flow.start(self.ids, {})
+        grids = {name: (one.format_.bits, one.block, one.format_.symmetric) for name, one in self.wanted.items()}
+        folded = awq.scale_module(flow, grids, self.scope)
+        self.scope.note(f"awq: {folded} groups of linears scaled by their activations")
+        made = {}
+        for name, one in self.wanted.items():
+            linear = flow.linears[name]
+            made[name] = one if linear.stored is None else Wanted(linear.weight(), one.format_)
+        return made
+
+    def keys(self) -> dict[str, str]:
+        """Solve all; the key of each linear."""
+        with _Clock(self.scope, self.settings.method, len(self.flow.stretches)) as tick:
+            solved = {name: self._rows(name) for name in self.wanted if name not in self._matmuls()}
+            self.flow.start(self.ids, solved)
+            state = store.key(calibrate.digest(self.ids), *sorted(self.found.values()))
+            state = store.key(state, self._content(self.flow.stretches[0]))
+            for stretch in self.flow.stretches[1:]:
+                tick(stretch.name)
+                if all(name in self.found for name in self.wanted):
+                    break
+                state = store.key(state, self._content(stretch), repr(self.settings))
+                self._stretch(stretch, state)
+        for key in dict.fromkeys(self.found.values()):
+            for text in store.notes(key):
+                self.scope.note(text)
+        return self.found
+
+    def _matmuls(self) -> set[str]:
+        """Linears whose inputs can be seen, and that share their weight with no embedding in `wanted`."""
+        gathered = {
+            id(self.wanted[n].source) for n, x in self.flow.linears.items() if n in self.wanted and x.kind == "gather"
+        }
+        return {
+            name
+            for stretch in self.flow.stretches[1:]
+            for _, names in self.flow.groups(stretch)
+            for name in names
+            if id(self.wanted[name].source) not in gathered
+        }
+
+    def _rows(self, name: str) -> torch.Tensor:
+        """A weight without activations: clip search."""
+        self.found[name] = _by_rows(name, self.wanted[name], "mse", self.scope)
+        return self._value(name)
+
+    def _value(self, name: str) -> torch.Tensor:
+        """What is solved already, dequantised, as the graph's value holds it."""
+        one = self.wanted[name]
+        made = store.load(name, self.found[name], one.source, one.format_)
+        q = torch.from_numpy(made.q.numpy().astype(np.float32)).reshape(len(made.q.numpy()), -1)
+        scale = torch.from_numpy(made.scale.numpy().astype(np.float32)).reshape(len(q), -1)
+        zero = None
+        if made.zero_point is not None:
+            zero = torch.from_numpy(made.zero_point.numpy().astype(np.float32)).reshape(scale.shape)
+        value = Grid(scale, zero, one.format_.bits, one.block).value(q).to(device())
+        return self.flow.oriented(name, value)
+
+    def _content(self, stretch: Stretch) -> str:
+        """All constants of a stretch (the float weights of what is wanted) and the formats wanted."""
+        parts = []
+        for node in stretch.nodes:
+            linear = self.flow.linears.get(node.name or "")
+            if linear is not None and linear.name in self.wanted:
+                one = self.wanted[linear.name]
+                parts += [linear.name, store.digest(one.source), repr(one.format_)]
+                continue
+            weights = [linear.weight()] if linear is not None else [constant(v) for v in node.inputs]
+            parts += [node.name or "", *(store.digest(w) for w in weights if w is not None)]
+        return store.key(*parts)
+
+    def _stretch(self, stretch: Stretch, state: str) -> None:
+        names = [n for _, group in self.flow.groups(stretch) for n in group if n not in self.found]
+        keys = {name: store.key(state, name) for name in names}
+        if not all(store.known(key) for key in keys.values()):
+            for name, made in self._solve(stretch).items():
+                one = self.wanted[name]
+                store.keep(keys[name], [_solution(made.q, made.grid, one, made.notes)])
+        self.found.update(keys)
+        self.flow.advance(stretch, {name: self._value(name) for name in names})
+
+    def _solve(self, stretch: Stretch) -> dict[str, gptq.Solved]:
+        solved: dict[str, gptq.Solved] = {}
+        values: dict[str, torch.Tensor] = {}
+        for value, names in self.flow.groups(stretch):
+            names = [name for name in names if name not in self.found]
+            if not names:
+                continue
+            moments = self.flow.moments(stretch, value, values)
+            for name in names:
+                one = self.wanted[name]
+                w = _float(name, one.source.numpy(), 0, self.scope)
+                format_ = one.format_
+                grid = (format_.bits, one.block, format_.symmetric)
+                if self.settings.method == "awq":
+                    solved[name] = awq.quantise(w, moments.hessian, *grid, self.settings.gptq.damping)
+                else:
+                    solved[name] = gptq.solve(name, w, moments, *grid, self.settings.gptq)
+                values[name] = self.flow.oriented(name, solved[name].value())
+        if self.settings.method == "reconstruct" and solved:
+            solved, before, after = reconstruct.learn(self.flow, stretch, solved, self.settings.reconstruct)
+            self.scope.progress(f"{stretch.name}: error of the block {before:.3g} -> {after:.3g}")
+        return solved
+
+
+class _Clock:
+    """Says which stretch is worked on and about how long the rest will take."""
+
+    def __init__(self, scope: Scope, method: str, total: int) -> None:
+        self.scope, self.method, self.total, self.done = scope, method, total, 0
+
+    def __enter__(self) -> Callable[[str], None]:
+        self.start = time.perf_counter()
+        return self.tick
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def tick(self, name: str) -> None:
+        self.done += 1
+        left = ""
+        if self.done > 1:
+            spent = time.perf_counter() - self.start
+            left = f", about {spent / (self.done - 1) * (self.total - self.done):.0f} s left"
+        self.scope.progress(f"{self.method} {name} ({self.done} of {self.total - 1}){left}")
