@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...compiler.diagnostics import fail
+from ...compiler.save import SMALL
 from ...compiler.weights import Weight, derive, from_array
 
 FP16 = ir.DataType.FLOAT16
@@ -32,7 +33,9 @@ class WeightStore:
         # by name and origin, not by object: an imported graph's tensors are wrapped anew in every bucket
         key = (source.name, source.origin, source.dims, source.dtype, form)
         if key not in self._made:
-            self._made[key] = make()
+            made = make()
+            # small ones lie inside the .onnx file: made now, so that a bad value is said here and not while it is saved
+            self._made[key] = from_array(made.name, made.numpy(), made.origin) if made.nbytes <= SMALL else made
         return self._made[key]
 
     def half(self, source: Weight, name: str | None = None) -> Weight:

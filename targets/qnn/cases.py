@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -136,7 +137,7 @@ def rotary(tokens: int, heads: int, head_dim: int, turned: bool) -> Any:
     angle = np.outer(np.arange(tokens) + 3, 10000.0 ** (-np.arange(half) / half))[None]
     x = g.input("x", 1, heads, tokens, head_dim)
     cos, sin = g.input("cos", values=np.cos(angle)), g.input("sin", values=np.sin(angle))
-    attrs = {} if turned else {"rotary_embedding_dim": 2 * half, "num_heads": heads}
+    attrs: dict[str, Any] = {} if turned else {"rotary_embedding_dim": 2 * half, "num_heads": heads}
     return g.done(g.op("RotaryEmbedding", x, cos, sin, shape=(1, heads, tokens, head_dim), **attrs))
 
 
@@ -289,18 +290,20 @@ def grid(quick: bool = False) -> Iterator[Case]:
 def _linears(tokens: Sequence[int], quick: bool) -> Iterator[Case]:
     blocks = (32, 64, 128, "channel") if quick else (16, 32, 64, 128, 256, "channel")
     formats = [(bits, block, sym) for bits in (4, 8) for block in blocks for sym in (True, False)]
-    corners = ((1, 9728, 256), (4, 1024, 3072), (128, 768, 256), (1, 256, 32768), (8, 256, 8))
+    corners = ((1, 14336, 64), (4, 1024, 3072), (128, 256, 768), (4, 128, 384), (1, 256, 151936), (8, 256, 8))
     for bits, block, symmetric in formats:
         if quick and not symmetric and block != 32:
             continue
         shape = {"bits": bits, "block": block, "symmetric": symmetric}
         for t in tokens if block in (32, 64, 128) else FEW_TOKENS:
             yield _case("matmul_nbits", nbits, tokens=t, k=256, n=128, **shape)
-        for t, k, n in corners if block in (32, 128) and symmetric else corners[1:3]:
+        for t, k, n in corners if block in (32, 128) and symmetric else corners[:3]:
+            if block != "channel" and k % int(block):
+                continue
             yield _case("matmul_nbits", nbits, tokens=t, k=k, n=n, **shape)
     for t in tokens:
         yield _case("matmul", matmul, tokens=t, k=256, n=128)
-    for t, k, n in ((1, 9728, 256), (4, 1024, 3072), (128, 768, 256), (1, 256, 32768), (8, 16, 4), (128, 256, 2048)):
+    for t, k, n in ((1, 14336, 64), (4, 1024, 3072), (128, 768, 256), (1, 256, 151936), (8, 16, 4), (128, 256, 2048)):
         yield _case("matmul", matmul, tokens=t, k=k, n=n)
 
 
@@ -332,7 +335,15 @@ def _decoder(tokens: Sequence[int], quick: bool) -> Iterator[Case]:
                 "attention", attention, tokens=t, context=512, heads=heads, kv_heads=kv, head_dim=size, **cached
             )
     yield _case("attention", attention, tokens=4, context=5, heads=4, kv_heads=2, head_dim=32, **cached)
-    for t, vocab, size in ((1, 2048, 256), (4, 2048, 256), (128, 2048, 256), (3, 300, 64), (16, 32768, 1024)):
+    for t, vocab, size in (
+        (1, 2048, 256),
+        (4, 2048, 256),
+        (128, 2048, 256),
+        (3, 300, 64),
+        (16, 32768, 1024),
+        (1, 151936, 128),
+        (1, 512, 4096),
+    ):
         yield _case("embedding", embedding, tokens=t, vocab=vocab, size=size)
 
 
@@ -354,7 +365,9 @@ def _norms(kind: str, name: str, tokens: Sequence[int], quick: bool) -> Iterator
     yield _case(name, heads, rows=4096, size=128)
 
 
-ELEMENTS = (128, 98304)
+ELEMENTS = (16, 98304)
+BIG = 128 * 9728  # the inner activation of a 4B model at 128 tokens
+IN_DECODERS = ("Add", "Mul")
 
 
 def _ops(quick: bool) -> Iterator[Case]:
@@ -363,20 +376,19 @@ def _ops(quick: bool) -> Iterator[Case]:
     elements = ELEMENTS
     for rank in (3, 4) if quick else (2, 3, 4):
         for e in elements:
-            yield _case("swish", swish, rank=rank, elements=e)
             for kind in UNARY:
-                yield _case(
-                    f"op.{kind}", lambda rank, elements, kind=kind: unary(kind, rank, elements), rank=rank, elements=e
-                )
+                yield _case(f"op.{kind}", partial(unary, kind), rank=rank, elements=e)
             for kind in BINARY:
-                yield _case(
-                    f"op.{kind}", lambda rank, elements, kind=kind: binary(kind, rank, elements), rank=rank, elements=e
-                )
+                yield _case(f"op.{kind}", partial(binary, kind), rank=rank, elements=e)
             yield _case("op.Clip", clip, rank=rank, elements=e)
             yield _case("op.Slice", slice_, rank=rank, elements=e)
             yield _case("op.ReduceMean", reduce_mean, rank=rank, elements=e)
             for axis in range(rank):
                 yield _case("op.Concat", concat, rank=rank, axis=axis, elements=2 * e)
+        for e in (*elements, 768, BIG):
+            yield _case("swish", swish, rank=rank, elements=e)
+            for kind in IN_DECODERS:
+                yield _case(f"op.{kind}", partial(binary, kind), rank=rank, elements=e)
         yield _case("op.Reshape", reshape, rank=rank)
     for rank in (2, 3, 4):
         for rows in (1, 4, 64, 128):
@@ -385,7 +397,7 @@ def _ops(quick: bool) -> Iterator[Case]:
         for m, k, n in ((1, 64, 64), (16, 32, 128), (128, 128, 512), (4, 4, 4)):
             yield _case("op.MatMul", product, rank=rank, m=m, k=k, n=n)
     for perm in ("10", "021", "102", "210", "0213", "0132", "0231", "0312", "1023", "2013", "0321"):
-        for e in elements:
+        for e in (*elements, 524288):
             yield _case("op.Transpose", transpose, perm=perm, elements=e)
     for kernel in (1, 3, 5):
         for depthwise in (False, True):
@@ -397,6 +409,4 @@ def _ops(quick: bool) -> Iterator[Case]:
     for kind in ("MaxPool", "AveragePool", "GlobalAveragePool"):
         for channels, size in ((16, 8), (64, 4), (32, 28)):
             size = 1 if kind == "GlobalAveragePool" else size
-            yield _case(
-                f"op.{kind}", lambda channels, size, kind=kind: pool(kind, channels, size), channels=channels, size=size
-            )
+            yield _case(f"op.{kind}", partial(pool, kind), channels=channels, size=size)

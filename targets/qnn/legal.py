@@ -70,10 +70,13 @@ class Legality:
 def check_uses(uses: Iterable[Use], arch: int, table: Table | None = None) -> None:
     """Raise a PlanError that names every use that is not known to be right."""
     legality = Legality(f"v{arch}", table or Table.load())
-    problems = [(use, legality.problem(use)) for use in dict.fromkeys(uses)]
-    found = [_diagnostic(use, problem) for use, problem in problems if problem is not None]
+    found: dict[tuple[str, str], Diagnostic] = {}
+    for use in dict.fromkeys(uses):
+        problem = legality.problem(use)
+        if problem is not None:  # one bucket is enough to say it
+            found.setdefault((use.node, use.lowering), _diagnostic(use, problem))
     if found:
-        raise PlanError(*found)
+        raise PlanError(*found.values())
 
 
 def _diagnostic(use: Use, problem: str) -> Diagnostic:

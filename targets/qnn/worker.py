@@ -63,8 +63,9 @@ def _rejected(graph: str, options: dict[str, str], mark: int) -> list[dict[str, 
     if found is None:
         return []
     mark = _log_size()
-    # the same refusal again is expected, this time with reasons in the log
-    with suppress(htp.ort.capi.onnxruntime_pybind11_state.Fail):
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail
+
+    with suppress(Fail):  # the same refusal again, this time with reasons in the log
         _compile(graph, htp.session_options(options, severity=htp.VERBOSE))
     reasons = {
         name: _NOT_ASSIGNED.sub("", entry["reason"]).strip().rstrip(".")

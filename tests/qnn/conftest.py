@@ -68,7 +68,12 @@ class Emitted:
     @property
     def manifest(self) -> Manifest:
         buckets = [
-            {"name": name, "tokens": int(name[1:].split("_")[0]), "context": CONTEXT, "parts": list(self.emission.parts)}
+            {
+                "name": name,
+                "tokens": int(name[1:].split("_")[0]),
+                "context": CONTEXT,
+                "parts": list(self.emission.parts),
+            }
             for name in self.module.graphs
         ]
         assert self.module.arch is not None

@@ -59,7 +59,9 @@ def test_a_truncated_file_is_refused(binary, tmp_path, cut):
     assert caught.value.diagnostics[0].code in ("E0610", "E0990")
 
 
-@pytest.mark.parametrize("content", [b"\0" * 100_000, b"\xff" * 100_000, b"PK\x03\x04" + b"x" * 999, bytes(range(256)) * 64])
+@pytest.mark.parametrize(
+    "content", [b"\0" * 100_000, b"\xff" * 100_000, b"PK\x03\x04" + b"x" * 999, bytes(range(256)) * 64]
+)
 def test_a_foreign_file_is_refused(tmp_path, content):
     path = tmp_path / "foreign.bin"
     path.write_bytes(content)

@@ -103,7 +103,12 @@ def test_a_judge_that_passes_wrong_numbers_would_be_worthless():
     assert judge({"y": y * 0}, {"y": y})[0] == "wrong"
 
 
-CHECKED = ("matmul_nbits bits=4 block=32 k=256 n=128 symmetric=True tokens=16", "rms_norm rows=128 size=32", "raw.rms_norm rank=4 size=32 tokens=16", "raw.erf tokens=4")  # fmt: skip
+CHECKED = (
+    "matmul_nbits bits=4 block=32 k=256 n=128 symmetric=True tokens=16",
+    "rms_norm rows=128 size=32",
+    "raw.rms_norm rank=4 size=32 tokens=16",
+    "raw.erf tokens=4",
+)
 
 
 @pytest.mark.slow

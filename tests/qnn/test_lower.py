@@ -149,10 +149,10 @@ def _block_eight() -> ir.Model:
 
 
 @pytest.mark.parametrize("code", REFUSALS)
-def test_refuses_with_the_reason(code, static, golden_error, tmp_path):
+def test_refuses_with_the_reason(code, static, golden_error):
+    model = REFUSALS[code](static)
     with pytest.raises(PlanError) as caught:
-        lowered = lower({"g": REFUSALS[code](static)})["g"]
-        save_graphs({"g": lowered.model}, tmp_path, "weights.data")  # rows are made, and checked, as they are written
+        lower({"g": model})
     golden_error(code, caught.value)
 
 

@@ -1,0 +1,77 @@
+"""What the qnn target says before any weight is read."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import replace
+from pathlib import Path
+
+from edgec.compiler.arch import read_arch
+from edgec.compiler.devices import Device, devices
+from edgec.compiler.diagnostics import Diagnostic, Span
+from edgec.compiler.plan import Deploy, ModelDecl, Plan, Source, Step
+from edgec.compiler.target import CheckRequest
+from edgec.passes.bucket import Bucket
+from edgec.passes.quantize import Quantize
+from edgec.targets.qnn import QnnTarget
+
+from .conftest import MODELS
+
+LINE = Span("plan.edge", 9, 1, 9, 40)
+BUCKET = Step("bucket", Bucket(tokens=(1, 4), context=(256,)), None, (), LINE)
+
+
+def quantize(**parameters) -> Step:
+    return Step("quantize", Quantize(**parameters), None, (), Span("plan.edge", 6, 3, 6, 39))
+
+
+def request(device: Device | str = "snapdragon_8_gen_3", *steps: Step) -> CheckRequest:
+    chip = devices()[device] if isinstance(device, str) else device
+    decl = ModelDecl("target", Source("hf", MODELS / "pycode-qwen3", "models/q"), 256, LINE)
+    deploy = Deploy("target", "npu", "npu", "qnn", QnnTarget.Options(), "fp16", LINE)
+    plan = Plan("p", Path("plan.edge"), {"target": decl}, (chip,), None, None, {}, (deploy,), (), (), {})
+    return CheckRequest(plan, deploy, steps, chip, read_arch(MODELS / "pycode-qwen3"))
+
+
+def check(*arguments) -> list[Diagnostic]:
+    return list(QnnTarget().check(request(*arguments)))
+
+
+def test_a_good_deployment_draws_nothing():
+    assert check("snapdragon_8_gen_3", BUCKET) == []
+
+
+def test_a_device_without_an_npu(golden_error):
+    golden_error("E0601", check("host", BUCKET))
+
+
+def test_an_architecture_that_was_never_run(golden_error):
+    odd = replace(devices()["snapdragon_8_gen_3"], name="snapdragon_888", arch="v68", soc=30)
+    golden_error("E0602", check(odd, BUCKET))
+
+
+def test_another_machine(golden_error, monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    golden_error("E0603", check("snapdragon_8_gen_3", BUCKET))
+
+
+def test_an_npu_without_fp16(golden_error):
+    golden_error("E0604", check("snapdragon_8s_gen_3", BUCKET))
+
+
+def test_a_decoder_without_buckets(golden_error):
+    golden_error("E0605", check("snapdragon_8_gen_3"))
+
+
+def test_a_format_no_phone_is_reported_to_run(golden_error):
+    found = check("snapdragon_8_gen_3", quantize(weights="int4", block=32), BUCKET)
+    assert [d.severity for d in found] == ["warning"]
+    golden_error("W0601", found)
+
+
+def test_a_block_that_does_not_divide():
+    narrow = replace(request("snapdragon_8_gen_3", quantize(weights="int4", block=128), BUCKET))
+    assert narrow.arch is not None
+    narrow = replace(narrow, arch=replace(narrow.arch, hidden=192, intermediate=320))
+    codes = {d.code: d for d in QnnTarget().check(narrow)}
+    assert codes["E0635"].help == "choose a block that divides them: 16, 32, 64"
