@@ -26,7 +26,7 @@ from ...compiler.pass_base import Scope
 from ...compiler.weights import Weight
 from .flow import Flow, Moments
 from .gptq import Solved
-from .grid import Grid, fit, half
+from .grid import fit, spanning
 from .hessian import damped
 
 _RATIOS = 20
@@ -125,13 +125,7 @@ def search(
 
 def _nearest(w: torch.Tensor, bits: int, block: int, symmetric: bool) -> torch.Tensor:
     """Round to nearest on the grid that just spans each block."""
-    blocks = w.reshape(len(w), -1, block)
-    if symmetric:
-        grid = Grid(half(blocks.abs().amax(-1) / ((1 << (bits - 1)) - 1)), None, bits, block)
-        return grid.value(grid.quantise(w))
-    least, largest = blocks.amin(-1).clamp_max(0), blocks.amax(-1).clamp_min(0)
-    scale = half((largest - least) / ((1 << bits) - 1))
-    grid = Grid(scale, torch.round(-least / scale).clamp_(0, (1 << bits) - 1), bits, block)
+    grid = spanning(w, bits, block, symmetric)
     return grid.value(grid.quantise(w))
 
 

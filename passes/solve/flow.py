@@ -31,7 +31,7 @@ class Moments:
     """Of one linear's inputs x' (solved) and x (reference), n rows: sums over all windows."""
 
     hessian: torch.Tensor  # 2/n sum x'^T x'       [K, K]
-    drift: torch.Tensor  # 2/n sum (x - x')^T x'   [K, K]
+    drift: torch.Tensor | None  # 2/n sum (x - x')^T x'   [K, K]
     magnitude: torch.Tensor  # 1/n sum |x'|        [K]
 
 
@@ -110,28 +110,30 @@ class Flow:
                 found.setdefault(node.inputs[0], []).append(node.name or "")
         return list(found.items())
 
-    def moments(self, stretch: Stretch, value: ir.Value, solved: Mapping[str, torch.Tensor]) -> Moments:
+    def moments(
+        self, stretch: Stretch, value: ir.Value, solved: Mapping[str, torch.Tensor], drift: bool = False
+    ) -> Moments:
         """Of the inputs `value`, with the stretch's linears in `solved` exchanged."""
+        width = value.shape[-1] if value.shape is not None else None
+        if not isinstance(width, int):
+            raise ValueError(f"`{value.name}` has no static width")
         before, after = self.constants({}), self.constants(solved)
-        hessian = drift = magnitude = None
+        hessian = torch.zeros(width, width, device=self.on)
+        moved, magnitude = torch.zeros_like(hessian) if drift else None, torch.zeros(width, device=self.on)
         count = 0
         with torch.no_grad():
             for x, y in zip(self.reference, self.solved, strict=True):
-                wanted = run(stretch.nodes, self.env(x), before, [value])[0].flatten(0, -2)
                 got = run(stretch.nodes, self.env(y), after, [value])[0].flatten(0, -2)
-                if hessian is None or drift is None or magnitude is None:
-                    hessian = torch.zeros(got.shape[1], got.shape[1], device=self.on)
-                    drift, magnitude = torch.zeros_like(hessian), torch.zeros_like(hessian[0])
                 hessian.addmm_(got.T, got)
-                drift.addmm_((wanted - got).T, got)
                 magnitude += got.abs().sum(0)
                 count += len(got)
-        if hessian is None or drift is None or magnitude is None:
-            raise ValueError("there are no calibration windows")
+                if moved is not None:
+                    wanted = run(stretch.nodes, self.env(x), before, [value])[0].flatten(0, -2)
+                    moved.addmm_((wanted - got).T, got)
         if not bool(torch.isfinite(hessian).all()):
             readers = ", ".join(f"`{use.node.name}`" for use in value.uses())
             fail("E0457", f"the calibration's activations into {readers} are not finite", kind=EngineError)
-        return Moments(hessian * (2 / count), drift * (2 / count), magnitude / count)
+        return Moments(hessian * (2 / count), None if moved is None else moved * (2 / count), magnitude / count)
 
     def env(self, stream: torch.Tensor) -> Env:
         if self.stream is None:

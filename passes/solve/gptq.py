@@ -4,10 +4,10 @@
 
     q_k = nearest(w_k),  e = (w_k - q_k) / U_kk,  w_j -= e U_kj  for j > k        H^-1 = U^T U
 
-Frantar et al. 2022 (arXiv 2210.17323): lazy batches (section 3.3, step 2), Cholesky form (step 3). W' is the least-squares answer to
-inputs that earlier rounding has moved, as in GPTAQ (arXiv 2504.02692, section 3). With `act_order` columns go by
-falling diag H over grids fixed before (static groups), so that blocks stay in natural order; without it each block's
-grid is searched when it is reached, on weights that already carry the errors before it.
+Frantar et al. 2022 (arXiv 2210.17323): lazy batches (section 3.3, step 2), Cholesky form (step 3). W' is the
+least-squares answer to inputs that earlier rounding has moved, as in GPTAQ (arXiv 2504.02692, section 3). With
+`act_order` columns go by falling diag H over grids fixed before (static groups), so that blocks stay in natural order;
+without it each block's grid is searched when it is reached, on weights that already carry the errors before it.
 
 Afterwards rounds of least-squares scales (given the integers) and coordinate descent (given the scales; QuantEase,
 arXiv 2309.01885, section 3) lower the same objective; each step is kept only if it does.
@@ -21,7 +21,7 @@ import torch
 
 from .flow import Moments
 from .grid import Grid, fit, fit_block, half
-from .hessian import Damped, damped, prepare
+from .hessian import Damped, prepare
 
 _LAZY = 128  # columns whose errors are passed on together
 _ROUNDS = 2
@@ -64,7 +64,7 @@ def solve(
             f"diagonal instead of {settings.damping:g}"
         )
     target = w
-    if settings.follow_drift:
+    if moments.drift is not None:
         target = w + settings.follow_drift * _followed(w, moments.drift, ready.matrix)
     q, grid = _columns(target, ready, bits, block, symmetric)
     for _ in range(settings.rounds):
@@ -150,9 +150,7 @@ def _better_scales(w: torch.Tensor, q: torch.Tensor, grid: Grid, matrix: torch.T
         spread = torch.zeros(len(part), groups, w.shape[1], device=w.device)
         for g in range(groups):
             spread[:, g] = part[:, g] @ matrix[g * grid.block : (g + 1) * grid.block]
-        left = (grid.blocks(spread.reshape(-1, w.shape[1])).reshape(*spread.shape[:2], groups, -1) * part[:, None]).sum(
-            -1
-        )
+        left = (spread.reshape(len(part), groups, groups, -1) * part[:, None]).sum(-1)
         left.diagonal(dim1=1, dim2=2).add_(1e-6 * left.diagonal(dim1=1, dim2=2).mean(1, keepdim=True) + 1e-30)
         scale[at : at + rows] = torch.linalg.solve(left, right[at : at + rows])
     scale = half(torch.where(scale > _TIMID * grid.scale, scale, grid.scale))
@@ -160,6 +158,3 @@ def _better_scales(w: torch.Tensor, q: torch.Tensor, grid: Grid, matrix: torch.T
     better = objective(w, made.value(q), matrix) < objective(w, grid.value(q), matrix)
     made.scale = torch.where(better[:, None], made.scale, grid.scale)
     return made
-
-
-__all__ = ["Gptq", "Solved", "damped", "descend", "objective", "solve"]

@@ -83,6 +83,16 @@ def fit(w: torch.Tensor, bits: int, block: int, symmetric: bool, hessian: torch.
     return Grid(torch.stack(scales, 1), zero, bits, block)
 
 
+def spanning(w: torch.Tensor, bits: int, block: int, symmetric: bool) -> Grid:
+    """The grid that reaches from each block's least to its largest weight, and zero."""
+    blocks = w.reshape(len(w), -1, block)
+    if symmetric:
+        return Grid(half(blocks.abs().amax(-1) / ((1 << (bits - 1)) - 1)), None, bits, block)
+    least, largest = blocks.amin(-1).clamp_max(0), blocks.amax(-1).clamp_min(0)
+    scale = half((largest - least) / ((1 << bits) - 1))
+    return Grid(scale, torch.round(-least / scale).clamp_(0, (1 << bits) - 1), bits, block)
+
+
 def fit_block(
     w: torch.Tensor, bits: int, symmetric: bool, hessian: torch.Tensor | None = None, power: float = 2.0
 ) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -5,7 +5,7 @@
 Badri and Shaji 2023, "Half-Quadratic Quantization of Large Machine Learning Models", section "Half-Quadratic Solver":
 E by generalised soft thresholding, then zero by its mean (symmetric grids: scale by least squares), then beta grows.
 Zeros are rounded to integers, which is how they are stored; a step is kept where it lowers |W - Q|_p^p. The start is
-the clip search under the same norm. No calibration.
+the grid that spans each block. No calibration.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .grid import Grid, fit_block, half
+from .grid import Grid, half, spanning
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,7 @@ class Hqq:
 
 def solve(w: torch.Tensor, bits: int, block: int, symmetric: bool, settings: Hqq) -> tuple[torch.Tensor, Grid]:
     """Integers of the rows `w` [R, K] and their grid."""
-    scales, zeros = [], []
-    for at in range(0, w.shape[1], block):
-        scale, zero = fit_block(w[:, at : at + block], bits, symmetric, power=settings.power)
-        scales.append(scale)
-        zeros.append(zero)
-    grid = Grid(
-        torch.stack(scales, 1), None if symmetric else torch.stack([z for z in zeros if z is not None], 1), bits, block
-    )
+    grid = spanning(w, bits, block, symmetric)
     blocks, beta = grid.blocks(w), settings.beta
     best = _cost(w, grid, settings)
     for _ in range(settings.rounds):

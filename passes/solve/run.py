@@ -218,7 +218,7 @@ class _Walk:
             names = [name for name in names if name not in self.found]
             if not names:
                 continue
-            moments = self.flow.moments(stretch, value, values)
+            moments = self.flow.moments(stretch, value, values, self.settings.gptq.follow_drift > 0)
             for name in names:
                 one = self.wanted[name]
                 w = _float(name, one.source.numpy(), 0, self.scope)
