@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from .diagnostics import EngineError, Span, fail
+from .legality_quantised import dequantised_weights, described
 from .legality_shapes import decoder_interface, static_shapes
 from .levels import Level
 from .module import DEVICE_KEY, MAIN, Module
@@ -22,7 +23,6 @@ from .semantic import OPSET
 OWN_DOMAIN = "ai.edgec"
 RUNTIME_DOMAIN = "com.microsoft"
 DEVICES = ("cpu", "npu")
-_INTEGERS = {ir.DataType[name] for name in ("INT2", "UINT2", "INT4", "UINT4", "INT8", "UINT8")}
 _SMALL = 1024  # bytes; constants up to this size may differ between buckets (shapes, positions)
 _SHOWN = 5
 
@@ -151,61 +151,8 @@ def _constants(module: Module) -> Found:
             if tensor is None:
                 yield f"initializer `{name}` of graph `{key}` has no data"
             elif value.dtype != tensor.dtype or value.shape != tensor.shape:
-                stated = f"{_type(value.dtype)}{_dims(value.shape)}"
-                yield f"initializer `{name}` of graph `{key}` is stated as {stated}, its data is {_described(tensor)}"
-
-
-def _dequantised(module: Module) -> Found:
-    for node in module.nodes("DequantizeLinear"):
-        weight = module.constant(node.inputs[0])
-        if weight is not None:
-            yield from (f"`{node.name}` {why}" for why in _dequant_faults(module, node, weight))
-
-
-def _dequant_faults(module: Module, node: ir.Node, weight: ir.TensorProtocol) -> Found:
-    inputs = [*node.inputs, None, None][:3]
-    scale, zero = module.constant(inputs[1]), module.constant(inputs[2])
-    if weight.dtype not in _INTEGERS:
-        yield f"takes {weight.dtype.name.lower()} weights"
-        return
-    if scale is None:
-        yield "has no constant scale"
-        return
-    if inputs[2] is not None and zero is None:
-        yield "has no constant zero point"
-    if zero is not None and (zero.dtype != weight.dtype or zero.shape != scale.shape):
-        yield f"has a zero point {_described(zero)} for weights {_described(weight)} and a scale {_described(scale)}"
-    if weight.dtype.is_signed() and zero is not None and _is_ours(node):
-        yield f"has a zero point, but {weight.dtype.name.lower()} weights are symmetric"
-    if not weight.dtype.is_signed() and zero is None and _is_ours(node):
-        yield f"has no zero point, which {weight.dtype.name.lower()} weights need"
-    yield from _block_faults(node, weight, scale)
-
-
-def _block_faults(node: ir.Node, weight: ir.TensorProtocol, scale: ir.TensorProtocol) -> Found:
-    """scale [..., K/block, ...] for blocks along axis, [N] per channel, [] per tensor."""
-    dims, found = [int(d) for d in weight.shape.numpy()], [int(d) for d in scale.shape.numpy()]
-    block = node.attributes.get_int("block_size", 0) or 0
-    axis = node.attributes.get_int("axis", 1)
-    axis = 1 if axis is None else axis
-    if not found and not block:
-        return
-    if not -len(dims) <= axis < len(dims):
-        yield f"has axis {axis}, its weights have {len(dims)} dimensions"
-        return
-    if block < 0 or (block and dims[axis] % block):
-        yield f"has blocks of {block}, which do not divide the {dims[axis]} weights along axis {axis}"
-        return
-    expected = [dims[axis]]
-    if block:
-        expected = list(dims)
-        expected[axis] //= block
-    if found != expected:
-        yield f"has a scale of shape {found}, its weights {dims} need {expected}"
-
-
-def _is_ours(node: ir.Node) -> bool:
-    return (node.name or "").endswith(".dequant")
+                stated = f"{'untyped' if value.dtype is None else value.dtype.name.lower()}{value.shape or '[?]'}"
+                yield f"initializer `{name}` of graph `{key}` is stated as {stated}, its data is {described(tensor)}"
 
 
 def _devices(module: Module) -> Found:
@@ -237,18 +184,6 @@ def _maker(value: ir.Value) -> str:
     return (node.name or node.op_type) if node is not None else "the interface"
 
 
-def _type(dtype: ir.DataType | None) -> str:
-    return "untyped" if dtype is None else dtype.name.lower()
-
-
-def _dims(shape: ir.Shape | None) -> str:
-    return "[?]" if shape is None else f"[{', '.join(str(d) for d in shape)}]"
-
-
-def _described(tensor: ir.TensorProtocol) -> str:
-    return f"{_type(tensor.dtype)}[{', '.join(str(d) for d in tensor.shape.numpy())}]"
-
-
 RULES = (
     Rule("graph-names", _graph_names),
     Rule("node-names", _node_names),
@@ -259,7 +194,7 @@ RULES = (
     Rule("domains", _domains),
     Rule("constants", _constants),
     Rule("decoder-interface", decoder_interface),
-    Rule("dequantised-weights", _dequantised),
+    Rule("dequantised-weights", dequantised_weights),
     Rule("devices", _devices, first=Level.PLACED, last=Level.STATIC),
     Rule("static-shapes", static_shapes, first=Level.STATIC, last=Level.STATIC),
     Rule("shared-weights", _shared_weights, first=Level.STATIC),

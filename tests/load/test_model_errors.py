@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -142,6 +144,13 @@ def test_generation_config_decides_what_ends_a_text(folder: Path) -> None:
     assert (read_arch(folder).eos, read_arch(folder).bos) == ((7, 9), 1)
     path.write_text('{"eos_token_id": [7, "x"]}')
     assert refused(lambda: read_arch(folder))[0] == "E0336"
+
+
+def test_reading_a_config_needs_no_array_library() -> None:
+    """`edgec check` reads configs and has 0.3 s."""
+    code = "import sys; from edgec.compiler import arch; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"numpy", "onnx", "onnx_ir", "torch"}.isdisjoint(done.stdout.split())
 
 
 def test_context_beyond_the_model(folder: Path) -> None:
