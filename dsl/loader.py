@@ -102,11 +102,19 @@ def _use(statement: ast.Use, loaded: Loaded, report: Report) -> None:
         _failed(path, error, at, loaded, report)
         return
     found = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Pass)]
-    own = [cls for cls in dict.fromkeys(found) if not cls.__module__.startswith("edgec.")]
+    own = [cls for cls in dict.fromkeys(found) if _belongs(cls, name, found)]
     if not own:
         report.error("E0305", f"`{path}` defines no pass", at, help="a pass is a subclass of `Pass`")
     for cls in own:
         _register(cls, path, at, loaded, report)
+
+
+def _belongs(cls: type[Pass], module: str, all_: list[type[Pass]]) -> bool:
+    """Whether the file brings `cls`: not edgec's or a plug-in's that it imports, not a base of its own passes."""
+    named = getattr(cls, "name", None)
+    if cls.__module__ != module and (cls.__module__.startswith("edgec.") or named in pass_names()):
+        return False
+    return named is not None or not any(other is not cls and issubclass(other, cls) for other in all_)
 
 
 def _register(cls: type[Pass], path: Path, at: Span, loaded: Loaded, report: Report) -> None:

@@ -231,6 +231,45 @@ def test_values_of_the_wrong_kind(used, step, code):
     assert codes_of(used(step)) == [code]
 
 
+MORE = '''\
+from dataclasses import dataclass
+
+from edgec.compiler.graphsurgeon import graphsurgeon_pass
+from edgec.compiler.params import param
+from edgec.compiler.pass_base import Pass
+from edgec.passes.quantize import Quantize
+
+SAME = Quantize
+
+
+class Base(Pass):
+    def run(self, module, scope):
+        return 0
+
+
+@dataclass(frozen=True)
+class Mine(Base):
+    """A pass with a base of its own."""
+
+    name = "mine"
+
+
+@graphsurgeon_pass
+def tidy(graph, *, rounds: int = param(1, doc="how often", minimum=1)):
+    """Written against a gs.Graph."""
+    return 0
+'''
+
+
+def test_used_files_may_import_passes_have_bases_and_be_written_in_graphsurgeon(plan_file, tmp_path):
+    (tmp_path / "mine.py").write_text(MORE)
+    text = PLAN.format(files=str(FILES)).replace("pipeline p {", 'use "mine.py"\npipeline p {\n mine tidy(rounds = 2)')
+    plan, diagnostics, _ = check_file(plan_file(text))
+    assert plan is not None, diagnostics
+    assert [step.pass_name for step in plan.pipelines["p"].steps[:2]] == ["mine", "tidy"]
+    assert codes_of(plan_file(text.replace("rounds = 2", "rounds = 0"))) == ["E0203"]
+
+
 @pytest.mark.parametrize(
     ("body", "line", "says"),
     [
