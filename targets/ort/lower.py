@@ -71,6 +71,8 @@ class Lowering:
             return "its integers lie as [K, N]"
         if linear.kind == "gemm" and linear.node.attributes.get_float("beta", 1.0) != 1.0:
             return "its Gemm scales the bias"
+        if linear.kind == "gather" and linear.shape[1] % pack.stored_block(linear.quant):
+            return f"no block of 16 or more divides its rows of {linear.shape[1]}"
         return pack.is_packable(linear.quant)
 
     def _replace(self, graph: ir.Graph, linear: Linear) -> None:
