@@ -13,6 +13,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ...compiler.diagnostics import fail
+
 TABLE = Path(__file__).with_name("conformance.json")
 EXACT_BOUND = 1e-5  # memory = normal: float32 arithmetic on the stored weights
 LOW_BOUND = 0.03  # memory = low: activations rounded to int8 on the way into a linear
@@ -29,10 +31,12 @@ def known_ops() -> frozenset[str]:
     return frozenset(op for op, row in table()["ops"].items() if row["max_error"] <= EXACT_BOUND)
 
 
-def known_format(name: str) -> bool:
-    """Whether MNN runs linears of this format (`int4 block 32 symmetric`) right in both memory modes."""
+def check_format(linear: str, name: str) -> None:
+    """Fail unless MNN runs linears of this format (`int4 block 32 symmetric`) right in both memory modes."""
     row = table()["weights"].get(name)
-    return row is not None and row["normal"] <= EXACT_BOUND and row["low"] <= LOW_BOUND
+    if row is None or row["normal"] > EXACT_BOUND or row["low"] > LOW_BOUND:
+        known = ", ".join(f"`{key}`" for key in table()["weights"])
+        fail("E0707", f"MNN is not known to run `{name}` right, the format of `{linear}`", help=f"known: {known}")
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def run_case(text: str, folder: Path) -> float:
     module = Module("case", {MAIN: model})
     path = folder / "case.mnn"
     with weight_file(path).open("wb") as file:
-        lowering = GraphLowering(module, file, frozenset(HANDLERS))
+        lowering = GraphLowering(module, file, None)
         lowering.run()
     outputs = [value.name or "" for value in model.graph.outputs]
     lowering.net.write(path, outputs)

@@ -27,6 +27,7 @@ from ...compiler.linears import Linear, as_linear, as_quantized
 from ...compiler.module import constant
 from . import blobs, tables
 from .blobs import Blob
+from .conformance import check_format
 from .forms import Angle, Attended, Gate, Heads, Normed, Packed, Pending, Positions, Rotary, Sum
 from .writer import Net
 
@@ -357,6 +358,7 @@ class Lowering:
             blob = blobs.write_quantized(self.file, linear.quant, pending.bias)
         else:
             blob = blobs.write_float(self.file, linear.weight(), pending.bias)
+        check_format(linear.name, blob.describe())
         self.blobs[linear.name], self.linears[linear.name] = blob, linear
         table = tables.convolution(blob, columns, rows)
         return self.net.one("Convolution", [pending.x.index], linear.name, *table, layout="NHWC")

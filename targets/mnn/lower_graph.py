@@ -20,6 +20,7 @@ from ...compiler.linears import Linear, as_linear, as_quantized
 from ...compiler.module import constant
 from . import blobs, tables
 from .blobs import Blob
+from .conformance import check_format
 from .graph_ops import HANDLERS
 from .tables import Table
 from .writer import Net
@@ -37,9 +38,9 @@ _ALIASES = ("Identity", "Dropout")
 
 
 class GraphLowering:
-    """One pass over the graph; `net` is the result. `known` are the ops that MNN is known to run right."""
+    """One pass over the graph; `net` is the result. `known`: the ops that MNN runs right (None: being found out)."""
 
-    def __init__(self, module: Module, weights: BinaryIO, known: Container[str]) -> None:
+    def __init__(self, module: Module, weights: BinaryIO, known: Container[str] | None) -> None:
         self.module, self.file, self.known = module, weights, known
         self.net = Net()
         self.blobs: dict[str, Blob] = {}
@@ -64,7 +65,7 @@ class GraphLowering:
             made = self.op(node, "Identity", [source], None) if node.outputs[0].is_graph_output() else source
         elif node.domain not in ("", "ai.onnx") or node.op_type not in HANDLERS:
             self.refuse(node, "no lowering for it")
-        elif node.op_type not in self.known:
+        elif self.known is not None and node.op_type not in self.known:
             self.refuse(node, "MNN is not known to run it right (see `targets/mnn/conformance.json`)")
         else:
             made = HANDLERS[node.op_type](self, node)
@@ -126,6 +127,8 @@ class GraphLowering:
             blob = blobs.write_quantized(self.file, linear.quant, bias)
         else:
             blob = blobs.write_float(self.file, linear.weight(), bias)
+        if self.known is not None:
+            check_format(linear.name, blob.describe())
         self.blobs[linear.name], self.linears[linear.name] = blob, linear
         return blob
 

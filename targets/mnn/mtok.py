@@ -2,7 +2,7 @@
 
     text    "430 4" · counts of special, stop and prefix ids · the ids
     binary  normaliser · pre-tokeniser · BPE model (vocabulary sorted by bytes, merges sorted by their pair of ids)
-            · decoder · added tokens · chat template, EOS · flags · BOS · post-processor
+            · decoder · added tokens · chat template, EOS · flags · BOS
 
 MNN has its own form of each component; what it cannot express is an error that names the component. Four points
 where its engine differs from `tokenizers` are met here:
@@ -47,8 +47,9 @@ def write_mtok(
     added = spec.get("added_tokens") or []
     special = [token["id"] for token in added if token.get("special")]
     with out.open("wb") as file:
-        file.write(b"430 4\n%d %d 0\n" % (len(special), len(stops)))
-        file.write(" ".join(str(token) for token in [*special, *stops]).encode() + b"\n")
+        prefix = _prefix(spec.get("post_processor"))
+        file.write(b"430 4\n%d %d %d\n" % (len(special), len(stops), len(prefix)))
+        file.write(" ".join(str(token) for token in [*special, *stops, *prefix]).encode() + b"\n")
         _normalizer(file, spec.get("normalizer"))
         _pre_tokenizer(file, spec.get("pre_tokenizer"))
         _model(file, spec["model"], added, _reads_bytes(spec.get("decoder")))
@@ -57,7 +58,6 @@ def write_mtok(
         template = chat_template.encode()
         file.write(struct.pack("<I", len(template)) + template + _string(eos))
         file.write(b"\x00" + _string(bos))  # no flags: `clean_up_tokenization_spaces` is not part of tokenizer.json
-        _post_processor(file, spec.get("post_processor"))
 
 
 def _refuse(component: str, what: str, help: str | None = None) -> NoReturn:
@@ -175,14 +175,12 @@ def _added(file: BinaryIO, added: Sequence[_ITEM]) -> None:
         file.write(struct.pack("<IBBB", token["id"], *flags) + _string(token["content"]))
 
 
-def _post_processor(file: BinaryIO, item: _ITEM | None) -> None:
-    """The template for a single sequence: 0 = the text, 1 = a special token and its id."""
+def _prefix(item: _ITEM | None) -> list[int]:
+    """The special tokens a prompt opens with; MNN 3.6 knows no others."""
     steps = _template(item)
-    if steps == [None]:
-        steps = []
-    file.write(struct.pack("<H", len(steps)))
-    for token in steps:
-        file.write(b"\x00" if token is None else struct.pack("<BI", 1, token))
+    if steps.count(None) != 1 or steps[-1] is not None:
+        _refuse("post-processor", "it puts special tokens behind the text")
+    return [token for token in steps if token is not None]
 
 
 def _template(item: _ITEM | None) -> list[int | None]:
