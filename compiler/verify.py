@@ -56,12 +56,15 @@ def verify_bundle(
             raise
         problems.append(error.diagnostics[0].message)
         return result
+    for name in sources or {}:
+        manifest.model(name)
     problems += file_problems(manifest)
     if not problems:
-        content = None if text is None else read_text([Path(text)])
+        given = None if text is None else Path(text)
+        verification = _Verification(manifest, given, windows, sources or {}, result)
         for name in manifest.models:
             try:
-                _verify_model(manifest, name, content, text, windows, dict(sources or {}), result)
+                verification.model(name)
             except EdgecError as error:
                 problems += [f"model `{name}`: {diagnostic.message}" for diagnostic in error.diagnostics]
     result["ok"] = not problems
@@ -82,62 +85,76 @@ def file_problems(manifest: Manifest) -> list[str]:
     return problems
 
 
-def _verify_model(
-    manifest: Manifest,
-    name: str,
-    content: str | None,
-    text: Path | str | None,
-    windows: int,
-    sources: Mapping[str, str],
-    result: dict[str, Any],
-) -> None:
-    from .runtime.engines import open_model, target_of
-    from .runtime.perplexity import perplexity
+class _Verification:
+    """One run over the models of a bundle whose files are intact."""
 
-    for part in manifest.parts_of(name):
-        entry = manifest.part(part)
-        result["parts"][part] = {"device": entry["device"], "graphs": len(entry["graphs"]), "max_error": None}
-        result["problems"] += [
-            f"part `{part}`: {what}" for what in target_of(entry).verify_part(manifest.bundle, entry)
-        ]
-    given = Path(sources[name]) if name in sources else None
-    source = known_sources.find(name, manifest.inputs[name], given) if name in manifest.inputs else None
-    module = None if source is None else _load(manifest, name, source)
-    entry = manifest.tokenizer(name)
-    tokenizer = None if entry is None else Tokenizer(manifest.bundle / entry["directory"], entry)
-    ids = tokenizer.plain(PROBE_TEXT if content is None else content) if tokenizer else []
-    if module is None:
-        why = f"the float model `{manifest.inputs[name]['source']}` is not found; give it as --source {name}=PATH"
-        for part in manifest.parts_of(name):
-            result["parts"][part]["why"] = why
-    else:
-        _add_errors(manifest, name, module, ids, result)
-    if text is None or tokenizer is None or manifest.model(name)["kind"] != "decoder":
-        return
-    model = open_model(manifest, name)
-    try:
-        result["perplexity"][name] = perplexity(model, ids, windows)
-    finally:
-        model.close()
-    if module is not None:
-        fitting = min(windows, len(ids) // 256)
-        result["baseline"][name] = module_perplexity(module, [Path(text)], fitting, keep=True)
+    def __init__(
+        self, manifest: Manifest, text: Path | None, windows: int, sources: Mapping[str, str], result: dict[str, Any]
+    ) -> None:
+        self.manifest, self.text, self.windows, self.sources = manifest, text, windows, sources
+        self.result = result
+        self._content = PROBE_TEXT if text is None else read_text([text])
 
+    def model(self, name: str) -> None:
+        self._look_into_parts(name)
+        module = self._float_module(name)
+        entry = self.manifest.tokenizer(name)
+        ids = [] if entry is None else Tokenizer(self.manifest.bundle / entry["directory"], entry).plain(self._content)
+        if module is not None:
+            self._compare(name, module, ids)
+        if self.text is not None and entry is not None and self.manifest.model(name)["kind"] == "decoder":
+            self._perplexity(name, module, ids, self.text)
 
-def _add_errors(manifest: Manifest, name: str, module: Module, ids: list[int], result: dict[str, Any]) -> None:
-    from .verify_parts import compare
+    def _look_into_parts(self, name: str) -> None:
+        from .runtime.engines import target_of
 
-    for part, comparison in compare(manifest, name, module, ids).items():
-        result["parts"][part].update(comparison.facts())
-        result["problems"] += [f"part `{part}`: {what}" for what in comparison.far]
+        for part in self.manifest.parts_of(name):
+            entry = self.manifest.part(part)
+            facts = {"device": entry["device"], "graphs": len(entry["graphs"]), "max_error": None}
+            self.result["parts"][part] = facts
+            problems = target_of(entry).verify_part(self.manifest.bundle, entry)
+            self.result["problems"] += [f"part `{part}`: {problem}" for problem in problems]
+
+    def _float_module(self, name: str) -> Module | None:
+        """The float model the bundle was made from; None, and said so at each part, if it is not to be found."""
+        entry = self.manifest.inputs.get(name)
+        if entry is None:
+            return None
+        given = Path(self.sources[name]) if name in self.sources else None
+        source = known_sources.find(name, entry, given)
+        if source is not None:
+            return _load(self.manifest, name, source)
+        for part in self.manifest.parts_of(name):
+            why = f"the float model `{entry['source']}` is not found; give it as --source {name}=PATH"
+            self.result["parts"][part]["why"] = why
+        return None
+
+    def _compare(self, name: str, module: Module, ids: list[int]) -> None:
+        from .verify_parts import compare
+
+        for part, comparison in compare(self.manifest, name, module, ids).items():
+            self.result["parts"][part].update(comparison.facts())
+            self.result["problems"] += [f"part `{part}`: {what}" for what in comparison.far]
+
+    def _perplexity(self, name: str, module: Module | None, ids: list[int], text: Path) -> None:
+        from .runtime.engines import open_model
+        from .runtime.perplexity import WINDOW, perplexity
+
+        model = open_model(self.manifest, name)
+        try:
+            self.result["perplexity"][name] = perplexity(model, ids, self.windows)
+        finally:
+            model.close()
+        if module is not None:
+            windows = min(self.windows, len(ids) // WINDOW)
+            self.result["baseline"][name] = module_perplexity(module, [text], windows, keep=True)
 
 
 def _load(manifest: Manifest, name: str, source: Path) -> Module:
-    entry = manifest.model(name)
     if manifest.inputs[name]["kind"] == "onnx":
         from .load_onnx import load_onnx
 
         return load_onnx(name, source, 0)
     from .load_hf import load_hf
 
-    return load_hf(name, source, entry["arch"]["context"])
+    return load_hf(name, source, manifest.model(name)["arch"]["context"])

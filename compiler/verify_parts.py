@@ -156,19 +156,20 @@ def _outputs(manifest: Manifest, part: str) -> set[str]:
     return {spec["name"] for graph in manifest.parts[part]["graphs"].values() for spec in graph["outputs"]}
 
 
-def _float_values(module: Module, ids: Sequence[int], names: set[str]) -> dict[str, np.ndarray]:
+def _float_values(module: Module, ids: Sequence[int], wanted: set[str]) -> dict[str, np.ndarray]:
     """Name -> [S, ...] of the float module's values for one text; names it does not know are left out."""
     from .oracle import causal_mask, run
 
     if module.arch is None:
         raise ValueError(f"module `{module.name}` is no decoder")
     model = module.main.clone()
-    known = {name: value for name in names if (value := _value(model.graph, name)) is not None}
+    known = {name: value for name in wanted if (value := _value(model.graph, name)) is not None}
     for value in known.values():
         if not value.is_graph_output():
             model.graph.outputs.append(value)
     empty = np.zeros((1, module.arch.kv_heads, 0, module.arch.head_dim), np.float32)
-    feeds: dict[str, np.ndarray] = {value.name or "": empty for value in model.graph.inputs if (value.name or "").startswith("past_")}
+    names = [value.name or "" for value in model.graph.inputs]
+    feeds: dict[str, np.ndarray] = {name: empty for name in names if name.startswith("past_")}
     feeds["input_ids"] = np.asarray([ids], np.int32)
     feeds["position_ids"] = np.arange(len(ids), dtype=np.int32)[None]
     feeds["attention_mask"] = causal_mask(len(ids), 0)

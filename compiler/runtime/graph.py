@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,10 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("it holds one array without a name")
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError) as error:
-        fail("E0922", f"`{path}` cannot be read as an .npz file: {error}", help="write it with `numpy.savez`")
+    except OSError as error:
+        fail("E0922", f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}")
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        fail("E0922", f"`{path}` is not an .npz file of plain arrays", help="write it with `numpy.savez`")
 
 
 def evaluate(

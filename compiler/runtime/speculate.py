@@ -61,6 +61,9 @@ class Decoder:
                 "the prompt has no tokens, and the tokenizer opens texts with none",
                 help="give a longer prompt",
             )
+        if not fits(self.target, len(prompt)):
+            message = f"the prompt has {len(prompt)} tokens, the context of the model {self.target.context}"
+            fail("E0912", message, help="shorten the prompt, or compile with a longer context")
         self._random = np.random.default_rng(self.seed)
         self._text = list(prompt)
         if len(prompt) > 1:

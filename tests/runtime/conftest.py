@@ -244,3 +244,36 @@ def toy_module() -> Module:
 def toy(toy_module: Module) -> Callable[..., Toy]:
     """`toy(layout, buckets, split)`: a bundle of the toy decoder."""
     return lambda layout, buckets, split=False: Toy(toy_module, layout, buckets, split)
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PAIR = """
+plan pair
+device host
+model target { source = hf("models/pycode-qwen3") context = 512 }
+model draft  { source = hf("models/pycode-qwen2") context = 512 }
+pipeline p {
+  quantize (weights = int8)
+  bucket   (tokens = [1, 4, 64], context = [128, 512])
+}
+deploy target on cpu through p as ort
+deploy draft  on cpu as ort
+speculate draft -> target { k = 3 accept = greedy }
+"""
+
+
+def compile_text(directory: Path, text: str) -> Path:
+    """The bundle of a plan given as text."""
+    from edgec.compiler.driver import compile_plan, load_plan
+
+    plan = directory / "plan.edge"
+    plan.write_text(text)
+    return compile_plan(load_plan(plan), directory / "bundle").bundle
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example's two models for ONNX Runtime: the target in six buckets, the draft as one dynamic graph."""
+    directory = tmp_path_factory.mktemp("pair")
+    (directory / "models").symlink_to(EXAMPLES / "models")
+    return compile_text(directory, PAIR)

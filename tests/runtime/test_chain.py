@@ -109,17 +109,19 @@ def test_dynamic_context_ends_too(toy, ids):
         model.forward([1])
 
 
-def test_a_token_outside_the_vocabulary(toy):
+def test_a_token_outside_the_vocabulary(toy, golden_error):
     bundle = toy("ort", DYNAMIC)
-    with pytest.raises(PlanError, match="token id 61 is outside the vocabulary of `toy`"):
+    with pytest.raises(PlanError) as caught:
         ChainModel(bundle.manifest, "toy", bundle.open).forward([3, 61])
+    golden_error("E0915", caught.value)
 
 
-def test_a_gap_in_the_chain_is_named(toy):
+def test_a_gap_in_the_chain_is_named(toy, golden_error):
     bundle = toy("qnn", [(4, 16)], True)
     bundle.manifest.models["toy"]["buckets"][0]["parts"] = ["toy.npu1"]
-    with pytest.raises(PlanError, match=r"part `toy\.npu1` reads `inputs_embeds`, which no part before it"):
+    with pytest.raises(PlanError) as caught:
         ChainModel(bundle.manifest, "toy", bundle.open).forward([1])
+    golden_error("E0917", caught.value)
 
 
 def test_another_order_of_axes_is_no_reshape(toy):
@@ -134,7 +136,7 @@ def test_another_order_of_axes_is_no_reshape(toy):
     assert caught.value.diagnostics[0].code == "E0917"
 
 
-def test_nonsense_of_an_engine_is_not_passed_on(toy):
+def test_nonsense_of_an_engine_is_not_passed_on(toy, golden_error):
     bundle = toy("ort", DYNAMIC)
 
     class Broken:
@@ -150,6 +152,6 @@ def test_nonsense_of_an_engine_is_not_passed_on(toy):
         bundle.open(manifest, part, bucket)
         return Broken()
 
-    with pytest.raises(EngineError, match="gave 1 logits that are no numbers in bucket `main`") as caught:
+    with pytest.raises(EngineError) as caught:
         ChainModel(bundle.manifest, "toy", opener).forward([1])
-    assert caught.value.diagnostics[0].code == "E0916"
+    golden_error("E0916", caught.value)

@@ -1,0 +1,226 @@
+"""`verify` finds what is wrong with a bundle by name, and measures what is right."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from edgec.compiler.bundle import hash_files
+from edgec.compiler.diagnostics import PlanError
+from edgec.compiler.evaluate import token_ids
+from edgec.compiler.load_hf import load_hf
+from edgec.compiler.manifest import MANIFEST, SEAL
+from edgec.compiler.oracle import DecoderOracle
+from edgec.compiler.oracle import perplexity as oracle_perplexity
+from edgec.compiler.runtime.graph import run_graph
+from edgec.compiler.runtime.perplexity import perplexity
+from edgec.compiler.sources import find, remember
+from edgec.compiler.verify import verify_bundle
+from onnx import TensorProto, helper
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+MODELS, TEXT = EXAMPLES / "models", EXAMPLES / "text" / "heldout.txt"
+
+
+@pytest.fixture
+def copy(pair, tmp_path):
+    shutil.copytree(pair, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def reseal(bundle: Path, change=lambda data: None) -> None:
+    """Make the manifest agree with the files again."""
+    data = json.loads((bundle / MANIFEST).read_text())
+    data["files"] = hash_files(bundle)
+    change(data)
+    raw = json.dumps(data).encode()
+    (bundle / MANIFEST).write_bytes(raw)
+    (bundle / SEAL).write_text(hashlib.sha256(raw).hexdigest())
+
+
+@pytest.mark.slow
+def test_a_good_bundle(pair):
+    result = verify_bundle(pair, TEXT, windows=3)
+    assert result["problems"] == []
+    assert result["ok"]
+    target, draft = result["parts"]["target.cpu0"], result["parts"]["draft.cpu0"]
+    assert draft["max_error"] < 1e-4  # the float module itself
+    assert 0 < target["relative_error"] < 0.03  # int8
+    assert (target["graphs"], draft["graphs"]) == (6, 1)
+    ids = token_ids(MODELS / "pycode-qwen2", TEXT.read_text())
+    expected = oracle_perplexity(load_hf("draft", MODELS / "pycode-qwen2", 512), ids, 3)
+    assert result["baseline"]["draft"] == pytest.approx(expected, rel=1e-9)
+    assert result["perplexity"]["draft"] == pytest.approx(expected, rel=1e-5)
+    ratio = result["perplexity"]["target"] / result["baseline"]["target"]
+    assert 0.99 < ratio < 1.01
+    json.dumps(result, allow_nan=False)
+
+
+@pytest.mark.slow
+def test_a_flipped_byte_in_any_file_is_found_by_name(copy):
+    names = [path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()]
+    assert len(names) > 8
+    for name in names:
+        raw = bytearray((copy / name).read_bytes())
+        middle = len(raw) // 2
+        raw[middle] ^= 1
+        (copy / name).write_bytes(raw)
+        result = verify_bundle(copy)
+        assert not result["ok"]
+        assert len(result["problems"]) == 1
+        assert name in result["problems"][0] or (name == SEAL and "manifest.sha256" in result["problems"][0])
+        raw[middle] ^= 1
+        (copy / name).write_bytes(raw)
+
+
+def test_missing_extra_and_short_files(copy):
+    (copy / "report.html").unlink()
+    (copy / "target" / "notes.txt").write_text("mine")
+    with (copy / "draft" / "ort.data").open("r+b") as file:
+        file.truncate(10)
+    problems = verify_bundle(copy)["problems"]
+    assert problems[:2] == ["file `report.html` is missing", "file `target/notes.txt` is not in the manifest"]
+    assert problems[2].startswith("file `draft/ort.data` has 10 bytes, the manifest says ")
+
+
+def test_what_is_no_bundle_is_an_error(tmp_path):
+    with pytest.raises(PlanError) as caught:
+        verify_bundle(tmp_path)
+    assert caught.value.diagnostics[0].code == "E0901"
+
+
+@pytest.mark.slow
+def test_a_part_that_computes_something_else(copy):
+    """Every hash is right, the weights are not those of the model."""
+    data = copy / "draft" / "ort.data"
+    raw = np.fromfile(data, np.float32)
+    np.random.default_rng(0).shuffle(raw)
+    raw.tofile(data)
+    reseal(copy)
+    result = verify_bundle(copy)
+    assert not result["ok"]
+    assert all("part `draft.cpu0`" in problem for problem in result["problems"])
+    assert "a cosine of" in result["problems"][0]
+
+
+@pytest.mark.slow
+def test_without_the_float_model_nothing_is_compared(copy, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEC_CACHE", str(tmp_path / "cache"))
+    result = verify_bundle(copy)
+    assert result["ok"]
+    part = result["parts"]["draft.cpu0"]
+    assert part["max_error"] is None
+    assert part["why"].endswith("is not found; give it as --source draft=PATH")
+    sources = {"draft": str(MODELS / "pycode-qwen2"), "target": str(MODELS / "pycode-qwen2")}
+    result = verify_bundle(copy, sources=sources)
+    assert result["parts"]["draft.cpu0"]["max_error"] < 1e-4
+    assert len(result["problems"]) == 1
+    assert "model `target`: " in result["problems"][0]
+    assert "is not what `target` was compiled from: `config.json` differs" in result["problems"][0]
+
+
+def test_another_model_is_not_taken_for_the_source(pair, golden_error, tmp_path):
+    entry = json.loads((pair / MANIFEST).read_text())["inputs"]["draft"]
+    with pytest.raises(PlanError) as caught:
+        find("draft", entry, MODELS / "pycode-qwen3")
+    golden_error("E0930", caught.value, hide={str(MODELS): "MODELS"})
+    with pytest.raises(PlanError, match="there is no such path"):
+        find("draft", entry, tmp_path / "gone")
+
+
+def test_a_note_of_a_moved_model_is_not_believed(pair, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEC_CACHE", str(tmp_path / "cache"))
+    entry = json.loads((pair / MANIFEST).read_text())["inputs"]["draft"]
+    assert find("draft", entry) is None
+    remember(entry, MODELS / "pycode-qwen3")
+    assert find("draft", entry) is None
+    remember(entry, MODELS / "pycode-qwen2")
+    assert find("draft", entry) == (MODELS / "pycode-qwen2").resolve()
+
+
+def test_perplexity_of_the_oracle_is_the_oracles():
+    module = load_hf("draft", MODELS / "pycode-qwen2", 512)
+    ids = token_ids(MODELS / "pycode-qwen2", TEXT.read_text())[5000:6000]
+    assert perplexity(DecoderOracle(module), ids, 2) == pytest.approx(oracle_perplexity(module, ids, 2), rel=1e-6)
+
+
+def test_too_little_text_or_context(golden_error):
+    model = DecoderOracle(load_hf("draft", MODELS / "pycode-qwen2", 200))
+    with pytest.raises(PlanError) as caught:
+        perplexity(model, [1] * 255, 2)
+    golden_error("E0931", caught.value)
+    with pytest.raises(PlanError) as caught:
+        perplexity(model, [1] * 256, 2)
+    golden_error("E0932", caught.value)
+
+
+@pytest.fixture(scope="module")
+def graph_bundle(tmp_path_factory):
+    """A small MLP: y[N,3] = relu(x[N,8] W1) W2."""
+    from edgec.compiler.driver import compile_plan, load_plan
+
+    directory = tmp_path_factory.mktemp("mlp")
+    random = np.random.default_rng(0)
+    constants = {"w1": random.normal(size=(8, 32)), "w2": random.normal(size=(32, 3))}
+    weights = [onnx.numpy_helper.from_array(array.astype(np.float32), name) for name, array in constants.items()]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["h"], "up"),
+        helper.make_node("Relu", ["h"], ["r"], "act"),
+        helper.make_node("MatMul", ["r", "w2"], ["y"], "down"),
+    ]
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", d]) for n, d in (("x", 8), ("y", 3)))
+    graph = helper.make_graph(nodes, "mlp", [x], [y], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), directory / "mlp.onnx")
+    (directory / "plan.edge").write_text(
+        'plan mlp\ndevice host\nmodel m { source = onnx("mlp.onnx") }\ndeploy m on cpu as ort\n'
+    )
+    return compile_plan(load_plan(directory / "plan.edge"), directory / "bundle").bundle, constants
+
+
+def test_a_plain_graph_runs_on_arrays(graph_bundle, tmp_path):
+    bundle, constants = graph_bundle
+    x = np.random.default_rng(1).normal(size=(5, 8)).astype(np.float32)
+    np.savez(tmp_path / "in.npz", x=x)
+    told = run_graph(bundle, tmp_path / "in.npz", tmp_path / "out.npz")
+    assert told["outputs"]["y"]["shape"] == [5, 3]
+    expected = np.maximum(x @ constants["w1"], 0) @ constants["w2"]
+    with np.load(tmp_path / "out.npz") as file:
+        np.testing.assert_allclose(file["y"], expected, rtol=0, atol=1e-4)
+
+
+def test_a_plain_graph_is_verified(graph_bundle):
+    result = verify_bundle(graph_bundle[0], TEXT)
+    assert result["ok"]
+    assert result["parts"]["m.cpu0"]["max_error"] < 1e-5
+    assert result["perplexity"] == {}
+
+
+def test_arrays_that_do_not_fit(graph_bundle, tmp_path, golden_error):
+    np.savez(tmp_path / "in.npz", y=np.zeros(3))
+    with pytest.raises(PlanError, match=r"reads `x` \(float32 Nx8\), which the file lacks"):
+        run_graph(graph_bundle[0], tmp_path / "in.npz")
+    np.savez(tmp_path / "in.npz", x=np.zeros((5, 7)))
+    with pytest.raises(PlanError) as caught:
+        run_graph(graph_bundle[0], tmp_path / "in.npz")
+    golden_error("E0923", caught.value)
+    np.savez(tmp_path / "in.npz", x=np.array([{}], dtype=object))
+    with pytest.raises(PlanError) as caught:
+        run_graph(graph_bundle[0], tmp_path / "in.npz")
+    assert caught.value.diagnostics[0].code == "E0922"
+    (tmp_path / "in.npz").write_text("no arrays")
+    with pytest.raises(PlanError) as caught:
+        run_graph(graph_bundle[0], tmp_path / "in.npz")
+    golden_error("E0922", caught.value, hide={str(tmp_path): "TMP"})
+
+
+def test_a_plain_graph_takes_no_prompt(graph_bundle, golden_error):
+    from edgec.compiler.runtime.generate import run_bundle
+
+    with pytest.raises(PlanError) as caught:
+        run_bundle(graph_bundle[0], "hello", 3)
+    golden_error("E0918", caught.value)
