@@ -25,11 +25,17 @@ EDGEC = [sys.executable, "-m", "edgec.compiler.cli"]
 
 def arguments(doc: str | None, **defaults: int) -> argparse.Namespace:
     """`--json FILE` and one integer option per keyword, each with its default."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")
+    options = parser(doc)
     for name, value in defaults.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help=f"default {value}")
-    return parser.parse_args()
+        options.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help=f"default {value}")
+    return options.parse_args()
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """Takes `--json FILE`."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")
+    return made
 
 
 def report(title: str, rows: Sequence[dict[str, Any]], args: argparse.Namespace, **facts: Any) -> None:

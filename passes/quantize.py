@@ -18,29 +18,42 @@ from ..compiler.params import param
 from ..compiler.pass_base import Pass, Relative, Scope, Tolerance
 
 if TYPE_CHECKING:
-    from ..compiler.module import Module
+    from collections.abc import Mapping
 
-_STEP = {"int4": 1 / 14, "int8": 1 / 254}  # half a step over the largest weight of the block
+    from ..compiler.module import Module
+    from ..compiler.weights import Weight
+    from .quantize_rtn import Made
+
+_STEP = {
+    "int2": 1 / 2,
+    "int3": 1 / 6,
+    "int4": 1 / 14,
+    "int8": 1 / 254,
+}  # half a step over the largest weight of the block
 _SPREAD = {16: 1.5, 32: 1.8, 64: 2.1, 128: 2.4}  # how far weights of one block typically lie below its largest
 _CHANNEL_SPREAD = 3.0
 
 
 @dataclass(frozen=True)
 class Quantize(Pass):
-    """Store weights as int4 or int8 with a scale per block of inputs or per channel."""
+    """Store weights as integers of 2, 3, 4 or 8 bits with a scale per block of inputs or per channel."""
 
     name: ClassVar[str] = "quantize"
     takes: ClassVar[tuple[Level, ...]] = (Level.SEMANTIC, Level.COMPRESSED)
     leaves: ClassVar[Level | None] = Level.COMPRESSED
 
-    weights: str = param(doc="integer type of the weights", choices=("int4", "int8"))
+    weights: str = param(doc="integer type of the weights", choices=("int2", "int3", "int4", "int8"))
     block: int | str = param(
         32,
         doc="inputs that share one scale; `channel`: all inputs of an output",
         choices=(16, 32, 64, 128, "channel"),
     )
     symmetric: bool = param(True, doc="false: one zero point per block beside the scale")
-    method: str = param("rtn", doc="how integers are chosen; rtn: round to nearest", choices=("rtn",))
+    method: str = param(
+        "rtn",
+        doc="how integers are chosen; awq, gptq and reconstruct read the plan's `calibration`",
+        choices=("rtn", "mse", "hqq", "awq", "gptq", "reconstruct"),
+    )
     activations: str = param("fp16", doc="type of the activations", choices=("fp16",))
 
     @property
@@ -55,5 +68,13 @@ class Quantize(Pass):
         from .quantize_rtn import Format
 
         block = None if isinstance(self.block, str) else self.block
-        format_ = Format(int(self.weights.removeprefix("int")), block, self.symmetric)
-        return quantize_graph(module.main.graph, module, format_, scope)
+        format_ = Format(int(self.weights.removeprefix("int")), block, self.symmetric, self.method)
+        if self.method == "rtn":
+            return quantize_graph(module.main.graph, module, format_, scope)
+        from .solve.run import Settings, Wanted, solve
+
+        def solver(weights: Mapping[str, Weight]) -> dict[str, Made]:
+            wanted = {name: Wanted(weight, format_) for name, weight in weights.items()}
+            return solve(module, wanted, Settings(self.method), scope)
+
+        return quantize_graph(module.main.graph, module, format_, scope, solver)

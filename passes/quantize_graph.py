@@ -8,6 +8,7 @@ Gemm, Conv    op(x, W, b)                         ->  op(x, DequantizeLinear(q, 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -23,11 +24,16 @@ _BLOCKS = (16, 32, 64, 128)
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
 
-def quantize_graph(graph: ir.Graph, module: Module, format_: Format, scope: Scope) -> int:
-    """Quantise the selected weights of `graph`; the number of uses that changed."""
-    found = list(linears(module, graph))
-    before = {linear.name: _now(linear) for linear in found}
+Solver = Callable[[Mapping[str, Weight]], dict[str, Made]]  # float weights [N, K] by linear -> their integers
+
+
+def quantize_graph(graph: ir.Graph, module: Module, format_: Format, scope: Scope, solver: Solver | None = None) -> int:
+    """Quantise the selected weights of `graph` (by rounding without a `solver`); the number of uses that changed."""
     shelf = _Shelf(graph, format_, scope)
+    if solver is not None:
+        shelf.solved = solver(_to_solve(list(linears(module, graph)), shelf))
+    found = list(linears(module, graph))  # a solver may have scaled float weights
+    before = {linear.name: _now(linear) for linear in found}
     for linear in found:
         if linear.quant is not None and _now(linear).source is not None:
             shelf.put(linear)
@@ -61,16 +67,40 @@ def _now(linear: Linear) -> _State:
     return _State(linear.stored if held is None else as_weight(linear.value.const_value or held), None)
 
 
-def _quantize(linear: Linear, module: Module, shelf: _Shelf) -> int:
-    scope, format_, state = shelf.scope, shelf.format_, _now(linear)
+def _to_solve(found: list[Linear], shelf: _Shelf) -> dict[str, Weight]:
+    """The weights that are about to get a new format, as the shelf will ask for them."""
+    wanted = {}
+    for linear in found:
+        state = _now(linear)
+        taken = shelf.scope.selects(linear.name) and _refusal(linear, shelf.format_) is None
+        if taken and state.source is not None and state.format_ != shelf.format_:
+            _check_block(linear, shelf.format_, shelf.scope)
+            wanted[linear.name] = shelf.orient(linear, state.source)
+    return wanted
+
+
+def _refusal(linear: Linear, format_: Format) -> str | None:
+    """Why the weight of `linear` is left alone."""
+    source = _now(linear).source
     if linear.kind == "conv" and format_.block is not None:
-        return scope.skip(linear.node, "a convolution is quantised per channel only: `block = channel`")
-    if state.source is None:
-        return scope.skip(linear.node, "its weight is quantised in the source model already")
-    if state.source.dtype not in _FLOATS:
-        return scope.skip(linear.node, f"its weight is {state.source.dtype.name.lower()}, not float32 or float16")
+        return "a convolution is quantised per channel only: `block = channel`"
+    if source is None:
+        return "its weight is quantised in the source model already"
+    if source.dtype not in _FLOATS:
+        return f"its weight is {source.dtype.name.lower()}, not float32 or float16"
+    return None
+
+
+def _check_block(linear: Linear, format_: Format, scope: Scope) -> None:
     if format_.block is not None and linear.shape[1] % format_.block:
         _indivisible(linear, format_.block, scope)
+
+
+def _quantize(linear: Linear, module: Module, shelf: _Shelf) -> int:
+    scope, format_, state = shelf.scope, shelf.format_, _now(linear)
+    if (why := _refusal(linear, format_)) is not None or state.source is None:
+        return scope.skip(linear.node, why or "it has no float weight")
+    _check_block(linear, format_, scope)
     module.decisions[linear.name] = str(scope.origin) if scope.origin else "quantize"
     if state.format_ == format_:
         return False
@@ -100,22 +130,30 @@ class _Shelf:
     values: dict[tuple[int, Format], ir.Value] = field(default_factory=dict)
     fresh: list[tuple[str, ir.Node]] = field(default_factory=list)
     oriented: dict[int, Weight] = field(default_factory=dict)
+    solved: dict[str, Made] = field(default_factory=dict)
 
     def put(self, linear: Linear) -> None:
         state = _now(linear)
         if state.source is not None and state.format_ is not None:
             self.values[id(state.source), state.format_] = linear.value
 
+    def orient(self, linear: Linear, source: Weight) -> Weight:
+        """`source` as [N, K], one object for all its uses."""
+        if linear.quant is not None or linear.rows_are_outputs:
+            return source
+        return self.oriented.setdefault(id(source), transpose(source))
+
     def get(self, linear: Linear, source: Weight) -> ir.Value:
-        if linear.quant is None and not linear.rows_are_outputs:
-            source = self.oriented.setdefault(id(source), transpose(source))
+        source = self.orient(linear, source)
         key = (id(source), self.format_)
         if key not in self.values:
             self.values[key] = self._build(linear, source)
         return self.values[key]
 
     def _build(self, linear: Linear, source: Weight) -> ir.Value:
-        made = make(f"{linear.name}.weight", source, self.format_, self.scope.origin)
+        made = self.solved.get(linear.name)
+        if made is None:
+            made = make(f"{linear.name}.weight", source, self.format_, self.scope.origin)
         attributes = {"axis": 1, "block_size": self.format_.block} if self.format_.block else {"axis": 0}
         node = ir.node("DequantizeLinear", _inputs(made), attributes, name=f"{linear.name}.dequant")
         output = node.outputs[0]

@@ -39,12 +39,13 @@ class Format:
 
     @property
     def dtype(self) -> ir.DataType:
-        names = {4: ("UINT4", "INT4"), 8: ("UINT8", "INT8")}
-        return ir.DataType[names[self.bits][self.symmetric]]
+        """The type integers are held in; those of 2 and 3 bits lie in the narrowest that ONNX Runtime runs."""
+        width = 4 if self.bits <= 4 else 8
+        return ir.DataType[f"INT{width}" if self.symmetric else f"UINT{width}"]
 
     def __str__(self) -> str:
         grain = "per channel" if self.block is None else f"block {self.block}"
-        return f"{self.dtype.name.lower()} {grain}"
+        return f"{'' if self.symmetric else 'u'}int{self.bits} {grain}"
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,7 @@ def test_decoder(draft: Module) -> None:
 
 def test_only_what_works_is_offered() -> None:
     choices = {parameter.name: parameter.choices for parameter in parameters(Quantize)}
-    assert choices["weights"] == ("int4", "int8")
-    assert choices["method"] == ("rtn",)
+    assert choices["weights"] == ("int2", "int3", "int4", "int8")
+    assert choices["method"] == ("rtn", "mse", "hqq", "awq", "gptq", "reconstruct")
     assert choices["activations"] == ("fp16",)
     assert choices["block"] == (16, 32, 64, 128, "channel")
