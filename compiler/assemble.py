@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .driver import CompiledModel, Measured
     from .plan import Plan
 
-TOOLS = ("onnx", "onnx-ir", "onnxruntime", "onnxruntime-qnn", "MNN", "numpy", "tokenizers")
+TOOLS = ("edgec", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-qnn", "MNN", "numpy", "tokenizers")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
 
 
@@ -34,7 +34,7 @@ def assemble(plan: Plan, models: Sequence[CompiledModel], measured: Measured, di
     return {
         "plan": _plan(plan),
         "devices": [_device(device) for device in plan.devices],
-        "tools": {"edgec": _version(), **_tool_versions()},
+        "tools": _tool_versions(),
         "inputs": {model.name: _inputs(model) for model in models},
         "tokenizers": {name: {k: v for k, v in facts.items() if k != "models"} for name, facts in tokenizers.items()},
         "models": {model.name: _model(plan, model, folders.get(model.name), directory) for model in models},
@@ -60,12 +60,6 @@ def _plan(plan: Plan) -> dict[str, Any]:
 
 def _json_value(value: object) -> object:
     return value if isinstance(value, (int, float, str, bool)) else str(value)
-
-
-def _version() -> str:
-    from edgec import __version__
-
-    return __version__
 
 
 def _tool_versions() -> dict[str, str]:

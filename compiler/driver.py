@@ -8,13 +8,15 @@ appears whole or not at all (`bundle.write_bundle`), and nothing is measured tha
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .diagnostics import Diagnostic, Label, RequirementError
+from .diagnostics import Diagnostic, EdgecError, Label, RequirementError, Span
 from .levels import Level
 
 if TYPE_CHECKING:
@@ -112,8 +114,23 @@ def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions
     return made[0]
 
 
+@contextlib.contextmanager
+def _blamed_on(span: Span) -> Iterator[None]:
+    """Let a failure that names no place in the plan point at `span`."""
+    try:
+        yield
+    except EdgecError as error:
+        placed = [d if d.at is not None else dataclasses.replace(d, at=Label(span)) for d in error.diagnostics]
+        raise type(error)(*placed) from error
+
+
 def load_model(decl: ModelDecl) -> Module:
     """The module of a `model` line at level `semantic`; weights stay in their files."""
+    with _blamed_on(decl.span):
+        return _load(decl)
+
+
+def _load(decl: ModelDecl) -> Module:
     if decl.source.kind == "onnx":
         from .load_onnx import load_onnx
 
@@ -125,6 +142,11 @@ def load_model(decl: ModelDecl) -> Module:
 
 def compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions) -> CompiledModel:
     """Take one deploy line from its source to emitted files below `directory`."""
+    with _blamed_on(deploy.span):
+        return _compile_model(plan, deploy, directory, options)
+
+
+def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions) -> CompiledModel:
     from .partition import partition
     from .registry import targets
 
@@ -226,10 +248,24 @@ def _emit(
         whole.parts.update(emitted.parts)
         whole.libraries += [row for row in emitted.libraries if row not in whole.libraries]
         whole.notes += emitted.notes
-        whole.kv = whole.kv or emitted.kv
+        _lay_out_cache(whole, emitted)
         if name == deploy.target:
             whole.float_type = emitted.float_type
     return whole
+
+
+def _lay_out_cache(whole: Emission, emitted: Emission) -> None:
+    """The model's K/V layout is that of the first target whose parts hold a cache; others say theirs part by part."""
+    holders = [
+        part
+        for part in emitted.parts.values()
+        if any(spec["name"].startswith("past_") for graph in part["graphs"].values() for spec in graph["inputs"])
+    ]
+    if holders or emitted.engine != "chain":  # an engine of whole models keeps its own cache
+        whole.kv = whole.kv or emitted.kv
+    for part in holders:
+        if emitted.kv != whole.kv:
+            part["kv"] = emitted.kv
 
 
 def measure(plan: Plan, models: Sequence[CompiledModel], progress: Progress) -> Measured:

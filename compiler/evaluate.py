@@ -68,9 +68,11 @@ def module_perplexity(
         return measure()
     digests = [cache.digest_file(path) for path in model_files(source)]
     key = hashlib.sha256(json.dumps([digests, content, windows, WINDOW]).encode()).hexdigest()
-    folder = cache.make(
-        "perplexity", key, lambda scratch: (scratch / "value.json").write_text(json.dumps(measure())) and None
-    )
+
+    def build(scratch: Path) -> None:
+        (scratch / "value.json").write_text(json.dumps(measure()))
+
+    folder = cache.make("perplexity", key, build)
     return json.loads((folder / "value.json").read_text())
 
 

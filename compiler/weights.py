@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,24 +27,16 @@ class Weight(ir.TensorProtocol):
     """A tensor made on demand. `rows(start, stop)` is the unit; `numpy()` makes it whole and keeps nothing."""
 
     def __init__(self, name: str, dtype: ir.DataType, shape: Sequence[int], rows: Rows, origin: str) -> None:
-        self.name: str = name
+        self.name: str = name  # pyright: ignore[reportIncompatibleVariableOverride] - a weight always has one
         self.doc_string: str | None = None
-        self._dtype = dtype
-        self._shape = ir.Shape(shape)
+        self.dtype: ir.DataType = dtype
+        self.shape: ir.ShapeProtocol = ir.Shape(shape)
+        self.dims: tuple[int, ...] = tuple(int(d) for d in shape)  # the shape as integers
+        self.metadata_props: MutableMapping[str, str] = {}
+        self.meta: MutableMapping[str, Any] = {}
+        self.origin = origin  # for people: "model.safetensors:… > float32 > int4 block 32"
         self._rows = rows
-        self._metadata_props: dict[str, str] = {}
-        self._meta: dict[str, Any] = {}
-        self.origin = (
-            origin  # where it comes from, for people: "model.safetensors:… > float32 > int4 block 32"
-        )
-
-    @property
-    def metadata_props(self) -> dict[str, str]:
-        return self._metadata_props
-
-    @property
-    def meta(self) -> dict[str, Any]:
-        return self._meta
+        self._parent_row_bytes = 0
 
     @property
     def size(self) -> int:
@@ -53,20 +45,14 @@ class Weight(ir.TensorProtocol):
     @property
     def nbytes(self) -> int:
         """Bytes of the packed form."""
-        return (self.size * self._dtype.bitwidth + 7) // 8
+        return (self.size * self.dtype.bitwidth + 7) // 8
 
     @property
-    def dtype(self) -> ir.DataType:
-        return self._dtype
-
-    @property
-    def shape(self) -> ir.Shape:
-        return self._shape
-
-    @property
-    def dims(self) -> tuple[int, ...]:
-        """The shape as integers."""
-        return tuple(int(d) for d in self._shape.numpy())
+    def row_bytes(self) -> int:
+        """What one row takes as float32, or a row of what it is made from (a scale stands for many weights)."""
+        dims = self.dims
+        own = 4 * math.prod(dims[1:]) if len(dims) > 1 else 4
+        return max(own, self._parent_row_bytes)
 
     @property
     def raw(self) -> Weight:
@@ -81,18 +67,16 @@ class Weight(ir.TensorProtocol):
         return made
 
     def blocks(self, limit: int = BLOCK_BYTES, multiple: int = 1) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (first row, rows) so that the float32 form of each block stays within `limit` bytes."""
+        """Yield (first row, rows) so that the float32 form of each block, and of the rows it is made from, stays
+        within `limit` bytes."""
         dims = self.dims
-        width = 4 * int(np.prod(dims[1:], dtype=np.int64)) if len(dims) > 1 else 4
-        step = max(1, limit // max(1, width))
+        step = max(1, limit // max(1, self.row_bytes))
         step = max(multiple, step - step % multiple)
         for start in range(0, dims[0], step):
             yield start, self.rows(start, min(start + step, dims[0]))
 
     def numpy(self) -> np.ndarray:
-        if not self.dims:
-            return self._rows(0, 1).reshape(())
-        return self.rows(0, self.dims[0])
+        return self.rows(0, self.dims[0]) if self.dims else self._rows(0, 1).reshape(())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         array = self.numpy()
@@ -105,10 +89,10 @@ class Weight(ir.TensorProtocol):
         return (1, 0)
 
     def __repr__(self) -> str:
-        return f"Weight({self.name}: {self._dtype.name}{list(self.dims)} from {self.origin})"
+        return f"Weight({self.name}: {self.dtype.name}{list(self.dims)} from {self.origin})"
 
     def tobytes(self) -> bytes:
-        return pack(self.numpy(), self._dtype)
+        return pack(self.numpy(), self.dtype)
 
     def tofile(self, file: BinaryIO) -> None:
         """Stream the packed little-endian bytes, block by block."""
@@ -116,11 +100,11 @@ class Weight(ir.TensorProtocol):
             file.write(self.tobytes())
             return
         for _, block in self.blocks():
-            file.write(pack(block, self._dtype))
+            file.write(pack(block, self.dtype))
 
     def _rows_are_whole_bytes(self) -> bool:
         per_row = int(np.prod(self.dims[1:], dtype=np.int64)) if len(self.dims) > 1 else 1
-        return (per_row * self._dtype.bitwidth) % 8 == 0
+        return (per_row * self.dtype.bitwidth) % 8 == 0
 
 
 def pack(array: np.ndarray, dtype: ir.DataType) -> bytes:
@@ -137,7 +121,7 @@ def pack(array: np.ndarray, dtype: ir.DataType) -> bytes:
     return packed.tobytes()
 
 
-def unpack(raw: bytes | np.ndarray, dtype: ir.DataType, count: int) -> np.ndarray:
+def unpack(raw: bytes | bytearray, dtype: ir.DataType, count: int) -> np.ndarray:
     """The inverse of `pack`: `count` elements of `dtype` from ONNX's raw bytes."""
     if dtype.bitwidth >= 8:
         return np.frombuffer(raw, dtype=dtype.numpy(), count=count)
@@ -204,11 +188,11 @@ def from_array(name: str, array: np.ndarray, origin: str = "computed") -> Weight
     return Weight(name, dtype, held.shape, lambda a, b: held[a:b], origin)
 
 
-def derive(
-    name: str, dtype: ir.DataType, shape: Sequence[int], rows: Rows, parent: Weight, how: str
-) -> Weight:
+def derive(name: str, dtype: ir.DataType, shape: Sequence[int], rows: Rows, parent: Weight, how: str) -> Weight:
     """A weight made from others, row range by row range; `how` extends the parent's origin."""
-    return Weight(name, dtype, shape, rows, f"{parent.origin} > {how}")
+    made = Weight(name, dtype, shape, rows, f"{parent.origin} > {how}")
+    made._parent_row_bytes = parent.row_bytes
+    return made
 
 
 def cast(weight: Weight, dtype: ir.DataType) -> Weight:
