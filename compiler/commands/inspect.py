@@ -44,7 +44,8 @@ def describe(path: Path) -> dict[str, Any]:
             return facts
     if path.suffix == ".onnx":
         return _onnx(path)
-    fail("E0954", f"`{path}` is of no kind edgec knows", help="known: .edge .plan .onnx .mnn .bin, model folders, bundles")
+    known = "known: .edge, .plan, .onnx, .mnn and .bin files, model folders, bundles"
+    fail("E0954", f"`{path}` is of no kind edgec knows", help=known)
 
 
 def _bundle(path: Path) -> dict[str, Any]:
@@ -160,7 +161,7 @@ def _lines(value: Any, depth: int = 0) -> list[str]:
     out: list[str] = []
     for key, item in value.items() if isinstance(value, dict) else enumerate(value):
         label = f"{pad}{key}: " if isinstance(value, dict) else f"{pad}- "
-        if isinstance(item, dict) and item or isinstance(item, list) and not _plain(item):
+        if (isinstance(item, dict) and item) or (isinstance(item, list) and not _plain(item)):
             out += [label.rstrip(), *_lines(item, depth + 1)]
         else:
             out.append(label + _short(item))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import MISSING, asdict
 from typing import Any
 
 from ..devices import Device, devices
-from ..diagnostics import fail
+from ..diagnostics import fail, render
 from ..explain import codes, explanation
+from ..nearest import nearest
 from ..params import Parameter, parameters
-from ..registry import nearest, passes
+from ..registry import broken_plugins, passes
 
 
 def run_passes(arguments: argparse.Namespace) -> int:
@@ -29,6 +31,8 @@ def run_passes(arguments: argparse.Namespace) -> int:
         width = max(len(row["name"]) for row in described)
         for row in described:
             print(f"{row['name']:<{width}}  {row['help'].splitlines()[0]}")
+    for diagnostic in broken_plugins():
+        print(render(diagnostic), file=sys.stderr)
     return 0
 
 
