@@ -45,7 +45,8 @@ def check_windows(ids: Sequence[int], windows: int, origin: Span | None = None) 
     """A text that does not fill the windows asked for is an error that says how many it fills."""
     filled = len(ids) // WINDOW
     if filled < windows:
-        message = f"the evaluation text fills {filled} window{"s" * (filled != 1)} of {WINDOW} tokens, {windows} are asked for"
+        plural = "" if filled == 1 else "s"
+        message = f"the evaluation text fills {filled} window{plural} of {WINDOW} tokens, {windows} are asked for"
         fail("E0952", message, at=origin, help=f"set `windows` to at most {filled}" if filled else "give a longer text")
 
 
