@@ -74,7 +74,7 @@ def _buckets(request: CheckRequest, at: Label) -> Iterator[Diagnostic]:
 
 def _format(step: Step, chip: Chip, request: CheckRequest) -> Iterator[Diagnostic]:
     """A weight format that no phone with this chip's NPU is reported to run draws a warning."""
-    from .table import Table
+    from .table import load_reports
 
     at = Label(step.span)
     block = getattr(step.pass_, "block", None)
@@ -89,7 +89,7 @@ def _format(step: Step, chip: Chip, request: CheckRequest) -> Iterator[Diagnosti
                 help="choose a block that divides them: "
                 + (", ".join(str(b) for b in _BLOCKS if all(k % b == 0 for k in odd)) or "none does, leave them out"),
             )
-    reports = [r for r in Table.load().reports if f"v{chip.arch}" in r.archs]
+    reports = [r for r in load_reports() if f"v{chip.arch}" in r.archs]
     if any(r.format == "matmul_nbits" and r.works for r in reports):
         return
     grain = f"block {block}" if isinstance(block, int) else "one scale per channel"
