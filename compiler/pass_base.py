@@ -97,6 +97,11 @@ class Pass:
         """How far this pass, with these parameters, may move the outputs. Exact unless it says otherwise."""
         return EXACT
 
+    @property
+    def moves_cache(self) -> bool:
+        """Whether K/V caches hold other numbers afterwards: outputs are then compared from an empty cache."""
+        return False
+
     def run(self, module: Module, scope: Scope) -> int:
         """Rewrite `module` in place; return the number of changes (0 when there is nothing left to do)."""
         raise NotImplementedError(f"pass `{self.name}` does not define run")

@@ -123,7 +123,7 @@ def _check_shapes(before: Module, after: Module) -> None:
 def _moved(pass_: Pass, before: Module, after: Module, feeds: Feeds | None, seeds: Iterable[int]) -> dict[str, float]:
     worst: dict[str, float] = {}
     for seed in seeds:
-        for name, error in errors(before, after, seed, feeds).items():
+        for name, error in errors(before, after, seed, feeds, pass_.moves_cache).items():
             worst[name] = max(worst.get(name, 0.0), error)
     for name, error in worst.items():
         if not error <= pass_.tolerance.bound:

@@ -219,7 +219,7 @@ def _bound(done: Sequence[Step]) -> float:
 def _verify(step: Step, before: Module, after: Module, bound: float) -> dict[str, float]:
     from .compare import errors
 
-    found = errors(before, after)
+    found = errors(before, after, moved_cache=step.pass_.moves_cache)
     worst = max(found, key=lambda name: found[name], default=None)
     if worst is not None and not found[worst] <= bound:
         allowed = f"{bound:.3g} of its largest value" if bound else "nothing: the pass claims to be exact"

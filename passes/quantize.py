@@ -62,6 +62,11 @@ class Quantize(Pass):
         spread = _CHANNEL_SPREAD if isinstance(self.block, str) else _SPREAD[self.block]
         return Relative(3 * _STEP[self.weights] * spread, f"{self.weights} weights")
 
+    @property
+    def moves_cache(self) -> bool:
+        """awq scales v_proj against o_proj, and with it what the V cache holds."""
+        return self.method == "awq"
+
     def run(self, module: Module, scope: Scope) -> int:
         """Return how many uses of a weight got a new format."""
         from .quantize_graph import quantize_graph

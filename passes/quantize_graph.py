@@ -178,7 +178,7 @@ class _Shelf:
 
 def _inputs(made: Made) -> list[ir.Value]:
     tensors = [t for t in (made.q, made.scale, made.zero_point) if t is not None]
-    return [ir.Value(name=t.name, type=ir.TensorType(t.dtype), shape=t.shape, const_value=t) for t in tensors]
+    return [ir.Value(name=t.name, type=ir.TensorType(t.dtype), shape=ir.Shape(t.dims), const_value=t) for t in tensors]
 
 
 def _first_reader(linear: Linear) -> ir.Node:

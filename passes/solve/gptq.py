@@ -35,7 +35,7 @@ class Gptq:
 
     damping: float = 0.01
     act_order: bool = False
-    follow_drift: float = 0.0
+    follow_drift: float = 1.0
     rounds: int = _ROUNDS
 
 
