@@ -160,8 +160,9 @@ def _add_run(commands: Any) -> None:
     command.add_argument("--no-speculation", action="store_true", help="the target alone, through the same bucket")
     command.add_argument("--model", help="the model to run, when the bundle has several")
     command.add_argument("--chat", action="store_true", help="apply the model's chat template to the prompt")
-    command.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
-    command.add_argument("--top-p", type=float, default=1.0, metavar="P", help="nucleus sampling (default 1)")
+    asked = "0 is greedy (default; with `accept = sample` the model's own)"
+    command.add_argument("--temperature", type=float, metavar="T", help=asked)
+    command.add_argument("--top-p", type=float, metavar="P", help="sample from the likeliest P only (default 1)")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampler (default 0)")
     command.add_argument("--inputs", type=Path, metavar="NPZ", help="inputs of a model that is no language model")
     command.add_argument("--outputs", type=Path, metavar="NPZ", help="where to write that model's outputs")
