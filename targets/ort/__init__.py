@@ -23,6 +23,16 @@ class OrtOptions:
         doc="how quantised linears are written: ONNX Runtime's MatMulNBits, or standard DequantizeLinear and MatMul",
         choices=("matmulnbits", "dequantize"),
     )
+    compute: str = param(
+        "float32",
+        doc="what MatMulNBits multiplies in; int8 rounds activations block by block as it runs, faster and less exact",
+        choices=("float32", "int8"),
+    )
+
+    def validate(self) -> list[str | tuple[str, str]]:
+        if self.compute == "int8" and self.format != "matmulnbits":
+            return [("compute", "`compute = int8` is a mode of MatMulNBits: it needs `format = matmulnbits`")]
+        return []
 
 
 class OrtTarget(Target):

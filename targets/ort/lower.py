@@ -20,6 +20,7 @@ from ...compiler.weights import Weight
 from . import pack
 
 DOMAIN = "com.microsoft"
+_INT8 = 4  # MatMulNBits' accuracy_level
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Lowering:
     """What was rewritten (op -> its linear before), and what was left standard and why."""
 
     module: Module
+    int8: bool = False  # let the kernel round activations to int8
     packed: dict[int, Packed] = field(default_factory=dict)  # id of the quantised weight -> its layout
     lowered: dict[str, Linear] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
@@ -110,6 +112,8 @@ class Lowering:
         n, k = linear.shape
         quant = linear.quant
         attributes = {"K": k, "N": n, "bits": quant.bits, "block_size": pack.stored_block(quant)} if quant else {}
+        if self.int8:
+            attributes["accuracy_level"] = _INT8
         inputs = [linear.node.inputs[0], _held(graph, held.q), *_scales(graph, held)]
         return ir.node("MatMulNBits", inputs, attributes, domain=DOMAIN)
 

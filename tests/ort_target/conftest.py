@@ -36,14 +36,14 @@ def target() -> Module:
 
 @pytest.fixture
 def emit(tmp_path: Path) -> Callable[..., Emission]:
-    def make(module: Module, format: str = "matmulnbits", folder: Path | None = None) -> Emission:
+    def make(module: Module, format: str = "matmulnbits", folder: Path | None = None, **options: str) -> Emission:
         job = EmitJob(
             module=module,
             parts=partition(module, "cpu"),
             directory=folder or tmp_path,
             folder=module.name,
             device=Device("host", "this machine"),
-            options=OrtOptions(format=format),
+            options=OrtOptions(format=format, **options),
         )
         return OrtTarget().emit(job)
 

@@ -226,3 +226,30 @@ def test_packed_integers_are_the_modules(one_weight: Callable[..., Module]) -> N
     stored = pack.packed("w", linear.quant).numpy()
     assert stored.shape == (1, 1, 8)
     assert stored[0, 0].tolist() == [q[i] + 16 * q[i + 1] for i in range(0, 16, 2)]
+
+
+@pytest.mark.parametrize("model", ["draft", "target"])
+def test_int8_compute_stays_close(model: str, request: pytest.FixtureRequest, emit, tmp_path: Path) -> None:
+    """A few per cent of the largest logit, and not the float32 kernel by accident."""
+    module = quantised(request.getfixturevalue(model))
+    part = emit(module, compute="int8").parts[f"{model}.cpu0"]
+    feeds = random_feeds(module.main.graph, module.arch, seed=3)
+    made = OrtTarget().open_graph(tmp_path, part, "main").run(feeds)
+    error = relative_error(oracle.run(module.main, feeds)["logits"], made["logits"])
+    assert 1e-4 < error < 0.05
+    assert part["details"]["compute"] == "int8"
+
+
+def test_int8_compute_needs_matmulnbits(tmp_path: Path) -> None:
+    from edgec.compiler.driver import load_plan
+    from edgec.targets.ort import OrtOptions
+
+    assert OrtOptions(compute="int8").validate() == []
+    model = Path(__file__).resolve().parents[2] / "examples" / "models" / "pycode-qwen2"
+    plan = tmp_path / "plan.edge"
+    plan.write_text(
+        f'plan p\ndevice host\nmodel m {{ source = hf("{model}") context = 64 }}\n'
+        "deploy m on cpu as ort { format = dequantize  compute = int8 }\n"
+    )
+    with pytest.raises(EdgecError, match="needs `format = matmulnbits`"):
+        load_plan(plan)
