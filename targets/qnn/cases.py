@@ -365,7 +365,7 @@ def _norms(kind: str, name: str, tokens: Sequence[int], quick: bool) -> Iterator
     yield _case(name, heads, rows=4096, size=128)
 
 
-ELEMENTS = (16, 98304)
+ELEMENTS = (4, 98304)
 BIG = 128 * 9728  # the inner activation of a 4B model at 128 tokens
 IN_DECODERS = ("Add", "Mul")
 
@@ -392,7 +392,7 @@ def _ops(quick: bool) -> Iterator[Case]:
         yield _case("op.Reshape", reshape, rank=rank)
     for rank in (2, 3, 4):
         for rows in (1, 4, 64, 128):
-            for size in (16, 512) if quick else (16, 128, 512, 2048):
+            for size in (2, 512) if quick else (2, 16, 512, 2048):
                 yield _case("softmax", softmax, rank=rank, rows=rows, size=size)
         for m, k, n in ((1, 64, 64), (16, 32, 128), (128, 128, 512), (4, 4, 4)):
             yield _case("op.MatMul", product, rank=rank, m=m, k=k, n=n)
@@ -401,12 +401,12 @@ def _ops(quick: bool) -> Iterator[Case]:
             yield _case("op.Transpose", transpose, perm=perm, elements=e)
     for kernel in (1, 3, 5):
         for depthwise in (False, True):
-            for channels, size in ((16, 16), (64, 8), (32, 56)):
+            for channels, size in ((16, 16), (64, 8), (32, 56), (256, 4), (8, 112)):
                 inputs = channels if depthwise else 3 if channels == 16 else 32
                 yield _case(
                     "conv", conv, kernel=kernel, depthwise=depthwise, channels=channels, inputs=inputs, size=size
                 )
     for kind in ("MaxPool", "AveragePool", "GlobalAveragePool"):
-        for channels, size in ((16, 8), (64, 4), (32, 28)):
+        for channels, size in ((16, 8), (256, 2), (32, 56)):
             size = 1 if kind == "GlobalAveragePool" else size
             yield _case(f"op.{kind}", partial(pool, kind), channels=channels, size=size)
