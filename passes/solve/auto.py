@@ -1,0 +1,175 @@
+"""Mixed precision: a format for each linear, such that the model answers as much as possible as in float, in so many bits.
+
+    minimise  sum_i d_i(f_i)      subject to  sum_i bytes_i(f_i) <= budget * weights / 8
+
+d_i(f) is measured: the mean KL divergence of the model's next-token distribution when linear i alone is in format f,
+solved by gptq, on a few calibration windows. Each decoder block's variants (its linears times the formats) are run
+through the blocks behind it together, so that one block's weights are held at a time. The choice is exact for these
+figures: dynamic programming over bytes, scales and zeros included, in `_UNITS` steps that are rounded up.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ...compiler import cache, calibrate
+from ...compiler.diagnostics import fail
+from ...compiler.module import Module
+from ...compiler.pass_base import Scope
+from ...compiler.torch_graph import Stretch, run
+from ...compiler.weights import Weight
+from ..quantize_rtn import Format
+from . import gptq, store
+from .flow import Flow, Moments
+
+WINDOWS = 16
+_UNITS = 1 << 14
+_ZERO_BITS = 8  # a zero point of an asymmetric block, as MatMulNBits and MNN store at most
+
+Table = dict[str, dict[Format, float]]
+
+
+def stored_bytes(shape: Sequence[int], format_: Format) -> float:
+    """Bytes of a weight [N, K]: integers at their own width, a float16 scale (and a zero) per block."""
+    n, k = shape[0], int(np.prod(shape[1:], dtype=np.int64))
+    blocks = n * (k // (format_.block or k))
+    return (n * k * format_.bits + blocks * (16 + (0 if format_.symmetric else min(_ZERO_BITS, format_.bits)))) / 8
+
+
+def choose(
+    table: Table, shapes: Mapping[str, Sequence[int]], budget: float, scope: Scope
+) -> dict[str, Format]:
+    """The formats of least summed divergence within `budget` bits a weight."""
+    names = list(table)
+    weights = sum(int(np.prod(shapes[name], dtype=np.int64)) for name in names)
+    room = budget * weights / 8
+    least = sum(min(stored_bytes(shapes[name], f) for f in table[name]) for name in names)
+    if least > room:
+        fail(
+            "E0459",
+            f"a budget of {budget:g} bits cannot be met: the smallest formats take {8 * least / weights:.3g} bits, "
+            "scales included",
+            scope.origin,
+            help=f"set `budget` to at least {8 * least / weights:.3g} bits, or allow fewer `bits` or a larger `block`",
+        )
+    unit = room / _UNITS
+    cost = np.zeros(_UNITS + 1)
+    picks = []
+    for name in names:
+        options = list(table[name].items())
+        steps = [int(np.ceil(stored_bytes(shapes[name], f) / unit)) for f, _ in options]
+        trial = np.full((len(options), _UNITS + 1), np.inf)
+        for i, ((_, divergence), step) in enumerate(zip(options, steps, strict=True)):
+            if step <= _UNITS:
+                trial[i, step:] = cost[: _UNITS + 1 - step] + divergence
+        picks.append((trial.argmin(0), steps, options))
+        cost = trial.min(0)
+    return _walk_back(names, picks, cost, budget, scope)
+
+
+def _walk_back(names: list[str], picks: list, cost: np.ndarray, budget: float, scope: Scope) -> dict[str, Format]:
+    if not np.isfinite(cost[-1]):
+        fail("E0459", f"a budget of {budget:g} bits is met only without the rounding of {_UNITS} steps", scope.origin)
+    at, chosen = _UNITS, {}
+    for name, (pick, steps, options) in zip(reversed(names), reversed(picks), strict=True):
+        i = int(pick[at])
+        chosen[name], at = options[i][0], at - steps[i]
+    return {name: chosen[name] for name in names}
+
+
+def sensitivities(module: Module, sources: Mapping[str, Weight], formats: Sequence[Format], scope: Scope) -> Table:
+    """Linear -> format -> divergence; from the cache if these windows, weights and formats were measured before."""
+    if scope.calibration is None:
+        fail("E0454", "`weights = auto` needs a `calibration` block, which the plan has not", scope.origin)
+    ids = calibrate.windows(scope.calibration, module)
+    parts = [f"{name}:{store.digest(weight)}" for name, weight in sources.items()]
+    key = store.key("sensitivity", calibrate.digest(ids), *parts, *map(repr, formats))
+
+    def build(folder: Path) -> None:
+        found = _Measure(module, sources, formats, scope, ids).table()
+        listed = {name: [row[f] for f in formats] for name, row in found.items()}
+        (folder / "table.json").write_text(json.dumps(listed))
+
+    folder = cache.make("sensitivity", key, build)
+    listed = json.loads((folder / "table.json").read_text())
+    return {name: dict(zip(formats, row, strict=True)) for name, row in listed.items()}
+
+
+class _Measure:
+    def __init__(
+        self, module: Module, sources: Mapping[str, Weight], formats: Sequence[Format], scope: Scope, ids: np.ndarray
+    ) -> None:
+        self.sources, self.formats, self.scope = sources, formats, scope
+        self.flow = Flow(module, sources)
+        self.flow.start(ids, {})
+        self.probes = -(-min(WINDOWS, len(ids)) // len(self.flow.reference[0]))  # batches that divergence is measured on
+
+    def table(self) -> Table:
+        final = self._final()
+        found: Table = {}
+        for at, stretch in enumerate(self.flow.stretches[1:], start=1):
+            self.scope.progress(f"sensitivity {stretch.name} ({at} of {len(self.flow.stretches) - 1})")
+            variants = self._variants(stretch)
+            self.flow.advance(stretch, {})
+            for follower in self.flow.stretches[at + 1 :]:
+                constants = self.flow.constants({})
+                stream = self._stream_into(follower)
+                output = self.flow.output(follower)
+                for streams in variants.values():
+                    self._push(follower, constants, stream, output, streams)
+            for (name, format_), logits in variants.items():
+                found.setdefault(name, {})[format_] = _divergence(final, logits)
+        return found
+
+    def _final(self) -> list[torch.Tensor]:
+        """Log-probabilities of the float model on the probes."""
+        streams = [x.clone() for x in self.flow.reference[: self.probes]]
+        stream = self.flow.stream
+        for stretch in self.flow.stretches[1:]:
+            output = self.flow.output(stretch)
+            self._push(stretch, self.flow.constants({}), stream, output, streams)
+            stream = output
+        return [torch.log_softmax(x, -1) for x in streams]
+
+    def _stream_into(self, stretch: Stretch) -> object:
+        before = self.flow.stretches[self.flow.stretches.index(stretch) - 1]
+        return self.flow.output(before)
+
+    def _push(self, stretch: Stretch, constants, stream, output, streams: list[torch.Tensor]) -> None:  # noqa: ANN001
+        with torch.no_grad():
+            for i, x in enumerate(streams):
+                streams[i] = run(stretch.nodes, {**self.flow.shared, stream: x}, constants, [output])[0]
+
+    def _variants(self, stretch: Stretch) -> dict[tuple[str, Format], list[torch.Tensor]]:
+        """What leaves the stretch on the probes, for each linear of it in each format."""
+        made = {}
+        output = self.flow.output(stretch)
+        for value, names in self.flow.groups(stretch):
+            moments = self.flow.moments(stretch, value, {})
+            for name in names:
+                w = torch.from_numpy(self.sources[name].numpy()).to(self.flow.on)
+                for format_ in self.formats:
+                    constants = self.flow.constants({name: self.flow.oriented(name, _solved(name, w, moments, format_))})
+                    streams = [x.clone() for x in self.flow.reference[: self.probes]]
+                    self._push(stretch, constants, self.flow.stream, output, streams)
+                    made[name, format_] = streams
+        return made
+
+
+def _solved(name: str, w: torch.Tensor, moments: Moments, format_: Format) -> torch.Tensor:
+    block = format_.block or w.shape[1]
+    return gptq.solve(name, w, moments, format_.bits, block, format_.symmetric, gptq.Gptq(rounds=0)).value()
+
+
+def _divergence(final: list[torch.Tensor], logits: list[torch.Tensor]) -> float:
+    """Mean KL(float | variant) per position."""
+    total = count = 0.0
+    for p, x in zip(final, logits, strict=True):
+        total += float((p.exp() * (p - torch.log_softmax(x, -1))).sum())
+        count += p.shape[0] * p.shape[1]
+    return total / count

@@ -1,0 +1,70 @@
+"""Calibration windows: which they are, and what each bad input says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edgec.compiler import calibrate
+from edgec.compiler.diagnostics import PlanError
+from edgec.compiler.module import Module
+from edgec.compiler.plan import Calibration
+
+
+def test_windows_are_distinct_pieces_of_the_text(draft: Module, calibration: Calibration) -> None:
+    ids = calibrate.windows(calibration, draft)
+    assert ids.shape == (8, 64)
+    assert ids.dtype == np.int32
+    assert len({row.tobytes() for row in ids}) == 8
+    assert np.array_equal(ids, calibrate.windows(calibration, draft))
+    assert not np.array_equal(ids, calibrate.windows(replace(calibration, seed=1), draft))
+
+
+def test_windows_do_not_overlap() -> None:
+    ids = calibrate.choose(np.arange(100), 10, 10, 0)
+    assert sorted(ids.reshape(-1).tolist()) == list(range(100))
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "says"),
+    [
+        (b"", "E0450", "is empty"),
+        (b" \n\t\n", "E0450", "is empty"),
+        (b"abc\xff\xfe", "E0451", "byte 3 is 0xff"),
+        (b"import os\n", "E0452", "8 are asked for"),
+    ],
+)
+def test_bad_text_is_named(
+    draft: Module, calibration: Calibration, text: Path, content: bytes, code: str, says: str
+) -> None:
+    text.write_bytes(content)
+    with pytest.raises(PlanError) as raised:
+        calibrate.windows(calibration, draft)
+    assert raised.value.diagnostics[0].code == code
+    assert says in raised.value.diagnostics[0].message
+    assert raised.value.diagnostics[0].at is not None
+
+
+def test_a_missing_file_is_named(draft: Module, calibration: Calibration, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="E0450.*No such file"):
+        calibrate.windows(replace(calibration, text=(tmp_path / "none.txt",)), draft)
+
+
+def test_a_tokenizer_that_does_not_fit(draft: Module, calibration: Calibration) -> None:
+    assert draft.arch is not None
+    draft.arch = replace(draft.arch, vocab=500)
+    with pytest.raises(PlanError, match="E0453.*the model has 500 embeddings"):
+        calibrate.windows(calibration, draft)
+
+
+def test_windows_longer_than_the_model(draft: Module, calibration: Calibration) -> None:
+    with pytest.raises(PlanError, match="E0456"):
+        calibrate.windows(replace(calibration, length=5000), draft)
+
+
+def test_a_model_without_tokenizer(draft: Module, calibration: Calibration, tmp_path: Path) -> None:
+    draft.source = tmp_path
+    with pytest.raises(PlanError, match=r"E0455.*tokenizer\.json"):
+        calibrate.windows(calibration, draft)
