@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from ..compiler.diagnostics import PlanError, Span
 from ..compiler.nearest import nearest, nearest_help
 from ..compiler.pass_base import Pass
+from ..compiler.pipeline import order_problems
 from ..compiler.plan import PipelineDecl, Step
 from ..compiler.registry import find_pass, pass_names
 from . import ast
@@ -31,6 +32,7 @@ class Pipelines:
         steps = [self._step(step, name) for step in pipeline.steps]
         whole = tuple(step for step in steps if step is not None)
         if len(whole) == len(steps):
+            self.reader.report.diagnostics += order_problems(whole)
             self.checked[name] = PipelineDecl(name, whole, pipeline.span)
 
     def _step(self, step: ast.Step, pipeline: str) -> Step | None:
