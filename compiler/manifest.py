@@ -153,12 +153,27 @@ def write_manifest(directory: Path, data: dict[str, Any]) -> Manifest:
     from .bundle import hash_files
 
     whole = {**data, "format": FORMAT, "version": VERSION, "files": hash_files(directory)}
+    _say_sources(whole)
     if found := problems(whole):
         raise ValueError("the manifest made here breaks its own schema:\n" + "\n".join(found))
     raw = (json.dumps(whole, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
     (directory / MANIFEST).write_bytes(raw)
     (directory / SEAL).write_text(f"{hashlib.sha256(raw).hexdigest()}  {MANIFEST}\n", encoding="ascii")
     return Manifest(directory, json.loads(raw))
+
+
+def _say_sources(data: dict[str, Any]) -> None:
+    """Let every input of a chain say who makes it: the runner (`feed`), the cache (`kv`), or a part before it."""
+    for model in data["models"].values():
+        cached = "kv" if model.get("kind") == "decoder" else "feed"
+        for bucket in model.get("buckets", []):
+            makers: dict[str, str] = {}
+            for part in bucket["parts"]:
+                graph = data["parts"][part]["graphs"][bucket["name"]]
+                for spec in graph["inputs"]:
+                    outside = cached if spec["name"].startswith("past_") else "feed"
+                    spec["source"] = makers.get(spec["name"], outside)
+                makers.update({spec["name"]: part for spec in graph["outputs"]})
 
 
 def load_manifest(bundle: Path) -> Manifest:

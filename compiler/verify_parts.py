@@ -73,7 +73,7 @@ def _compare_chain(
     manifest: Manifest, name: str, module: Module, ids: Sequence[int], found: Mapping[str, Comparison]
 ) -> None:
     model = ChainModel(manifest, name, open_graph)
-    kv, names = manifest.model(name)["kv"], {key for part in found for key in _outputs(manifest, part)}
+    names = {key for part in found for key in _outputs(manifest, part)}
     longest = 2 * max(row["tokens"] or PROBE for row in model.buckets.entries.values())
     reference = _float_values(module, ids[:longest], names)
     try:
@@ -83,7 +83,7 @@ def _compare_chain(
             for start in (0, tokens):
                 if start + tokens > min(len(ids), row["context"] or model.context):
                     break
-                _tap(model, found, bucket, start, reference, kv)
+                _tap(model, found, bucket, start, reference)
                 model.call(ids[start : start + tokens], bucket)
     finally:
         model.close()
@@ -95,24 +95,23 @@ def _tap(
     bucket: str,
     start: int,
     reference: Mapping[str, np.ndarray],
-    kv: Mapping[str, Any],
 ) -> None:
     """Compare what the next call of `model` makes for the positions from `start` on."""
 
     def tap(part: str, made: Mapping[str, np.ndarray], count: int) -> None:
         for tensor, array in made.items():
             if tensor in reference:
-                rows = _by_position(tensor, array, kv, count)
+                rows = _by_position(tensor, array, model, count)
                 found[part].add(tensor, bucket, rows, reference[tensor][start : start + count])
 
     model.tap = tap
 
 
-def _by_position(tensor: str, array: np.ndarray, kv: Mapping[str, Any], count: int) -> np.ndarray:
+def _by_position(tensor: str, array: np.ndarray, model: ChainModel, count: int) -> np.ndarray:
     """[S, ...] of an output: K/V in its layout, everything else position by position."""
-    kind = next((kind for kind in ("key", "value") if tensor.startswith(f"past_{kind}_")), None)
-    if kind is not None:
-        return canonical(array, kv["layout"][kind]).swapaxes(0, 1)[:count]
+    axes = model.cache.axes.get(tensor.removesuffix("_out"))
+    if axes is not None:
+        return canonical(array, axes).swapaxes(0, 1)[:count]
     axis = next(i for i, size in enumerate(array.shape) if size != 1 or i == array.ndim - 2)
     return array.reshape(array.shape[axis], -1)[:count]
 

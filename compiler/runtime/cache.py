@@ -34,37 +34,37 @@ class KvCache:
         self.length = 0
         self.context = context
         self._heads, self._width = arch["kv_heads"], arch["head_dim"]
-        self._axes: dict[str, tuple[str, ...]] = {}
+        self.axes: dict[str, tuple[str, ...]] = {}  # tensor name without `_in`, `_out` -> its layout
         self._master: dict[str, np.ndarray] = {}
         names = kv.get("names", _NAMES)
         for layer in range(arch["layers"]):
             for kind in ("key", "value"):
                 name = names[kind].format(layer=layer)
                 entry = (own or {}).get(name, kv)
-                self._axes[name] = tuple(entry["layout"][kind])
+                self.axes[name] = tuple(entry["layout"][kind])
                 self._master[name] = np.zeros((self._heads, context, self._width), numpy_dtype(entry["dtype"]))
         self._active: dict[str, np.ndarray] = {}
         self._capacity = -1
 
     @property
     def inputs(self) -> set[str]:
-        return {f"{name}_in" for name in self._axes}
+        return {f"{name}_in" for name in self.axes}
 
     @property
     def outputs(self) -> set[str]:
-        return {f"{name}_out" for name in self._axes}
+        return {f"{name}_out" for name in self.axes}
 
     def feeds(self, capacity: int) -> dict[str, np.ndarray]:
         """Each `<name>_in` with `capacity` past positions in the layout of the graphs."""
         if capacity != self._capacity:
-            self._active = {name: self._filled(name, capacity) for name in self._axes}
+            self._active = {name: self._filled(name, capacity) for name in self.axes}
             self._capacity = capacity
         return {f"{name}_in": array for name, array in self._active.items()}
 
     def append(self, outputs: Mapping[str, np.ndarray], count: int) -> None:
         """Take the first `count` new positions of each `<name>_out` into the cache."""
         end = self.length + count
-        for name, axes in self._axes.items():
+        for name, axes in self.axes.items():
             new = canonical(outputs[f"{name}_out"], axes)[:, :count]
             self._master[name][:, self.length : end] = new
             if name in self._active:
@@ -82,7 +82,7 @@ class KvCache:
         self._master, self._active, self._capacity = {}, {}, -1
 
     def _filled(self, name: str, capacity: int) -> np.ndarray:
-        axes = self._axes[name]
+        axes = self.axes[name]
         sizes = {"batch": 1, "kv_heads": self._heads, "position": capacity, "head_dim": self._width}
         array = np.zeros([sizes[axis] for axis in axes], self._master[name].dtype)
         count = min(self.length, capacity)

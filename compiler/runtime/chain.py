@@ -38,7 +38,7 @@ class ChainModel:
         self._manifest, self._opener = manifest, opener
         self._arch = entry["arch"]
         self.buckets = Buckets(entry["buckets"], self._arch["context"])
-        self._cache = KvCache(self._arch, entry["kv"], self.buckets.context, self._own_layouts())
+        self.cache = KvCache(self._arch, entry["kv"], self.buckets.context, self._own_layouts())
         self._sessions: dict[tuple[str, str], GraphSession] = {}
 
     @property
@@ -51,7 +51,7 @@ class ChainModel:
 
     @property
     def length(self) -> int:
-        return self._cache.length
+        return self.cache.length
 
     @property
     def piece(self) -> int:
@@ -69,17 +69,17 @@ class ChainModel:
         return np.concatenate(rows) if rows else np.zeros((0, self.vocab), np.float32)
 
     def rollback(self, length: int) -> None:
-        self._cache.rollback(length)
+        self.cache.rollback(length)
 
     def reset(self) -> None:
-        self._cache.rollback(0)
+        self.cache.rollback(0)
 
     def close(self) -> None:
         """End every session; the model is of no use afterwards."""
         for session in self._sessions.values():
             session.close()
         self._sessions = {}
-        self._cache.release()
+        self.cache.release()
 
     def _own_layouts(self) -> dict[str, dict[str, Any]]:
         """K/V tensors of parts whose cache is laid out in another way than the model's."""
@@ -123,13 +123,13 @@ class ChainModel:
         entry = self.buckets.entries[bucket]
         tokens = entry["tokens"] or len(ids)
         past = self.length if entry["tokens"] is None else entry["context"] - tokens
-        values = made_here(ids, tokens, self.length, past, self._arch["rope"]) | self._cache.feeds(past)
+        values = made_here(ids, tokens, self.length, past, self._arch["rope"]) | self.cache.feeds(past)
         for part in entry["parts"]:
             made = self._run_part(part, bucket, values)
             values.update(made)
             if self.tap is not None:
                 self.tap(part, made, len(ids))
-        self._cache.append(values, len(ids))
+        self.cache.append(values, len(ids))
         logits = values["logits"].reshape(tokens, -1)[: len(ids)]
         if logits.shape[1] != self.vocab or not np.isfinite(logits).all():
             self._nonsense(bucket, logits)
@@ -141,7 +141,7 @@ class ChainModel:
             self._check_input(part, bucket, spec, values)
         session = self._session(part, bucket)
         outputs = session.run({spec["name"]: as_tensor(values[spec["name"]], spec) for spec in graph["inputs"]})
-        cached = self._cache.outputs  # these stay as they are stored
+        cached = self.cache.outputs  # these stay as they are stored
         return {
             (name := spec["name"]): outputs[name] if name in cached else as_float(outputs[name], spec)
             for spec in graph["outputs"]
@@ -152,7 +152,7 @@ class ChainModel:
         if name not in values:
             fail("E0917", f"part `{part}` reads `{name}`, which no part before it in `{bucket}` makes")
         have = list(values[name].shape)
-        fixed = name in self._cache.inputs and all(isinstance(size, int) for size in shape)
+        fixed = name in self.cache.inputs and all(isinstance(size, int) for size in shape)
         if fixed and have != shape:  # another order of axes has as many values: a reshape would mix them up
             fail("E0917", f"part `{part}` reads `{name}` as {shape}, the manifest's K/V layout gives {have}")
 
