@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ...compiler.runtime.lm import LanguageModel
 
 
+_LEAVE_OUT = "leave `{}` out of the pipeline of this deploy"
+
+
 @dataclass(frozen=True)
 class MnnOptions:
     """How MNN runs the model."""
@@ -38,19 +41,17 @@ class MnnTarget(Target):
     engine: ClassVar[str] = "mnn-llm"
 
     def check(self, request: CheckRequest) -> Sequence[Diagnostic]:
-        """MNN takes a module whole and with dynamic shapes."""
+        """MNN takes a module whole, on the CPU and with dynamic shapes."""
         found = []
         for step in request.steps:
+            at = Label(step.span, "not for this deploy")
+            also = (Label(request.deploy.span, "deployed to MNN here"),)
             if step.pass_.leaves is not None and step.pass_.leaves >= Level.STATIC:
-                found.append(
-                    Diagnostic(
-                        "E0704",
-                        f"MNN takes any number of tokens, and `{step.pass_name}` makes static shapes",
-                        Label(step.span, "not for this deploy"),
-                        (Label(request.deploy.span, "deployed to MNN here"),),
-                        f"leave `{step.pass_name}` out of the pipeline of this deploy",
-                    )
-                )
+                message = f"MNN takes any number of tokens, and `{step.pass_name}` makes static shapes"
+                found.append(Diagnostic("E0704", message, at, also, _LEAVE_OUT.format(step.pass_name)))
+            elif step.pass_name == "place" and getattr(step.pass_, "device", "cpu") != "cpu":
+                message = "MNN runs a model whole on the CPU, and `place` puts a part of it on the NPU"
+                found.append(Diagnostic("E0708", message, at, also, _LEAVE_OUT.format(step.pass_name)))
         return found
 
     def emit(self, job: EmitJob) -> Emission:

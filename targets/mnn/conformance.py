@@ -35,8 +35,9 @@ def check_format(linear: str, name: str) -> None:
     """Fail unless MNN runs linears of this format (`int4 block 32 symmetric`) right in both memory modes."""
     row = table()["weights"].get(name)
     if row is None or row["normal"] > EXACT_BOUND or row["low"] > LOW_BOUND:
-        known = ", ".join(f"`{key}`" for key in table()["weights"])
-        fail("E0707", f"MNN is not known to run `{name}` right, the format of `{linear}`", help=f"known: {known}")
+        known = ", ".join(f"`{key}`" for key in table()["weights"] if key.split()[0] == name.split()[0])
+        message = f"MNN is not known to run `{name}` right, the format of `{linear}`"
+        fail("E0707", message, help=f"known at this width: {known or 'none'}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ...compiler.diagnostics import fail
 from ...compiler.target import Emission, EmitJob
 
 if TYPE_CHECKING:
@@ -18,6 +19,12 @@ _LLM_LIBRARY = {"file": "libllm.so", "engine": "mnn", "why": "the LLM engine: to
 
 def emit(job: EmitJob) -> Emission:
     """A decoder becomes an MNN-LLM bundle, anything else a plain graph."""
+    from ...compiler.module import DEVICE_KEY
+
+    for node in job.module.nodes():
+        if node.metadata_props.get(DEVICE_KEY, "cpu") != "cpu":
+            message = f"MNN runs `{job.module.name}` whole on the CPU, and `{node.name}` is placed on the NPU"
+            fail("E0708", message, job.origin, help="leave `place` out of the pipeline of this deploy")
     return _emit_llm(job) if job.module.arch is not None else _emit_graph(job)
 
 

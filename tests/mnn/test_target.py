@@ -1,0 +1,105 @@
+"""The target as the driver uses it: options, checks, manifest entries, opening what was emitted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from edgec.compiler.devices import devices
+from edgec.compiler.diagnostics import PlanError
+from edgec.compiler.linears import QuantizedWeight
+from edgec.compiler.module import DEVICE_KEY
+from edgec.compiler.params import parameters
+from edgec.compiler.target import EmitJob, Part
+from edgec.compiler.weights import from_array
+from edgec.targets.mnn import MnnOptions, MnnTarget
+from edgec.targets.mnn.conformance import check_format, known_ops, table
+from edgec.targets.mnn.conformance_run import op_cases, run_case
+from edgec.targets.mnn.graph_ops import HANDLERS
+
+from .conftest import HEAD, quantized
+from .test_general import MLP, load
+
+
+def job(module, folder: Path, **options) -> EmitJob:
+    part = Part(f"{module.name}.cpu0", "cpu", dict(module.graphs))
+    return EmitJob(module, [part], folder, module.name, devices()["host"], MnnOptions(**options))
+
+
+def test_options_are_parameters():
+    assert {row.name: row.default for row in parameters(MnnOptions)} == {"memory": "low", "threads": 4}
+
+
+def test_a_decoder_opens_from_its_entries(draft, tmp_path):
+    quantized(draft, weights="int4", block=32, but=HEAD)
+    emission = MnnTarget().emit(job(draft, tmp_path, memory="normal", threads=2))
+    (part,) = emission.parts.values()
+    assert part["file"] == "draft/config.json"
+    assert part["details"]["weights"]["layers.0.mlp.up_proj"] == "int4 block 32 symmetric"
+    arch = {"vocab": draft.arch.vocab, "context": 64}
+    model = MnnTarget().open_model(tmp_path, {"name": "draft", "arch": arch}, {"parts": emission.parts})
+    assert model.forward([1, 2, 3]).shape == (3, draft.arch.vocab)
+    assert model.length == 3
+    model.close()
+
+
+def test_a_graph_opens_from_its_entries(tmp_path):
+    module = load(tmp_path, MLP)
+    emission = MnnTarget().emit(job(module, tmp_path))
+    (part,) = emission.parts.values()
+    assert part["graphs"]["main"]["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["n", 32], "source": "feed"}]
+    session = MnnTarget().open_graph(tmp_path, part, "main")
+    assert session.run({"x": np.zeros((3, 32), np.float32)})["y"].shape == (3, 10)
+    session.close()
+
+
+def test_every_lowering_and_no_other_is_in_the_table():
+    assert set(table()["ops"]) == set(HANDLERS) == set(known_ops())
+    assert {"float16", "float32", "int4 block 32 symmetric", "int8 per channel asymmetric"} <= set(table()["weights"])
+    assert set(table()["tools"]) == {"MNN", "onnxruntime", "onnx"}
+
+
+@pytest.mark.parametrize("op", ["Conv", "Softmax", "ReduceMean"])
+def test_a_row_of_the_table_can_be_made_again(op, tmp_path):
+    worst = max(run_case(text, tmp_path) for text in op_cases(op))
+    assert worst <= 10 * table()["ops"][op]["max_error"] + 1e-7
+
+
+def test_a_format_that_is_not_in_the_table_is_refused(draft, tmp_path, golden_error):
+    check_format("x", "int4 block 32 symmetric")
+    linear = draft.node("layers.0.mlp.down_proj").inputs[1].producer()
+    rows, columns = 128, 384
+    q = from_array("q", np.ones((rows, columns), np.int8))
+    scale = from_array("scale", np.ones((rows, columns // 96), np.float32))
+    dequant = ir.Node(
+        "",
+        "DequantizeLinear",
+        [ir.Value(name=tensor.name, const_value=tensor) for tensor in (q, scale)],
+        [ir.AttrInt64("axis", 1), ir.AttrInt64("block_size", 96)],
+        name="by hand",
+    )
+    draft.main.graph.insert_before(linear, dequant)
+    linear.replace_input_with(0, dequant.outputs[0])
+    with pytest.raises(PlanError) as caught:
+        MnnTarget().emit(job(draft, tmp_path))
+    golden_error("E0707", caught.value)
+    assert QuantizedWeight(dequant, q, scale, None, 96, 1).format == "int8 block 96"
+
+
+def test_a_node_placed_on_the_npu_is_refused(draft, tmp_path):
+    draft.node("lm_head").metadata_props[DEVICE_KEY] = "npu"
+    with pytest.raises(PlanError, match="E0708"):
+        MnnTarget().emit(job(draft, tmp_path))
+
+
+def test_checking_a_plan_imports_no_engine():
+    code = (
+        "import sys, edgec.targets.mnn as m; m.MnnTarget();"
+        "print([name for name in ('numpy', 'onnx_ir', 'MNN', 'onnxruntime', 'tokenizers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
