@@ -83,15 +83,17 @@ class Toy:
         self.sessions: dict[tuple[str, str], CheckedSession] = {}
         self._models: dict[tuple[str, str], ir.Model] = {}
         placed = module.clone()
+        on_cpu = ("embed_tokens", "layers.0.") if layout == "mixed" else ("embed_tokens",) if split else ()
         for node in placed.nodes():
-            node.metadata_props[DEVICE_KEY] = "cpu" if split and node.name == "embed_tokens" else "npu"
+            node.metadata_props[DEVICE_KEY] = "cpu" if (node.name or "").startswith(on_cpu) else "npu"
         placed.level = Level.PLACED
         parts = partition(placed, "npu")
         rows = [{"name": _name(*b), "tokens": b[0], "context": b[1], "parts": [p.name for p in parts]} for b in buckets]
         entries = {}
         for part in parts:
             model = part.graphs[MAIN].clone()
-            if layout == "qnn":
+            genie = layout == "qnn" or (layout == "mixed" and part.device == "npu")
+            if genie:
                 _lay_out(model)
             graphs = {}
             for tokens, context in buckets:
@@ -100,7 +102,9 @@ class Toy:
             entries[part.name] = {
                 "model": "toy", "device": part.device, "target": "ort", "file": "toy/toy.onnx", "graphs": graphs
             }  # fmt: skip
-        data = manifest_data(entries, rows, "float16" if layout == "qnn" else "float32", LAYOUTS[layout])
+            if layout == "mixed" and genie:
+                entries[part.name]["kv"] = cache("qnn")
+        data = manifest_data(entries, rows, cache("ort" if layout == "mixed" else layout))
         assert problems(data) == []
         self.manifest = Manifest(Path("toy"), data)
 
@@ -110,14 +114,12 @@ class Toy:
         return session
 
 
-def manifest_data(parts: dict[str, Any], buckets: list[Any], dtype: str, layout: dict[str, Any]) -> dict[str, Any]:
-    kv = {
-        "dtype": dtype,
-        "layout": layout,
-        "capacity": "context - tokens",
-        "rollback": "drop",
-        "between_buckets": "copy",
-    }
+def cache(layout: str) -> dict[str, Any]:
+    dtype = "float16" if layout == "qnn" else "float32"
+    return {"dtype": dtype, "layout": LAYOUTS[layout], "capacity": "context - tokens", "rollback": "drop"}
+
+
+def manifest_data(parts: dict[str, Any], buckets: list[Any], kv: dict[str, Any]) -> dict[str, Any]:
     deploy = {"device": "npu", "target": "ort", "pipeline": None, "options": {}}
     model = {
         "role": "model", "kind": "decoder", "engine": "chain", "deploy": deploy, "weights": [], "buckets": buckets,
