@@ -133,7 +133,7 @@ class Builder:
         if known is not None and known.const_value is weight:
             return known
         name = self._unique(name)
-        value = ir.Value(name=name, type=ir.TensorType(weight.dtype), shape=weight.shape, const_value=weight)
+        value = ir.Value(name=name, type=ir.TensorType(weight.dtype), shape=ir.Shape(weight.dims), const_value=weight)
         self._initializers[name] = value
         return value
 

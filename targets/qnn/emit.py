@@ -68,12 +68,14 @@ def emit(job: EmitJob) -> Emission:
     for index, part in enumerate(job.parts):
         names = {bucket: _graph_name(job, index, bucket) for bucket in part.graphs}
         parts[part.name] = _entry(job, names, compiled, key, chip)
+    notes = []
     if job.module.arch is not None:
         from .genie import write_config
 
-        write_config(job, compiled)
+        reason = write_config(job, compiled)
+        notes += [f"no genie_config.json for `{job.module.name}`: {reason}"] if reason else []
     kv = KV if any("past_key_" in spec.name for g in compiled.info.graphs.values() for spec in g.inputs) else {}
-    return Emission("chain", parts, _libraries(chip), [], dict(kv))
+    return Emission("chain", parts, _libraries(chip), notes, dict(kv))
 
 
 def _graph_name(job: EmitJob, index: int, bucket: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...compiler.child import Child
@@ -23,22 +22,23 @@ CONFIG = "genie_config.json"
 _NEEDED = {"input_ids", "attention_mask", "position_ids_cos", "position_ids_sin"}
 
 
-def write_config(job: EmitJob, compiled: Compiled) -> Path | None:
-    """`genie_config.json` beside the binary, for a decoder that lies on the NPU whole; None when it does not.
+def write_config(job: EmitJob, compiled: Compiled) -> str | None:
+    """Write `genie_config.json` beside the binary; why not, where Genie could not run this model.
 
     Paths in it are relative to its folder: Genie is started there.
     """
-    graphs = compiled.info.graphs.values()
-    whole = all(
-        {spec.name for spec in g.inputs} >= _NEEDED and "logits" in {spec.name for spec in g.outputs} for g in graphs
-    )
-    if job.module.arch is None or not whole or job.module.arch.rope.kind != "default":
-        return None  # Genie makes the angles itself; how it scales them was never compared with ours
+    arch, graphs = job.module.arch, compiled.info.graphs.values()
+    if arch is None:
+        return "it is no decoder"
+    for graph in graphs:
+        if not ({spec.name for spec in graph.inputs} >= _NEEDED and "logits" in {spec.name for spec in graph.outputs}):
+            return "a part of it runs on the CPU, which Genie has no place for"
+    if arch.rope.kind != "default":
+        return f"Genie computes the angles itself, and its {arch.rope.kind} scaling was never compared with ours"
     context = max(spec.shape[-1] for g in graphs for spec in g.inputs if spec.name == "attention_mask")
-    made = config(job.module.arch, context, "../tokenizer/tokenizer.json", [compiled.binary.name])
-    path = compiled.binary.with_name(CONFIG)
-    path.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
-    return path
+    made = config(arch, context, "../tokenizer/tokenizer.json", [compiled.binary.name])
+    compiled.binary.with_name(CONFIG).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    return None
 
 
 def config(arch: DecoderArch, context: int, tokenizer: str, binaries: Sequence[str]) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from edgec.compiler.diagnostics import PlanError
 from edgec.compiler.ort import session
 from edgec.compiler.save import save_graphs
 from edgec.targets.qnn.builder import WeightStore
-from edgec.targets.qnn.cases import attention, embedding, matmul, nbits, norm, rotary
 from edgec.targets.qnn.conformance import _target_feeds, judge
 from edgec.targets.qnn.linear import pack_rows
 from edgec.targets.qnn.lower import lower
+from edgec.targets.qnn.makers import attention, embedding, matmul, nbits, norm, rotary
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
