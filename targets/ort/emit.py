@@ -12,7 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from ...compiler.diagnostics import EngineError, fail
-from ...compiler.module import MAIN, Module
+from ...compiler.module import MAIN
 from ...compiler.save import save_graphs
 from ...compiler.target import Emission, EmitJob, Part
 from .lower import Lowering
@@ -40,7 +40,7 @@ def emit(job: EmitJob) -> Emission:
     _compare(before, paths, level, job)
     parts = {part.name: _entry(job, part, level) for part in job.parts}
     notes = [f"`{name}` keeps DequantizeLinear: {why}" for name, why in lowering.left.items()]
-    return Emission("chain", parts, libraries=_libraries(job), notes=notes, kv=_kv(job.module))
+    return Emission("chain", parts, libraries=_libraries(job), notes=notes, kv=_kv(job))
 
 
 def _file(part: Part, bucket: str) -> str:
@@ -125,8 +125,10 @@ def _source(job: EmitJob, part: Part, bucket: str, value: ir.Value) -> str | Non
     return next(makers, None)
 
 
-def _kv(module: Module) -> dict[str, Any]:
-    if module.arch is None:
+def _kv(job: EmitJob) -> dict[str, Any]:
+    """How the cache lies; nothing if no part here has attention."""
+    inputs = (value for part in job.parts for model in part.graphs.values() for value in model.graph.inputs)
+    if job.module.arch is None or not any((value.name or "").startswith("past_") for value in inputs):
         return {}
     return {
         "dtype": "float32",
