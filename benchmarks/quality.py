@@ -2,13 +2,14 @@
 
 All linears but the tied head are quantised, the embedding stays float. Calibration: 128 windows of 256 tokens of the
 running interpreter's standard library, the held-out modules left out. Each line runs in a process of its own, with a
-cache of its own; `peak MiB` is that process's while it solves. `--only TEXT` runs the lines whose name has TEXT in it.
+cache of its own; `peak MiB` is that process's while it solves. `--only PATTERN` runs the lines whose name it matches.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -30,17 +31,19 @@ WINDOWS = 96
 
 
 def training_files() -> tuple[Path, ...]:
-    """The standard library's modules that are not held out and are UTF-8."""
+    """The standard library's modules that are not held out, tests left out."""
+    root = Path(sysconfig.get_paths()["stdlib"])
     held = set((HELDOUT.parent / "heldout_modules.txt").read_text().split())
-    found = []
-    for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
-        try:
-            text = path.read_bytes().decode("utf-8")
-        except UnicodeDecodeError:
-            continue
-        if path.name not in held and text.strip():
-            found.append(path)
-    return tuple(found)
+    return tuple(path for path in sorted(root.rglob("*.py")) if _is_training(path, path.relative_to(root), held))
+
+
+def _is_training(path: Path, module: Path, held: set[str]) -> bool:
+    if module.as_posix() in held or {"site-packages", "test", "tests"} & set(module.parts):
+        return False
+    try:
+        return bool(path.read_bytes().decode("utf-8").strip())
+    except UnicodeDecodeError:
+        return False
 
 
 def measure(model: str, line: dict[str, Any] | None) -> dict[str, float]:
@@ -77,7 +80,7 @@ def apart(model: str, line: dict[str, Any] | None) -> dict[str, float]:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--measure", help="one line in this process, as JSON")
-    options.add_argument("--only", default="", metavar="TEXT")
+    options.add_argument("--only", default="", metavar="PATTERN")
     args = options.parse_args()
     if args.measure:
         print(json.dumps(measure(*json.loads(args.measure))))
@@ -88,7 +91,7 @@ def main() -> None:
         for weights, block, symmetric, methods in LINES:
             for method in methods:
                 form = f"{weights} block {block} {'symmetric' if symmetric else 'asymmetric'}"
-                if args.only not in f"{model} {form} {method}":
+                if not re.search(args.only, f"{model} {form} {method}"):
                     continue
                 base = base or apart(model, None)["perplexity"]
                 line = {"weights": weights, "block": block, "symmetric": symmetric, "method": method}

@@ -76,8 +76,9 @@ def _tokenizer(folder: Path, at: Span) -> Tokenizer:
 
 
 def _tokenise(paths: Sequence[Path], tokenizer: Tokenizer, at: Span) -> np.ndarray:
-    parts = [tokenizer.encode(_read(path, at), add_special_tokens=False) for path in paths]
-    ids = np.array([i for part in parts for i in part.ids], np.int64)
+    # ids are taken at once: what else an encoding carries is many times their size
+    parts = [np.array(tokenizer.encode(_read(path, at), add_special_tokens=False).ids, np.int32) for path in paths]
+    ids = np.concatenate(parts) if parts else np.empty(0, np.int32)
     unknown = getattr(tokenizer.model, "unk_token", None)
     number = tokenizer.token_to_id(unknown) if unknown else None
     if number is not None and len(ids) and (share := float(np.mean(ids == number))) > _MOST_UNKNOWN:

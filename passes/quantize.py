@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ..compiler.module import Module
     from ..compiler.weights import Weight
-    from .quantize_rtn import Made
+    from .quantize_rtn import Format, Made
 
 _STEP = {
     "int2": 1 / 2,
@@ -42,7 +42,10 @@ class Quantize(Pass):
     takes: ClassVar[tuple[Level, ...]] = (Level.SEMANTIC, Level.COMPRESSED)
     leaves: ClassVar[Level | None] = Level.COMPRESSED
 
-    weights: str = param(doc="integer type of the weights", choices=("int2", "int3", "int4", "int8"))
+    weights: str = param(
+        doc="integer type of the weights; auto: one of `bits` for each, measured, within `budget`",
+        choices=("int2", "int3", "int4", "int8", "auto"),
+    )
     block: int | str = param(
         32,
         doc="inputs that share one scale; `channel`: all inputs of an output",
@@ -54,32 +57,67 @@ class Quantize(Pass):
         doc="how integers are chosen; awq, gptq and reconstruct read the plan's `calibration`",
         choices=("rtn", "mse", "hqq", "awq", "gptq", "reconstruct"),
     )
+    bits: tuple[int, ...] = param((3, 4, 8), doc="widths that `weights = auto` chooses from", choices=(2, 3, 4, 8))
+    budget: float = param(
+        4.5, doc="bits a weight that `weights = auto` may take, scales included", unit="bits", minimum=2
+    )
     activations: str = param("fp16", doc="type of the activations", choices=("fp16",))
 
     @property
     def tolerance(self) -> Tolerance:
         """A few layers of rounding noise; how much a block's largest weight stands out decides."""
         spread = _CHANNEL_SPREAD if isinstance(self.block, str) else _SPREAD[self.block]
-        return Relative(3 * _STEP[self.weights] * spread, f"{self.weights} weights")
+        weights = f"int{min(self.bits)}" if self.weights == "auto" else self.weights
+        # calibrated methods are best on their text, not on the random inputs they are checked with
+        noise = 3 if self.method in ("rtn", "mse", "hqq") else 6
+        return Relative(noise * _STEP[weights] * spread, f"{weights} weights")
 
     @property
     def moves_cache(self) -> bool:
         """awq scales v_proj against o_proj, and with it what the V cache holds."""
         return self.method == "awq"
 
+    def validate(self) -> list[str | tuple[str, str]]:
+        """Mixed precision is measured on calibration text, so its integers are chosen with it too."""
+        if self.weights == "auto" and self.method not in ("awq", "gptq", "reconstruct"):
+            return [("method", "`weights = auto` goes with `method = gptq`, `awq` or `reconstruct`")]
+        return []
+
     def run(self, module: Module, scope: Scope) -> int:
         """Return how many uses of a weight got a new format."""
         from .quantize_graph import quantize_graph
-        from .quantize_rtn import Format
 
-        block = None if isinstance(self.block, str) else self.block
-        format_ = Format(int(self.weights.removeprefix("int")), block, self.symmetric, self.method)
+        graph = module.main.graph
+        formats = self._chosen(module, scope) if self.weights == "auto" else {}
+        fixed = None if self.weights == "auto" else self._format(int(self.weights.removeprefix("int")))
+
+        def format_of(name: str) -> Format:
+            return fixed or formats[name]
+
         if self.method == "rtn":
-            return quantize_graph(module.main.graph, module, format_, scope)
+            return quantize_graph(graph, module, format_of, scope)
         from .solve.run import Settings, Wanted, solve
 
         def solver(weights: Mapping[str, Weight]) -> dict[str, Made]:
-            wanted = {name: Wanted(weight, format_) for name, weight in weights.items()}
+            wanted = {name: Wanted(weight, format_of(name)) for name, weight in weights.items()}
             return solve(module, wanted, Settings(self.method), scope)
 
-        return quantize_graph(module.main.graph, module, format_, scope, solver)
+        return quantize_graph(graph, module, format_of, scope, solver)
+
+    def _format(self, bits: int) -> Format:
+        from .quantize_rtn import Format
+
+        return Format(bits, None if isinstance(self.block, str) else self.block, self.symmetric, self.method)
+
+    def _chosen(self, module: Module, scope: Scope) -> dict[str, Format]:
+        """Mixed precision: a format for each selected linear."""
+        from .quantize_graph import candidates
+        from .solve.auto import choose, describe, sensitivities
+
+        formats = [self._format(bits) for bits in sorted(set(self.bits))]
+        sources = candidates(module.main.graph, module, formats[0], scope)
+        table = sensitivities(module, sources, formats, scope)
+        chosen = choose(table, {name: source.dims for name, source in sources.items()}, self.budget, scope)
+        for line in describe(table, chosen):
+            scope.note(line)
+        return chosen

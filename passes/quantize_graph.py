@@ -27,9 +27,14 @@ _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 Solver = Callable[[Mapping[str, Weight]], dict[str, Made]]  # float weights [N, K] by linear -> their integers
 
 
-def quantize_graph(graph: ir.Graph, module: Module, format_: Format, scope: Scope, solver: Solver | None = None) -> int:
+Formats = Callable[[str], Format]  # by the name of the linear
+
+
+def quantize_graph(
+    graph: ir.Graph, module: Module, formats: Formats, scope: Scope, solver: Solver | None = None
+) -> int:
     """Quantise the selected weights of `graph` (by rounding without a `solver`); the number of uses that changed."""
-    shelf = _Shelf(graph, format_, scope)
+    shelf = _Shelf(graph, formats, scope)
     if solver is not None:
         shelf.solved = solver(_to_solve(list(linears(module, graph)), shelf))
     found = list(linears(module, graph))  # a solver may have scaled float weights
@@ -67,14 +72,27 @@ def _now(linear: Linear) -> _State:
     return _State(linear.stored if held is None else as_weight(linear.value.const_value or held), None)
 
 
+def candidates(graph: ir.Graph, module: Module, format_: Format, scope: Scope) -> dict[str, Weight]:
+    """Linear -> float weight [N, K] of all that the step selects and that can take a format like `format_`."""
+    shelf, wanted = _Shelf(graph, lambda _name: format_, scope), {}
+    for linear in linears(module, graph):
+        source = _now(linear).source
+        if scope.selects(linear.name) and _refusal(linear, format_) is None and source is not None:
+            _check_block(linear, format_, scope)
+            wanted[linear.name] = shelf.orient(linear, source)
+    return wanted
+
+
 def _to_solve(found: list[Linear], shelf: _Shelf) -> dict[str, Weight]:
     """The weights that are about to get a new format, as the shelf will ask for them."""
     wanted = {}
     for linear in found:
         state = _now(linear)
-        taken = shelf.scope.selects(linear.name) and _refusal(linear, shelf.format_) is None
-        if taken and state.source is not None and state.format_ != shelf.format_:
-            _check_block(linear, shelf.format_, shelf.scope)
+        if not shelf.scope.selects(linear.name):
+            continue
+        format_ = shelf.formats(linear.name)
+        if _refusal(linear, format_) is None and state.source is not None and state.format_ != format_:
+            _check_block(linear, format_, shelf.scope)
             wanted[linear.name] = shelf.orient(linear, state.source)
     return wanted
 
@@ -97,7 +115,7 @@ def _check_block(linear: Linear, format_: Format, scope: Scope) -> None:
 
 
 def _quantize(linear: Linear, module: Module, shelf: _Shelf) -> int:
-    scope, format_, state = shelf.scope, shelf.format_, _now(linear)
+    scope, format_, state = shelf.scope, shelf.formats(linear.name), _now(linear)
     if (why := _refusal(linear, format_)) is not None or state.source is None:
         return scope.skip(linear.node, why or "it has no float weight")
     _check_block(linear, format_, scope)
@@ -125,7 +143,7 @@ class _Shelf:
     """The dequantised values there are, by float weight and format: what is there is used again."""
 
     graph: ir.Graph
-    format_: Format
+    formats: Formats
     scope: Scope
     values: dict[tuple[int, Format], ir.Value] = field(default_factory=dict)
     fresh: list[tuple[str, ir.Node]] = field(default_factory=list)
@@ -145,16 +163,16 @@ class _Shelf:
 
     def get(self, linear: Linear, source: Weight) -> ir.Value:
         source = self.orient(linear, source)
-        key = (id(source), self.format_)
+        key = (id(source), self.formats(linear.name))
         if key not in self.values:
             self.values[key] = self._build(linear, source)
         return self.values[key]
 
     def _build(self, linear: Linear, source: Weight) -> ir.Value:
-        made = self.solved.get(linear.name)
+        made, format_ = self.solved.get(linear.name), self.formats(linear.name)
         if made is None:
-            made = make(f"{linear.name}.weight", source, self.format_, self.scope.origin)
-        attributes = {"axis": 1, "block_size": self.format_.block} if self.format_.block else {"axis": 0}
+            made = make(f"{linear.name}.weight", source, format_, self.scope.origin)
+        attributes = {"axis": 1, "block_size": format_.block} if format_.block else {"axis": 0}
         node = ir.node("DequantizeLinear", _inputs(made), attributes, name=f"{linear.name}.dequant")
         output = node.outputs[0]
         output.shape, output.type = ir.Shape(source.dims), ir.TensorType(made.scale.dtype)

@@ -20,6 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..compiler.diagnostics import Span, fail
+from ..compiler.linears import WIDTH
 from ..compiler.weights import Weight, derive
 
 SOURCE = "edgec.float"  # key in a quantised weight's `meta`: the float weight it was made from
@@ -105,7 +106,7 @@ def make(name: str, source: Weight, format_: Format, origin: Span | None) -> Mad
         return zero.astype(format_.dtype.numpy()).reshape((stop - start, *per_row[1:]))
 
     q = derive(f"{name}.q", format_.dtype, source.dims, q_rows, source, str(format_))
-    q.meta[SOURCE], q.meta[FORMAT] = source, format_
+    q.meta[SOURCE], q.meta[FORMAT], q.meta[WIDTH] = source, format_, format_.bits
     scale = derive(f"{name}.scale", scale_type, per_row, scale_rows, source, "scale")
     if format_.symmetric:
         return Made(q, scale, None)

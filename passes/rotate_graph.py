@@ -1,7 +1,7 @@
 """The graph side of `rotate`: which weights turn, in which order, and the orthogonal matrices themselves.
 
-    residual stream:  written by the embedding, o_proj, down_proj
-                      read by norms, and behind them by q, k, v, gate, up, head
+residual stream:  written by the embedding, o_proj, down_proj
+                  read by norms, and behind them by q, k, v, gate, up, head
 """
 
 from __future__ import annotations

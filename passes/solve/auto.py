@@ -1,4 +1,4 @@
-"""Mixed precision: a format for each linear, such that the model answers as much as possible as in float, in so many bits.
+"""Mixed precision: a format for each linear, so that the model answers as in float as far as so many bits allow.
 
     minimise  sum_i d_i(f_i)      subject to  sum_i bytes_i(f_i) <= budget * weights / 8
 
@@ -41,9 +41,7 @@ def stored_bytes(shape: Sequence[int], format_: Format) -> float:
     return (n * k * format_.bits + blocks * (16 + (0 if format_.symmetric else min(_ZERO_BITS, format_.bits)))) / 8
 
 
-def choose(
-    table: Table, shapes: Mapping[str, Sequence[int]], budget: float, scope: Scope
-) -> dict[str, Format]:
+def choose(table: Table, shapes: Mapping[str, Sequence[int]], budget: float, scope: Scope) -> dict[str, Format]:
     """The formats of least summed divergence within `budget` bits a weight."""
     names = list(table)
     weights = sum(int(np.prod(shapes[name], dtype=np.int64)) for name in names)
@@ -70,6 +68,15 @@ def choose(
         picks.append((trial.argmin(0), steps, options))
         cost = trial.min(0)
     return _walk_back(names, picks, cost, budget, scope)
+
+
+def describe(table: Table, chosen: Mapping[str, Format]) -> list[str]:
+    """A line per linear: its format and what each format would cost, for the report."""
+    lines = []
+    for name, row in table.items():
+        costs = ", ".join(f"{f.bits} bits {1000 * cost:.3f}" for f, cost in row.items())
+        lines.append(f"auto: `{name}` {chosen[name]} (divergence in thousandths: {costs})")
+    return lines
 
 
 def _walk_back(names: list[str], picks: list, cost: np.ndarray, budget: float, scope: Scope) -> dict[str, Format]:
@@ -107,7 +114,9 @@ class _Measure:
         self.sources, self.formats, self.scope = sources, formats, scope
         self.flow = Flow(module, sources)
         self.flow.start(ids, {})
-        self.probes = -(-min(WINDOWS, len(ids)) // len(self.flow.reference[0]))  # batches that divergence is measured on
+        self.probes = -(
+            -min(WINDOWS, len(ids)) // len(self.flow.reference[0])
+        )  # batches that divergence is measured on
 
     def table(self) -> Table:
         final = self._final()
@@ -140,7 +149,7 @@ class _Measure:
         before = self.flow.stretches[self.flow.stretches.index(stretch) - 1]
         return self.flow.output(before)
 
-    def _push(self, stretch: Stretch, constants, stream, output, streams: list[torch.Tensor]) -> None:  # noqa: ANN001
+    def _push(self, stretch: Stretch, constants, stream, output, streams: list[torch.Tensor]) -> None:
         with torch.no_grad():
             for i, x in enumerate(streams):
                 streams[i] = run(stretch.nodes, {**self.flow.shared, stream: x}, constants, [output])[0]
@@ -154,7 +163,9 @@ class _Measure:
             for name in names:
                 w = torch.from_numpy(self.sources[name].numpy()).to(self.flow.on)
                 for format_ in self.formats:
-                    constants = self.flow.constants({name: self.flow.oriented(name, _solved(name, w, moments, format_))})
+                    constants = self.flow.constants(
+                        {name: self.flow.oriented(name, _solved(name, w, moments, format_))}
+                    )
                     streams = [x.clone() for x in self.flow.reference[: self.probes]]
                     self._push(stretch, constants, self.flow.stream, output, streams)
                     made[name, format_] = streams

@@ -33,6 +33,7 @@ class Moments:
     hessian: torch.Tensor  # 2/n sum x'^T x'       [K, K]
     drift: torch.Tensor | None  # 2/n sum (x - x')^T x'   [K, K]
     magnitude: torch.Tensor  # 1/n sum |x'|        [K]
+    count: int  # n
 
 
 @dataclass
@@ -133,7 +134,7 @@ class Flow:
         if not bool(torch.isfinite(hessian).all()):
             readers = ", ".join(f"`{use.node.name}`" for use in value.uses())
             fail("E0457", f"the calibration's activations into {readers} are not finite", kind=EngineError)
-        return Moments(hessian * (2 / count), None if moved is None else moved * (2 / count), magnitude / count)
+        return Moments(hessian * (2 / count), None if moved is None else moved * (2 / count), magnitude / count, count)
 
     def env(self, stream: torch.Tensor) -> Env:
         if self.stream is None:

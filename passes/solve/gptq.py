@@ -21,11 +21,12 @@ import torch
 
 from .flow import Moments
 from .grid import Grid, fit, fit_block, half
-from .hessian import Damped, prepare
+from .hessian import Damped, damped, prepare
 
 _LAZY = 128  # columns whose errors are passed on together
 _ROUNDS = 2
 _SWEEPS = 2
+_RIDGE = 0.01
 _TIMID = 0.3  # a least-squares scale below this part of the searched one is not believed
 
 
@@ -65,7 +66,7 @@ def solve(
         )
     target = w
     if moments.drift is not None:
-        target = w + settings.follow_drift * _followed(w, moments.drift, ready.matrix)
+        target = w + settings.follow_drift * _followed(w, moments, moments.drift)
     q, grid = _columns(target, ready, bits, block, symmetric)
     for _ in range(settings.rounds):
         grid = _better_scales(target, q, grid, ready.matrix)
@@ -73,9 +74,10 @@ def solve(
     return Solved(q, grid, target, notes)
 
 
-def _followed(w: torch.Tensor, drift: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    """W D H^-1: what the weights have to change by to answer moved inputs as before."""
-    return torch.linalg.solve(matrix.double(), (w @ drift).T.double()).T.float()
+def _followed(w: torch.Tensor, moments: Moments, drift: torch.Tensor) -> torch.Tensor:
+    """W D (H + dI)^-1: what the weights change by to answer moved inputs as before. Few rows: a larger ridge d."""
+    ridge = damped(moments.hessian, _RIDGE + len(drift) / moments.count)
+    return torch.linalg.solve(ridge.double(), (w @ drift).T.double()).T.float()
 
 
 def _columns(w: torch.Tensor, ready: Damped, bits: int, block: int, symmetric: bool) -> tuple[torch.Tensor, Grid]:
@@ -124,7 +126,7 @@ def descend(w: torch.Tensor, q: torch.Tensor, grid: Grid, matrix: torch.Tensor, 
         for first in range(0, w.shape[1], _LAZY):
             last = min(first + _LAZY, w.shape[1])
             moved = value[:, first:last].clone()
-            local = pull[:, first:last].contiguous()
+            local = pull[:, first:last].clone()
             for k in range(first, last):
                 group = k // grid.block
                 q[:, k] = grid.column(value[:, k] + local[:, k - first] / diagonal[k], group)

@@ -19,6 +19,7 @@ import onnx_ir as ir
 import torch
 
 from ...compiler import cache
+from ...compiler.linears import WIDTH
 from ...compiler.weights import SourceFile, Weight, cast, derive, from_file
 from ..quantize_rtn import FORMAT, SOURCE, Format, Made
 from .grid import Grid
@@ -101,7 +102,7 @@ def load(name: str, entry_key: str, source: Weight, format_: Format) -> Made:
         return from_file(f"{name}.{part}", SourceFile(folder / f"{part.partition('_')[0]}.bin"), 0, dtype, dims)
 
     q = _narrow(stored("q", signed, source.dims), format_, source)
-    q.meta[SOURCE], q.meta[FORMAT] = source, format_
+    q.meta[SOURCE], q.meta[FORMAT], q.meta[WIDTH] = source, format_, format_.bits
     scale = cast(stored("scale", ir.DataType.FLOAT16, grain), scale_type)
     zero = None
     if not format_.symmetric:

@@ -1,0 +1,61 @@
+"""Mixed precision: the choice is the best within the budget, and a budget that cannot be met says what could."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from edgec.compiler.diagnostics import PlanError
+from edgec.compiler.linears import linears
+from edgec.compiler.module import Module
+from edgec.compiler.pass_base import Scope
+from edgec.passes.quantize import Quantize
+from edgec.passes.quantize_rtn import Format
+from edgec.passes.solve.auto import choose, stored_bytes
+
+FORMATS = [Format(bits, 32, True, "gptq") for bits in (3, 4, 8)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_choice_is_the_best_there_is(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shapes = {f"l{i}": (int(rng.integers(1, 9)) * 32, 64) for i in range(6)}
+    table = {name: {f: float(rng.random() * 4.0**-f.bits) for f in FORMATS} for name in shapes}
+    weights = sum(n * k for n, k in shapes.values())
+    chosen = choose(table, shapes, 4.6, Scope())
+    assert sum(stored_bytes(shapes[n], f) for n, f in chosen.items()) <= 4.6 * weights / 8
+    every = (dict(zip(shapes, picked, strict=True)) for picked in itertools.product(FORMATS, repeat=6))
+    fitting = [p for p in every if sum(stored_bytes(shapes[n], f) for n, f in p.items()) <= 4.598 * weights / 8]
+    best = min(sum(table[n][f] for n, f in p.items()) for p in fitting)
+    assert sum(table[n][f] for n, f in chosen.items()) <= best + 1e-12
+
+
+def test_bytes_count_scales_and_zeros() -> None:
+    assert stored_bytes((64, 128), Format(4, 32, True)) == 64 * 128 * 4.5 / 8
+    assert stored_bytes((64, 128), Format(4, 32, False)) == 64 * (128 * 4.5 + 4 * 4) / 8
+    assert stored_bytes((64, 128), Format(3, None, True)) == 64 * (128 * 3 + 16) / 8
+
+
+def test_a_budget_that_cannot_be_met(golden_error: Callable[..., None]) -> None:
+    table = {"layers.0.mlp.up_proj": dict.fromkeys(FORMATS, 1.0)}
+    with pytest.raises(PlanError) as raised:
+        choose(table, {"layers.0.mlp.up_proj": (64, 64)}, 3.4, Scope())
+    golden_error("E0459", raised.value)
+
+
+def test_auto_mixes_within_the_budget(draft: Module, scope: Scope) -> None:
+    Quantize(weights="auto", method="gptq", budget=4.5).run(draft, scope)
+    found = [linear for linear in linears(draft) if linear.quant is not None]
+    formats = {linear.quant.q.meta["edgec.format"] for linear in found if linear.quant is not None}
+    assert len(formats) > 1
+    taken = sum(stored_bytes(x.shape, x.quant.q.meta["edgec.format"]) for x in found if x.quant is not None)
+    assert taken <= 4.5 / 8 * sum(x.shape[0] * x.shape[1] for x in found)
+    assert any("divergence in thousandths" in note for note in scope.notes)
+    assert Quantize(weights="auto", method="gptq", budget=4.5).run(draft, scope) == 0
+
+
+def test_auto_needs_a_calibrated_method() -> None:
+    assert Quantize(weights="auto").validate()
+    assert not Quantize(weights="auto", method="gptq").validate()
