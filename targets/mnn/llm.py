@@ -7,20 +7,26 @@
     embeddings_bf16.bin   the embedding, unless it lies in the weight file (`embedding.py`)
     tokenizer.mtok     the tokenizer (`mtok.py`)
 
-The module's float linears are stored as float16 (float32 where a value would overflow). Nothing whole is held: the
-largest thing in memory is one block of rows.
+The module's float linears are stored as float16 (float32 where a value would overflow). Weights stream in blocks of
+rows; models small enough for the oracle are run once in both engines.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...compiler.diagnostics import fail
+import numpy as np
+
+from ...compiler.diagnostics import EngineError, fail
+from ...compiler.module import constant
+from ...compiler.weights import Weight
 from .blobs import Blob
 from .embedding import write_embedding
+from .engine import MnnLanguageModel
 from .lower import Lowering
 from .mtok import write_mtok
 from .read import check_linears
@@ -30,6 +36,8 @@ if TYPE_CHECKING:
     from ...compiler.module import Module
 
 MODEL, WEIGHTS, TOKENIZER = "llm.mnn", "llm.mnn.weight", "tokenizer.mtok"
+_SMALL = 1 << 24  # weights of a model that is run once as it is written: the oracle holds it whole
+_BOUND = 0.02  # of the largest logit; float linears of float32 checkpoints are rounded to float16
 
 
 @dataclass
@@ -72,9 +80,46 @@ def emit_llm(module: Module, folder: Path, memory: str, threads: int) -> Bundle:
     check_tokenizer(folder / TOKENIZER, tokenizer)
     _write_json(folder / "config.json", _run_config(memory, threads, module.context))
     _write_json(folder / "llm_config.json", _model_config(module, text) | place)
+    if sum(weight.size for weight in _weights(module)) <= _SMALL:
+        compare(module, folder)
     wide = [name for name, blob in lowering.blobs.items() if blob.bits == 32]
     notes = [f"`{name}` is stored as float32: float16 would overflow" for name in wide]
     return Bundle(lowering.blobs, storage, notes)
+
+
+def compare(module: Module, folder: Path) -> None:
+    """Run the bundle in MNN's exact mode beside the oracle: uneven pieces, a cache that is rolled back."""
+    from ...compiler.oracle import DecoderOracle
+
+    oracle = DecoderOracle(module)
+    ids = np.random.default_rng(0).integers(0, oracle.vocab, min(24, module.context)).tolist()
+    model = MnnLanguageModel(folder, oracle.vocab, module.context, f"MNN running `{module.name}`", {"memory": "normal"})
+    worst, scale = 0.0, 0.0
+    try:
+        for start, stop, keep in ((0, 16, 12), (12, 13, 13), (13, len(ids), 0)):
+            if not ids[start:stop]:  # a context of a few tokens
+                continue
+            expected, got = oracle.forward(ids[start:stop]), model.forward(ids[start:stop])
+            error = np.abs(got - expected).max(initial=0.0)
+            worst, scale = max(worst, float(error)), max(scale, float(np.abs(expected).max(initial=0.0)))
+            if not np.isfinite(error) or worst > _BOUND * scale:
+                fail(
+                    "E0711",
+                    f"MNN's logits of `{module.name}` are off by {error:.2g} where the module's reach {scale:.2g}",
+                    help="deploy the model `as ort`",
+                    kind=EngineError,
+                )
+            oracle.rollback(min(keep, oracle.length))
+            model.rollback(min(keep, model.length))
+    finally:
+        model.close()
+
+
+def _weights(module: Module) -> Iterator[Weight]:
+    for value in module.main.graph.initializers.values():
+        weight = constant(value)
+        if weight is not None:
+            yield weight
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from edgec.compiler.pass_base import Scope
 from edgec.compiler.weights import from_array
 from edgec.passes.bucket import Bucket
 from edgec.targets.mnn.engine import MnnLanguageModel
-from edgec.targets.mnn.llm import emit_llm
+from edgec.targets.mnn.llm import compare, emit_llm
 from edgec.targets.mnn.read import check_linears, inspect
 
 from .conftest import HEAD, quantized
@@ -271,6 +271,18 @@ def test_a_flipped_bit_is_found_on_reading_back(draft, tmp_path, golden_error):
             check_linears(tmp_path / "llm.mnn", made.blobs, written)
         data[place] ^= 1
     golden_error("E0706", caught.value)
+
+
+def test_a_bundle_that_computes_something_else_is_found(draft, tmp_path):
+    quantized(draft, weights="int4", block=32, but=HEAD)
+    made = emit_llm(draft, tmp_path, "low", 1)
+    compare(draft, tmp_path)
+    blob = made.blobs["layers.0.mlp.down_proj"]
+    with (tmp_path / "llm.mnn.weight").open("r+b") as file:
+        file.seek(blob.offset + blob.code_bytes)
+        file.write(np.full(blob.alpha_bytes // 2, 0.05, np.float16).tobytes())
+    with pytest.raises(EngineError, match=r"E0711.*logits of `draft` are off by"):
+        compare(draft, tmp_path)
 
 
 def test_a_missing_file_is_an_engine_error(draft, tmp_path, golden_error):
