@@ -43,10 +43,10 @@ class Runner:
         speculation: bool = True,
         sampling: Sampling | None = None,
         seed: int = 0,
-        step: int | None = None,
+        bucket_tokens: int | None = None,
         on_tokens: Callable[[list[int]], None] = lambda _ids: None,
     ) -> dict[str, Any]:
-        """Continue the ids `prompt`. `step`: tokens per call of the target while it decodes, instead of k + 1."""
+        """Continue the ids `prompt`. `bucket_tokens`: of the bucket the target decodes through, instead of k + 1."""
         pair = self.manifest.speculation
         if pair is not None and self.model != pair["target"]:
             pair = None
@@ -56,7 +56,7 @@ class Runner:
             self.engine(self.model), draft, k, sampling or self.sampling(None, None), self.tokenizer.eos, seed
         )
         made: list[int] = []
-        with self._stepping(step or (pair["k"] + 1 if pair is not None else None)):
+        with self._stepping(bucket_tokens or (pair["k"] + 1 if pair is not None else None)):
             for new in decoder.generate(prompt, tokens):
                 made += new
                 on_tokens(new)
@@ -120,7 +120,7 @@ def run_bundle(
     seed: int = 0,
     chat: bool = False,
     model: str | None = None,
-    step: int | None = None,
+    bucket_tokens: int | None = None,
     stream: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Continue `prompt` by at most `tokens` tokens; `stream` gets the text as it is made."""
@@ -130,7 +130,9 @@ def run_bundle(
     text = TextStream(runner.tokenizer)
     say = stream or (lambda _text: None)
     try:
-        result = runner.generate(ids, tokens, speculation, sampling, seed, step, lambda new: say(text.push(new)))
+        result = runner.generate(
+            ids, tokens, speculation, sampling, seed, bucket_tokens, lambda new: say(text.push(new))
+        )
     finally:
         runner.close()
     say(text.rest())

@@ -56,7 +56,7 @@ def test_the_baseline_goes_through_the_same_bucket(runner):
         alone, seen[:] = set(seen), []
         runner.generate(ids, 6)
         assert alone == set(seen) == {"t4_c128"}
-        runner.generate(ids, 6, speculation=False, step=1)
+        runner.generate(ids, 6, speculation=False, bucket_tokens=1)
         assert seen[-6:] == ["t1_c128"] * 6
     finally:
         del engine.call
