@@ -25,6 +25,7 @@ import onnx_ir as ir
 from .module import Module, constant
 from .weights import Weight, derive, transpose
 
+WIDTH = "edgec.bits"  # key in the `meta` of integers that need fewer bits than the type they are held in
 Kind = Literal["matmul", "gemm", "gather", "conv"]
 
 
@@ -42,6 +43,11 @@ class QuantizedWeight:
     @property
     def bits(self) -> int:
         return self.q.dtype.bitwidth
+
+    @property
+    def width(self) -> int:
+        """Bits the integers need: 2 and 3 bits are held in 4-bit types, an emitter may store them narrower."""
+        return self.q.meta.get(WIDTH, self.bits)
 
     @property
     def symmetric(self) -> bool:

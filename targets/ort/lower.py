@@ -110,19 +110,22 @@ class Lowering:
 
     def _matmul(self, graph: ir.Graph, linear: Linear, held: Packed) -> ir.Node:
         n, k = linear.shape
-        quant = linear.quant
-        attributes = {"K": k, "N": n, "bits": quant.bits, "block_size": pack.stored_block(quant)} if quant else {}
+        attributes = {"K": k, "N": n, **_layout(linear)}
         if self.int8:
             attributes["accuracy_level"] = _INT8
         inputs = [linear.node.inputs[0], _held(graph, held.q), *_scales(graph, held)]
         return ir.node("MatMulNBits", inputs, attributes, domain=DOMAIN)
 
     def _gather(self, graph: ir.Graph, linear: Linear, held: Packed) -> ir.Node:
-        quant = linear.quant
-        attributes = {"gather_axis": 0, "quantize_axis": 1, "bits": quant.bits} if quant else {}
-        attributes["block_size"] = pack.stored_block(quant) if quant else 0
+        attributes = {"gather_axis": 0, "quantize_axis": 1, **_layout(linear)}
         inputs = [_held(graph, held.flat), linear.node.inputs[1], *_scales(graph, held)]
         return ir.node("GatherBlockQuantized", inputs, attributes, domain=DOMAIN)
+
+
+def _layout(linear: Linear) -> dict[str, int]:
+    if linear.quant is None:
+        raise ValueError(f"linear `{linear.name}` is not quantised")
+    return {"bits": pack.stored_bits(linear.quant), "block_size": pack.stored_block(linear.quant)}
 
 
 def _held(graph: ir.Graph, weight: Weight) -> ir.Value:

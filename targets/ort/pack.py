@@ -21,6 +21,7 @@ from ...compiler.weights import Weight, derive
 
 _CHANNEL_BLOCKS = (128, 64, 32, 16)
 _UNEVEN_BLOCK = 32
+_WIDTHS = (2, 4, 8)
 
 
 def stored_block(quant: QuantizedWeight) -> int:
@@ -31,11 +32,16 @@ def stored_block(quant: QuantizedWeight) -> int:
     return next((block for block in _CHANNEL_BLOCKS if k % block == 0), _UNEVEN_BLOCK)
 
 
+def stored_bits(quant: QuantizedWeight) -> int:
+    """The width written: 2, 4 or 8; 3-bit integers are stored in 4."""
+    return next((width for width in _WIDTHS if quant.width <= width), quant.bits)
+
+
 def is_packable(quant: QuantizedWeight) -> str | None:
     """Why this weight cannot be written in the layout; None if it can."""
     if len(quant.q.dims) != 2:
         return "it is no matrix"
-    if quant.bits not in (4, 8):
+    if quant.bits not in _WIDTHS:
         return f"{quant.bits}-bit integers were not checked on this kernel"
     if quant.axis != (0 if quant.block is None else 1):
         return f"its scales run along axis {quant.axis}"
@@ -56,7 +62,7 @@ def block_count(k: int, block: int) -> int:
 def packed(name: str, quant: QuantizedWeight, flat: bool = False) -> Weight:
     """`B`; `flat` gives it as [N, bytes], as GatherBlockQuantized wants it."""
     n, k = quant.q.dims
-    block, bits = stored_block(quant), quant.bits
+    block, bits = stored_block(quant), stored_bits(quant)
     blocks = block_count(k, block)
     shape = (n, blocks * block * bits // 8) if flat else (n, blocks, block * bits // 8)
 
@@ -91,14 +97,15 @@ def zero_points(name: str, quant: QuantizedWeight) -> Weight | None:
             zero = np.zeros((stop - start, blocks), np.uint8)
         else:
             zero = unsigned(quant, _per_block(given.rows(start, stop), blocks))
-        return pack_bits(zero, quant.bits)
+        return pack_bits(zero, bits)
 
-    width = (blocks * quant.bits + 7) // 8
+    bits = stored_bits(quant)
+    width = (blocks * bits + 7) // 8
     return derive(f"{name}.zero_points", ir.DataType.UINT8, (n, width), rows, quant.q, "packed zero points")
 
 
 def unsigned(quant: QuantizedWeight, q: np.ndarray) -> np.ndarray:
-    shift = 1 << (quant.bits - 1) if quant.q.dtype.is_signed() else 0
+    shift = 1 << (stored_bits(quant) - 1) if quant.q.dtype.is_signed() else 0
     return (q.astype(np.int16) + shift).astype(np.uint8)
 
 
@@ -108,15 +115,16 @@ def _per_block(values: np.ndarray, blocks: int) -> np.ndarray:
 
 def pack_bits(values: np.ndarray, bits: int) -> np.ndarray:
     """[R, C] small unsigned integers -> [R, ceil(C*bits/8)], low bits first, each row from a byte of its own."""
-    if bits == 8:
-        return values.astype(np.uint8)
-    if values.shape[1] % 2:
-        values = np.pad(values, ((0, 0), (0, 1)))
-    return (values[:, 0::2] | (values[:, 1::2] << 4)).astype(np.uint8)
+    per = 8 // bits
+    if values.shape[1] % per:
+        values = np.pad(values, ((0, 0), (0, -values.shape[1] % per)))
+    made = np.zeros((len(values), values.shape[1] // per), np.uint8)
+    for i in range(per):
+        made |= values[:, i::per].astype(np.uint8) << (i * bits)
+    return made
 
 
 def unpack_bits(data: np.ndarray, bits: int, count: int) -> np.ndarray:
     """The inverse of `pack_bits`: the first `count` integers of each row."""
-    if bits == 8:
-        return data[:, :count]
-    return np.stack([data & 15, data >> 4], axis=-1).reshape(len(data), -1)[:, :count]
+    fields = [(data >> (i * bits)) & ((1 << bits) - 1) for i in range(8 // bits)]
+    return np.stack(fields, axis=-1).reshape(len(data), -1)[:, :count]

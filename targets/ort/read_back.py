@@ -110,8 +110,9 @@ def _difference(
 ) -> str | None:
     """Which of integers, scales, zero points do not agree; None if all do."""
     rows, k = q.shape
-    shift = 1 << (quant.bits - 1)
-    found = pack.unpack_bits(stored.reshape(rows, -1), quant.bits, k).astype(np.int16)
+    bits = pack.stored_bits(quant)
+    shift = 1 << (bits - 1)
+    found = pack.unpack_bits(stored.reshape(rows, -1), bits, k).astype(np.int16)
     signed = quant.q.dtype.is_signed()
     if not np.array_equal(found - (shift if signed else 0), q):
         return "the integers"
@@ -123,7 +124,7 @@ def _difference(
         return None if (zero is None) == signed else "the zero points"
     if zero is None:
         return "the zero points"
-    made = pack.unpack_bits(zero, quant.bits, spread).astype(np.int16) - (shift if signed else 0)
+    made = pack.unpack_bits(zero, bits, spread).astype(np.int16) - (shift if signed else 0)
     given = quant.zero_point.rows(at, at + rows).astype(np.int16).reshape(rows, -1)
     return None if np.array_equal(made, np.broadcast_to(given, (rows, spread))) else "the zero points"
 

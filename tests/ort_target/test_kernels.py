@@ -11,10 +11,11 @@ from edgec.targets.ort import OrtTarget
 
 FORMATS = [
     {"weights": weights, "block": block, "symmetric": symmetric}
-    for weights in ("int4", "int8")
+    for weights in ("int2", "int3", "int4", "int8")
     for block in (16, 32, 64, 128, "channel")
     for symmetric in (True, False)
 ]
+STORED = {"int2": 2, "int3": 4, "int4": 4, "int8": 8}
 SHAPES = [(24, 128), (1, 256), (33, 384), (200, 1024)]
 LOOKUPS = [(40, 128), (7, 256), (300, 384)]
 UNEVEN = [(24, 40), (5, 24), (17, 200), (9, 136), (3, 8)]  # K that few blocks divide
@@ -41,7 +42,10 @@ def check(
     for count in tokens:
         x, expected = feed(linear.kind, module, w, count, rng)
         made = next(iter(session.run({"x": x}).values()))
-        assert np.abs(made - expected).max() <= rtol * np.sqrt(w.shape[1]) * np.abs(expected).max()
+        allowed = rtol * np.sqrt(w.shape[1]) * np.abs(expected).max()
+        if compute == "int8":  # x in steps of max|x| / 127: K independent errors, six deviations of their sum
+            allowed = 6 * np.sqrt(w.shape[1] / 12) * np.sqrt((w**2).mean(axis=1).max()) * np.abs(x).max() / 127
+        assert np.abs(made - expected).max() <= allowed
     assert emission.notes == []
 
 
@@ -70,7 +74,7 @@ def test_tied_head(format_: dict, one_weight, emit, tmp_path: Path) -> None:
     """Both ops, the bytes once: integers, and float32 scales for each block of up to 128."""
     check(one_weight("tied", 40, 128, **format_), emit, tmp_path)
     data = (tmp_path / "m" / "ort.data").stat().st_size
-    assert data <= 40 * 128 * int(format_["weights"][3:]) // 8 + 8192
+    assert data <= 40 * 128 * STORED[format_["weights"]] // 8 + 8192
 
 
 @pytest.mark.parametrize("format_", FORMATS[::5], ids=name)
@@ -79,7 +83,7 @@ def test_gemm(format_: dict, one_weight, emit, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("weights", ["int4", "int8"])
+@pytest.mark.parametrize("weights", ["int2", "int3", "int4", "int8"])
 @pytest.mark.parametrize("shape", UNEVEN, ids=str)
 def test_per_channel_with_an_uneven_row(
     shape: tuple[int, int], weights: str, symmetric: bool, one_weight, emit, tmp_path: Path
@@ -97,5 +101,5 @@ def test_an_embedding_with_an_uneven_row_stays_standard(one_weight, emit) -> Non
 
 @pytest.mark.parametrize(("shape", "format_"), cases([*SHAPES, *UNEVEN]), ids=name)
 def test_linear_in_int8(shape: tuple[int, int], format_: dict, one_weight, emit, tmp_path: Path) -> None:
-    """Activations in steps of 1/127 of their block's largest: half a step a product, which add up like noise."""
-    check(one_weight("linear", *shape, **format_), emit, tmp_path, rtol=0.03 / np.sqrt(shape[1]), compute="int8")
+    """Activations are rounded to int8 as they are read; nothing else differs."""
+    check(one_weight("linear", *shape, **format_), emit, tmp_path, compute="int8")
