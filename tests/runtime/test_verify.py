@@ -224,3 +224,35 @@ def test_a_plain_graph_takes_no_prompt(graph_bundle, golden_error):
     with pytest.raises(PlanError) as caught:
         run_bundle(graph_bundle[0], "hello", 3)
     golden_error("E0918", caught.value)
+
+
+@pytest.mark.slow
+def test_one_model_on_two_engines_with_two_cache_layouts(tmp_path):
+    """The first layer on the CPU keeps its K/V in float32 in ONNX Runtime's order, the others in Genie's fp16 order."""
+    from edgec.compiler.driver import compile_plan, load_plan
+
+    (tmp_path / "models").symlink_to(MODELS)
+    (tmp_path / "plan.edge").write_text(
+        """
+        plan mixed
+        device snapdragon_8_gen_3
+        model t { source = hf("models/pycode-qwen3") context = 512 }
+        pipeline p {
+          quantize (weights = int4, block = 32) except ["lm_head", "embed_tokens"]
+          place    (device = cpu)               on ["embed_tokens", "layers.0.*"]
+          bucket   (tokens = [4], context = [512])
+        }
+        deploy t on npu through p as qnn
+        """
+    )
+    bundle = compile_plan(load_plan(tmp_path / "plan.edge"), tmp_path / "bundle").bundle
+    data = json.loads((bundle / MANIFEST).read_text())
+    layouts = {part: entry.get("kv", data["models"]["t"]["kv"]) for part, entry in data["parts"].items()}
+    assert {part: kv["dtype"] for part, kv in layouts.items()} == {"t.cpu0": "float32", "t.npu1": "float16"}
+    sources = {spec["name"]: spec["source"] for spec in data["parts"]["t.npu1"]["graphs"]["t4_c512"]["inputs"]}
+    assert sources["layers.0.mlp_residual"] == "t.cpu0"
+    assert (sources["past_key_1_in"], sources["attention_mask"]) == ("kv", "feed")
+    result = verify_bundle(bundle)
+    assert result["problems"] == []
+    assert 0 < result["parts"]["t.cpu0"]["relative_error"] < 0.25  # int4 alone
+    assert 0 < result["parts"]["t.npu1"]["relative_error"] < 0.3
