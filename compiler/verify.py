@@ -73,6 +73,9 @@ def verify_bundle(
 
 def file_problems(manifest: Manifest) -> list[str]:
     """Every file that is missing, changed or not the manifest's, by name."""
+    links = [path for path in sorted(manifest.bundle.rglob("*")) if path.is_symlink()]
+    if links:
+        return [f"`{path.relative_to(manifest.bundle).as_posix()}` is a symbolic link, not a file" for path in links]
     found = hash_files(manifest.bundle)
     listed = manifest.files
     problems = [f"file `{name}` is missing" for name in listed if name not in found]

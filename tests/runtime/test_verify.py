@@ -88,6 +88,12 @@ def test_missing_extra_and_short_files(copy):
     assert problems[2].startswith("file `draft/ort.data` has 10 bytes, the manifest says ")
 
 
+def test_a_link_is_no_file(copy):
+    (copy / "report.html").rename(copy.parent / "report.html")
+    (copy / "report.html").symlink_to(copy.parent / "report.html")
+    assert verify_bundle(copy)["problems"] == ["`report.html` is a symbolic link, not a file"]
+
+
 def test_what_is_no_bundle_is_an_error(tmp_path):
     with pytest.raises(PlanError) as caught:
         verify_bundle(tmp_path)
