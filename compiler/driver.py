@@ -250,7 +250,7 @@ def _emit(
         whole.notes += emitted.notes
         _lay_out_cache(whole, emitted)
         if name == deploy.target:
-            whole.float_type = emitted.float_type
+            whole.engine, whole.float_type = emitted.engine, emitted.float_type
     return whole
 
 

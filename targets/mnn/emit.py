@@ -39,7 +39,8 @@ def _emit_llm(job: EmitJob) -> Emission:
         "embedding": made.embedding,
         "weights": {name: blob.describe() for name, blob in made.blobs.items()},
     }
-    return Emission("mnn-llm", {part.name: entry}, [*_LIBRARIES, _LLM_LIBRARY], made.notes)
+    libraries = [*_LIBRARIES, _LLM_LIBRARY]
+    return Emission("mnn-llm", {part.name: entry}, libraries, made.notes, float_type="float16")
 
 
 def _emit_graph(job: EmitJob) -> Emission:

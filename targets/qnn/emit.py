@@ -75,7 +75,7 @@ def emit(job: EmitJob) -> Emission:
         reason = write_config(job, compiled)
         notes += [f"no genie_config.json for `{job.module.name}`: {reason}"] if reason else []
     kv = KV if any("past_key_" in spec.name for g in compiled.info.graphs.values() for spec in g.inputs) else {}
-    return Emission("chain", parts, _libraries(chip), notes, dict(kv))
+    return Emission("chain", parts, _libraries(chip), notes, dict(kv), float_type="float16")
 
 
 def _graph_name(job: EmitJob, index: int, bucket: str) -> str:
