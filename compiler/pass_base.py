@@ -98,6 +98,11 @@ class Pass:
         return EXACT
 
     @property
+    def needs_calibration(self) -> str | None:
+        """The setting that makes this pass read the plan's `calibration`, None if nothing does."""
+        return None
+
+    @property
     def moves_cache(self) -> bool:
         """Whether K/V caches hold other numbers afterwards: outputs are then compared from an empty cache."""
         return False

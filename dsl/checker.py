@@ -146,6 +146,7 @@ class _Checker:
         for pipeline in self.declared.pipelines.values():
             pipelines.check(pipeline)
             self._globs(pipelines, pipeline.name.text)
+        self._calibrated(pipelines)
         checker = Deploys(self.reader, self.loaded, self.declared, plan.devices[0] if plan.devices else None)
         deploys: dict[str, Deploy] = {}
         for line in self._once(self.declared.deploys):
@@ -169,6 +170,16 @@ class _Checker:
             speculates=tuple(x for x in speculates if x is not None),
             requires=tuple(x for x in requires if x is not None),
         )
+
+    def _calibrated(self, pipelines: Pipelines) -> None:
+        """Steps that read calibration text need some."""
+        if self.declared.calibration is not None or self.loaded.lost_names("calibration"):
+            return
+        for step in (step for pipeline in pipelines.checked.values() for step in pipeline.steps):
+            if setting := step.pass_.needs_calibration:
+                message = f"`{setting}` needs a `calibration` block, which the plan has not"
+                help = 'add `calibration { text = "calib/*.txt" }`, or use a method that needs none: rtn, mse or hqq'
+                self.report.error("E0454", message, step.span, help=help)
 
     def _globs(self, pipelines: Pipelines, name: str) -> None:
         through = [d.model.text for d in self.declared.deploys if d.pipeline and d.pipeline.text == name]

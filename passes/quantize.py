@@ -73,6 +73,11 @@ class Quantize(Pass):
         return Relative(noise * _STEP[weights] * spread, f"{weights} weights")
 
     @property
+    def needs_calibration(self) -> str | None:
+        """Methods that look at activations."""
+        return f"method = {self.method}" if self.method in ("awq", "gptq", "reconstruct") else None
+
+    @property
     def moves_cache(self) -> bool:
         """awq scales v_proj against o_proj, and with it what the V cache holds."""
         return self.method == "awq"

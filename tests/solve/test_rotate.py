@@ -70,7 +70,7 @@ def test_outliers_go(target: Module, tmp_path: Path) -> None:
     spread = [_spread(module) for module in (target, variant)]
     Rotate().run(variant, Scope())
     assert np.abs(logits(variant) - before).max() < 1e-3
-    assert spread[1] > 5 * spread[0]
+    assert spread[1] > 2 * spread[0]
     assert _spread(variant) < 1.2 * spread[0]
 
 
