@@ -6,6 +6,7 @@ the plan's checker reads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -46,6 +47,11 @@ class OrtTarget(Target):
         from .emit import emit
 
         return emit(job)
+
+    def verify_part(self, bundle: Path, part: dict[str, Any]) -> Sequence[str]:
+        from .verify import verify_part
+
+        return verify_part(bundle, part)
 
     def open_graph(self, bundle: Path, part: dict[str, Any], bucket: str) -> GraphSession:
         from .session import open_graph

@@ -44,6 +44,11 @@ class QnnTarget(Target):
 
         return emit(job)
 
+    def verify_part(self, bundle: Path, part: dict[str, Any]) -> Sequence[str]:
+        from .verify import verify_part
+
+        return verify_part(bundle, part)
+
     def open_graph(self, bundle: Path, part: dict[str, Any], bucket: str) -> GraphSession:
         from .emit import open_twin
 

@@ -114,6 +114,26 @@ def test_a_part_that_computes_something_else(copy):
     assert "a cosine of" in result["problems"][0]
 
 
+def test_a_manifest_that_promises_other_tensors(copy, tmp_path, monkeypatch):
+    """Hashes agree, but what the manifest says of a graph is not what its file holds."""
+    monkeypatch.setenv("EDGEC_CACHE", str(tmp_path / "cache"))  # no float model: the parts' interfaces alone
+
+    def change(data):
+        graph = data["parts"]["draft.cpu0"]["graphs"]["main"]
+        graph["inputs"][0]["dtype"] = "int64"
+        graph["outputs"][0]["name"] = "scores"
+
+    reseal(copy, change)
+    assert verify_bundle(copy)["problems"] == [
+        "part `draft.cpu0`: graph `main`: input `input_ids` of `draft/cpu0.onnx` is int32 ['B', 'S'], "
+        "the manifest says int64 ['B', 'S']",
+        "part `draft.cpu0`: graph `main`: output `logits` of `draft/cpu0.onnx` is float32 ['B', 'S', 2048], "
+        "the manifest says absent",
+        "part `draft.cpu0`: graph `main`: output `scores` of `draft/cpu0.onnx` is absent, "
+        "the manifest says float32 ['B', 'S', 2048]",
+    ]
+
+
 @pytest.mark.slow
 def test_without_the_float_model_nothing_is_compared(copy, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEC_CACHE", str(tmp_path / "cache"))
@@ -262,3 +282,10 @@ def test_one_model_on_two_engines_with_two_cache_layouts(tmp_path):
     assert result["problems"] == []
     assert 0 < result["parts"]["t.cpu0"]["relative_error"] < 0.25  # int4 alone
     assert 0 < result["parts"]["t.npu1"]["relative_error"] < 0.3
+
+    def change(data):
+        data["parts"]["t.npu1"]["graphs"]["t4_c512"]["graph"] = "elsewhere"
+
+    reseal(bundle, change)
+    problems = verify_bundle(bundle)["problems"]
+    assert problems[0] == "part `t.npu1`: `t_ctx.bin`: graph `elsewhere` is not in the binary"

@@ -1,0 +1,33 @@
+"""Hold a part's manifest entry against its context binary: every graph, every tensor, type and shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ...compiler.diagnostics import EngineError
+from .context import ContextInfo, GraphSpec, TensorSpec, compare, read
+
+
+def verify_part(bundle: Path, part: dict[str, Any]) -> list[str]:
+    """What the binary lacks or has otherwise; graphs of other parts in the same binary are no concern."""
+    path = bundle / part["file"]
+    try:
+        info = read(path)
+    except EngineError as error:
+        return [diagnostic.message for diagnostic in error.diagnostics]
+    expected = {
+        graph["graph"]: GraphSpec(_specs(graph["inputs"]), _specs(graph["outputs"]))
+        for graph in part["graphs"].values()
+    }
+    graphs = {name: spec for name, spec in info.graphs.items() if name in expected}
+    own = ContextInfo(info.build, info.soc_model, info.bytes, graphs, info.vtcm_bytes)
+    problems = [f"`{path.name}`: {problem}" for problem in compare(own, expected)]
+    asked = part["details"]["chip"]["soc_model"]
+    if info.soc_model != asked:
+        problems.append(f"`{path.name}` is for SoC {info.soc_model}, the manifest says {asked}")
+    return problems
+
+
+def _specs(tensors: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(spec["name"], spec["dtype"], tuple(spec["shape"])) for spec in tensors)
