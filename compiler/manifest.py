@@ -6,6 +6,7 @@ Its shape is `manifest.schema.json` (JSON Schema draft 2020-12, `edgec schema` p
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
@@ -152,7 +153,7 @@ def write_manifest(directory: Path, data: dict[str, Any]) -> Manifest:
     """
     from .bundle import hash_files
 
-    whole = {**data, "format": FORMAT, "version": VERSION, "files": hash_files(directory)}
+    whole = {**copy.deepcopy(data), "format": FORMAT, "version": VERSION, "files": hash_files(directory)}
     _say_sources(whole)
     if found := problems(whole):
         raise ValueError("the manifest made here breaks its own schema:\n" + "\n".join(found))

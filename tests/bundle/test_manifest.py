@@ -43,6 +43,9 @@ def test_what_is_written_is_read_back(tmp_path, make, data):
     manifest = load_manifest(tmp_path / "demo")
     check_files(manifest)
     assert manifest.files.keys() == {"m/cpu0.onnx", "report.html"}
+    data["parts"]["m.cpu0"]["graphs"]["main"]["inputs"] = [
+        {"name": "x", "dtype": "float32", "shape": [1, "N"], "source": "feed"}  # said by who writes the manifest
+    ]
     assert {key: manifest.data[key] for key in data} == data
     assert manifest.parts_of("m") == ["m.cpu0"]
     assert manifest.part("m.cpu0")["name"] == "m.cpu0"
