@@ -14,13 +14,14 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from ...compiler import cache
-from ...compiler.diagnostics import EngineError, fail
+from ...compiler.diagnostics import EngineError, Label, PlanError, fail
 from ...compiler.save import save_graphs
 from ...compiler.target import Emission, EmitJob
 from .builder import WeightStore
@@ -49,17 +50,13 @@ KV = {
 def emit(job: EmitJob) -> Emission:
     """Lower, check, compile, read back; see the module's text for the files."""
     chip = Chip.of(job.device)
-    store = WeightStore()
-    graphs: dict[str, Lowered] = {}
-    for index, part in enumerate(job.parts):
-        for bucket, lowered in lower(part.graphs, store).items():
-            graphs[_graph_name(job, index, bucket)] = lowered
-    check_uses((use for lowered in graphs.values() for use in lowered.uses), chip.arch)
-    key = store_targets(graphs)
-    job.progress(f"{job.module.name}: compiling {len(graphs)} graphs for v{chip.arch}")
-    name = f"{job.folder}_ctx"
-    folder = job.directory / job.folder
-    compiled = compile_shared(cache.entry(TARGET_KIND, key), list(graphs), chip, folder, name)
+    with _at_the_deploy_line(job):
+        graphs = _lower_parts(job)
+        check_uses((use for lowered in graphs.values() for use in lowered.uses), chip.arch)
+        key = store_targets(graphs)
+        job.progress(f"{job.module.name}: compiling {len(graphs)} graphs for v{chip.arch}")
+        folder, name = job.directory / job.folder, f"{job.folder}_ctx"
+        compiled = compile_shared(cache.entry(TARGET_KIND, key), list(graphs), chip, folder, name)
     job.progress(
         f"{job.module.name}: {compiled.info.bytes / 1e6:.1f} MB in {compiled.seconds:.1f} s, "
         f"compiler's peak {compiled.peak_rss / 1e6:.0f} MB"
@@ -76,6 +73,28 @@ def emit(job: EmitJob) -> Emission:
         notes += [f"no genie_config.json for `{job.module.name}`: {reason}"] if reason else []
     kv = KV if any("past_key_" in spec.name for g in compiled.info.graphs.values() for spec in g.inputs) else {}
     return Emission("chain", parts, _libraries(chip), notes, dict(kv), float_type="float16")
+
+
+def _lower_parts(job: EmitJob) -> dict[str, Lowered]:
+    """The target-level graph of every part and bucket by its name, weights made once for all."""
+    store = WeightStore()
+    return {
+        _graph_name(job, index, bucket): lowered
+        for index, part in enumerate(job.parts)
+        for bucket, lowered in lower(part.graphs, store).items()
+    }
+
+
+@contextmanager
+def _at_the_deploy_line(job: EmitJob) -> Iterator[None]:
+    """Give errors that know no place in the plan the deploy line."""
+    try:
+        yield
+    except PlanError as error:
+        if job.origin is None:
+            raise
+        line = Label(job.origin)
+        raise PlanError(*(replace(found, at=found.at or line) for found in error.diagnostics)) from error
 
 
 def _graph_name(job: EmitJob, index: int, bucket: str) -> str:
