@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import onnx_ir as ir
@@ -166,7 +167,7 @@ def evaluate(node: ir.Node, inputs: list[torch.Tensor | None]) -> tuple[torch.Te
             f"`{node.name}` is a {node.op_type}, which calibration cannot run",
             help="use a method that needs no calibration (rtn, mse or hqq), or calibrate before the pass that made it",
         )
-    made = rule(node, inputs)
+    made = rule(node, cast(Inputs, inputs))  # an optional input that is absent is None; rules that have one look
     return made if isinstance(made, tuple) else (made,)
 
 

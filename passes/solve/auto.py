@@ -15,13 +15,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import torch
 
 from ...compiler import cache, calibrate
 from ...compiler.diagnostics import fail
 from ...compiler.module import Module
 from ...compiler.pass_base import Scope
-from ...compiler.torch_graph import Stretch, run
+from ...compiler.torch_graph import Constants, Stretch, run
 from ...compiler.weights import Weight
 from ..quantize_rtn import Format
 from . import gptq, store
@@ -138,18 +139,21 @@ class _Measure:
     def _final(self) -> list[torch.Tensor]:
         """Log-probabilities of the float model on the probes."""
         streams = [x.clone() for x in self.flow.reference[: self.probes]]
-        stream = self.flow.stream
+        stream = self._stream_into(self.flow.stretches[1])
         for stretch in self.flow.stretches[1:]:
             output = self.flow.output(stretch)
             self._push(stretch, self.flow.constants({}), stream, output, streams)
             stream = output
         return [torch.log_softmax(x, -1) for x in streams]
 
-    def _stream_into(self, stretch: Stretch) -> object:
-        before = self.flow.stretches[self.flow.stretches.index(stretch) - 1]
-        return self.flow.output(before)
+    def _stream_into(self, stretch: Stretch) -> ir.Value:
+        at = self.flow.stretches.index(stretch)
+        return self.flow.output(self.flow.stretches[at - 1]) if at > 1 else self.flow.entry()
 
-    def _push(self, stretch: Stretch, constants, stream, output, streams: list[torch.Tensor]) -> None:
+    def _push(
+        self, stretch: Stretch, constants: Constants, stream: ir.Value, output: ir.Value, streams: list[torch.Tensor]
+    ) -> None:
+        """Move `streams`, which enter the stretch as `stream`, behind it."""
         with torch.no_grad():
             for i, x in enumerate(streams):
                 streams[i] = run(stretch.nodes, {**self.flow.shared, stream: x}, constants, [output])[0]
@@ -167,7 +171,7 @@ class _Measure:
                         {name: self.flow.oriented(name, _solved(name, w, moments, format_))}
                     )
                     streams = [x.clone() for x in self.flow.reference[: self.probes]]
-                    self._push(stretch, constants, self.flow.stream, output, streams)
+                    self._push(stretch, constants, self._stream_into(stretch), output, streams)
                     made[name, format_] = streams
         return made
 

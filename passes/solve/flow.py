@@ -61,7 +61,7 @@ class Flow:
         """Embed the windows; `weights` are those already solved that the embedding reads."""
         stretch = self.stretches[0]
         outputs = [value for value in stretch.outputs if not value.is_graph_output()]
-        self.stream = next(value for value in outputs if self._is_stream(value))
+        self.stream = self.entry()
         for at in range(0, len(ids), BATCH):
             env = self._inputs(ids[at : at + BATCH])
             for kept, constants in (
@@ -71,6 +71,10 @@ class Flow:
                 made = dict(zip(outputs, run(stretch.nodes, env, constants, outputs), strict=True))
                 kept.append(made.pop(self.stream))
                 self.shared = {**{v: x for v, x in env.items() if v.name != "input_ids"}, **made}
+
+    def entry(self) -> ir.Value:
+        """The residual stream that leaves the embedding."""
+        return next(value for value in self.stretches[0].outputs if self._is_stream(value))
 
     def _is_stream(self, value: ir.Value) -> bool:
         """The residual stream is [B, S, H]; cos and sin are as wide as half a head."""

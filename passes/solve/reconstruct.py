@@ -26,7 +26,7 @@ _REACH = 0.45
 
 @dataclass(frozen=True)
 class Reconstruct:
-    """`steps` batches per decoder block; the rates fall linearly to a fiftieth."""
+    """`steps` batches per decoder block; rates are for 2 bits, halve with each bit, and fall linearly to a fiftieth."""
 
     steps: int = 300
     rate: float = 1e-2  # of v, in steps of the grid
@@ -75,10 +75,11 @@ def learn(
 def _descend(
     flow: Flow, stretch: Stretch, targets: list[torch.Tensor], learned: Mapping[str, _Learned], settings: Reconstruct
 ) -> None:
-    groups = [
-        {"params": [one.v for one in learned.values()], "lr": settings.rate},
-        {"params": [one.s for one in learned.values()], "lr": settings.scale_rate},
-    ]
+    groups = []
+    for one in learned.values():
+        finer = 2.0 ** (2 - one.grid.bits)
+        groups.append({"params": [one.v], "lr": settings.rate * finer})
+        groups.append({"params": [one.s], "lr": settings.scale_rate * finer})
     optimiser = torch.optim.Adam(groups, betas=(0.9, 0.95))
     falling = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: max(0.02, 1 - i / settings.steps))
     chance = torch.Generator().manual_seed(settings.seed)

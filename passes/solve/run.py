@@ -11,7 +11,7 @@ solved by clip search.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -142,17 +142,18 @@ class _Walk:
 
     def keys(self) -> dict[str, str]:
         """Solve all; the key of each linear."""
-        with _Clock(self.scope, self.settings.method, len(self.flow.stretches)) as tick:
-            solved = {name: self._rows(name) for name in self.wanted if name not in self._matmuls()}
-            self.flow.start(self.ids, solved)
-            state = store.key(calibrate.digest(self.ids), *sorted(self.found.values()))
-            state = store.key(state, self._content(self.flow.stretches[0]))
-            for stretch in self.flow.stretches[1:]:
-                tick(stretch.name)
-                if all(name in self.found for name in self.wanted):
-                    break
-                state = store.key(state, self._content(stretch), repr(self.settings))
-                self._stretch(stretch, state)
+        clock = _Clock(self.scope, self.settings.method, len(self.flow.stretches) - 1)
+        seen = self._matmuls()
+        solved = {name: self._rows(name) for name in self.wanted if name not in seen}
+        self.flow.start(self.ids, solved)
+        state = store.key(calibrate.digest(self.ids), *sorted(self.found.values()))
+        state = store.key(state, self._content(self.flow.stretches[0]))
+        for stretch in self.flow.stretches[1:]:
+            if len(self.found) == len(self.wanted):
+                break
+            clock.tick(stretch.name)
+            state = store.key(state, self._content(stretch), repr(self.settings))
+            self._stretch(stretch, state)
         for key in dict.fromkeys(self.found.values()):
             for text in store.notes(key):
                 self.scope.note(text)
@@ -173,6 +174,7 @@ class _Walk:
 
     def _rows(self, name: str) -> torch.Tensor:
         """A weight without activations: clip search."""
+        self.scope.note(f"{self.settings.method}: `{name}` has no activations to look at: clip search alone")
         self.found[name] = _by_rows(name, self.wanted[name], "mse", self.scope)
         return self._value(name)
 
@@ -240,18 +242,12 @@ class _Clock:
 
     def __init__(self, scope: Scope, method: str, total: int) -> None:
         self.scope, self.method, self.total, self.done = scope, method, total, 0
-
-    def __enter__(self) -> Callable[[str], None]:
         self.start = time.perf_counter()
-        return self.tick
-
-    def __exit__(self, *_: object) -> None:
-        return None
 
     def tick(self, name: str) -> None:
-        self.done += 1
         left = ""
-        if self.done > 1:
+        if self.done:
             spent = time.perf_counter() - self.start
-            left = f", about {spent / (self.done - 1) * (self.total - self.done):.0f} s left"
-        self.scope.progress(f"{self.method} {name} ({self.done} of {self.total - 1}){left}")
+            left = f", about {spent / self.done * (self.total - self.done):.0f} s left"
+        self.done += 1
+        self.scope.progress(f"{self.method} {name} ({self.done} of {self.total}){left}")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from edgec.compiler import oracle
+from edgec.compiler import calibrate, compare, oracle
 from edgec.compiler.diagnostics import EngineError, PlanError
 from edgec.compiler.evaluate import token_ids
 from edgec.compiler.linears import linears
@@ -18,8 +18,10 @@ from edgec.compiler.pass_check import run_and_check
 from edgec.compiler.plan import Calibration
 from edgec.compiler.weights import from_array
 from edgec.passes.quantize import Quantize
-from edgec.passes.solve import gptq, grid, hessian
-from edgec.passes.solve.flow import Moments
+from edgec.passes.solve import awq, gptq, grid, hessian
+from edgec.passes.solve.flow import Flow, Moments
+
+from .outliers import with_outliers
 
 LINEARS = ("lm_head", "embed_tokens")
 Golden = Callable[..., None]
@@ -167,3 +169,31 @@ def test_a_tied_head_stays_tied(draft: Module, scope: Scope) -> None:
     Quantize(weights="int8", method="gptq").run(draft, replace(scope, except_=()))
     found = {linear.name: linear for linear in linears(draft)}
     assert found["lm_head"].initializer is found["embed_tokens"].initializer
+
+
+def test_awq_folds_exactly(target: Module, calibration: Calibration) -> None:
+    """Every group takes its scale (norms, v_proj of grouped heads, up_proj), and the logits stay."""
+    before, sources = target.clone(), {x.name: x.weight() for x in linears(target) if x.name not in LINEARS}
+    flow, scope = Flow(target, sources), Scope()
+    flow.start(calibrate.windows(calibration, target), {})
+    folded = awq.scale_module(flow, dict.fromkeys(sources, (3, 32, True)), scope)
+    assert folded >= 20
+    assert scope.notes == []
+    errors = compare.errors(before, target, moved_cache=True)
+    assert 0 < errors["logits"] < 1e-4
+
+
+def test_awq_says_what_it_cannot_scale(draft: Module, scope: Scope) -> None:
+    only = replace(scope, on=("layers.0.self_attn.k_proj",), except_=())
+    Quantize(weights="int8").run(draft, only)
+    Quantize(weights="int4", method="awq").run(draft, scope)
+    assert any("`layers.0.self_attn.k_proj` is quantised already" in note for note in scope.notes)
+
+
+@pytest.mark.slow
+def test_awq_recovers_what_outliers_cost(target: Module, scope: Scope) -> None:
+    variant = with_outliers(target)
+    solved, rounded = variant.clone(), variant.clone()
+    Quantize(weights="int4", method="awq").run(solved, scope)
+    Quantize(weights="int4").run(rounded, scope)
+    assert divergence(target, solved) < 0.6 * divergence(target, rounded)
