@@ -1,16 +1,17 @@
 """Mixed precision: a format for each linear, so that the model answers as in float as far as so many bits allow.
 
-    minimise  sum_i d_i(f_i)      subject to  sum_i bytes_i(f_i) <= budget * weights / 8
+    minimise  sum_i d_i(f_i)      subject to  sum_i bits_i(f_i) <= budget * weights
 
 d_i(f) is measured: the mean KL divergence of the model's next-token distribution when linear i alone is in format f,
 solved by gptq, on a few calibration windows. Each decoder block's variants (its linears times the formats) are run
 through the blocks behind it together, so that one block's weights are held at a time. The choice is exact for these
-figures: dynamic programming over bytes, scales and zeros included, in `_UNITS` steps that are rounded up.
+figures: dynamic programming over bits, scales and zeros included.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -29,65 +30,68 @@ from . import gptq, store
 from .flow import Flow, Moments
 
 WINDOWS = 16
-_UNITS = 1 << 14
-_ZERO_BITS = 8  # a zero point of an asymmetric block, as MatMulNBits and MNN store at most
+_UNITS = 1 << 18  # steps of the budget at most
 
 Table = dict[str, dict[Format, float]]
 
 
-def stored_bytes(shape: Sequence[int], format_: Format) -> float:
-    """Bytes of a weight [N, K]: integers at their own width, a float16 scale (and a zero) per block."""
+def stored_bits(shape: Sequence[int], format_: Format) -> int:
+    """Bits of a weight [N, K]: integers at their own width, a float16 scale (and a zero) per block."""
     n, k = shape[0], int(np.prod(shape[1:], dtype=np.int64))
     blocks = n * (k // (format_.block or k))
-    return (n * k * format_.bits + blocks * (16 + (0 if format_.symmetric else min(_ZERO_BITS, format_.bits)))) / 8
+    return n * k * format_.bits + blocks * (16 + (0 if format_.symmetric else format_.bits))
 
 
 def choose(table: Table, shapes: Mapping[str, Sequence[int]], budget: float, scope: Scope) -> dict[str, Format]:
     """The formats of least summed divergence within `budget` bits a weight."""
-    names = list(table)
-    weights = sum(int(np.prod(shapes[name], dtype=np.int64)) for name in names)
-    room = budget * weights / 8
-    least = sum(min(stored_bytes(shapes[name], f) for f in table[name]) for name in names)
-    if least > room:
+    weights = sum(int(np.prod(shapes[name], dtype=np.int64)) for name in table)
+    sizes = {name: [stored_bits(shapes[name], f) for f in row] for name, row in table.items()}
+    least = sum(min(row) for row in sizes.values())
+    if least > budget * weights:
+        needed = np.ceil(100 * least / weights) / 100
         fail(
             "E0459",
-            f"a budget of {budget:g} bits cannot be met: the smallest formats take {8 * least / weights:.3g} bits, "
-            "scales included",
+            f"a budget of {budget:g} bits cannot be met: the smallest formats take {needed:g} bits, scales included",
             scope.origin,
-            help=f"set `budget` to at least {8 * least / weights:.3g} bits, or allow fewer `bits` or a larger `block`",
+            help=f"set `budget` to at least {needed:g} bits, or allow fewer `bits` or larger `blocks`",
         )
-    unit = room / _UNITS
-    cost = np.zeros(_UNITS + 1)
-    picks = []
-    for name in names:
-        options = list(table[name].items())
-        steps = [int(np.ceil(stored_bytes(shapes[name], f) / unit)) for f, _ in options]
-        trial = np.full((len(options), _UNITS + 1), np.inf)
-        for i, ((_, divergence), step) in enumerate(zip(options, steps, strict=True)):
-            if step <= _UNITS:
-                trial[i, step:] = cost[: _UNITS + 1 - step] + divergence
-        picks.append((trial.argmin(0), steps, options))
-        cost = trial.min(0)
-    return _walk_back(names, picks, cost, budget, scope)
+    picked = _least(sizes, {name: list(row.values()) for name, row in table.items()}, int(budget * weights) - least)
+    return {name: list(table[name])[i] for name, i in picked.items()}
+
+
+def _least(sizes: Mapping[str, list[int]], costs: Mapping[str, list[float]], room: int) -> dict[str, int]:
+    """The index of each item's option: least summed cost, sizes beyond each item's smallest within `room`.
+
+    best[r] = least cost of the items so far with r units of room. Sizes are multiples of a unit, so that nothing is
+    rounded; only where that gives more than `_UNITS` steps is the unit larger and sizes are rounded up.
+    """
+    extra = {name: [size - min(row) for size in row] for name, row in sizes.items()}
+    unit = math.gcd(*(size for row in extra.values() for size in row)) or 1
+    unit = max(unit, -(-room // _UNITS))
+    steps = room // unit
+    best, picks = np.zeros(steps + 1), []
+    for name, row in extra.items():
+        trial = np.full((len(row), steps + 1), np.inf)
+        taken = [-(-size // unit) for size in row]
+        for i, (step, cost) in enumerate(zip(taken, costs[name], strict=True)):
+            if step <= steps:
+                trial[i, step:] = best[: steps + 1 - step] + cost
+        picks.append((name, taken, trial.argmin(0)))
+        best = trial.min(0)
+    found, at = {}, steps
+    for name, taken, pick in reversed(picks):
+        found[name] = int(pick[at])
+        at -= taken[found[name]]
+    return {name: found[name] for name in sizes}
 
 
 def describe(table: Table, chosen: Mapping[str, Format]) -> list[str]:
     """A line per linear: its format and what each format would cost, for the report."""
     lines = []
     for name, row in table.items():
-        costs = ", ".join(f"{f.bits} bits {1000 * cost:.3f}" for f, cost in row.items())
+        costs = ", ".join(f"{f} {1000 * cost:.3f}" for f, cost in row.items())
         lines.append(f"auto: `{name}` {chosen[name]} (divergence in thousandths: {costs})")
     return lines
-
-
-def _walk_back(names: list[str], picks: list, cost: np.ndarray, budget: float, scope: Scope) -> dict[str, Format]:
-    if not np.isfinite(cost[-1]):
-        fail("E0459", f"a budget of {budget:g} bits is met only without the rounding of {_UNITS} steps", scope.origin)
-    at, chosen = _UNITS, {}
-    for name, (pick, steps, options) in zip(reversed(names), reversed(picks), strict=True):
-        i = int(pick[at])
-        chosen[name], at = options[i][0], at - steps[i]
-    return {name: chosen[name] for name in names}
 
 
 def sensitivities(module: Module, sources: Mapping[str, Weight], formats: Sequence[Format], scope: Scope) -> Table:

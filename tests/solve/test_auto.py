@@ -13,7 +13,7 @@ from edgec.compiler.module import Module
 from edgec.compiler.pass_base import Scope
 from edgec.passes.quantize import Quantize
 from edgec.passes.quantize_rtn import Format
-from edgec.passes.solve.auto import choose, stored_bytes
+from edgec.passes.solve.auto import choose, stored_bits
 
 FORMATS = [Format(bits, 32, True, "gptq") for bits in (3, 4, 8)]
 
@@ -25,17 +25,17 @@ def test_the_choice_is_the_best_there_is(seed: int) -> None:
     table = {name: {f: float(rng.random() * 4.0**-f.bits) for f in FORMATS} for name in shapes}
     weights = sum(n * k for n, k in shapes.values())
     chosen = choose(table, shapes, 4.6, Scope())
-    assert sum(stored_bytes(shapes[n], f) for n, f in chosen.items()) <= 4.6 * weights / 8
+    assert sum(stored_bits(shapes[n], f) for n, f in chosen.items()) <= 4.6 * weights
     every = (dict(zip(shapes, picked, strict=True)) for picked in itertools.product(FORMATS, repeat=6))
-    fitting = [p for p in every if sum(stored_bytes(shapes[n], f) for n, f in p.items()) <= 4.598 * weights / 8]
+    fitting = [p for p in every if sum(stored_bits(shapes[n], f) for n, f in p.items()) <= 4.6 * weights]
     best = min(sum(table[n][f] for n, f in p.items()) for p in fitting)
     assert sum(table[n][f] for n, f in chosen.items()) <= best + 1e-12
 
 
 def test_bytes_count_scales_and_zeros() -> None:
-    assert stored_bytes((64, 128), Format(4, 32, True)) == 64 * 128 * 4.5 / 8
-    assert stored_bytes((64, 128), Format(4, 32, False)) == 64 * (128 * 4.5 + 4 * 4) / 8
-    assert stored_bytes((64, 128), Format(3, None, True)) == 64 * (128 * 3 + 16) / 8
+    assert stored_bits((64, 128), Format(4, 32, True)) == 64 * 128 * 4.5
+    assert stored_bits((64, 128), Format(4, 32, False)) == 64 * (128 * 4.5 + 4 * 4)
+    assert stored_bits((64, 128), Format(3, None, True)) == 64 * (128 * 3 + 16)
 
 
 def test_a_budget_that_cannot_be_met(golden_error: Callable[..., None]) -> None:
@@ -50,8 +50,8 @@ def test_auto_mixes_within_the_budget(draft: Module, scope: Scope) -> None:
     found = [linear for linear in linears(draft) if linear.quant is not None]
     formats = {linear.quant.q.meta["edgec.format"] for linear in found if linear.quant is not None}
     assert len(formats) > 1
-    taken = sum(stored_bytes(x.shape, x.quant.q.meta["edgec.format"]) for x in found if x.quant is not None)
-    assert taken <= 4.5 / 8 * sum(x.shape[0] * x.shape[1] for x in found)
+    taken = sum(stored_bits(x.shape, x.quant.q.meta["edgec.format"]) for x in found if x.quant is not None)
+    assert taken <= 4.5 * sum(x.shape[0] * x.shape[1] for x in found)
     assert any("divergence in thousandths" in note for note in scope.notes)
     assert Quantize(weights="auto", method="gptq", budget=4.5).run(draft, scope) == 0
 
