@@ -114,7 +114,7 @@ def _add_compile(commands: Any) -> None:
     command = _command(commands, "compile", _compile, "compile a plan into a bundle")
     _add_plan(command)
     command.add_argument("-o", "--output", type=Path, metavar="DIR", help="the bundle (default build/<plan name>)")
-    command.add_argument("--jobs", type=_positive, default=1, metavar="N", help="engine processes at a time")
+    command.add_argument("--jobs", type=_positive, default=1, metavar="N", help="models compiled at a time (default 1)")
     command.add_argument(
         "--print-after", action="append", default=[], metavar="PASS", help="print the graph after PASS"
     )

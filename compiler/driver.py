@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +103,7 @@ def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions
     made: list[CompileResult] = []
 
     def build(directory: Path) -> None:
-        models = [compile_model(plan, deploy, directory, options) for deploy in plan.deploys]
+        models = compile_models(plan, directory, options)
         measured = measure(plan, models, options.progress)
         result, broken = _finish(plan, models, measured, directory, options)
         result.bundle = rejected_path(final) if broken else final
@@ -138,6 +139,14 @@ def _load(decl: ModelDecl) -> Module:
     from .load_hf import load_hf
 
     return load_hf(decl.name, decl.source.path, decl.context)
+
+
+def compile_models(plan: Plan, directory: Path, options: CompileOptions) -> list[CompiledModel]:
+    """Every deploy line, up to `jobs` at a time: engines work in processes of their own, so threads are enough."""
+    if options.jobs == 1:
+        return [compile_model(plan, deploy, directory, options) for deploy in plan.deploys]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        return list(pool.map(lambda deploy: compile_model(plan, deploy, directory, options), plan.deploys))
 
 
 def compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions) -> CompiledModel:
@@ -241,7 +250,6 @@ def _emit(
             device=plan.devices[0],
             options=deploy.options if name == deploy.target else target.Options(),
             origin=deploy.span,
-            jobs=options.jobs,
             progress=options.progress,
         )
         emitted = target.emit(job)

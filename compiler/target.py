@@ -55,7 +55,6 @@ class EmitJob:
     device: Device
     options: Any  # the target's Options
     origin: Span | None = None  # the deploy line
-    jobs: int = 1
     progress: Callable[[str], None] = lambda _text: None
 
 
