@@ -37,6 +37,7 @@ class Format:
     block: int | None
     symmetric: bool
     method: str = "rtn"
+    scales: str = "float"  # "lpbq": an integer of 1 to 15 per block times a float per row (two_level)
 
     @property
     def dtype(self) -> ir.DataType:
@@ -46,7 +47,7 @@ class Format:
 
     def __str__(self) -> str:
         grain = "per channel" if self.block is None else f"block {self.block}"
-        return f"{'' if self.symmetric else 'u'}int{self.bits} {grain}"
+        return f"{'' if self.symmetric else 'u'}int{self.bits} {grain}{' lpbq' if self.scales == 'lpbq' else ''}"
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ def _groups(w: np.ndarray, format_: Format) -> np.ndarray:
 
 def _scales(groups: np.ndarray, format_: Format) -> tuple[np.ndarray, np.ndarray | None]:
     if format_.symmetric:
-        return _half(np.abs(groups).max(axis=-1) / np.float32((1 << (format_.bits - 1)) - 1)), None
+        scale = _half(np.abs(groups).max(axis=-1) / np.float32((1 << (format_.bits - 1)) - 1))
+        return (two_level(scale) if format_.scales == "lpbq" else scale), None
     low = np.minimum(groups.min(axis=-1), 0)
     high = np.maximum(groups.max(axis=-1), 0)
     scale = _half((high - low) / np.float32(_top(format_)))
@@ -132,6 +134,17 @@ def _scales(groups: np.ndarray, format_: Format) -> tuple[np.ndarray, np.ndarray
 
 def _half(scale: np.ndarray) -> np.ndarray:
     return np.maximum(scale.astype(np.float16).astype(np.float32), _SMALLEST)
+
+
+def two_level(scale: np.ndarray) -> np.ndarray:
+    """`scale` [rows, K/B] as i * c: i = 1 .. 15 per block, the row's c with 7 bits, so that float16 holds each i * c.
+
+    c is the row's largest scale over 15, rounded up to 7 bits; i the nearest. So a row's scales are recovered from
+    them: see `split_two_level`.
+    """
+    mantissa, exponent = np.frexp(scale.max(axis=-1, keepdims=True) / np.float32(15))
+    c = np.maximum(np.ldexp(np.ceil(mantissa * 128) / 128, exponent), _SMALLEST).astype(np.float32)
+    return (np.clip(np.rint(scale / c), 1, 15) * c).astype(np.float32)
 
 
 def _check(name: str, w: np.ndarray, start: int, format_: Format, origin: Span | None) -> None:

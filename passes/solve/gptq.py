@@ -74,6 +74,13 @@ def solve(
     return Solved(q, grid, target, notes)
 
 
+def rescaled(solved: Solved, scale: torch.Tensor, hessian: torch.Tensor, damping: float) -> Solved:
+    """The same weights on a grid with the given scales [N, K/B]: rounded, then coordinate descent."""
+    grid = Grid(scale, solved.grid.zero, solved.grid.bits, solved.grid.block)
+    q = descend(solved.target, grid.quantise(solved.target), grid, damped(hessian, damping), 2 * _SWEEPS)
+    return Solved(q, grid, solved.target, solved.notes)
+
+
 def _followed(w: torch.Tensor, moments: Moments, drift: torch.Tensor) -> torch.Tensor:
     """W D (H + dI)^-1: what the weights change by to answer moved inputs as before. Few rows: a larger ridge d."""
     ridge = damped(moments.hessian, _RIDGE + len(drift) / moments.count)

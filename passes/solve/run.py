@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from ...compiler.module import Module, constant
 from ...compiler.pass_base import Scope
 from ...compiler.torch_graph import Stretch, device
 from ...compiler.weights import Weight
-from ..quantize_rtn import Format, Made
+from ..quantize_rtn import Format, Made, two_level
 from . import awq, gptq, hqq, mse, reconstruct, store
 from .flow import Flow
 from .grid import Grid
@@ -77,6 +77,9 @@ def _by_rows(name: str, one: Wanted, method: str, scope: Scope) -> str:
         for start, rows in one.source.blocks():
             w = _float(name, rows, start, scope)
             q, grid = solver(w, one.format_.bits, one.block, one.format_.symmetric, constants)
+            if one.format_.scales == "lpbq":
+                grid.scale = _two_level(grid.scale)
+                q = grid.quantise(w)
             yield _solution(q, grid, one)
 
     store.keep(key, parts())
@@ -97,6 +100,10 @@ def _float(name: str, rows: np.ndarray, start: int, scope: Scope) -> torch.Tenso
             help=f'leave it as it is with `except ["{name}"]`, or repair the model',
         )
     return w
+
+
+def _two_level(scale: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(two_level(scale.cpu().numpy())).to(scale.device)
 
 
 def _solution(q: torch.Tensor, grid: Grid, one: Wanted, notes: list[str] | None = None) -> store.Solution:
@@ -230,9 +237,15 @@ class _Walk:
                     solved[name] = awq.quantise(w, moments.hessian, *grid, self.settings.gptq.damping)
                 else:
                     solved[name] = gptq.solve(name, w, moments, *grid, self.settings.gptq)
+                if format_.scales == "lpbq":
+                    scale = _two_level(solved[name].grid.scale)
+                    solved[name] = gptq.rescaled(solved[name], scale, moments.hessian, self.settings.gptq.damping)
                 values[name] = self.flow.oriented(name, solved[name].value())
         if self.settings.method == "reconstruct" and solved:
-            solved, before, after = reconstruct.learn(self.flow, stretch, solved, self.settings.reconstruct)
+            settings = self.settings.reconstruct
+            if any(self.wanted[name].format_.scales == "lpbq" for name in solved):
+                settings = replace(settings, scale_rate=0.0)  # learned scales would leave their two levels
+            solved, before, after = reconstruct.learn(self.flow, stretch, solved, settings)
             self.scope.progress(f"{stretch.name}: error of the block {before:.3g} -> {after:.3g}")
         return solved
 
