@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -119,76 +119,95 @@ class _Measure:
         self.sources, self.formats, self.scope = sources, formats, scope
         self.flow = Flow(module, sources)
         self.flow.start(ids, {})
+        self._at: Stretch | None = None
+        self._kept = Constants()
         self.probes = -(
             -min(WINDOWS, len(ids)) // len(self.flow.reference[0])
         )  # batches that divergence is measured on
 
     def table(self) -> Table:
-        final = self._final()
+        *blocks, head = self.flow.stretches[1:]
+        final = self._final(blocks)
         found: Table = {}
-        for at, stretch in enumerate(self.flow.stretches[1:], start=1):
-            self.scope.progress(f"sensitivity {stretch.name} ({at} of {len(self.flow.stretches) - 1})")
+        for at, stretch in enumerate(blocks, start=1):
+            self.scope.progress(f"sensitivity {stretch.name} ({at} of {len(blocks)})")
             variants = self._variants(stretch)
             self.flow.advance(stretch, {})
-            for follower in self.flow.stretches[at + 1 :]:
-                constants = self.flow.constants({})
-                stream = self._stream_into(follower)
-                output = self.flow.output(follower)
+            for follower in blocks[at:]:
                 for streams in variants.values():
-                    self._push(follower, constants, stream, output, streams)
-            for (name, format_), logits in variants.items():
-                found.setdefault(name, {})[format_] = _divergence(final, logits)
+                    self._push(follower, self._held(follower), streams)
+            for (name, format_), streams in variants.items():
+                made = self._divergence(head, self._held(head), final, self._held(head), streams)
+                found.setdefault(name, {})[format_] = made
+        for name, format_, constants in self._exchanged(head):
+            made = self._divergence(head, self._held(head), final, constants, final)
+            found.setdefault(name, {})[format_] = made
         return found
 
-    def _final(self) -> list[torch.Tensor]:
-        """Log-probabilities of the float model on the probes."""
+    def _held(self, stretch: Stretch) -> Constants:
+        """The float constants of one stretch, kept while it is worked on."""
+        if self._at is not stretch:
+            self._at, self._kept = stretch, self.flow.constants({})
+        return self._kept
+
+    def _final(self, blocks: Sequence[Stretch]) -> list[torch.Tensor]:
+        """The float stream before the head, on the probes."""
         streams = [x.clone() for x in self.flow.reference[: self.probes]]
-        stream = self._stream_into(self.flow.stretches[1])
-        for stretch in self.flow.stretches[1:]:
-            output = self.flow.output(stretch)
-            self._push(stretch, self.flow.constants({}), stream, output, streams)
-            stream = output
-        return [torch.log_softmax(x, -1) for x in streams]
+        for stretch in blocks:
+            self._push(stretch, self._held(stretch), streams)
+        return streams
 
     def _stream_into(self, stretch: Stretch) -> ir.Value:
         at = self.flow.stretches.index(stretch)
         return self.flow.output(self.flow.stretches[at - 1]) if at > 1 else self.flow.entry()
 
-    def _push(
-        self, stretch: Stretch, constants: Constants, stream: ir.Value, output: ir.Value, streams: list[torch.Tensor]
-    ) -> None:
-        """Move `streams`, which enter the stretch as `stream`, behind it."""
+    def _push(self, stretch: Stretch, constants: Constants, streams: list[torch.Tensor]) -> None:
+        """Move `streams` behind the stretch."""
+        for i, x in enumerate(streams):
+            streams[i] = self._run(stretch, constants, x)
+
+    def _run(self, stretch: Stretch, constants: Constants, x: torch.Tensor) -> torch.Tensor:
+        env = {**self.flow.shared, self._stream_into(stretch): x}
         with torch.no_grad():
-            for i, x in enumerate(streams):
-                streams[i] = run(stretch.nodes, {**self.flow.shared, stream: x}, constants, [output])[0]
+            return run(stretch.nodes, env, constants, [self.flow.output(stretch)])[0]
 
     def _variants(self, stretch: Stretch) -> dict[tuple[str, Format], list[torch.Tensor]]:
         """What leaves the stretch on the probes, for each linear of it in each format."""
         made = {}
-        output = self.flow.output(stretch)
+        for name, format_, constants in self._exchanged(stretch):
+            made[name, format_] = [x.clone() for x in self.flow.reference[: self.probes]]
+            self._push(stretch, constants, made[name, format_])
+        return made
+
+    def _exchanged(self, stretch: Stretch) -> Iterator[tuple[str, Format, Constants]]:
+        """The stretch's constants with one linear in one format."""
         for value, names in self.flow.groups(stretch):
             moments = self.flow.moments(stretch, value, {})
             for name in names:
                 w = torch.from_numpy(self.sources[name].numpy()).to(self.flow.on)
                 for format_ in self.formats:
-                    constants = self.flow.constants(
-                        {name: self.flow.oriented(name, _solved(name, w, moments, format_))}
-                    )
-                    streams = [x.clone() for x in self.flow.reference[: self.probes]]
-                    self._push(stretch, constants, self._stream_into(stretch), output, streams)
-                    made[name, format_] = streams
-        return made
+                    solved = _solved(name, w, moments, format_)
+                    yield name, format_, self.flow.constants({name: self.flow.oriented(name, solved)})
+
+    def _divergence(
+        self,
+        head: Stretch,
+        before: Constants,
+        final: list[torch.Tensor],
+        after: Constants,
+        streams: list[torch.Tensor],
+    ) -> float:
+        """Mean KL(float | variant) per position; one window's logits are held at a time."""
+        total = count = 0.0
+        for x, y in zip(final, streams, strict=True):
+            for i in range(len(x)):
+                p = torch.log_softmax(self._run(head, before, x[i : i + 1]), -1)
+                q = torch.log_softmax(self._run(head, after, y[i : i + 1]), -1)
+                total += float((p.exp() * (p - q)).sum())
+                count += p.shape[1]
+        return total / count
 
 
 def _solved(name: str, w: torch.Tensor, moments: Moments, format_: Format) -> torch.Tensor:
     block = format_.block or w.shape[1]
     return gptq.solve(name, w, moments, format_.bits, block, format_.symmetric, gptq.Gptq(rounds=0)).value()
-
-
-def _divergence(final: list[torch.Tensor], logits: list[torch.Tensor]) -> float:
-    """Mean KL(float | variant) per position."""
-    total = count = 0.0
-    for p, x in zip(final, logits, strict=True):
-        total += float((p.exp() * (p - torch.log_softmax(x, -1))).sum())
-        count += p.shape[0] * p.shape[1]
-    return total / count

@@ -156,7 +156,9 @@ class Flow:
             return [run(stretch.nodes, self.env(x), constants, [output])[0] for x in self.reference]
 
     def advance(self, stretch: Stretch, solved: Mapping[str, torch.Tensor]) -> None:
-        """Move both streams behind the stretch."""
+        """Move both streams behind the stretch; behind the head is nothing that anybody asks for."""
+        if stretch is self.stretches[-1]:
+            return
         output, after = self.output(stretch), self.constants(solved)
         reference = self.targets(stretch)
         with torch.no_grad():

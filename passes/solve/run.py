@@ -241,7 +241,8 @@ class _Walk:
                     scale = _two_level(solved[name].grid.scale)
                     solved[name] = gptq.rescaled(solved[name], scale, moments.hessian, self.settings.gptq.damping)
                 values[name] = self.flow.oriented(name, solved[name].value())
-        if self.settings.method == "reconstruct" and solved:
+        decoder_block = stretch is not self.flow.stretches[-1]  # a head's outputs are as wide as the vocabulary
+        if self.settings.method == "reconstruct" and solved and decoder_block:
             settings = self.settings.reconstruct
             if any(self.wanted[name].format_.scales == "lpbq" for name in solved):
                 settings = replace(settings, scale_rate=0.0)  # learned scales would leave their two levels
