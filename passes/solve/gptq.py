@@ -26,6 +26,7 @@ from .hessian import Damped, damped, prepare
 _LAZY = 128  # columns whose errors are passed on together
 _ROUNDS = 2
 _SWEEPS = 2
+_SHRINK = 0.1
 _RIDGE = 0.01
 _TIMID = 0.3  # a least-squares scale below this part of the searched one is not believed
 
@@ -57,12 +58,13 @@ def solve(
     name: str, w: torch.Tensor, moments: Moments, bits: int, block: int, symmetric: bool, settings: Gptq
 ) -> Solved:
     """`w` float32 [N, K] in blocks of `block` inputs."""
-    ready = prepare(name, moments.hessian, settings.damping, settings.act_order)
+    damping = settings.damping + _SHRINK * w.shape[1] / moments.count  # few rows tell little of how inputs go together
+    ready = prepare(name, moments.hessian, damping, settings.act_order)
     notes = []
-    if ready.damping > settings.damping:
+    if ready.damping > damping:
         notes.append(
             f"`{name}`: the inputs' Hessian was not positive definite; damped by {ready.damping:g} of its mean "
-            f"diagonal instead of {settings.damping:g}"
+            f"diagonal instead of {damping:g}"
         )
     target = w
     if moments.drift is not None:
