@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .cache import digest_file
+from .cache import digest_file, make_folder
 from .diagnostics import RequirementError, fail
 from .exchange import put_in_place, sync
 from .manifest import FORMAT, MANIFEST, SEAL
@@ -36,7 +36,7 @@ def write_bundle(final: Path, build: Callable[[Path], None]) -> None:
     rejected = rejected_path(final)
     for place in (final, rejected):
         check_replaceable(place)
-    final.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(final.parent, "give `-o` a folder that can be written")
     with _locked(final):
         _clear(final)
         scratch = Path(tempfile.mkdtemp(prefix=f".{final.name}.partial-", dir=final.parent))

@@ -5,6 +5,7 @@ An entry is a folder named by its key; it appears whole or not at all (made besi
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -12,12 +13,30 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from .diagnostics import fail
+
 
 def cache_root() -> Path:
     """Where entries lie: `$EDGEC_CACHE`, else `$XDG_CACHE_HOME/edgec`, else `~/.cache/edgec`."""
     if root := os.environ.get("EDGEC_CACHE"):
         return Path(root)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgec"
+
+
+def make_folder(folder: Path, help: str) -> None:
+    """Make `folder` with its parents; what the system refuses, also to write there, is an error with this help."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        reason = "a file is in its way" if error.errno == errno.EEXIST else (error.strerror or str(error)).lower()
+        fail("E0955", f"the folder `{folder}` cannot be written: {reason}", help=help)
+
+
+def make_root() -> None:
+    """Make the cache's own folder, before work is done whose result goes there."""
+    make_folder(cache_root(), "set `EDGEC_CACHE` to a folder that can be written")
 
 
 def entry(kind: str, key: str) -> Path:

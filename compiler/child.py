@@ -100,17 +100,13 @@ class Child:
         seconds, tail = self._socket.gettimeout(), self._tail()
         self._process.kill()
         self.close()
-        fail(
-            "E0991", f"{self.what} gave no answer to `{method}` within {seconds:g} s{tail}", kind=EngineError
-        )
+        fail("E0991", f"{self.what} gave no answer to `{method}` within {seconds:g} s{tail}", kind=EngineError)
 
     def _tail(self) -> str:
         """The last lines the engine printed, indented under the message."""
         size = os.fstat(self._log.fileno()).st_size
         # pread: the descriptor's own position belongs to the child, which is still writing there
-        text = os.pread(self._log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode(
-            "utf-8", "replace"
-        )
+        text = os.pread(self._log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode("utf-8", "replace")
         lines = [line for line in text.splitlines() if line.strip()][-_TAIL_LINES:]
         return "; it printed:\n    " + "\n    ".join(lines) if lines else ""
 

@@ -52,13 +52,14 @@ class Diagnostic:
 
 
 class EdgecError(Exception):
-    """A failure the user can read: `str()` gives its diagnostics without code frames."""
+    """A failure the user can read: `str()` gives its diagnostics without code frames, which need `sources`."""
 
     exit_code = 1
 
-    def __init__(self, *diagnostics: Diagnostic) -> None:
+    def __init__(self, *diagnostics: Diagnostic, sources: Mapping[str, str] | None = None) -> None:
         super().__init__(*diagnostics)
         self.diagnostics = diagnostics
+        self.sources: Mapping[str, str] = sources or {}
 
     def __str__(self) -> str:
         return "\n".join(render(diagnostic) for diagnostic in self.diagnostics)
@@ -93,6 +94,20 @@ def fail(
     """Raise `kind` with one diagnostic."""
     label = Label(at) if isinstance(at, Span) else at
     raise kind(Diagnostic(code, message, label, tuple(also), help))
+
+
+def explain_failure(problem: Exception) -> EdgecError:
+    """What a command says of an exception that nobody below it foresaw: the system's refusal, or a fault of edgec."""
+    if isinstance(problem, OSError) and problem.strerror:
+        where = f"`{problem.filename}`" if problem.filename else "a file"
+        reason = problem.strerror[:1].lower() + problem.strerror[1:]
+        return PlanError(Diagnostic("E0955", f"{where} cannot be read or written: {reason}"))
+    step = problem.__traceback__
+    while step is not None and step.tb_next is not None:
+        step = step.tb_next
+    place = f" in {step.tb_frame.f_code.co_filename}:{step.tb_lineno}" if step else ""
+    message = f"edgec itself failed: {type(problem).__name__}: {problem}{place}"
+    return EngineError(Diagnostic("E0993", message, help="`--debug` shows the stack trace; please report it"))
 
 
 def render(diagnostic: Diagnostic, sources: Mapping[str, str] | None = None, color: bool = False) -> str:

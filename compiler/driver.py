@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .diagnostics import Diagnostic, EdgecError, Label, RequirementError, Span
+from .cache import make_root
+from .diagnostics import Diagnostic, EdgecError, Label, RequirementError, Span, fail
 from .levels import Level
+from .nearest import nearest_help
 
 if TYPE_CHECKING:
     from .module import Module
@@ -99,6 +101,7 @@ def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions
     from .bundle import rejected_path, write_bundle
 
     options = options or CompileOptions()
+    _check_request(plan, options)
     final = output if output is not None else Path("build") / plan.name
     made: list[CompileResult] = []
 
@@ -111,8 +114,25 @@ def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions
         if broken:
             raise BrokenRequirement(*broken, result=result)
 
-    write_bundle(final, build)
+    try:
+        write_bundle(final, build)
+    except EdgecError as error:
+        error.sources = error.sources or plan.sources
+        raise
     return made[0]
+
+
+def _check_request(plan: Plan, options: CompileOptions) -> None:
+    """What is no mistake of the plan, and yet cannot be done."""
+    make_root()
+    if not plan.deploys:
+        help = "add e.g. `deploy NAME on cpu through PIPELINE as mnn`"
+        fail("E0212", f"`{plan.path}` deploys nothing: there is no bundle to make", help=help)
+    steps = {step.pass_name for pipeline in plan.pipelines.values() for step in pipeline.steps}
+    for name in options.print_after:
+        if name != "all" and name not in steps:
+            help = nearest_help(name, steps, "pass") or "`--print-after` takes a pass of the plan, or `all`"
+            fail("E0102", f"no pipeline of the plan has a pass `{name}`", help=help)
 
 
 @contextlib.contextmanager

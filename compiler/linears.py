@@ -107,9 +107,7 @@ class Linear:
         if self.stored is not None:
             return self.stored if self.rows_are_outputs else transpose(self.stored)
         quant = self._quant()
-        made = derive(
-            f"{self.name}.weight", ir.DataType.FLOAT, quant.q.dims, quant.rows, quant.q, "dequantised"
-        )
+        made = derive(f"{self.name}.weight", ir.DataType.FLOAT, quant.q.dims, quant.rows, quant.q, "dequantised")
         return made if self.rows_are_outputs else transpose(made)
 
     def _quant(self) -> QuantizedWeight:
@@ -163,9 +161,7 @@ def _make(
     name = node.name or ""
     stored = constant(value)
     if stored is not None:
-        fits = stored.dtype.is_floating_point() and (
-            len(stored.dims) > 2 if kind == "conv" else len(stored.dims) == 2
-        )
+        fits = stored.dtype.is_floating_point() and (len(stored.dims) > 2 if kind == "conv" else len(stored.dims) == 2)
         return Linear(name, kind, node, value, rows_are_outputs, stored, None, bias) if fits else None
     quant = as_quantized(value.producer())
     if quant is None:

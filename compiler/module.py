@@ -51,9 +51,7 @@ class Module:
     arch: DecoderArch | None = None
     source: Path | None = None  # the model's folder or file
     context: int = 0
-    decisions: dict[str, str] = field(
-        default_factory=dict
-    )  # op name -> the plan's line that decided its format
+    decisions: dict[str, str] = field(default_factory=dict)  # op name -> the plan's line that decided its format
 
     @property
     def main(self) -> ir.Model:
@@ -64,9 +62,7 @@ class Module:
     def clone(self) -> Module:
         """A copy whose graphs can be rewritten; the weights are shared."""
         graphs = {key: model.clone() for key, model in self.graphs.items()}
-        return Module(
-            self.name, graphs, self.level, self.arch, self.source, self.context, dict(self.decisions)
-        )
+        return Module(self.name, graphs, self.level, self.arch, self.source, self.context, dict(self.decisions))
 
     def nodes(self, op_type: str | None = None) -> Iterator[ir.Node]:
         """All nodes of all graphs in topological order, those of one op type if given."""

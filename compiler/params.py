@@ -146,9 +146,7 @@ def _parameter(field: dataclasses.Field[Any], hint: Any) -> Parameter:
         else:
             kinds.append(option)
     kinds = [kind for kind in dict.fromkeys(kinds) if kind is not type(None)]
-    return Parameter(
-        name=field.name, types=tuple(kinds), many=many, default=field.default, **field.metadata[_METADATA]
-    )
+    return Parameter(name=field.name, types=tuple(kinds), many=many, default=field.default, **field.metadata[_METADATA])
 
 
 def _is_union(hint: Any) -> bool:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .driver import CompiledModel, Measured
     from .plan import Plan
 
+
 def write_report(
     path: Path, plan: Plan, models: Sequence[CompiledModel], measured: Measured, manifest: dict[str, Any]
 ) -> None:

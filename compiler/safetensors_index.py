@@ -11,18 +11,19 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import onnx_ir as ir
+from typing import TYPE_CHECKING, Any
 
 from .config_file import Config, pointer_hint, read_json
 from .diagnostics import fail
-from .weights import SourceFile, Weight, from_file
+from .source_file import SourceFile
+
+if TYPE_CHECKING:
+    from .weights import Weight
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _LONGEST_HEADER = 100 << 20  # the format's own limit
-_DTYPES = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
+_DTYPES = {"F32": ("FLOAT", 4), "F16": ("FLOAT16", 2), "BF16": ("BFLOAT16", 2)}  # ONNX's word for it, bytes
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,19 @@ class StoredTensor:
 
     def weight(self) -> Weight:
         """The tensor in its stored type, read in rows on demand."""
+        import onnx_ir as ir
+
+        from .weights import from_file
+
+        self.check_type()
+        return from_file(self.name, self.file, self.offset, ir.DataType[_DTYPES[self.dtype][0]], self.shape)
+
+    def check_type(self) -> None:
+        """Fail if the stored type is none that edgec reads."""
         if self.dtype not in _DTYPES:
             known = ", ".join(_DTYPES)
             message = f"tensor `{self.name}` in `{self.file.path}` is stored as {self.dtype}"
             fail("E0346", message, help=f"edgec reads float checkpoints: {known}")
-        return from_file(self.name, self.file, self.offset, _DTYPES[self.dtype], self.shape)
 
 
 def read_checkpoint(folder: Path) -> dict[str, StoredTensor]:
@@ -88,7 +97,7 @@ def _stored(name: str, entry: Any, source: SourceFile, start: int, size: int) ->
     if start + end > size:
         missing = start + end - size
         fail("E0342", f"`{source.path}` is cut short: tensor `{name}` ends {missing} bytes beyond the file")
-    if dtype in _DTYPES and end - begin != math.prod(shape) * _DTYPES[dtype].itemsize:
+    if dtype in _DTYPES and end - begin != math.prod(shape) * _DTYPES[dtype][1]:
         fail("E0341", f"tensor `{name}` in `{source.path}`: {end - begin} bytes do not make {dtype}{list(shape)}")
     return StoredTensor(name, source, start + begin, dtype, shape)
 

@@ -1,4 +1,4 @@
-"""Whether two tokenizers mean the same by the same ids: what speculation stands on.
+"""Whether a tokenizer.json can be read, and whether two mean the same by the same ids: what speculation stands on.
 
 The rule: every id that both tokenizers define is the same token in both. Ids that only one defines (padding, later
 special tokens) are no disagreement: no text of the other holds them.
@@ -30,11 +30,19 @@ def disagreement(one: Path, other: Path) -> str | None:
     return f"{text}, and {len(wrong) - 1} more ids differ" if len(wrong) > 1 else text
 
 
+def read_tokenizer(path: Path) -> dict[str, Any]:
+    """The document of a tokenizer.json that has a vocabulary; anything else is an error."""
+    raw = _read(path)
+    _tokens(raw, path)
+    return json.loads(raw)
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        fail("E0309", f"there is no tokenizer `{path}`", help="speculation compares the tokenizer.json of both models")
+        help = "speculation, MNN and every prompt need the tokenizer.json of the model"
+        fail("E0309", f"there is no tokenizer `{path}`", help=help)
     except OSError as error:
         fail("E0309", f"the tokenizer `{path}` cannot be read: {(error.strerror or 'unknown reason').lower()}")
 
@@ -49,5 +57,6 @@ def _tokens(raw: bytes, path: Path) -> dict[int, str]:
         for added in table.get("added_tokens") or ():
             tokens[int(added["id"])] = str(added["content"])
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-        fail("E0309", f"`{path}` is not a tokenizer.json that can be read")
+        help = "save the tokenizer again with transformers, or copy the model's folder again"
+        fail("E0309", f"`{path}` is not a tokenizer.json that can be read", help=help)
     return tokens

@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .diagnostics import fail
+from .tokenizer_check import read_tokenizer
 
 
 class Tokenizer:
     """`folder` holds tokenizer.json and, if there are any, tokenizer_config.json and chat_template.jinja."""
 
     def __init__(self, folder: Path, entry: Mapping[str, Any]) -> None:
-        from tokenizers import Tokenizer as Engine
-
         self._folder = folder
-        self._engine = Engine.from_file(str(folder / "tokenizer.json"))
+        self._engine = _engine(folder / "tokenizer.json")
         self._config = _json(folder / "tokenizer_config.json")
         self.bos: int | None = entry["bos"]
         self.eos = frozenset(entry["eos"])
@@ -99,6 +98,16 @@ class TextStream:
     def rest(self) -> str:
         """What is still held back."""
         return self._tokenizer.decode(self._ids)[self._given :]
+
+
+def _engine(path: Path) -> Any:
+    from tokenizers import Tokenizer as Engine
+
+    try:
+        return Engine.from_file(str(path))
+    except Exception as error:  # the library knows no finer class
+        read_tokenizer(path)  # says what is wrong with the file as such
+        fail("E0309", f"`{path}` is not a tokenizer.json that `tokenizers` reads: {error}")
 
 
 def _json(path: Path) -> dict[str, Any]:

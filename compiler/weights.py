@@ -10,13 +10,14 @@ read with `pread`, because mapped pages count as resident memory.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import onnx_ir as ir
+
+from .source_file import SourceFile
 
 BLOCK_BYTES = 8 << 20  # of the float32 form of a block; bounds what a pass holds of one tensor
 
@@ -133,33 +134,6 @@ def unpack(raw: bytes | bytearray, dtype: ir.DataType, count: int) -> np.ndarray
     if dtype.is_signed():
         fields = (fields ^ (1 << (bits - 1))) - (1 << (bits - 1))
     return fields.astype(dtype.numpy())
-
-
-class SourceFile:
-    """One file read with `pread`; opened on first use, shared by all weights that lie in it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._fd: int | None = None
-
-    def read(self, offset: int, size: int) -> bytearray:
-        """Exactly `size` bytes at `offset`; a short file is an OSError naming it."""
-        if self._fd is None:
-            self._fd = os.open(self.path, os.O_RDONLY)
-        data = bytearray(size)
-        view = memoryview(data)
-        done = 0
-        while done < size:
-            part = os.pread(self._fd, min(size - done, 64 << 20), offset + done)
-            if not part:
-                raise OSError(f"{self.path} ends at byte {offset + done}, {size - done} bytes early")
-            view[done : done + len(part)] = part
-            done += len(part)
-        return data
-
-    def __del__(self) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
 
 
 def from_file(name: str, source: SourceFile, offset: int, dtype: ir.DataType, shape: Sequence[int]) -> Weight:

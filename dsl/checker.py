@@ -45,9 +45,9 @@ def check_file(path: Path, defines: Sequence[str] = ()) -> tuple[Plan | None, li
 
 def load_plan(path: Path, defines: Sequence[str] = ()) -> Plan:
     """The plan; PlanError with everything that is wrong with it."""
-    plan, diagnostics, _ = check_file(path, defines)
+    plan, diagnostics, sources = check_file(path, defines)
     if plan is None:
-        raise PlanError(*diagnostics)
+        raise PlanError(*diagnostics, sources=sources)
     return plan
 
 

@@ -38,8 +38,12 @@ class Lets:
     def override(self, defines: Iterable[str], places: dict[str, str]) -> None:
         """Take `name=value` texts; `places` receives them as sources for code frames."""
         for text in defines:
-            name, _, value = text.partition("=")
+            name, equals, value = text.partition("=")
             name, file = name.strip(), f"-D {text}"
+            if not equals or not value.strip():
+                help = f"write `-D {name or 'NAME'}=VALUE`"
+                self.report.error("E0113", f"`-D {text}` gives no value", None, help=help)
+                continue
             if name in self.lost:
                 continue
             if name not in self.declared:

@@ -1,5 +1,5 @@
-"""What a plan names outside itself: model folders and files, texts. Of a Hugging Face folder only config.json is read;
-an ONNX file has to be loaded, so a plan with one takes longer to check."""
+"""What a plan names outside itself: model folders and files, texts. Of a Hugging Face folder config.json and the
+headers of the checkpoint are read; an ONNX file has to be loaded, so a plan with one takes longer to check."""
 
 from __future__ import annotations
 
@@ -98,9 +98,12 @@ def _missing(path: Path, written: ast.String, kind: str, report: Report) -> None
 
 def _architecture(path: Path, at: Span, report: Report) -> DecoderArch | None:
     from ..compiler.arch import read_arch
+    from ..compiler.checkpoint import find_tensors
 
     try:
-        return read_arch(path)
+        arch = read_arch(path)
+        find_tensors(arch, path)
+        return arch
     except PlanError as error:
         report.take(error, at)
         return None

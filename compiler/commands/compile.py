@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from typing import Any
 
-from ..diagnostics import Diagnostic, render
+from ..diagnostics import Diagnostic
+from ..terminal import show
 
 
 def run_compile(arguments: argparse.Namespace) -> int:
@@ -17,9 +17,7 @@ def run_compile(arguments: argparse.Namespace) -> int:
 
     started = time.perf_counter()
     plan = load_plan(arguments.plan, arguments.defines)
-    arguments.sources = plan.sources
-    for warning in plan.warnings:
-        print(render(warning, plan.sources, color=sys.stderr.isatty()), end="\n\n", file=sys.stderr)
+    show(plan.warnings, plan.sources)
     with _Progress(quiet=arguments.quiet or arguments.json) as progress:
         options = CompileOptions(
             jobs=arguments.jobs,
@@ -34,8 +32,7 @@ def run_compile(arguments: argparse.Namespace) -> int:
             result = compile_plan(plan, arguments.output, options)
         except BrokenRequirement as error:
             result, broken = error.result, error.diagnostics
-    for diagnostic in broken:
-        print(render(diagnostic, plan.sources, color=sys.stderr.isatty()), end="\n\n", file=sys.stderr)
+    show(broken, plan.sources)
     facts = _facts(result, time.perf_counter() - started)
     if arguments.json:
         print(json.dumps(facts, indent=2))

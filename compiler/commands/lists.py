@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import MISSING, asdict
 from typing import Any
 
 from ..devices import Device, devices
-from ..diagnostics import fail, render
+from ..diagnostics import fail
 from ..explain import codes, explanation
-from ..nearest import nearest
+from ..nearest import nearest_help
 from ..params import Parameter, parameters
 from ..registry import broken_plugins, passes
+from ..terminal import show
 
 
 def run_passes(arguments: argparse.Namespace) -> int:
@@ -31,8 +31,7 @@ def run_passes(arguments: argparse.Namespace) -> int:
         width = max(len(row["name"]) for row in described)
         for row in described:
             print(f"{row['name']:<{width}}  {row['help'].splitlines()[0]}")
-    for diagnostic in broken_plugins():
-        print(render(diagnostic), file=sys.stderr)
+    show(broken_plugins())
     return 0
 
 
@@ -118,15 +117,11 @@ def run_explain(arguments: argparse.Namespace) -> int:
         return 0
     code = arguments.code.upper()
     if code not in known:
-        _unknown("E0112", "error code", code, known)
+        help = nearest_help(code, known, "error code") or "`edgec explain` lists the codes"
+        fail("E0112", f"unknown error code `{code}`", help=help)
     print(explanation(code))
     return 0
 
 
 def _unknown(code: str, kind: str, name: str, known: Any) -> None:
-    close = nearest(name, known)
-    fail(
-        code,
-        f"unknown {kind} `{name}`",
-        help=f"there is a {kind} named `{close}`" if close else f"known: {', '.join(known)}",
-    )
+    fail(code, f"unknown {kind} `{name}`", help=nearest_help(name, known, kind) or f"known: {', '.join(known)}")

@@ -59,7 +59,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
     """Check a bundle; exit 3 when something does not hold."""
     from ..verify import verify_bundle
 
-    sources = dict(pair.partition("=")[::2] for pair in arguments.source)
+    sources = dict(arguments.source)
     result = verify_bundle(arguments.bundle, text=arguments.text, windows=arguments.windows, sources=sources)
     if arguments.json:
         print(json.dumps(result, indent=2))

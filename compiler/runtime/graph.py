@@ -47,6 +47,9 @@ def evaluate(
 ) -> dict[str, np.ndarray]:
     """The outputs of the last part, for `arrays` by the graph's input names."""
     entry = manifest.model(name)
+    if entry["kind"] == "decoder":
+        message = f"model `{name}` is a language model: it continues a text and takes no arrays"
+        fail("E0953", message, help="give `--prompt TEXT` in place of `--inputs`")
     buckets = entry.get("buckets") or [{"name": "main", "parts": manifest.parts_of(name)}]
     chosen = next(row for row in buckets if bucket in (None, row["name"]))
     values = dict(arrays)

@@ -14,6 +14,7 @@ from ...compiler.target import CheckRequest, Emission, EmitJob, GraphSession, Ta
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ...compiler.diagnostics import Span
     from ...compiler.runtime.lm import LanguageModel
 
 
@@ -32,6 +33,13 @@ class MnnOptions:
     threads: int = param(4, doc="CPU threads the bundle's config asks for", minimum=1, maximum=64)
 
 
+def no_tokenizer(folder: Path, at: Span | None = None) -> Diagnostic:
+    """MNN's LLM engine reads text itself, with a tokenizer made from the model's own."""
+    message = f"`{folder}` has no `tokenizer.json`, which an MNN-LLM bundle is made from"
+    help = "save the model's tokenizer there with transformers, or deploy it `as ort`"
+    return Diagnostic("E0705", message, Label(at) if at else None, help=help)
+
+
 class MnnTarget(Target):
     """MNN for the CPU: MNN-LLM bundles with edgec's integers and scales, and plain `.mnn` graphs."""
 
@@ -43,6 +51,9 @@ class MnnTarget(Target):
     def check(self, request: CheckRequest) -> Sequence[Diagnostic]:
         """MNN takes a module whole, on the CPU and with dynamic shapes."""
         found = []
+        folder = request.plan.models[request.deploy.model].source.path
+        if request.arch is not None and not (folder / "tokenizer.json").is_file():
+            found.append(no_tokenizer(folder, request.deploy.span))
         for step in request.steps:
             at = Label(step.span, "not for this deploy")
             also = (Label(request.deploy.span, "deployed to MNN here"),)

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...compiler.diagnostics import EngineError, fail
+from ...compiler.diagnostics import EngineError, PlanError, fail
 from ...compiler.module import constant
 from ...compiler.weights import Weight
+from . import no_tokenizer
 from .blobs import Blob
 from .embedding import write_embedding
 from .engine import MnnLanguageModel
@@ -60,7 +61,13 @@ def emit_llm(module: Module, folder: Path, memory: str, threads: int) -> Bundle:
             f"MNN's LLM engine takes any number of tokens, and `{module.name}` is in buckets",
             help="leave `bucket` out of the pipeline of this deploy",
         )
+    tokenizer = module.source / "tokenizer.json"
+    if not tokenizer.is_file():
+        raise PlanError(no_tokenizer(module.source))
     folder.mkdir(parents=True, exist_ok=True)
+    text = TextConfig.read(module.source)
+    write_mtok(tokenizer, folder / TOKENIZER, arch.eos, text.chat_template, text.bos, text.eos)
+    check_tokenizer(folder / TOKENIZER, tokenizer)
     with (folder / WEIGHTS).open("wb") as file:
         lowering = Lowering(module, file)
         lowering.run()
@@ -72,12 +79,6 @@ def emit_llm(module: Module, folder: Path, memory: str, threads: int) -> Bundle:
     if rows is not None:
         lowering.blobs["embed_tokens"], checked["embed_tokens"] = rows, lowering.embedding
     check_linears(folder / MODEL, lowering.blobs, checked)
-    text = TextConfig.read(module.source)
-    tokenizer = module.source / "tokenizer.json"
-    if not tokenizer.is_file():
-        fail("E0705", f"`{module.source}` has no `tokenizer.json`, which an MNN-LLM bundle is made from")
-    write_mtok(tokenizer, folder / TOKENIZER, arch.eos, text.chat_template, text.bos, text.eos)
-    check_tokenizer(folder / TOKENIZER, tokenizer)
     _write_json(folder / "config.json", _run_config(memory, threads, module.context))
     _write_json(folder / "llm_config.json", _model_config(module, text) | place)
     if sum(weight.size for weight in _weights(module)) <= _SMALL:

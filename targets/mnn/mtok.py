@@ -19,7 +19,6 @@ where its engine differs from `tokenizers` are met here:
 
 from __future__ import annotations
 
-import json
 import struct
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from ...compiler.diagnostics import fail
+from ...compiler.tokenizer_check import read_tokenizer
 
 _BEHAVIOURS = {"Isolated": 0, "Removed": 1, "MergedWithPrevious": 2}
 _ITEM = Mapping[str, Any]
@@ -42,7 +42,7 @@ def write_mtok(
     eos: str = "",
 ) -> None:
     """Write `out` from the `tokenizer.json` at `tokenizer`; `stops` are the ids that end a generation."""
-    spec = json.loads(tokenizer.read_text(encoding="utf-8"))
+    spec = read_tokenizer(tokenizer)
     _refuse_features(spec)
     added = spec.get("added_tokens") or []
     special = [token["id"] for token in added if token.get("special")]

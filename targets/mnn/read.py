@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...compiler.diagnostics import EngineError, fail
+from ...compiler.diagnostics import Diagnostic, EngineError, PlanError, fail
 from ...compiler.linears import Linear, QuantizedWeight
 from ...compiler.weights import SourceFile, Weight
 from . import blobs
@@ -129,7 +129,11 @@ def inspect(path: Path) -> dict[str, Any] | None:
     """A `.mnn` file in words: ops by type, inputs, outputs, each weight's format and size. None: not one."""
     if path.suffix != ".mnn" or not path.is_file():
         return None
-    graph = dump(path)
+    try:
+        graph = dump(path)
+    except EngineError as error:
+        message = f"`{path}` is no MNN model, or is damaged: MNN's own converter fails on it"
+        raise PlanError(Diagnostic("E0954", message)) from error
     names, ops = graph.get("tensorName") or [], graph.get("oplists") or []
     inputs = [op for op in ops if op["type"] == "Input"]
     weights = [(op["name"], blob_of(op)) for op in ops]
