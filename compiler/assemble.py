@@ -156,7 +156,7 @@ def _memory(model: CompiledModel, directory: Path) -> dict[str, Any]:
     needs: dict[str, Any] = {"weights": _folder_bytes(directory / model.name), "kv": {}}
     if arch is None:
         return needs
-    width = 4 if model.emission.kv.get("dtype") == "float32" else 2
+    width = {"float32": 4, "uint8": 1}.get(model.emission.kv.get("dtype", ""), 2)
     for row in _buckets(model) or [{"name": MAIN, "context": None}]:
         positions = row["context"] or model.decl.context
         needs["kv"][row["name"]] = 2 * arch.layers * arch.kv_heads * arch.head_dim * positions * width

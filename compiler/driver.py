@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .pass_base import StepResult
     from .plan import Deploy, ModelDecl, Plan, Require, Step
     from .target import Emission, Part
+    from .weight_error import WeightErrors
 
 Progress = Callable[[str], None]
 
@@ -55,6 +57,7 @@ class CompiledModel:
     parts: list[Part]
     steps: list[StepResult]
     emission: Emission
+    weight_errors: dict[str, float] = field(default_factory=dict)  # of quantised linears, see `weight_error`
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -178,6 +181,7 @@ def compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileO
 def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions) -> CompiledModel:
     from .partition import partition
     from .registry import targets
+    from .weight_error import WeightErrors
 
     say = options.progress
     decl = plan.models[deploy.model]
@@ -187,7 +191,10 @@ def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: Compile
     clock.lap("load")
     steps = plan.pipelines[deploy.pipeline].steps if deploy.pipeline else ()
     weights_steps, shape_steps = _split(steps)
-    results = _run(module, weights_steps, plan, deploy, options)
+    errors = WeightErrors()
+    results = _run(module, [*weights_steps, *_cache_step(deploy)], plan, deploy, options, errors)
+    weight_errors = errors.measure(module)
+    _say_lines(module, plan)
     compressed = module.clone()
     results += _run(module, shape_steps, plan, deploy, options)
     clock.lap("passes")
@@ -196,7 +203,18 @@ def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: Compile
     say(f"{deploy.model}: writing {deploy.target}")
     emission = _emit(module, parts, plan, deploy, directory, options)
     clock.lap("emit")
-    return CompiledModel(deploy.model, deploy, decl, compressed, module, parts, results, emission, clock.laps)
+    return CompiledModel(
+        deploy.model, deploy, decl, compressed, module, parts, results, emission, weight_errors, clock.laps
+    )
+
+
+def _say_lines(module: Module, plan: Plan) -> None:
+    """Let the lines that decided formats be told from the plan's folder: a bundle holds no path of this machine."""
+    folder = plan.path.parent
+    shown = {file: Path(os.path.relpath(file, folder)).as_posix() for file in plan.sources}
+    for name, line in module.decisions.items():
+        file, *place = line.rsplit(":", 2)
+        module.decisions[name] = ":".join([shown.get(file, file), *place])
 
 
 class _Clock:
@@ -219,8 +237,23 @@ def _split(steps: Sequence[Step]) -> tuple[Sequence[Step], Sequence[Step]]:
     return steps, ()
 
 
+def _cache_step(deploy: Deploy) -> list[Step]:
+    """What a deploy line's `kv` adds behind the pipeline's work on weights and activations."""
+    if deploy.kv == "fp16":
+        return []
+    from ..passes.kv_cache import KvCache
+    from .plan import Step
+
+    return [Step("kv_cache", KvCache(type=deploy.kv), None, (), deploy.span)]
+
+
 def _run(
-    module: Module, steps: Sequence[Step], plan: Plan, deploy: Deploy, options: CompileOptions
+    module: Module,
+    steps: Sequence[Step],
+    plan: Plan,
+    deploy: Deploy,
+    options: CompileOptions,
+    errors: WeightErrors | None = None,
 ) -> list[StepResult]:
     from .pipeline import PipelineOptions, run_pipeline
 
@@ -229,6 +262,7 @@ def _run(
         time_passes=options.time_passes,
         verify_each=options.verify_each,
         explain_skips=options.explain_skips,
+        before_step=errors.before if errors else lambda _module, _step: None,
     )
     return run_pipeline(
         module,

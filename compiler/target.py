@@ -7,7 +7,7 @@ into parts (`partition.py`), hands each device's parts to the target that serves
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -70,6 +70,26 @@ class Emission:
     float_type: str = "float32"  # how weights that are not quantised are stored
 
 
+def undeployable(target: type[Target], request: CheckRequest) -> Iterator[Diagnostic]:
+    """What of a deploy line and its pipeline the target has no form for, whatever the model."""
+    from .diagnostics import Diagnostic, Label
+
+    for step in request.steps:
+        wanted = getattr(step.pass_, "activations", "fp16")
+        if wanted not in target.activations:
+            yield Diagnostic(
+                "E0220",
+                f"`as {target.name}` computes in floats, and `{step.pass_name}` asks for {wanted} activations",
+                Label(step.span, "not for this deploy"),
+                (Label(request.deploy.span, f"deployed as {target.name} here"),),
+                "integer activations are for `as qnn`; leave out `activations`, or use another pipeline for this model",
+            )
+    if request.deploy.kv not in target.caches:
+        help = "`kv = uint8` is for `as qnn` with integer activations; leave it out"
+        message = f"`as {target.name}` has no {request.deploy.kv} K/V cache"
+        yield Diagnostic("E0221", message, Label(request.deploy.span), help=help)
+
+
 class GraphSession(Protocol):
     """One graph of one part, ready to run on this machine."""
 
@@ -85,6 +105,8 @@ class Target:
     Options: ClassVar[type]
     devices: ClassVar[frozenset[str]]
     engine: ClassVar[str] = "chain"
+    activations: ClassVar[tuple[str, ...]] = ("fp16",)  # types of activations it emits; fp16: what it computes in
+    caches: ClassVar[tuple[str, ...]] = ("fp16",)  # types of K/V caches; fp16: what it holds by itself
 
     def check(self, request: CheckRequest) -> Sequence[Diagnostic]:
         """Mistakes that can be seen before any weight is read. Must not import numpy, onnx or an engine."""

@@ -15,7 +15,7 @@ from ..compiler.diagnostics import Diagnostic, EdgecError, PlanError
 from ..compiler.nearest import nearest_help
 from ..compiler.plan import Calibration, Deploy, Evaluation, ModelDecl, Plan
 from ..compiler.registry import find_target
-from ..compiler.target import CheckRequest
+from ..compiler.target import CheckRequest, undeployable
 from . import ast
 from .declared import Declared, collect
 from .deploys import Deploys
@@ -211,7 +211,7 @@ class _Checker:
             request = CheckRequest(plan, deploy, steps, plan.devices[0], self.models[deploy.model].arch)
             target = find_target(deploy.target)
             try:
-                for found in target().check(request):
+                for found in (*undeployable(target, request), *target().check(request)):
                     self.report.take(PlanError(found), deploy.span)
             except EdgecError as error:
                 self.report.take(error, deploy.span)

@@ -57,7 +57,7 @@ class EvaluationBlock:
 
 @dataclass(frozen=True)
 class DeployBlock:
-    kv: str = param("fp16", doc="type of the K/V cache", choices=("fp16",))
+    kv: str = param("fp16", doc="type of the K/V cache", choices=("fp16", "uint8"))
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ _STEP = {
 }  # half a step over the largest weight of the block
 _SPREAD = {16: 1.5, 32: 1.8, 64: 2.1, 128: 2.4}  # how far weights of one block typically lie below its largest
 _CHANNEL_SPREAD = 3.0
+_ACTIVATIONS = {"fp16": 0.0, "uint16": 0.02, "uint8": 0.3}  # of random inputs, which calibration has not seen
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Quantize(Pass):
     leaves: ClassVar[Level | None] = Level.COMPRESSED
 
     weights: str = param(
-        doc="integer type of the weights; auto: one of `bits` for each, measured, within `budget`",
-        choices=("int2", "int3", "int4", "int8", "auto"),
+        doc="integer type of the weights; auto: for each one of `bits` and `blocks`, measured, within `budget`",
+        choices=("int4", "int8", "int3", "int2", "auto"),
     )
     block: int | str = param(
         32,
@@ -58,10 +59,27 @@ class Quantize(Pass):
         choices=("rtn", "mse", "hqq", "awq", "gptq", "reconstruct"),
     )
     bits: tuple[int, ...] = param((3, 4, 8), doc="widths that `weights = auto` chooses from", choices=(2, 3, 4, 8))
+    blocks: tuple[int, ...] = param(
+        (32, 128), doc="blocks that `weights = auto` chooses from, instead of `block`", choices=(16, 32, 64, 128)
+    )
     budget: float = param(
         4.5, doc="bits a weight that `weights = auto` may take, scales included", unit="bits", minimum=2
     )
-    activations: str = param("fp16", doc="type of the activations", choices=("fp16",))
+    scales: str = param(
+        "auto",
+        doc="lpbq: an integer of 1 to 15 per block times a float per output; auto: lpbq where an NPU wants it",
+        choices=("auto", "float", "lpbq"),
+    )
+    activations: str = param(
+        "fp16",
+        doc="type of what linears read and give; uint8 leaves the rest of the decoder at uint16",
+        choices=("fp16", "uint16", "uint8"),
+    )
+    ranges: str = param(
+        "auto",
+        doc="how integer activations get their range; auto: minmax for uint16, mse for uint8",
+        choices=("auto", "minmax", "percentile", "mse"),
+    )
 
     @property
     def tolerance(self) -> Tolerance:
@@ -70,37 +88,60 @@ class Quantize(Pass):
         weights = f"int{min(self.bits)}" if self.weights == "auto" else self.weights
         # calibrated methods are best on their text, not on the random inputs they are checked with
         noise = 3 if self.method in ("rtn", "mse", "hqq") else 6
-        return Relative(noise * _STEP[weights] * spread, f"{weights} weights")
+        bound = noise * _STEP[weights] * spread + _ACTIVATIONS[self.activations]
+        return Relative(bound, f"{weights} weights, {self.activations} activations")
 
     @property
     def needs_calibration(self) -> str | None:
-        """Methods that look at activations."""
-        return f"method = {self.method}" if self.method in ("awq", "gptq", "reconstruct") else None
+        """Methods that look at activations, and static ranges."""
+        if self.method in ("awq", "gptq", "reconstruct"):
+            return f"method = {self.method}"
+        return f"activations = {self.activations}" if self.activations != "fp16" else None
 
     @property
     def moves_cache(self) -> bool:
-        """awq scales v_proj against o_proj, and with it what the V cache holds."""
-        return self.method == "awq"
+        """awq scales v_proj against o_proj, and with it what the V cache holds; integer activations round it."""
+        return self.method == "awq" or self.activations != "fp16"
 
     def validate(self) -> list[str | tuple[str, str]]:
         """Mixed precision is measured on calibration text, so its integers are chosen with it too."""
         if self.weights == "auto" and self.method not in ("awq", "gptq", "reconstruct"):
             return [("method", "`weights = auto` goes with `method = gptq`, `awq` or `reconstruct`")]
+        if self.ranges != "auto" and self.activations == "fp16":
+            return [("ranges", "`ranges` is for `activations = uint16` or `uint8`")]
+        if self.scales == "lpbq" and not self._fits_lpbq:
+            return [("scales", "`scales = lpbq` goes with symmetric int4 weights in blocks of 16, 32 or 64")]
         return []
 
+    @property
+    def _fits_lpbq(self) -> bool:
+        return self.weights in ("int2", "int3", "int4") and self.symmetric and self.block in (16, 32, 64)
+
     def run(self, module: Module, scope: Scope) -> int:
-        """Return how many uses of a weight got a new format."""
+        """Return how many uses of a weight got a new format, and how many activations a new range."""
+        from . import activations
+
+        before = activations.take_out(module)  # ranges are those of the weights that ship
+        changes = self._weights(module, scope)
+        activations.mark(module, self.activations, self.ranges, scope)
+        return changes + (activations.apply(module, before, scope) if activations.wanted(module) else 0)
+
+    def _weights(self, module: Module, scope: Scope) -> int:
         from .quantize_graph import quantize_graph
 
         graph = module.main.graph
         formats = self._chosen(module, scope) if self.weights == "auto" else {}
-        fixed = None if self.weights == "auto" else self._format(int(self.weights.removeprefix("int")))
+        block = None if isinstance(self.block, str) else self.block
+        fixed = None if self.weights == "auto" else self._format(int(self.weights.removeprefix("int")), block)
 
         def format_of(name: str) -> Format:
             return fixed or formats[name]
 
         if self.method == "rtn":
             return quantize_graph(graph, module, format_of, scope)
+        from .solve.needs import needs_torch
+
+        needs_torch(f"method = {self.method}", scope)
         from .solve.run import Settings, Wanted, solve
 
         def solver(weights: Mapping[str, Weight]) -> dict[str, Made]:
@@ -109,17 +150,21 @@ class Quantize(Pass):
 
         return quantize_graph(graph, module, format_of, scope, solver)
 
-    def _format(self, bits: int) -> Format:
+    def _format(self, bits: int, block: int | None) -> Format:
         from .quantize_rtn import Format
 
-        return Format(bits, None if isinstance(self.block, str) else self.block, self.symmetric, self.method)
+        lpbq = self.scales == "lpbq" or (self.scales == "auto" and self.activations != "fp16" and self._fits_lpbq)
+        return Format(bits, block, self.symmetric, self.method, "lpbq" if lpbq else "float")
 
     def _chosen(self, module: Module, scope: Scope) -> dict[str, Format]:
         """Mixed precision: a format for each selected linear."""
         from .quantize_graph import candidates
+        from .solve.needs import needs_torch
+
+        needs_torch("weights = auto", scope)
         from .solve.auto import choose, describe, sensitivities
 
-        formats = [self._format(bits) for bits in sorted(set(self.bits))]
+        formats = [self._format(bits, block) for bits in sorted(set(self.bits)) for block in sorted(set(self.blocks))]
         sources = candidates(module.main.graph, module, formats[0], scope)
         table = sensitivities(module, sources, formats, scope)
         chosen = choose(table, {name: source.dims for name, source in sources.items()}, self.budget, scope)

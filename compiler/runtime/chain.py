@@ -128,7 +128,7 @@ class ChainModel:
             made = self._run_part(part, bucket, values)
             values.update(made)
             if self.tap is not None:
-                self.tap(part, made, len(ids))
+                self.tap(part, self._floats(part, bucket, made), len(ids))
         self.cache.append(values, len(ids))
         logits = values["logits"].reshape(tokens, -1)[: len(ids)]
         if logits.shape[1] != self.vocab or not np.isfinite(logits).all():
@@ -146,6 +146,12 @@ class ChainModel:
             (name := spec["name"]): outputs[name] if name in cached else as_float(outputs[name], spec)
             for spec in graph["outputs"]
         }
+
+    def _floats(self, part: str, bucket: str, made: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs as floats, those of the cache too."""
+        specs = self._manifest.parts[part]["graphs"][bucket]["outputs"]
+        stored = {spec["name"]: spec for spec in specs if spec["name"] in self.cache.outputs}
+        return {name: as_float(x, stored[name]) if name in stored else x for name, x in made.items()}
 
     def _check_input(self, part: str, bucket: str, spec: dict[str, Any], values: Mapping[str, np.ndarray]) -> None:
         name, shape = spec["name"], spec["shape"]

@@ -1,6 +1,6 @@
 """The qnn target: HTP context binaries for Snapdragon NPUs, with K/V and tensor names as Genie wants them.
 
-    static graphs --lower--> fp16 target graphs --legality--> HTP compiler --> one binary, weights shared by all buckets
+    static graphs --lower--> fp16 or integer graphs --legality--> HTP compiler --> one binary, weights shared
 
 What runs on this machine is each bucket's unshared twin on the HTP emulator. Heavy imports stay in the functions:
 the plan's checker imports this module to learn the options.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QnnOptions:
-    """The qnn target has nothing to set yet: precision is fp16, optimisation the highest."""
+    """The qnn target has nothing to set: types come from the pipeline, optimisation is the highest."""
 
 
 class QnnTarget(Target):
@@ -33,6 +33,8 @@ class QnnTarget(Target):
     Options: ClassVar[type] = QnnOptions
     devices: ClassVar[frozenset[str]] = frozenset({"npu"})
     engine: ClassVar[str] = "chain"
+    activations: ClassVar[tuple[str, ...]] = ("fp16", "uint16", "uint8")
+    caches: ClassVar[tuple[str, ...]] = ("fp16", "uint8")
 
     def check(self, request: CheckRequest) -> Sequence[Diagnostic]:
         from .check import check

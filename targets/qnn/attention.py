@@ -16,12 +16,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from ...compiler.activations import Encoding, scores_range
 from ...compiler.diagnostics import fail
 from .builder import static_shape
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from .integers import Integers
     from .lower import Lowering
 
 SCORE_LIMIT = 60.0
@@ -44,24 +46,56 @@ def _attention(low: Lowering, node: ir.Node) -> ir.Value:
     build = low.build
     keys, values = _with_past(low, k, v, past)
     context = static_shape(keys)[-1]
+    whole = low.integers
+    words = {} if whole is None else {"kv": whole.known(keys).dtype}
     low.use(
         "attention", node, tokens=tokens, context=context, heads=heads, kv_heads=groups, head_dim=size,
-        cache=past[0] is not None, mask=mask is not None,
+        cache=past[0] is not None, mask=mask is not None, **words,
     )  # fmt: skip
     rows = heads // groups * tokens
     scale = float(_attr(node, "scale", 1.0 / math.sqrt(size)))
     scaled = build.op("Mul", low.value(q), build.scalar(scale), shape=static_shape(q), step="scale")
+    if whole is not None:
+        _encode_scores(low, whole, node, scaled, scale)
     folded = build.reshape(scaled, (1, groups, rows, size), "fold_queries")
     scores = build.op("MatMul", folded, keys, shape=(1, groups, rows, context), step="scores")
+    if whole is not None:
+        whole.encode(build, scores, Encoding.over(*_span(node), "uint16"))
     scores = build.reshape(scores, (1, heads, tokens, context), "heads")
-    if mask is not None:
+    if mask is not None and whole is not None:  # integers cannot leave the range of the scores: nothing to clip
+        scores = build.op("Add", scores, low.value(mask), shape=static_shape(scores), step="mask")
+        bottom, top = _span(node)
+        whole.encode(build, scores, Encoding.over(bottom - whole.masked, top, "uint16"))
+    elif mask is not None:
         low_, high = build.scalar(-SCORE_LIMIT), build.scalar(SCORE_LIMIT)
         scores = build.op("Clip", scores, low_, high, shape=static_shape(scores), step="clip")
         scores = build.op("Add", scores, low.value(mask), shape=static_shape(scores), step="mask")
     weights = build.op("Softmax", scores, shape=static_shape(scores), step="softmax", axis=-1)
+    if whole is not None:
+        whole.encode(build, weights, Encoding.over(0.0, 1.0, "uint16"))
     weights = build.reshape(weights, (1, groups, rows, context), "fold_weights")
     mixed = build.op("MatMul", weights, values, shape=(1, groups, rows, size), step="mix")
     return build.reshape(mixed, (1, heads, tokens, size), "unfold")
+
+
+def _encode_scores(low: Lowering, whole: Integers, node: ir.Node, scaled: ir.Value, scale: float) -> None:
+    """Ranges of what Attention makes before its scores; the mask reaches down to what a softmax cannot see."""
+    q, mask = node.inputs[0], node.inputs[3] if len(node.inputs) > 3 else None
+    ends = whole.known(low.value(q))
+    whole.encode(low.build, scaled, Encoding.over(ends.low * scale, ends.high * scale, "uint16"))
+    if mask is not None:
+        whole.encode(low.build, low.value(mask), Encoding.over(-whole.masked, 0.0, "uint16"))
+
+
+def _span(node: ir.Node) -> tuple[float, float]:
+    found = scores_range(node)
+    if found is None:
+        fail(
+            "E0638",
+            f"the range of the scores of `{node.name}` is not known, and integer activations need it",
+            help="measure it: `activations = uint16` on a `quantize` line after the pass that made this op",
+        )
+    return found
 
 
 def _refuse_variants(node: ir.Node, q: ir.Value) -> None:
@@ -117,10 +151,22 @@ def _rotary_embedding(low: Lowering, node: ir.Node) -> ir.Value:
     build, value = low.build, low.value(x)
     c, s = low.rotary(cos, sin)
     half = (1, heads, tokens, turned // 2)
+    whole = low.integers
+    if whole is not None and turned < size:
+        fail(
+            "E0634",
+            f"`{node.name}`: RotaryEmbedding of a part of a head has no lowering for HTP on integers",
+            help="use `activations = fp16`",
+        )
     a, b = build.slice(value, 0, turned // 2, "first"), build.slice(value, turned // 2, turned, "second")
 
     def mul(v: ir.Value, angle: ir.Value, step: str) -> ir.Value:
-        return build.op("Mul", v, angle, shape=half, step=step)
+        made = build.op("Mul", v, angle, shape=half, step=step)
+        if whole is not None:  # |cos| <= 1
+            ends, reach = whole.known(v), whole.known(angle).high
+            most = max(-ends.low, ends.high) * reach
+            whole.encode(build, made, Encoding.over(-most, most, "uint16"))
+        return made
 
     first = build.op("Sub", mul(a, c, "a_cos"), mul(b, s, "b_sin"), shape=half, step="real")
     second = build.op("Add", mul(b, c, "b_cos"), mul(a, s, "a_sin"), shape=half, step="imaginary")

@@ -66,8 +66,8 @@ def checked_half(array: np.ndarray, name: str) -> np.ndarray:
 class Builder:
     """Collects nodes, inputs and initializers of one graph; `at(name)` sets the source of what follows."""
 
-    def __init__(self, name: str, store: WeightStore) -> None:
-        self.name, self.store = name, store
+    def __init__(self, name: str, store: WeightStore, float_type: ir.DataType = FP16) -> None:
+        self.name, self.store, self.float_type = name, store, float_type
         self.inputs: list[ir.Value] = []
         self._nodes: list[ir.Node] = []
         self._initializers: dict[str, ir.Value] = {}
@@ -78,8 +78,8 @@ class Builder:
     def at(self, source: str) -> None:
         self._source = source
 
-    def input(self, name: str, shape: Sequence[int], dtype: ir.DataType = FP16) -> ir.Value:
-        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+    def input(self, name: str, shape: Sequence[int], dtype: ir.DataType | None = None) -> ir.Value:
+        value = ir.Value(name=name, type=ir.TensorType(dtype or self.float_type), shape=ir.Shape(shape))
         self._taken.add(name)
         self.inputs.append(value)
         return value
@@ -90,13 +90,13 @@ class Builder:
         *inputs: ir.Value | None,
         shape: Sequence[int],
         step: str = "",
-        dtype: ir.DataType = FP16,
+        dtype: ir.DataType | None = None,
         domain: str = "",
         **attributes: Any,
     ) -> ir.Value:
         """Append a node and return its output."""
         name = self._unique(f"{self._source}/{step or op_type.lower()}")
-        output = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+        output = ir.Value(name=name, type=ir.TensorType(dtype or self.float_type), shape=ir.Shape(shape))
         attrs = ir.convenience.convert_attributes(attributes)
         self._nodes.append(ir.Node(domain, op_type, inputs, attrs, outputs=[output], name=name))
         self._contrib |= domain == CONTRIB
@@ -106,7 +106,7 @@ class Builder:
         """`value` in another shape; nothing when it has that shape already."""
         if static_shape(value) == tuple(shape):
             return value
-        return self.op("Reshape", value, self.ints(*shape), shape=shape, step=step, dtype=value.dtype or FP16)
+        return self.op("Reshape", value, self.ints(*shape), shape=shape, step=step, dtype=value.dtype)
 
     def slice(self, value: ir.Value, start: int, stop: int, step: str) -> ir.Value:
         """`value[..., start:stop]`."""
@@ -119,8 +119,14 @@ class Builder:
         return self._constant(name, lambda: np.array(values, np.int64))
 
     def scalar(self, value: float) -> ir.Value:
-        """An fp16 scalar constant, one per content."""
+        """A float scalar constant, one per content."""
+        if self.float_type != FP16:
+            return self._constant(f"const.f32.{value!r}", lambda: np.array(value, np.float32))
         return self._constant(f"const.f16.{value!r}", lambda: np.array(checked_half(np.array(value), "constant")))
+
+    def constant(self, name: str, array: np.ndarray) -> ir.Value:
+        """A small constant, one per name."""
+        return self._constant(name, lambda: array)
 
     def _constant(self, name: str, make: Callable[[], np.ndarray]) -> ir.Value:
         if name in self._initializers:
@@ -136,6 +142,18 @@ class Builder:
         value = ir.Value(name=name, type=ir.TensorType(weight.dtype), shape=ir.Shape(weight.dims), const_value=weight)
         self._initializers[name] = value
         return value
+
+    def take_nodes(self) -> list[ir.Node]:
+        """The nodes so far, for somebody who appends them again in another form."""
+        nodes, self._nodes = self._nodes, []
+        return nodes
+
+    def append(self, node: ir.Node) -> None:
+        self._nodes.append(node)
+
+    def fresh(self, name: str) -> str:
+        """`name`, or with a number behind it what no value has yet."""
+        return self._unique(name)
 
     def finish(self, outputs: Sequence[tuple[str, ir.Value]]) -> ir.Model:
         """The model, with its outputs under the names they must have."""
@@ -155,7 +173,7 @@ class Builder:
         node = value.producer()
         if node is None or value.name in {i.name for i in self.inputs} or value.metadata_props.get("output"):
             self.at(name)  # an input handed through, or one value under two names
-            value = self.op("Identity", value, shape=static_shape(value), dtype=value.dtype or FP16)
+            value = self.op("Identity", value, shape=static_shape(value), dtype=value.dtype)
         value.metadata_props["output"] = name
         value.name = name
         return value

@@ -59,12 +59,14 @@ def _case(lowering: str, make: Callable[..., Any], raw: bool = False, **shape: i
 
 def grid(quick: bool = False) -> Iterator[Case]:
     """Every case of the table; `quick` keeps a few of each kind."""
+    from .cases_integers import grid as integer_grid
     from .known_wrong import known_wrong
 
     tokens = FEW_TOKENS if quick else TOKENS
     yield from _linears(tokens, quick)
     yield from _decoder(tokens, quick)
     yield from _ops(quick)
+    yield from integer_grid(quick)
     yield from known_wrong(quick)
 
 

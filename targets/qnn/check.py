@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from ...compiler.diagnostics import Diagnostic, EdgecError, Label
+from .check_integers import integer_format, integers, safer
 from .chip import NO_FP16, Chip
 
 if TYPE_CHECKING:
@@ -30,7 +31,12 @@ def check(request: CheckRequest) -> list[Diagnostic]:
     problems += _buckets(request, at)
     for step in request.steps:
         if step.pass_name == "quantize":
-            problems += _format(step, chip, request)
+            problems += _block(step, request)
+            problems += integer_format(step, chip) if integers(request) else _format(step, chip)
+    if request.deploy.kv == "uint8" and not integers(request):
+        message = "an 8-bit K/V cache needs integer activations around it, and the pipeline has none"
+        help = "add `activations = uint16` to a `quantize` line, or leave out `kv`"
+        problems.append(Diagnostic("E0637", message, at, help=help))
     return problems
 
 
@@ -52,12 +58,12 @@ def _host(at: Label) -> Iterator[Diagnostic]:
 
 def _device(request: CheckRequest, at: Label) -> Iterator[Diagnostic]:
     reason = NO_FP16.get(request.device.sm or "")
-    if reason:
+    if reason and not integers(request):
         yield Diagnostic(
             "E0604",
-            f"the NPU of `{request.device.name}` computes no fp16, the only arithmetic the qnn target emits: {reason}",
+            f"the NPU of `{request.device.name}` computes no fp16, and the pipeline asks for nothing else: {reason}",
             at,
-            help="deploy the model on cpu for this device",
+            help="add `activations = uint16` to a `quantize` line, or deploy the model on cpu for this device",
         )
 
 
@@ -72,13 +78,10 @@ def _buckets(request: CheckRequest, at: Label) -> Iterator[Diagnostic]:
         )
 
 
-def _format(step: Step, chip: Chip, request: CheckRequest) -> Iterator[Diagnostic]:
-    """A weight format that no phone with this chip's NPU is reported to run draws a warning."""
-    from .table import load_reports
-
+def _block(step: Step, request: CheckRequest) -> Iterator[Diagnostic]:
+    """Blocks have to divide the inputs of the linears."""
     at = Label(step.span)
     block = getattr(step.pass_, "block", None)
-    weights = getattr(step.pass_, "weights", "int4")
     if isinstance(block, int) and request.arch is not None:
         odd = sorted({k for _, k in request.arch.linears().values() if k % block})
         if odd:
@@ -89,12 +92,20 @@ def _format(step: Step, chip: Chip, request: CheckRequest) -> Iterator[Diagnosti
                 help="choose a block that divides them: "
                 + (", ".join(str(b) for b in _BLOCKS if all(k % b == 0 for k in odd)) or "none does, leave them out"),
             )
+
+
+def _format(step: Step, chip: Chip) -> Iterator[Diagnostic]:
+    """A weight format that no phone with this chip's NPU is reported to run draws a warning."""
+    from .table import load_reports
+
+    at = Label(step.span)
+    block = getattr(step.pass_, "block", None)
+    weights = getattr(step.pass_, "weights", "int4")
     reports = [r for r in load_reports() if f"v{chip.arch}" in r.archs]
     if any(r.format == "matmul_nbits" and r.works for r in reports):
         return
     grain = f"block {block}" if isinstance(block, int) else "one scale per channel"
-    safer = next((r for r in reports if r.works and r.format == "fp16"), None)
-    other = "fp16 weights (no quantize step) are reported to run; " if safer else ""
+    other = safer(reports)
     yield Diagnostic(
         "W0601",
         f"{weights} with {grain} and fp16 activations was run on the HTP emulator only: "

@@ -6,15 +6,18 @@ names, dtypes, shapes. (The numbers are another matter: flipped weight bytes loa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...compiler.activations import Encoding
 from ...compiler.child import Child
 from ...compiler.diagnostics import Diagnostic, EngineError, fail
 
 WORKER = "edgec.targets.qnn.worker"
+_FIXED = {"ufixed16": "uint16", "ufixed8": "uint8", "sfixed16": "int16"}  # how they are read is in the manifest
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class TensorSpec:
     name: str
     dtype: str
     shape: tuple[int, ...]
+    quantization: Mapping[str, Any] | None = field(default=None, compare=False)  # as the binary has it
 
     def __str__(self) -> str:
         return f"`{self.name}` {self.dtype}{list(self.shape)}"
@@ -66,7 +70,10 @@ def read(path: Path, child: Child | None = None) -> ContextInfo:
 
 
 def _specs(tensors: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in tensors)
+    return tuple(
+        TensorSpec(t["name"], _FIXED.get(t["dtype"], t["dtype"]), tuple(t["shape"]), t.get("quantization"))
+        for t in tensors
+    )
 
 
 def compare(info: ContextInfo, expected: Mapping[str, GraphSpec]) -> list[str]:
@@ -100,6 +107,20 @@ def verify(path: Path, expected: Mapping[str, GraphSpec], soc_model: int, child:
         found = (Diagnostic("E0611", f"`{path.name}`: {problem}") for problem in problems)
         raise EngineError(*found)
     return info
+
+
+def check_encodings(file: str, tensors: Sequence[TensorSpec], encodings: Mapping[str, Encoding]) -> None:
+    """Integers have to be read as they were meant: x = (q - zero_point) * scale, HTP's offset being -zero_point."""
+    problems = []
+    for tensor in tensors:
+        meant, have = encodings.get(tensor.name), tensor.quantization or {}
+        if meant is None:
+            continue
+        scale = have.get("scale", math.nan)
+        if not math.isclose(scale, meant.scale, rel_tol=1e-6) or have.get("offset") != -meant.zero_point:
+            problems.append(f"{tensor} came back with scale {scale:g} and offset {have.get('offset')}")
+    if problems:
+        raise EngineError(*(Diagnostic("E0611", f"`{file}`: {problem}") for problem in problems))
 
 
 def describe(path: Path) -> dict[str, Any]:

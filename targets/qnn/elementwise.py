@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from ...compiler.activations import Encoding
 from ...compiler.diagnostics import fail
 from ...compiler.module import constant
 from .builder import static_shape
@@ -37,7 +38,10 @@ def _swish(low: Lowering, node: ir.Node) -> ir.Value:
     shape = static_shape(node.outputs[0])
     low.use("swish", node, rank=len(shape), elements=math.prod(shape))
     x = low.value(node.inputs[0])
-    return low.build.op("Mul", x, low.build.op("Sigmoid", x, shape=shape), shape=shape, step="gate")
+    gate = low.build.op("Sigmoid", x, shape=shape)
+    if low.integers is not None:
+        low.integers.encode(low.build, gate, Encoding.over(0.0, 1.0, "uint16"))
+    return low.build.op("Mul", x, gate, shape=shape, step="gate")
 
 
 def _softmax(low: Lowering, node: ir.Node) -> ir.Value:

@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from ...compiler import cache
+from ...compiler.activations import Encoding
 from ...compiler.diagnostics import EngineError, Label, PlanError, fail
 from ...compiler.save import save_graphs
 from ...compiler.target import Emission, EmitJob
 from .builder import WeightStore
 from .chip import Chip, tool_versions
 from .compile import Compiled, compile_shared, compile_twin
-from .context import TensorSpec
+from .context import TensorSpec, check_encodings
 from .engine import QnnEmulator, QnnSession
 from .legal import check_uses
 from .lower import Lowered, lower
@@ -64,15 +65,25 @@ def emit(job: EmitJob) -> Emission:
     parts = {}
     for index, part in enumerate(job.parts):
         names = {bucket: _graph_name(job, index, bucket) for bucket in part.graphs}
-        parts[part.name] = _entry(job, names, compiled, key, chip)
+        parts[part.name] = _entry(job, names, compiled, key, chip, graphs)
     notes = []
     if job.module.arch is not None:
         from .genie import write_config
 
         reason = write_config(job, compiled)
         notes += [f"no genie_config.json for `{job.module.name}`: {reason}"] if reason else []
-    kv = KV if any("past_key_" in spec.name for g in compiled.info.graphs.values() for spec in g.inputs) else {}
-    return Emission("chain", parts, _libraries(chip), notes, dict(kv), float_type="float16")
+    return Emission("chain", parts, _libraries(chip), notes, _kv(compiled), float_type="float16")
+
+
+def _kv(compiled: Compiled) -> dict[str, Any]:
+    """The cache's layout, with the type it has in the graphs; nothing where no part holds one."""
+    held = [s for g in compiled.info.graphs.values() for s in g.inputs if s.name.startswith("past_key_")]
+    if not held:
+        return {}
+    kv = {**KV, "dtype": held[0].dtype}
+    if held[0].dtype != "float16":
+        kv["unused"] = "anything: integers cannot leave the range of the scores, and the mask lies below it"
+    return kv
 
 
 def _lower_parts(job: EmitJob) -> dict[str, Lowered]:
@@ -121,30 +132,38 @@ def store_targets(graphs: Mapping[str, Lowered]) -> str:
     return key
 
 
-def _entry(job: EmitJob, names: Mapping[str, str], compiled: Compiled, key: str, chip: Chip) -> dict[str, Any]:
+def _entry(
+    job: EmitJob, names: Mapping[str, str], compiled: Compiled, key: str, chip: Chip, lowered: Mapping[str, Lowered]
+) -> dict[str, Any]:
     """The manifest's entry of one part."""
     graphs = {}
     for bucket, name in names.items():
-        spec = compiled.info.graphs[compiled.names[name]]
+        spec, encodings = compiled.info.graphs[compiled.names[name]], lowered[name].encodings
+        check_encodings(compiled.binary.name, (*spec.inputs, *spec.outputs), encodings)
         graphs[bucket] = {
             "graph": compiled.names[name],
             "file": compiled.onnx[name].relative_to(job.directory).as_posix(),
-            "inputs": [_tensor(tensor) for tensor in spec.inputs],
-            "outputs": [_tensor(tensor) for tensor in spec.outputs],
+            "inputs": [_tensor(tensor, encodings) for tensor in spec.inputs],
+            "outputs": [_tensor(tensor, encodings) for tensor in spec.outputs],
             "details": {"target_graph": name},
         }
+    precision = "fp16" if not any(lowered[name].encodings for name in names.values()) else "integers"
     return {
         "model": job.module.name,
         "device": "npu",
         "target": "qnn",
         "file": compiled.binary.relative_to(job.directory).as_posix(),
         "graphs": graphs,
-        "details": {"twins": key, "chip": asdict(chip), "qnn_build": compiled.info.build, "precision": "fp16"},
+        "details": {"twins": key, "chip": asdict(chip), "qnn_build": compiled.info.build, "precision": precision},
     }
 
 
-def _tensor(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
+def _tensor(spec: TensorSpec, encodings: Mapping[str, Encoding]) -> dict[str, Any]:
+    made: dict[str, Any] = {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
+    if spec.name in encodings:
+        encoding = encodings[spec.name]
+        made["quantization"] = {"scale": encoding.scale, "zero_point": encoding.zero_point}
+    return made
 
 
 def _libraries(chip: Chip) -> list[dict[str, str]]:

@@ -33,6 +33,8 @@ def write_config(job: EmitJob, compiled: Compiled) -> str | None:
     for graph in graphs:
         if not ({spec.name for spec in graph.inputs} >= _NEEDED and "logits" in {spec.name for spec in graph.outputs}):
             return "a part of it runs on the CPU, which Genie has no place for"
+    if any(spec.quantization for graph in graphs for spec in graph.inputs):
+        return "its inputs are integers, with which Genie was never compared with our runner"
     if arch.rope.kind != "default":
         return f"Genie computes the angles itself, and its {arch.rope.kind} scaling was never compared with ours"
     context = max(spec.shape[-1] for g in graphs for spec in g.inputs if spec.name == "attention_mask")

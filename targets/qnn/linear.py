@@ -12,7 +12,6 @@ the same scale for every block of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,20 +21,14 @@ from ...compiler.diagnostics import fail
 from ...compiler.linears import Linear, QuantizedWeight, as_linear
 from ...compiler.weights import Weight, derive
 from .builder import CONTRIB, FP16, checked_half, static_shape
+from .linear_integers import integer_product
+from .turned import Turned
 
 if TYPE_CHECKING:
     from .lower import Lowering
 
 BLOCKS = (256, 128, 64, 32, 16)
 BITS = (4, 8)
-
-
-class Turned(Weight):
-    """[N, K] as the [K, N] in fp16 that MatMul reads. The one matrix is held whole while it is written."""
-
-    def blocks(self, limit: int = 0, multiple: int = 1) -> Iterator[tuple[int, np.ndarray]]:
-        """One block: turning needs all rows."""
-        yield 0, self.numpy()
 
 
 def _matmul(low: Lowering, node: ir.Node) -> ir.Value:
@@ -65,6 +58,9 @@ def _linear(low: Lowering, linear: Linear) -> ir.Value:
     x = _present(linear.node, 0)
     shape, (n, k) = static_shape(x), linear.shape
     rows = math.prod(shape[:-1])
+    if low.integers is not None:
+        flat = low.build.reshape(low.value(x), (1, rows, k), "rows")
+        return low.build.reshape(integer_product(low, linear, flat, rows), (*shape[:-1], n), "back")
     if linear.quant is not None:
         flat = low.build.reshape(low.value(x), (1, rows, k), "rows")
         made = _nbits(low, linear, linear.quant, flat, rows)
@@ -205,7 +201,8 @@ def _gather(low: Lowering, node: ir.Node) -> ir.Value:
     table = linear.stored
     if table is None:
         raise ValueError(f"`{linear.name}` has no table")
-    weight = low.build.weight(low.build.store.half(table), linear.initializer.name or linear.name)
+    stored = low.build.store.half(table) if low.integers is None else table
+    weight = low.build.weight(stored, linear.initializer.name or linear.name)
     return low.build.op("Gather", weight, low.value(ids), shape=(*static_shape(ids), size), step="lookup", axis=0)
 
 

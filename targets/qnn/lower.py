@@ -8,8 +8,10 @@
     past_value_i_in [1,KV,P,HD]                             [KV,1,P,HD]
     past_key_i_out, past_value_i_out [1,KV,S,HD]            [KV,1,HD,S], [KV,1,S,HD]
 
-Every other input and output keeps name and shape; float32 becomes fp16, int64 inputs int32. An op has a rule in
-`rules.RULES` or is an error. Each rule notes what it used (`Use`), which `legal.py` looks up in the conformance table.
+Every other input and output keeps name and shape; float32 becomes fp16, int64 inputs int32. Where the graph's
+activations are integers (`compiler/activations.py`), floats become uint16 or uint8 instead: see `integers.py`. An op
+has a rule in `rules.RULES` or is an error. Each rule notes what it used (`Use`), which `legal.py` looks up in the
+conformance table.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from ...compiler.activations import Encoding, encoding_of, quantised
 from ...compiler.diagnostics import Diagnostic, PlanError, fail
 from ...compiler.module import constant
 from .builder import FP16, Builder, WeightStore, static_shape
+from .integers import Integers
 
 KEY_IN, VALUE_IN = re.compile(r"past_key_\d+_in"), re.compile(r"past_value_\d+_in")
 KEY_OUT, VALUE_OUT = re.compile(r"past_key_\d+_out"), re.compile(r"past_value_\d+_out")
@@ -45,6 +49,7 @@ class Lowered:
     model: ir.Model
     uses: list[Use]
     sources: dict[str, str]
+    encodings: dict[str, Encoding] = field(default_factory=dict)  # of the inputs and outputs that are integers
 
 
 class Lowering:
@@ -52,7 +57,8 @@ class Lowering:
 
     def __init__(self, name: str, graph: ir.Graph, store: WeightStore) -> None:
         self.graph = graph
-        self.build = Builder(name, store)
+        self.integers = Integers(graph) if quantised(graph) else None
+        self.build = Builder(name, store, FP16 if self.integers is None else ir.DataType.FLOAT)
         self.uses: dict[Use, None] = {}
         self.sources: dict[str, str] = {}
         self._active: set[ir.Value | None] = set()  # values that depend on an input
@@ -73,6 +79,9 @@ class Lowering:
                 continue
             self._active.update(node.outputs)
             self.build.at(node.name or node.op_type)
+            if self.integers is not None and encoding_of(node) is not None:
+                self._through(node, self.integers)
+                continue
             rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
             if rule is None:
                 missing.append(_no_rule(node))
@@ -82,7 +91,20 @@ class Lowering:
         if missing:
             raise PlanError(*missing)
         outputs = [(value.name or "", self._output(value)) for value in self.graph.outputs]
-        return Lowered(self.build.finish(outputs), list(self.uses), self.sources)
+        if self.integers is None:
+            return Lowered(self.build.finish(outputs), list(self.uses), self.sources)
+        model, encodings = self.integers.finish(self.build, outputs)
+        return Lowered(model, list(self.uses), self.sources, encodings)
+
+    def _through(self, node: ir.Node, integers: Integers) -> None:
+        """One half of a pair: it says how integers are read, and computes nothing unless it changes that."""
+        source, made, encoding = node.inputs[0], node.outputs[0], encoding_of(node)
+        if source is None or encoding is None:
+            raise ValueError(f"`{node.name}` is no half of a pair")
+        if source in self._caches:
+            self._caches[made] = integers.encode(self.build, self._caches[source], encoding)
+        else:
+            self._values[made] = integers.encode(self.build, self.value(source), encoding)
 
     def value(self, value: ir.Value | None) -> ir.Value:
         """The lowered form of an activation, or a float constant in fp16 (integers stay as they are)."""
@@ -97,12 +119,15 @@ class Lowering:
                 f"`{value.name}` is computed by the weights' side of the graph in a way HTP graphs cannot hold",
                 help="fold the constant part of the graph before deploying it",
             )
-        weight = self.build.store.half(held) if held.dtype.is_floating_point() else held
+        halve = self.integers is None and held.dtype.is_floating_point()
+        weight = self.build.store.half(held) if halve else held
         self._values[value] = self.build.weight(weight, value.name or "constant")
         return self._values[value]
 
     def use(self, lowering: str, node: ir.Node, **shape: int | str | bool) -> None:
         """Note that `node` became `lowering` at this shape class."""
+        if self.integers is not None and "." not in lowering.removeprefix("op."):
+            lowering = f"u16.{lowering}"
         self.uses.setdefault(Use(lowering, tuple(sorted(shape.items())), node.name or node.op_type))
 
     def cache(self, value: ir.Value | None) -> ir.Value | None:
@@ -140,6 +165,9 @@ class Lowering:
                 help="deploy this model on cpu",
             )
         self._values[value] = self.build.input(name, (1, 1, tokens, half))
+        if self.integers is not None:
+            reach = _amplitude(value)
+            self.integers.encode(self.build, self._values[value], Encoding.over(-reach, reach, "uint16"))
         self.sources[name] = "rotary.cos" if name == COS else "rotary.sin"
         return self._values[value]
 
@@ -155,7 +183,7 @@ class Lowering:
             layout = (heads, 1, size, past) if keys else (heads, 1, past, size)
             self._caches[value] = self.build.input(name, layout)
             return
-        self._values[value] = self.build.input(name, shape, _interface_dtype(value))
+        self._values[value] = self.build.input(name, shape, _interface_dtype(value, self.build.float_type))
 
     def _output(self, value: ir.Value) -> ir.Value:
         name = value.name or ""
@@ -184,10 +212,19 @@ def lower(graphs: Mapping[str, ir.Model], store: WeightStore | None = None) -> d
     return lowered
 
 
-def _interface_dtype(value: ir.Value) -> ir.DataType:
+def _interface_dtype(value: ir.Value, float_type: ir.DataType) -> ir.DataType:
     if value.dtype is not None and value.dtype.is_floating_point():
-        return FP16
-    return ir.DataType.INT32 if value.dtype == ir.DataType.INT64 else value.dtype or FP16
+        return float_type
+    return ir.DataType.INT32 if value.dtype == ir.DataType.INT64 else value.dtype or float_type
+
+
+def _amplitude(value: ir.Value) -> float:
+    """What cos or sin is multiplied by before it is used (rope scaling has such a factor)."""
+    node = value.producer()
+    if node is None or node.op_type != "Mul":
+        return 1.0
+    factors = [float(held.numpy()) for held in map(constant, node.inputs) if held is not None and not held.dims]
+    return max((abs(factor) for factor in factors), default=1.0)
 
 
 def _rotary_values(graph: ir.Graph) -> set[ir.Value]:

@@ -201,5 +201,5 @@ def test_what_is_offered_works(weights: str, block: int | str) -> None:
 
 
 def test_what_does_not_work_is_not_offered() -> None:
-    assert OFFERED["activations"] == ("fp16",)
+    assert OFFERED["activations"] == ("fp16", "uint16", "uint8")
     assert set(OFFERED["block"]) == {16, 32, 64, 128, "channel"}
