@@ -1,0 +1,124 @@
+"""report.html: whole, self-contained, and its figures those of the weights."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from edgec.compiler.linears import linears
+from edgec.compiler.load_hf import load_hf
+from edgec.compiler.pass_base import Scope
+from edgec.compiler.registry import find_pass
+from edgec.compiler.report import stored_bits
+from edgec.compiler.report_plots import by_layer
+from edgec.compiler.weight_error import ROWS, WeightErrors, _stretches, relative_error
+
+from .conftest import MODELS
+
+VOID = {"meta", "br"}
+
+
+class Page(HTMLParser):
+    """Open tags that are never closed, and every address the page names."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for key, value in attrs if key in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass  # `<rect … />`
+
+    def handle_endtag(self, tag: str) -> None:
+        # html5 closes these itself
+        while self.open and self.open[-1] != tag and self.open[-1] in ("li", "p", "td", "tr"):
+            self.open.pop()
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_is_whole_and_needs_nothing(example: Path) -> None:
+    page = Page((example / "report.html").read_text(encoding="utf-8"))
+    assert (page.open, page.addresses) == ([], [])
+    manifest = json.loads((example / "manifest.json").read_text())
+    for entry in manifest["models"].values():
+        assert all(row["name"] in page.text for row in entry["weights"])
+    for words in ("holds", "target.npu1", "t64_c512", "libQnnHtp.so", "place (device = cpu)"):
+        assert words in page.text
+    assert str(MODELS.parent) not in page.text
+
+
+def test_a_bundle_names_the_line_of_a_weight_without_the_folder(example: Path) -> None:
+    rows = json.loads((example / "manifest.json").read_text())["models"]["target"]["weights"]
+    assert {row["source_line"] for row in rows} == {None, "plan.edge:14:3"}
+
+
+@pytest.mark.parametrize(("weights", "least", "most"), [("int4", 0.05, 0.2), ("int8", 0.002, 0.02)])
+def test_errors_are_those_of_the_whole_weights(weights: str, least: float, most: float) -> None:
+    module = load_hf("m", MODELS / "pycode-qwen2", 64)
+    whole = {linear.name: linear.weight().numpy() for linear in linears(module)}
+    step = SimpleNamespace(pass_=find_pass("quantize")(weights=weights), span="plan.edge:1:1")
+    errors = WeightErrors()
+    errors.before(module, step)  # type: ignore[arg-type]
+    step.pass_.run(module, Scope())
+    found = errors.measure(module)
+    assert found.keys() == whole.keys()
+    for linear in linears(module):
+        exact = np.linalg.norm(linear.weight().numpy() - whole[linear.name]) / np.linalg.norm(whole[linear.name])
+        assert least < exact < most
+        assert found[linear.name] == pytest.approx(exact, rel=1e-5 if linear.shape[0] <= ROWS else 0.05)
+
+
+def test_a_step_that_moves_scale_between_layers_has_no_figure() -> None:
+    module = load_hf("m", MODELS / "pycode-qwen2", 64)
+    errors = WeightErrors()
+    errors.before(module, SimpleNamespace(pass_=SimpleNamespace(method="awq"), span="quantize"))  # type: ignore[arg-type]
+    find_pass("quantize")(weights="int4").run(module, Scope())
+    assert set(module.decisions.values()) == {"quantize"}
+    assert errors.measure(module) == {}
+
+
+def test_a_weight_against_itself_has_no_error() -> None:
+    linear = next(iter(linears(load_hf("m", MODELS / "pycode-qwen2", 64))))
+    assert relative_error(linear.weight(), linear) == 0
+
+
+@pytest.mark.parametrize("rows", [1, ROWS, ROWS + 1, 151_936])
+def test_what_is_read_of_a_weight_is_bounded_and_lies_in_it(rows: int) -> None:
+    stretches = list(_stretches(rows, ROWS))
+    assert sum(stop - start for start, stop in stretches) == min(rows, ROWS)
+    assert stretches[0][0] == 0
+    assert stretches[-1][1] == rows
+
+
+def test_the_grid_has_a_cell_for_each_linear_of_a_layer() -> None:
+    values = {f"layers.{layer}.mlp.{kind}": 0.1 * layer for layer in range(40) for kind in ("up", "down")}
+    assert by_layer({**values, "lm_head": 0.5}, "error").count("<rect") == 80
+    assert by_layer({"conv1": 0.5}, "error") == ""
+
+
+@pytest.mark.parametrize(
+    ("row", "bits"),
+    [
+        ({"dtype": "float16", "symmetric": None, "block": None, "shape": [4, 8]}, 16),
+        ({"dtype": "float32", "symmetric": None, "block": None, "shape": [4, 8]}, 32),
+        ({"dtype": "int4", "symmetric": True, "block": 32, "shape": [4, 64]}, 4.5),
+        ({"dtype": "uint4", "symmetric": False, "block": 32, "shape": [4, 64]}, 4.625),
+        ({"dtype": "int8", "symmetric": True, "block": None, "shape": [8, 4, 2, 2]}, 9),
+    ],
+)
+def test_bits_as_stored(row: dict, bits: float) -> None:
+    assert stored_bits(row) == bits
