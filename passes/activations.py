@@ -13,6 +13,8 @@ the node.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import onnx_ir as ir
 
 from ..compiler import calibrate
@@ -21,7 +23,10 @@ from ..compiler.diagnostics import fail
 from ..compiler.linears import linears
 from ..compiler.module import Module, constant
 from ..compiler.pass_base import Scope
-from .activation_ranges import Seen, measure
+from .solve.needs import needs_torch
+
+if TYPE_CHECKING:
+    from .activation_ranges import Seen
 
 
 def wanted(module: Module) -> bool:
@@ -63,6 +68,9 @@ def apply(module: Module, before: dict[str, Encoding], scope: Scope) -> int:
     if cache == "uint8":
         narrow_values |= {root(value) for value in _cached(graph)}
     histograms = set(values) if method in ("percentile", "mse") else narrow_values
+    needs_torch("activations", scope)
+    from .activation_ranges import measure
+
     ids = calibrate.windows(scope.calibration, module)
     seen, scores = measure(module, ids, values, histograms, scope.progress)
     for node, held in scores.items():
