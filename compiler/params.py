@@ -93,6 +93,14 @@ class Parameter:
             return f" from {low} to {high}"
         return f" of at least {low}" if low else f" of at most {high}" if high else ""
 
+    def written(self, value: Any) -> str:
+        """A value as a plan writes it: `[3, 4, 8]`, `true`, `4.5 bits`."""
+        if isinstance(value, tuple):
+            return f"[{', '.join(self.written(item) for item in value)}]"
+        if isinstance(value, bool):
+            return str(value).lower()
+        return self._show(value) if isinstance(value, (int, float)) else str(value)
+
     def _show(self, bound: float | None) -> str:
         if bound is None:
             return ""

@@ -46,7 +46,7 @@ class Comparison:
         size = float(np.linalg.norm(b))
         relative = float(np.linalg.norm(a - b)) / size if size else error
         if self.max_error is None or error > self.max_error:
-            self.max_error, self.worst = error, f"{tensor} in {bucket}"
+            self.max_error, self.worst = error, f"{tensor} of {bucket}"
         self.relative_error = max(relative, self.relative_error or 0.0)
         cosine = float(a @ b) / (size * float(np.linalg.norm(a)) or 1.0)
         if not cosine >= FAR and error > 1e-6:

@@ -75,13 +75,15 @@ def _facts(result: Any, seconds: float) -> dict[str, Any]:
         "bundle": str(result.bundle),
         "bytes": size,
         "seconds": round(seconds, 2),
-        "models": {model.name: _model_facts(model, result.measured) for model in result.models},
+        "models": {model.name: _model_facts(model, result) for model in result.models},
         "requires": result.measured.requires,
     }
 
 
-def _model_facts(model: Any, measured: Any) -> dict[str, Any]:
+def _model_facts(model: Any, result: Any) -> dict[str, Any]:
+    measured = result.measured
     return {
+        "bytes": result.manifest["models"][model.name]["bytes"],
         "target": model.deploy.target,
         "device": model.deploy.device,
         "parts": list(model.emission.parts),
@@ -94,13 +96,24 @@ def _model_facts(model: Any, measured: Any) -> dict[str, Any]:
 
 def _print(facts: dict[str, Any]) -> None:
     print(f"{facts['bundle']}  {facts['bytes'] / 1e6:.2f} MB in {facts['seconds']:.1f} s")
+    width = max(map(len, facts["models"]), default=0)
     for name, model in facts["models"].items():
-        line = f"  {name}: {model['target']} on {model['device']}, {', '.join(model['parts'])}"
+        line = f"  {name:<{width}}  {model['target']} on {model['device']}, {model['bytes'] / 1e6:.2f} MB"
         if model["perplexity"]:
             ratio = model["perplexity"] / model["baseline"]
-            line += f"; perplexity {model['perplexity']:.4f}, {ratio:.4f} of the float model"
+            line += f", perplexity {model['perplexity']:.4f} ({ratio:.4f} of the float model's)"
         print(line)
+        if len(model["parts"]) > 1:
+            print(f"  {'':<{width}}  parts: {', '.join(model['parts'])}")
         for note in model["notes"]:
-            print(f"    note: {note}")
+            print(f"  {'':<{width}}  note: {note}")
     for row in facts["requires"]:
-        print(f"  {'holds' if row['holds'] else 'BROKEN'}: {row['line']} (measured {row['measured']:.6g})")
+        verdict = "holds" if row["holds"] else "does not hold"
+        print(f"  {verdict}: {row['line']}   ({_measured(row)})")
+    print(f"  report: {facts['bundle']}/report.html")
+
+
+def _measured(row: dict[str, Any]) -> str:
+    if row["line"].startswith("bundle.size"):
+        return f"{row['measured'] / 1e6:.2f} MB"
+    return f"{row['measured']:.4f}, {row['measured'] / row['baseline']:.4f} * baseline"

@@ -132,10 +132,12 @@ def _plan(path: Path) -> dict[str, Any]:
 def _step(step: Any) -> str:
     from ..params import parameters
 
-    values = ", ".join(f"{p.name} = {getattr(step.pass_, p.name)}" for p in parameters(type(step.pass_)))
-    selected = f" on {list(step.on)}" if step.on else ""
-    excepted = f" except {list(step.except_)}" if step.except_ else ""
-    return f"{step.pass_name}({values}){selected}{excepted}"
+    """The call as a plan writes it, without the parameters that stand at their default."""
+    given = [(p, getattr(step.pass_, p.name)) for p in parameters(type(step.pass_))]
+    values = ", ".join(f"{p.name} = {p.written(value)}" for p, value in given if value != p.default)
+    selected = f" on {json.dumps(step.on)}" if step.on else ""
+    excepted = f" except {json.dumps(step.except_)}" if step.except_ else ""
+    return f"{step.pass_name} ({values}){selected}{excepted}"
 
 
 def _onnx(path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import MISSING, asdict
+from dataclasses import asdict
 from typing import Any
 
 from ..devices import Device, devices
@@ -26,7 +26,7 @@ def run_passes(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(described, indent=2))
     elif arguments.name:
-        _print_pass(described[0])
+        _print_pass(installed[arguments.name], described[0])
     else:
         width = max(len(row["name"]) for row in described)
         for row in described:
@@ -49,30 +49,24 @@ def _pass_facts(name: str, cls: type) -> dict[str, Any]:
 
 def _parameter_facts(parameter: Parameter) -> dict[str, Any]:
     default = parameter.default
-    shown = None if default is MISSING else default if isinstance(default, (int, float, bool)) else str(default)
+    shown = default if isinstance(default, (int, float)) else parameter.written(default)
     return {
         "name": parameter.name,
         "takes": parameter.describe(),
-        "default": shown,
+        "default": None if parameter.required else shown,
         "required": parameter.required,
         "help": parameter.doc,
     }
 
 
-def _print_pass(facts: dict[str, Any]) -> None:
-    print(f"{facts['name']}: {facts['help']}\n")
-    print(
-        f"takes a module at level {' or '.join(facts['takes'])}"
-        + (f", leaves it {facts['leaves']}" if facts["leaves"] else "")
-    )
-    print("`on` and `except` choose names" if facts["selects"] else "takes no `on` or `except`")
-    for parameter in facts["parameters"]:
-        default = "required" if parameter["required"] else f"default {_plain(parameter['default'])}"
-        print(f"\n  {parameter['name']} = {parameter['takes']}   ({default})\n      {parameter['help']}")
-
-
-def _plain(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _print_pass(cls: type, facts: dict[str, Any]) -> None:
+    selects = "  on …  except …" if facts["selects"] else ""
+    leaves = f", leaves it {facts['leaves']}" if facts["leaves"] else ""
+    print(f"{facts['name']} (key = value, …){selects}\n")
+    print(f"{facts['help']}\n\ntakes a module at level {' or '.join(facts['takes'])}{leaves}")
+    for parameter in parameters(cls):
+        default = "required" if parameter.required else f"default {parameter.written(parameter.default)}"
+        print(f"\n  {parameter.name} = {parameter.describe()}   ({default})\n      {parameter.doc}")
 
 
 def run_devices(arguments: argparse.Namespace) -> int:
@@ -87,12 +81,12 @@ def run_devices(arguments: argparse.Namespace) -> int:
         _print_device(known[arguments.name])
     else:
         width = max(map(len, known))
-        print(f"{'name':<{width}}  {'chip':<24} {'SoC':>4}  {'HTP':<5} {'VTCM':>5}  {'memory':>9}")
+        print(f"{'name':<{width}}  {'chip':<24}  {'model':<7} {'SoC':>4}  {'HTP':<4} {'VTCM':>5}  {'memory':>9}")
         for device in known.values():
             vtcm = f"{device.vtcm_mb} MB" if device.vtcm_mb else "-"
             bandwidth = f"{device.bandwidth_gbs:g} GB/s" if device.bandwidth_gbs else "-"
-            soc, arch = device.soc or "-", device.arch or "-"
-            print(f"{device.name:<{width}}  {device.marketing:<24} {soc:>4}  {arch:<5} {vtcm:>5}  {bandwidth:>9}")
+            chip = f"{device.marketing:<24}  {device.sm or '-':<7} {device.soc or '-':>4}  {device.arch or '-':<4}"
+            print(f"{device.name:<{width}}  {chip} {vtcm:>5}  {bandwidth:>9}")
     return 0
 
 

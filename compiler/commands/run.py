@@ -64,16 +64,28 @@ def run_verify(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(result, indent=2))
     else:
-        for name, facts in result["parts"].items():
-            shown = ", ".join(
-                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in facts.items()
-            )
-            print(f"part {name}: {shown}")
-        for name, value in result["perplexity"].items():
-            baseline = result["baseline"].get(name)
-            ratio = f" ({value / baseline:.4f} of the float model's {baseline:.4f})" if baseline else ""
-            print(f"perplexity of {name}: {value:.4f}{ratio}")
-        for problem in result["problems"]:
-            print(f"problem: {problem}")
-        print("ok" if result["ok"] else f"{len(result['problems'])} problems")
+        _print_verified(result)
     return 0 if result["ok"] else 3
+
+
+def _print_verified(result: dict[str, Any]) -> None:
+    for name, facts in result["parts"].items():
+        print(f"part {name}: {facts['device']}, {_count(facts['graphs'], 'graph')}, {_compared(facts)}")
+    for name, value in result["perplexity"].items():
+        baseline = result["baseline"].get(name)
+        ratio = f" ({value / baseline:.4f} of the float model's {baseline:.4f})" if baseline else ""
+        print(f"perplexity of {name}: {value:.4f}{ratio}")
+    for problem in result["problems"]:
+        print(f"problem: {problem}")
+    print("ok" if result["ok"] else _count(len(result["problems"]), "problem"))
+
+
+def _compared(facts: dict[str, Any]) -> str:
+    if facts["max_error"] is None:
+        return f"not compared: {facts['why']}" if "why" in facts else "not compared"
+    share = f" ({facts['relative_error']:.4g} relative)" if facts["relative_error"] else ""
+    return f"off by {facts['max_error']:.4g} at most{share} from the float model, in {facts['worst']}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -134,3 +135,35 @@ def test_the_readme_shows_the_example_plan() -> None:
     lines = [line.split("#")[0].split() for line in EXAMPLE.read_text().splitlines()]
     told = [line.split("#")[0].split() for line in shown.splitlines()]
     assert [line for line in told if line] == [line for line in lines if line]
+
+
+def test_passes_shows_values_as_plans_write_them() -> None:
+    shown = edgec("passes", "quantize").stdout
+    assert "default [3, 4, 8]" in shown
+    assert "default 4.5 bits" in shown
+    assert "default true" in shown
+    assert '["lm_head", "embed_tokens"]' in edgec("inspect", EXAMPLE).stdout
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))])
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+def test_the_readme_leads_to_every_page_of_the_docs() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if f"docs/{page.name}" not in readme] == []
+
+
+def test_the_readme_and_the_help_name_every_command() -> None:
+    readme, shown = (ROOT / "README.md").read_text(encoding="utf-8"), edgec("--help").stdout
+    commands = re.findall(r"^    ([a-z]+)  ", shown, re.M)
+    assert len(commands) > 8
+    assert [name for name in commands if not re.search(rf"`(edgec )?{name}\b", readme)] == []
+
+
+def test_the_layout_names_every_module_of_the_compiler() -> None:
+    layout = (ROOT / "docs" / "layout.md").read_text(encoding="utf-8")
+    modules = [path.stem for path in (ROOT / "compiler").glob("*.py") if path.stem != "__init__"]
+    assert [name for name in modules if f"`{name}`" not in layout and f"`{name}.py`" not in layout] == []
