@@ -16,8 +16,9 @@ from .manifest import arch_entry, dtype_name
 from .module import MAIN, Bucket
 
 if TYPE_CHECKING:
+    from .compile_model import CompiledModel
     from .devices import Device
-    from .driver import CompiledModel, Measured
+    from .measure import Measured
     from .plan import Plan
 
 TOOLS = ("edgec", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-qnn", "MNN", "numpy", "tokenizers")

@@ -8,66 +8,22 @@ appears whole or not at all (`bundle.write_bundle`), and nothing is measured tha
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .cache import make_root
-from .diagnostics import Diagnostic, EdgecError, Label, RequirementError, Span, fail
-from .levels import Level
+from .compile_model import CompiledModel, CompileOptions, compile_model
+from .diagnostics import Diagnostic, EdgecError, RequirementError, fail
+from .measure import Measured, judge, measure
 from .nearest import nearest_help
 
 if TYPE_CHECKING:
-    from .module import Module
-    from .pass_base import StepResult
-    from .plan import Deploy, ModelDecl, Plan, Require, Step
-    from .target import Emission, Part
-    from .weight_error import WeightErrors
+    from .plan import Deploy, Plan, Step
 
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class CompileOptions:
-    """How to compile, as opposed to what: nothing here changes the bundle's bytes."""
-
-    jobs: int = 1
-    print_after: tuple[str, ...] = ()
-    time_passes: bool = False
-    verify_each: bool = False
-    explain_skips: bool = False
-    progress: Progress = lambda _text: None
-
-
-@dataclass
-class CompiledModel:
-    """One deploy line after emission. `compressed` is the module as quantised, before placement and buckets."""
-
-    name: str
-    deploy: Deploy
-    decl: ModelDecl
-    compressed: Module
-    final: Module
-    parts: list[Part]
-    steps: list[StepResult]
-    emission: Emission
-    weight_errors: dict[str, float] = field(default_factory=dict)  # of quantised linears, see `weight_error`
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass
-class Measured:
-    """What `evaluation` and `require` asked for."""
-
-    perplexity: dict[str, float] = field(default_factory=dict)
-    baseline: dict[str, float] = field(default_factory=dict)
-    requires: list[dict[str, Any]] = field(default_factory=list)
+__all__ = ["BrokenRequirement", "CompileOptions", "CompileResult", "compile_plan", "load_plan"]
 
 
 @dataclass
@@ -138,106 +94,17 @@ def _check_request(plan: Plan, options: CompileOptions) -> None:
             fail("E0102", f"no pipeline of the plan has a pass `{name}`", help=help)
 
 
-@contextlib.contextmanager
-def _blamed_on(span: Span) -> Iterator[None]:
-    """Let a failure that names no place in the plan point at `span`."""
-    try:
-        yield
-    except EdgecError as error:
-        placed = [d if d.at is not None else dataclasses.replace(d, at=Label(span)) for d in error.diagnostics]
-        raise type(error)(*placed) from error
-
-
-def load_model(decl: ModelDecl) -> Module:
-    """The module of a `model` line at level `semantic`; weights stay in their files."""
-    with _blamed_on(decl.span):
-        return _load(decl)
-
-
-def _load(decl: ModelDecl) -> Module:
-    if decl.source.kind == "onnx":
-        from .load_onnx import load_onnx
-
-        return load_onnx(decl.name, decl.source.path, decl.context)
-    from .load_hf import load_hf
-
-    return load_hf(decl.name, decl.source.path, decl.context)
-
-
 def compile_models(plan: Plan, directory: Path, options: CompileOptions) -> list[CompiledModel]:
     """Every deploy line, up to `jobs` at a time: engines work in processes of their own, so threads are enough."""
-    if options.jobs == 1:
-        return [compile_model(plan, deploy, directory, options) for deploy in plan.deploys]
+
+    def one(deploy: Deploy) -> CompiledModel:
+        return compile_model(plan, deploy, _implied_steps(deploy), directory, options)
+
     with ThreadPoolExecutor(options.jobs) as pool:
-        return list(pool.map(lambda deploy: compile_model(plan, deploy, directory, options), plan.deploys))
+        return list(pool.map(one, plan.deploys))
 
 
-def compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions) -> CompiledModel:
-    """Take one deploy line from its source to emitted files below `directory`."""
-    with _blamed_on(deploy.span):
-        return _compile_model(plan, deploy, directory, options)
-
-
-def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions) -> CompiledModel:
-    from .partition import partition
-    from .registry import targets
-    from .weight_error import WeightErrors
-
-    say = options.progress
-    decl = plan.models[deploy.model]
-    clock = _Clock()
-    say(f"{deploy.model}: loading {decl.source.text}")
-    module = load_model(decl)
-    clock.lap("load")
-    steps = plan.pipelines[deploy.pipeline].steps if deploy.pipeline else ()
-    weights_steps, shape_steps = _split(steps)
-    errors = WeightErrors()
-    results = _run(module, [*weights_steps, *_cache_step(deploy)], plan, deploy, options, errors)
-    weight_errors = errors.measure(module)
-    _say_lines(module, plan)
-    compressed = module.clone()
-    results += _run(module, shape_steps, plan, deploy, options)
-    clock.lap("passes")
-    target = targets()[deploy.target]()
-    parts = partition(module, deploy.device) if target.engine == "chain" else _whole(module, deploy)
-    say(f"{deploy.model}: writing {deploy.target}")
-    emission = _emit(module, parts, plan, deploy, directory, options)
-    clock.lap("emit")
-    return CompiledModel(
-        deploy.model, deploy, decl, compressed, module, parts, results, emission, weight_errors, clock.laps
-    )
-
-
-def _say_lines(module: Module, plan: Plan) -> None:
-    """Let the lines that decided formats be told from the plan's folder: a bundle holds no path of this machine."""
-    folder = plan.path.parent
-    shown = {file: Path(os.path.relpath(file, folder)).as_posix() for file in plan.sources}
-    for name, line in module.decisions.items():
-        file, *place = line.rsplit(":", 2)
-        module.decisions[name] = ":".join([shown.get(file, file), *place])
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name] = now - self._last
-        self._last = now
-
-
-def _split(steps: Sequence[Step]) -> tuple[Sequence[Step], Sequence[Step]]:
-    """Before and from the first step that places or shapes: perplexity is that of the module in between."""
-    for index, step in enumerate(steps):
-        leaves = step.pass_.leaves
-        if leaves is not None and leaves >= Level.PLACED:
-            return steps[:index], steps[index:]
-    return steps, ()
-
-
-def _cache_step(deploy: Deploy) -> list[Step]:
+def _implied_steps(deploy: Deploy) -> list[Step]:
     """What a deploy line's `kv` adds behind the pipeline's work on weights and activations."""
     if deploy.kv == "fp16":
         return []
@@ -245,107 +112,6 @@ def _cache_step(deploy: Deploy) -> list[Step]:
     from .plan import Step
 
     return [Step("kv_cache", KvCache(type=deploy.kv), None, (), deploy.span)]
-
-
-def _run(
-    module: Module,
-    steps: Sequence[Step],
-    plan: Plan,
-    deploy: Deploy,
-    options: CompileOptions,
-    errors: WeightErrors | None = None,
-) -> list[StepResult]:
-    from .pipeline import PipelineOptions, run_pipeline
-
-    chosen = PipelineOptions(
-        print_after=options.print_after,
-        time_passes=options.time_passes,
-        verify_each=options.verify_each,
-        explain_skips=options.explain_skips,
-        before_step=errors.before if errors else lambda _module, _step: None,
-    )
-    return run_pipeline(
-        module,
-        steps,
-        default_device=deploy.device,
-        options=chosen,
-        calibration=plan.calibration,
-        progress=options.progress,
-    )
-
-
-def _whole(module: Module, deploy: Deploy) -> list[Part]:
-    from .target import Part
-
-    return [Part(f"{module.name}.{deploy.device}0", deploy.device, dict(module.graphs))]
-
-
-def _emit(
-    module: Module, parts: list[Part], plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions
-) -> Emission:
-    """Emit each part by the target of its device; CPU parts beside an NPU deploy are ONNX Runtime's."""
-    from .registry import targets
-    from .target import Emission, EmitJob
-
-    known = targets()
-    (directory / deploy.model).mkdir(parents=True, exist_ok=True)
-    whole = Emission(engine=known[deploy.target].engine, parts={})
-    by_target: dict[str, list[Part]] = {}
-    for part in parts:
-        serves = deploy.target if part.device in known[deploy.target].devices else "ort"
-        by_target.setdefault(serves, []).append(part)
-    for name, own in by_target.items():
-        target = known[name]()
-        job = EmitJob(
-            module=module,
-            parts=own,
-            directory=directory,
-            folder=deploy.model,
-            device=plan.devices[0],
-            options=deploy.options if name == deploy.target else target.Options(),
-            origin=deploy.span,
-            progress=options.progress,
-        )
-        emitted = target.emit(job)
-        whole.parts.update(emitted.parts)
-        whole.libraries += [row for row in emitted.libraries if row not in whole.libraries]
-        whole.notes += emitted.notes
-        _lay_out_cache(whole, emitted)
-        if name == deploy.target:
-            whole.engine, whole.float_type = emitted.engine, emitted.float_type
-    return whole
-
-
-def _lay_out_cache(whole: Emission, emitted: Emission) -> None:
-    """The model's K/V layout is that of the first target whose parts hold a cache; others say theirs part by part."""
-    holders = [
-        part
-        for part in emitted.parts.values()
-        if any(spec["name"].startswith("past_") for graph in part["graphs"].values() for spec in graph["inputs"])
-    ]
-    if holders or emitted.engine != "chain":  # an engine of whole models keeps its own cache
-        whole.kv = whole.kv or emitted.kv
-    for part in holders:
-        if emitted.kv != whole.kv:
-            part["kv"] = emitted.kv
-
-
-def measure(plan: Plan, models: Sequence[CompiledModel], progress: Progress) -> Measured:
-    """Perplexity of each language model on the plan's `evaluation` text, compressed and float, in ONNX Runtime."""
-    measured = Measured()
-    if plan.evaluation is None:
-        return measured
-    from .evaluate import module_perplexity
-
-    for model in models:
-        if model.compressed.arch is None:
-            continue
-        progress(f"{model.name}: perplexity over {plan.evaluation.windows} windows")
-        text = plan.evaluation.text
-        windows = plan.evaluation.windows
-        measured.baseline[model.name] = module_perplexity(load_model(model.decl), text, windows, keep=True)
-        measured.perplexity[model.name] = module_perplexity(model.compressed, text, windows)
-    return measured
 
 
 def _finish(
@@ -361,30 +127,7 @@ def _finish(
     for model in models:  # the bundle holds no path of this machine; `verify` asks the cache
         remember(manifest["inputs"][model.name], model.decl.source.path)
     size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-    failed = []
-    for line in plan.requires:
-        value, base = _subject(line, size, measured)
-        holds = line.holds(value, base)
-        measured.requires.append({"line": line.text, "measured": value, "baseline": base, "holds": holds})
-        if not holds:
-            failed.append(_broken(line, value, base))
+    broken = judge(plan, size, measured)
     write_report(directory / "report.html", plan, models, measured, manifest)
     sealed = write_manifest(directory, manifest)
-    return CompileResult(directory, sealed.data, models, measured), failed
-
-
-def _subject(line: Require, size: int, measured: Measured) -> tuple[float, float]:
-    if line.subject == "bundle.size":
-        return float(size), 1.0
-    model = line.subject.partition(".")[0]
-    return measured.perplexity[model], measured.baseline[model]
-
-
-def _broken(line: Require, value: float, base: float) -> Diagnostic:
-    if line.relative_to_baseline:
-        told = f"measured {value:.4f}, which is {value / base:.4f} * baseline ({base:.4f})"
-    elif line.subject == "bundle.size":
-        told = f"measured {value:.0f} bytes ({value / 1e6:.2f} MB)"
-    else:
-        told = f"measured {value:.4f}"
-    return Diagnostic("E0950", f"`{line.text}` does not hold: {told}", Label(line.span))
+    return CompileResult(directory, sealed.data, models, measured), broken

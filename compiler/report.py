@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from .report_plots import bar, by_layer, stack
 
 if TYPE_CHECKING:
+    from .compile_model import CompiledModel
     from .diagnostics import Span
-    from .driver import CompiledModel, Measured
+    from .measure import Measured
     from .pass_base import StepResult
     from .plan import Plan
 
