@@ -72,7 +72,8 @@ def emit(job: EmitJob) -> Emission:
 
         reason = write_config(job, compiled)
         notes += [f"no genie_config.json for `{job.module.name}`: {reason}"] if reason else []
-    return Emission("chain", parts, _libraries(chip), notes, _kv(compiled), float_type="float16")
+    float_type = "int16" if any(lowered.encodings for lowered in graphs.values()) else "float16"
+    return Emission("chain", parts, _libraries(chip), notes, _kv(compiled), float_type=float_type)
 
 
 def _kv(compiled: Compiled) -> dict[str, Any]:

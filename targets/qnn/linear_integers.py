@@ -12,7 +12,7 @@ nothing is rounded here. Integers have no zero point: HTP refuses UINT4.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -79,7 +79,7 @@ def _weight(low: Lowering, linear: Linear, quant: QuantizedWeight) -> tuple[ir.V
     return _dequantize(low, [q, scale, none], (k, n), blocks), {**words, "format": "lpbq"}
 
 
-def _dequantize(low: Lowering, inputs: list[ir.Value], shape: tuple[int, int], attributes: dict[str, int]) -> ir.Value:
+def _dequantize(low: Lowering, inputs: list[ir.Value], shape: tuple[int, int], attributes: dict[str, Any]) -> ir.Value:
     return low.build.op("DequantizeLinear", *inputs, shape=shape, step="weight", **attributes)
 
 

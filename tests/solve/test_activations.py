@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -21,8 +23,9 @@ from edgec.passes.quantize import Quantize
 from hypothesis import given
 from hypothesis import strategies as st
 
-from .conftest import LINEARS, ROOT, SPAN
+from .conftest import LINEARS, SPAN
 
+ROOT = Path(__file__).resolve().parents[2]
 HELDOUT = ROOT / "examples" / "text" / "heldout.txt"
 COMPUTES = ("MatMul", "Add", "Mul", "Swish", "RMSNormalization", "Gather", "RotaryEmbedding", "Attention")
 ENDS = st.floats(-1e4, 1e4, width=32)
