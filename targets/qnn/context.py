@@ -17,7 +17,8 @@ from ...compiler.child import Child
 from ...compiler.diagnostics import Diagnostic, EngineError, fail
 
 WORKER = "edgec.targets.qnn.worker"
-_FIXED: Mapping[str, str] = {"ufixed16": "uint16", "ufixed8": "uint8", "sfixed16": "int16"}  # how they are read is in the manifest
+# types of quantised tensors; how they are read is in the manifest
+_FIXED: Mapping[str, str] = {"ufixed16": "uint16", "ufixed8": "uint8", "sfixed16": "int16"}
 
 
 @dataclass(frozen=True)
