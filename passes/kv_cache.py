@@ -2,8 +2,9 @@
 
     past, new K and V  ->  clip(round(x / s) + z, 0, 255)
 
-One static scale per layer and kind, of the least squared error. Keys are stored after rotary embedding. The module's own K/V lead through the same integers, so its perplexity has the
-cost in it. The driver appends this pass; a plan does not name it.
+One static scale per layer and kind, of the least squared error. Keys are stored after rotary embedding. The module's
+own K/V lead through the same integers, so its perplexity has the cost in it. The driver appends this pass; a plan
+does not name it.
 """
 
 from __future__ import annotations
