@@ -1,4 +1,4 @@
-"""Golden errors: what a diagnostic says is compared with a file, whole.
+"""The two trained models of the examples, and golden errors: what a diagnostic says is compared with a file, whole.
 
 `EDGEC_UPDATE_GOLDEN=1 pytest …` writes the files; read the difference before committing it.
 """
@@ -11,8 +11,23 @@ from pathlib import Path
 
 import pytest
 from edgec.compiler.diagnostics import Diagnostic, EdgecError, render
+from edgec.compiler.load_hf import load_hf
+from edgec.compiler.module import Module
 
 ERRORS = Path(__file__).parent / "errors"
+MODELS = Path(__file__).resolve().parents[1] / "examples" / "models"
+
+
+@pytest.fixture
+def draft() -> Module:
+    """A Qwen2 of two layers, tied, with biases: 0.66 M weights, hidden 128."""
+    return load_hf("draft", MODELS / "pycode-qwen2", 512)
+
+
+@pytest.fixture
+def target() -> Module:
+    """A Qwen3 of six layers, tied, with q/k norms: 5 M weights, hidden 256."""
+    return load_hf("target", MODELS / "pycode-qwen3", 512)
 
 
 def _compare(path: Path, text: str) -> None:

@@ -23,18 +23,6 @@ HEAD = ("lm_head", "embed_tokens")
 VOCAB = 131
 
 
-@pytest.fixture
-def target() -> Module:
-    """A Qwen3 of six layers, tied, with q/k norms."""
-    return load_hf("target", MODELS / "pycode-qwen3", 512)
-
-
-@pytest.fixture
-def draft() -> Module:
-    """A Qwen2 of two layers, tied, with biases."""
-    return load_hf("draft", MODELS / "pycode-qwen2", 512)
-
-
 def quantized(module: Module, *, but: tuple[str, ...] = (), on: tuple[str, ...] | None = None, **how: Any) -> Module:
     Quantize(**how).run(module, Scope(on=on, except_=but))
     module.level = Level.COMPRESSED

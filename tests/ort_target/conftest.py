@@ -10,7 +10,6 @@ import onnx_ir as ir
 import pytest
 from edgec.compiler.devices import Device
 from edgec.compiler.levels import Level
-from edgec.compiler.load_hf import load_hf
 from edgec.compiler.module import Module, initializer
 from edgec.compiler.partition import partition
 from edgec.compiler.pass_base import Scope
@@ -18,20 +17,6 @@ from edgec.compiler.target import Emission, EmitJob
 from edgec.compiler.weights import from_array
 from edgec.passes.quantize import Quantize
 from edgec.targets.ort import OrtOptions, OrtTarget
-
-MODELS = Path(__file__).resolve().parents[2] / "examples" / "models"
-
-
-@pytest.fixture
-def draft() -> Module:
-    """A Qwen2 of two layers, tied, with biases."""
-    return load_hf("draft", MODELS / "pycode-qwen2", 512)
-
-
-@pytest.fixture
-def target() -> Module:
-    """A Qwen3 of six layers, tied."""
-    return load_hf("target", MODELS / "pycode-qwen3", 512)
 
 
 @pytest.fixture

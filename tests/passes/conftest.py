@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from edgec.compiler.diagnostics import Span
-from edgec.compiler.load_hf import load_hf
-from edgec.compiler.module import Module
 from edgec.compiler.pass_base import Pass
 from edgec.compiler.plan import Step
 
-MODELS = Path(__file__).resolve().parents[2] / "examples" / "models"
 SOURCES = {"plan.edge": "\n".join(["pipeline cpu {", *(f"  step_{n} ()" for n in range(1, 9)), "}"])}
-
-
-@pytest.fixture
-def draft() -> Module:
-    """A Qwen2 of two layers, tied, with biases: 0.66 M weights, hidden 128."""
-    return load_hf("draft", MODELS / "pycode-qwen2", 512)
-
-
-@pytest.fixture
-def target() -> Module:
-    """A Qwen3 of six layers, tied: 5 M weights, hidden 256."""
-    return load_hf("target", MODELS / "pycode-qwen3", 512)
 
 
 @pytest.fixture
