@@ -118,7 +118,7 @@ def initializer(graph: ir.Graph, name: str, tensor: Weight) -> ir.Value:
     if name in graph.initializers:
         return graph.initializers[name]
     tensor.name = name
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.dims), const_value=tensor)
     graph.register_initializer(value)
     return value
 

@@ -75,9 +75,7 @@ class Integers:
                 if source is not None and self.of(source) is None:
                     self._assign(source, encoding)
 
-    def finish(
-        self, build: Builder, outputs: Sequence[tuple[str, ir.Value]]
-    ) -> tuple[ir.Model, dict[str, Encoding]]:
+    def finish(self, build: Builder, outputs: Sequence[tuple[str, ir.Value]]) -> tuple[ir.Model, dict[str, Encoding]]:
         """The model on integers, and the encodings of its inputs and outputs."""
         self._stored.update({value: value for value in build.inputs if value.dtype == ir.DataType.FLOAT})
         nodes = build.take_nodes()
@@ -161,9 +159,7 @@ class Integers:
         return stored
 
 
-def _append(
-    build: Builder, kind: str, value: ir.Value, encoding: Encoding, dtype: ir.DataType, name: str
-) -> ir.Value:
+def _append(build: Builder, kind: str, value: ir.Value, encoding: Encoding, dtype: ir.DataType, name: str) -> ir.Value:
     """One half of a pair at the end of the graph."""
     scale = build.constant(f"const.scale.{encoding.scale!r}", np.array(encoding.scale, np.float32))
     stored = np.array(encoding.zero_point, TYPES[encoding.dtype].numpy())
