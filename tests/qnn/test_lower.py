@@ -40,7 +40,7 @@ def test_the_target_graph_runs_in_onnx_runtime_and_agrees(name, tmp_path):
     save_graphs({"static": model, "target": target}, tmp_path, "weights.data")
     outputs = [value.name for value in model.graph.outputs]
     expected = session(str(tmp_path / "static.onnx")).run(outputs, feeds)
-    got = session(str(tmp_path / "target.onnx")).run(outputs, _target_feeds(target, feeds))
+    got = session(str(tmp_path / "target.onnx")).run(outputs, _target_feeds(target, feeds, {}))
     verdict, error, _ = judge(dict(zip(outputs, got, strict=True)), dict(zip(outputs, expected, strict=True)))
     assert verdict == "right", error
 

@@ -137,7 +137,7 @@ def test_arrays_into_a_language_model_are_refused(pair, tmp_path):
     np.savez(tmp_path / "x.npz", x=np.zeros(3))
     with pytest.raises(PlanError) as caught:
         run_graph(pair, tmp_path / "x.npz", model="draft")
-    assert code(caught) == "E0923"
+    assert code(caught) == "E0953"
 
 
 def test_a_target_that_is_not_installed(pair, golden_error):
