@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from edgec.compiler.diagnostics import Span
+from edgec.compiler.load_hf import load_hf
+from edgec.compiler.module import Module
 from edgec.compiler.pass_base import Scope
 from edgec.compiler.plan import Calibration
 
@@ -19,6 +23,14 @@ LINEARS = ("lm_head", "embed_tokens")
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEC_CACHE", str(tmp_path / "cache"))
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def outliers(tmp_path: Path) -> Module:
+    """pycode-qwen3 with outlier channels behind every norm in front of linears; its logits in float are the same."""
+    models, out = ROOT / "examples" / "models", tmp_path / "outliers"
+    subprocess.run([sys.executable, models / "outliers.py", models / "pycode-qwen3", out], check=True)
+    return load_hf("target", out, 512)
 
 
 @pytest.fixture

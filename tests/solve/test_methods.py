@@ -22,7 +22,6 @@ from edgec.passes.quantize_rtn import two_level
 from edgec.passes.solve import awq, gptq, grid, hessian
 from edgec.passes.solve.flow import Flow, Moments
 
-from .outliers import with_outliers
 
 LINEARS = ("lm_head", "embed_tokens")
 Golden = Callable[..., None]
@@ -203,9 +202,8 @@ def test_awq_says_what_it_cannot_scale(draft: Module, scope: Scope) -> None:
 
 
 @pytest.mark.slow
-def test_awq_recovers_what_outliers_cost(target: Module, scope: Scope) -> None:
-    variant = with_outliers(target)
-    solved, rounded = variant.clone(), variant.clone()
+def test_awq_recovers_what_outliers_cost(target: Module, outliers: Module, scope: Scope) -> None:
+    solved, rounded = outliers.clone(), outliers.clone()
     Quantize(weights="int4", method="awq").run(solved, scope)
     Quantize(weights="int4").run(rounded, scope)
     assert divergence(target, solved) < 0.6 * divergence(target, rounded)
