@@ -135,6 +135,7 @@ def _model(plan: Plan, model: CompiledModel, tokenizer: str | None, directory: P
             "options": options,
         },
         "engine": model.emission.engine,
+        "moved": any(step.pass_.moves_inside for step in plan.steps(model.deploy)),
         "weights": _weights(model),
         "bytes": _folder_bytes(directory / model.name),
     }

@@ -107,6 +107,11 @@ class Pass:
         """Whether K/V caches hold other numbers afterwards: outputs are then compared from an empty cache."""
         return False
 
+    @property
+    def moves_inside(self) -> bool:
+        """Whether tensors inside, but for keys and logits, hold other numbers than the float model's afterwards."""
+        return False
+
     def run(self, module: Module, scope: Scope) -> int:
         """Rewrite `module` in place; return the number of changes (0 when there is nothing left to do)."""
         raise NotImplementedError(f"pass `{self.name}` does not define run")

@@ -103,6 +103,11 @@ class Quantize(Pass):
         """awq scales v_proj against o_proj, and with it what the V cache holds; integer activations round it."""
         return self.method == "awq" or self.activations != "fp16"
 
+    @property
+    def moves_inside(self) -> bool:
+        """awq scales norms and values against what reads them."""
+        return self.method == "awq"
+
     def validate(self) -> list[str | tuple[str, str]]:
         """Mixed precision is measured on calibration text, so its integers are chosen with it too."""
         if self.weights == "auto" and self.method not in ("awq", "gptq", "reconstruct"):

@@ -45,6 +45,11 @@ class Rotate(Pass):
         """R2 turns what the V cache holds."""
         return self.values
 
+    @property
+    def moves_inside(self) -> bool:
+        """R1 turns what parts hand to each other, R2 the V cache."""
+        return self.residual or self.values
+
     def run(self, module: Module, scope: Scope) -> int:
         """Return how many weights were turned; a second run finds the marks of the first and does nothing."""
         from .rotate_graph import rotate

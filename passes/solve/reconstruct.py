@@ -1,12 +1,13 @@
-"""Block-wise reconstruction: a decoder block's integers and scales learned against its float outputs.
+"""Block-wise reconstruction: a decoder block's roundings and scales learned against its float outputs.
 
     minimise   mean |f(x; W) - f(x'; Q)|^2        x the reference stream, x' the solved one (flow.py)
-    Q = (clip(round(v)) - zero) * scale * exp(s)      v [N, K] and s [N, K/B] learned, gradients straight through round
+    Q = (floor(w / s) + h - zero) * s * exp(t)    h in 0..1 [N, K] up or down, t [N, K/B], both learned
 
-Starts from gptq's answer: v is its integer plus what rounding took off, at most `_REACH` of a step, so that few
-integers change and only where the whole block gains. BRECQ (Li et al. 2021, arXiv 2102.05426, section 3.2) for the
-unit, AdaRound (Nagel et al. 2020, arXiv 2004.10568) and SignRound (Cheng et al. 2023, arXiv 2309.05516, section 3)
-for learning the rounding. Zeros stay. The learned block is kept only if its error over all windows is smaller.
+Every h starts where w lies between its two integers, so that the block starts all but exact. Then, stage by stage, the
+h nearest to 0 or 1 are fixed there and the others go on learning to make their error good, until none is left:
+progressive adaptive rounding (TesseraQ, Li et al. 2024, arXiv 2410.19103, section 3.2), after AdaRound (Nagel et al.
+2020, arXiv 2004.10568) and BRECQ (Li et al. 2021, arXiv 2102.05426, section 3.2: the block as the unit). Grids are
+gptq's; the learned block is kept only if its error over all windows is smaller than gptq's.
 """
 
 from __future__ import annotations
@@ -21,16 +22,18 @@ from .flow import Flow
 from .gptq import Solved
 from .grid import Grid, half
 
-_REACH = 0.45
+_EDGE = 0.01  # h starts at least so far from 0 and 1, where it could not learn
 
 
 @dataclass(frozen=True)
 class Reconstruct:
-    """`steps` batches per decoder block; rates are for 2 bits, halve with each bit, and fall linearly to a fiftieth."""
+    """`stages` of `steps` batches; after stage i all but `left`^i of the roundings are fixed, after the last all."""
 
-    steps: int = 300
-    rate: float = 1e-2  # of v, in steps of the grid
-    scale_rate: float = 1e-3  # of s, in natural logarithms
+    stages: int = 20
+    steps: int = 30
+    left: float = 0.8
+    rate: float = 0.1  # of the logit of h
+    scale_rate: float = 3e-4  # of t
     seed: int = 0
 
 
@@ -38,25 +41,33 @@ class _Learned:
     """One linear while it is learned."""
 
     def __init__(self, solved: Solved) -> None:
-        self.grid, blocks = solved.grid, solved.grid.blocks
+        self.grid, self.shape = solved.grid, solved.q.shape
         self.shift = 0 if self.grid.zero is None else self.grid.zero[..., None]
-        place = blocks(solved.target) / self.grid.scale[..., None] + self.shift
-        q = blocks(solved.q)
-        self.v = (q + (place - q).clamp(-_REACH, _REACH)).requires_grad_()
-        self.s = torch.zeros_like(self.grid.scale).requires_grad_()
-        self.shape = solved.q.shape
+        low, high = self.grid.low, self.grid.high
+        place = (self.grid.blocks(solved.target) / self.grid.scale[..., None] + self.shift).clamp(low, high)
+        self.floor = place.floor().clamp(low, high - 1)
+        self.u = torch.logit((place - self.floor).clamp(_EDGE, 1 - _EDGE)).requires_grad_()
+        self.t = torch.zeros_like(self.grid.scale).requires_grad_()
+        self.fixed = torch.zeros_like(self.u, dtype=torch.bool)
 
     def value(self) -> torch.Tensor:
-        v = self.v.clamp(self.grid.low, self.grid.high)
-        q = v + (v.round() - v).detach()
-        return ((q - self.shift) * (self.grid.scale * self.s.exp())[..., None]).reshape(self.shape)
+        h = torch.where(self.fixed, (self.u > 0).float(), torch.sigmoid(self.u))
+        return ((self.floor + h - self.shift) * (self.grid.scale * self.t.exp())[..., None]).reshape(self.shape)
 
-    def fixed(self, solved: Solved) -> Solved:
+    def fix(self, left: float) -> None:
+        """Fix all but the share `left` of every output's roundings, the surest first; what is fixed stays so."""
         with torch.no_grad():
-            scale = half(self.grid.scale * self.s.exp())
-            q = self.v.clamp(self.grid.low, self.grid.high).round().reshape(self.shape)
+            sure = torch.where(self.fixed, torch.inf, self.u.abs()).reshape(len(self.u), -1)
+            count = round(sure.shape[1] * (1 - left))
+            chosen = sure.topk(count, 1).indices
+            self.fixed = torch.zeros_like(sure, dtype=torch.bool).scatter_(1, chosen, True).reshape(self.u.shape)
+
+    def solved(self, before: Solved) -> Solved:
+        with torch.no_grad():
+            scale = half(self.grid.scale * self.t.exp())
+            q = (self.floor + (self.u > 0)).reshape(self.shape)
         grid = Grid(scale, self.grid.zero, self.grid.bits, self.grid.block)
-        return Solved(q, grid, solved.target, solved.notes)
+        return Solved(q, grid, before.target, before.notes)
 
 
 def learn(
@@ -67,36 +78,34 @@ def learn(
     before = _error(flow, stretch, targets, {name: one.value() for name, one in solved.items()})
     learned = {name: _Learned(one) for name, one in solved.items()}
     _descend(flow, stretch, targets, learned, settings)
-    fixed = {name: one.fixed(solved[name]) for name, one in learned.items()}
-    after = _error(flow, stretch, targets, {name: one.value() for name, one in fixed.items()})
-    return (fixed, before, after) if after < before else (dict(solved), before, before)
+    made = {name: one.solved(solved[name]) for name, one in learned.items()}
+    after = _error(flow, stretch, targets, {name: one.value() for name, one in made.items()})
+    return (made, before, after) if after < before else (dict(solved), before, before)
 
 
 def _descend(
     flow: Flow, stretch: Stretch, targets: list[torch.Tensor], learned: Mapping[str, _Learned], settings: Reconstruct
 ) -> None:
-    groups = []
-    for one in learned.values():
-        finer = 2.0 ** (2 - one.grid.bits)
-        groups.append({"params": [one.v], "lr": settings.rate * finer})
-        groups.append({"params": [one.s], "lr": settings.scale_rate * finer})
-    optimiser = torch.optim.Adam(groups, betas=(0.9, 0.95))
-    falling = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: max(0.02, 1 - i / settings.steps))
+    roundings = {"params": [one.u for one in learned.values()], "lr": settings.rate}
+    scales = {"params": [one.t for one in learned.values()], "lr": settings.scale_rate}
+    optimiser = torch.optim.Adam([roundings, scales], betas=(0.9, 0.99))
     chance = torch.Generator().manual_seed(settings.seed)
     constants, output = flow.constants({}), flow.output(stretch)
     order: list[int] = []
-    for _ in range(settings.steps):
-        order = order or torch.randperm(len(targets), generator=chance).tolist()
-        at = order.pop()
-        constants.given.update(
-            {flow.linears[name].value: flow.oriented(name, x.value()) for name, x in learned.items()}
-        )
-        made = run(stretch.nodes, flow.env(flow.solved[at]), constants, [output])[0]
-        loss = torch.nn.functional.mse_loss(made, targets[at])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        falling.step()
+    for stage in range(1, settings.stages + 1):
+        for one in learned.values():
+            one.fix(settings.left**stage if stage < settings.stages else 0.0)
+        for _ in range(settings.steps):
+            order = order or torch.randperm(len(targets), generator=chance).tolist()
+            at = order.pop()
+            constants.given.update(
+                {flow.linears[name].value: flow.oriented(name, x.value()) for name, x in learned.items()}
+            )
+            made = run(stretch.nodes, flow.env(flow.solved[at]), constants, [output])[0]
+            loss = torch.nn.functional.mse_loss(made, targets[at])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
 
 
 def _error(flow: Flow, stretch: Stretch, targets: list[torch.Tensor], weights: Mapping[str, torch.Tensor]) -> float:

@@ -20,6 +20,7 @@ from edgec.compiler.plan import Calibration
 from edgec.passes.activation_ranges import Seen
 from edgec.passes.kv_cache import KvCache
 from edgec.passes.quantize import Quantize
+from edgec.passes.rotate import Rotate
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -154,6 +155,25 @@ def test_what_it_costs(
         assert next(use.node for use in past.uses()).outputs[0].dtype == ir.DataType.UINT8
     ratio = perplexity(target, ids, 4) / base
     assert 0.995 < ratio < most
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "rotated", "least", "most"),
+    [("rtn", False, 1.2, 9.0), ("gptq", True, 0.99, 1.03), ("awq", False, 0.99, 1.03)],
+)
+def test_outliers_break_eight_bits_and_rotation_or_awq_mend_it(
+    target: Module, outliers: Module, calibration: Calibration, method: str, rotated: bool, least: float, most: float
+) -> None:
+    """w4a8 on the model whose norms make outliers, relative to fp32."""
+    ids = token_ids(ROOT / "examples" / "models" / "pycode-qwen3", HELDOUT.read_text())
+    text = Calibration(calibration.text, 32, 256, 0, SPAN)
+    if rotated:
+        Rotate().run(outliers, Scope(None, (), SPAN, text))
+    Quantize(weights="int8", block="channel").run(outliers, Scope(("lm_head",), (), SPAN, text))
+    line = Quantize(weights="int4", block=32, method=method, activations="uint8")
+    line.run(outliers, Scope(None, LINEARS, SPAN, text))
+    assert least < perplexity(outliers, ids, 8) / perplexity(target, ids, 8) < most
 
 
 def test_keys_are_stored_as_they_are_read(target: Module, calibration: Calibration) -> None:

@@ -22,7 +22,6 @@ from edgec.passes.quantize_rtn import two_level
 from edgec.passes.solve import awq, gptq, grid, hessian
 from edgec.passes.solve.flow import Flow, Moments
 
-
 LINEARS = ("lm_head", "embed_tokens")
 Golden = Callable[..., None]
 METHODS = ("mse", "hqq", "awq", "gptq", "reconstruct")
