@@ -21,7 +21,8 @@ import torch.nn.functional as F
 
 from .diagnostics import fail
 from .linears import as_linear, as_quantized
-from .module import constant
+from .module import Module, constant
+from .oracle import causal_mask
 from .weights import Weight
 
 _LAYER = re.compile(r"layers\.(\d+)\.")
@@ -86,6 +87,20 @@ def _constant_value(value: ir.Value) -> bool:
         return True
     node = value.producer()
     return node is not None and is_constant(node)
+
+
+def plain_inputs(module: Module, ids: np.ndarray, on: torch.device) -> Env:
+    """The graph's inputs for windows `ids` [B, S] that start at position 0, with an empty cache."""
+    arch, length = module.arch, ids.shape[1]
+    if arch is None:
+        raise ValueError(f"module `{module.name}` is no decoder")
+    made: dict[str, torch.Tensor] = {
+        "input_ids": torch.from_numpy(ids.astype(np.int32)),
+        "position_ids": torch.arange(length, dtype=torch.int32)[None],
+        "attention_mask": torch.from_numpy(causal_mask(length, 0)),
+    }
+    empty = torch.zeros(1, arch.kv_heads, 0, arch.head_dim)
+    return {value: made.get(value.name or "", empty).to(on) for value in module.main.graph.inputs}
 
 
 @dataclass

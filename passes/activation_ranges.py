@@ -19,8 +19,7 @@ import torch
 
 from ..compiler.diagnostics import EngineError, fail
 from ..compiler.module import Module
-from ..compiler.oracle import causal_mask
-from ..compiler.torch_graph import Constants, Env, device, evaluate, stretches
+from ..compiler.torch_graph import Constants, Env, device, evaluate, plain_inputs, stretches
 
 _BATCH = 8  # windows
 _BINS = 4096
@@ -93,7 +92,7 @@ def measure(
     histograms = set(counted)
     scores: dict[ir.Node, Seen] = {}
     on = device()
-    batches = [_inputs(module, ids[at : at + _BATCH], on) for at in range(0, len(ids), _BATCH)]
+    batches = [plain_inputs(module, ids[at : at + _BATCH], on) for at in range(0, len(ids), _BATCH)]
     cut = stretches(module.main.graph)
     for index, stretch in enumerate(cut):
         progress(f"ranges of {stretch.name} ({index + 1} of {len(cut)})")
@@ -118,19 +117,6 @@ def measure(
                 )
                 batches[at] = {value: x for value, x in made.items() if value in later}
     return seen, scores
-
-
-def _inputs(module: Module, ids: np.ndarray, on: torch.device) -> Env:
-    arch, length = module.arch, ids.shape[1]
-    if arch is None:
-        raise ValueError(f"module `{module.name}` is no decoder")
-    made: dict[str, torch.Tensor] = {
-        "input_ids": torch.from_numpy(ids.astype(np.int32)),
-        "position_ids": torch.arange(length, dtype=torch.int32)[None],
-        "attention_mask": torch.from_numpy(causal_mask(length, 0)),
-    }
-    empty = torch.zeros(1, arch.kv_heads, 0, arch.head_dim)
-    return {value: made.get(value.name or "", empty).to(on) for value in module.main.graph.inputs}
 
 
 def _run(

@@ -19,8 +19,7 @@ import torch
 from ...compiler.diagnostics import EngineError, fail
 from ...compiler.linears import Linear, linears
 from ...compiler.module import Module
-from ...compiler.oracle import causal_mask
-from ...compiler.torch_graph import Constants, Env, Stretch, device, linear_nodes, run, stretches
+from ...compiler.torch_graph import Constants, Env, Stretch, device, linear_nodes, plain_inputs, run, stretches
 from ...compiler.weights import Weight
 
 BATCH = 8  # windows
@@ -63,7 +62,7 @@ class Flow:
         outputs = [value for value in stretch.outputs if not value.is_graph_output()]
         self.stream = self.entry()
         for at in range(0, len(ids), BATCH):
-            env = self._inputs(ids[at : at + BATCH])
+            env = plain_inputs(self.module, ids[at : at + BATCH], self.on)
             for kept, constants in (
                 (self.reference, self.constants({})),
                 (self.solved, self.constants(weights)),
@@ -80,18 +79,6 @@ class Flow:
         """The residual stream is [B, S, H]; cos and sin are as wide as half a head."""
         arch = self.module.arch
         return arch is not None and value.shape is not None and value.shape[-1] == arch.hidden
-
-    def _inputs(self, ids: np.ndarray) -> Env:
-        arch, length = self.module.arch, ids.shape[1]
-        if arch is None:
-            raise ValueError(f"module `{self.module.name}` is no decoder")
-        made: dict[str, torch.Tensor] = {
-            "input_ids": torch.from_numpy(ids.astype(np.int32)),
-            "position_ids": torch.arange(length, dtype=torch.int32)[None],
-            "attention_mask": torch.from_numpy(causal_mask(length, 0)),
-        }
-        empty = torch.zeros(1, arch.kv_heads, 0, arch.head_dim)
-        return {value: made.get(value.name or "", empty).to(self.on) for value in self.graph.inputs}
 
     def constants(self, weights: Mapping[str, torch.Tensor]) -> Constants:
         """The module's constants with the float weights in place, and `weights` over them."""
