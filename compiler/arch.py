@@ -55,6 +55,10 @@ class DecoderArch:
         out["lm_head"] = (self.vocab, self.hidden)
         return out
 
+    def weights(self) -> dict[str, tuple[int, int]]:
+        """Name -> [N, K] of every linear and of the embedding (its K is the hidden size)."""
+        return {"embed_tokens": (self.vocab, self.hidden), **self.linears()}
+
     def linear_names(self) -> list[str]:
         return list(self.linears())
 

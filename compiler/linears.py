@@ -26,6 +26,7 @@ from .module import Module, constant
 from .weights import Weight, derive, transpose
 
 WIDTH = "edgec.bits"  # key in the `meta` of integers that need fewer bits than the type they are held in
+FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)  # what is quantised and computed in
 Kind = Literal["matmul", "gemm", "gather", "conv"]
 
 
@@ -123,6 +124,12 @@ def linears(module: Module, graph: ir.Graph | None = None) -> Iterator[Linear]:
         found = as_linear(node)
         if found is not None:
             yield found
+
+
+def float_shapes(module: Module) -> dict[str, tuple[int, int]]:
+    """Name -> (N, K) of every linear and embedding whose weight is float."""
+    found = (linear for linear in linears(module) if linear.kind != "conv")
+    return {x.name: (x.shape[0], x.shape[1]) for x in found if x.stored is not None and x.stored.dtype in FLOATS}
 
 
 def as_linear(node: ir.Node) -> Linear | None:

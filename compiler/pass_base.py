@@ -14,12 +14,12 @@ installed pass to learn its parameters, and must answer in a fraction of a secon
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .diagnostics import Span
+from .diagnostics import Diagnostic, Span
 from .levels import Level
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ class Pass:
     takes: ClassVar[tuple[Level, ...]] = (Level.SEMANTIC,)
     leaves: ClassVar[Level | None] = None  # None: the level it found
     selects: ClassVar[bool] = True  # whether `on`/`except` make sense for it
+    keeps_shapes: ClassVar[bool] = False  # whether weights keep their names and shapes [N, K]
 
     @property
     def tolerance(self) -> Tolerance:
@@ -111,6 +112,10 @@ class Pass:
     def moves_inside(self) -> bool:
         """Whether tensors inside, but for keys and logits, hold other numbers than the float model's afterwards."""
         return False
+
+    def check(self, weights: Mapping[str, tuple[int, int]], origin: Span) -> Iterable[Diagnostic]:
+        """Mistakes that the shapes [N, K] of the weights which the step selects tell, before any is read."""
+        return ()
 
     def run(self, module: Module, scope: Scope) -> int:
         """Rewrite `module` in place; return the number of changes (0 when there is nothing left to do)."""

@@ -145,7 +145,7 @@ class _Checker:
         pipelines = Pipelines(self.reader, self.loaded)
         for pipeline in self.declared.pipelines.values():
             pipelines.check(pipeline)
-            self._globs(pipelines, pipeline.name.text)
+            self._fit_models(pipelines, pipeline.name.text)
         self._calibrated(pipelines)
         checker = Deploys(self.reader, self.loaded, self.declared, plan.devices[0] if plan.devices else None)
         deploys: dict[str, Deploy] = {}
@@ -181,11 +181,13 @@ class _Checker:
                 help = 'add `calibration { text = "calib/*.txt" }`, or use a method that needs none: rtn, mse or hqq'
                 self.report.error("E0454", message, step.span, help=help)
 
-    def _globs(self, pipelines: Pipelines, name: str) -> None:
+    def _fit_models(self, pipelines: Pipelines, name: str) -> None:
+        """Globs and blocks have to fit the models that go through a pipeline."""
         through = [d.model.text for d in self.declared.deploys if d.pipeline and d.pipeline.text == name]
         nodes = {model: self.models[model].nodes for model in through if model in self.models}
         if nodes and len(nodes) == len(set(through)):
             pipelines.check_globs(name, nodes)
+            pipelines.check_weights(name, [self.models[model] for model in nodes])
 
     def _once(self, deploys: Sequence[ast.Deploy]) -> list[ast.Deploy]:
         first: dict[str, ast.Deploy] = {}

@@ -4,7 +4,7 @@ headers of the checkpoint are read; an ONNX file has to be loaded, so a plan wit
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ class CheckedModel:
     decl: ModelDecl
     arch: DecoderArch | None  # None: an ONNX graph
     nodes: tuple[str, ...]
+    weights: Mapping[str, tuple[int, int]]  # linears and embeddings with float weights: name -> [N, K]
 
 
 def check_model(model: ast.Model, reader: Reader) -> CheckedModel | None:
@@ -45,14 +46,15 @@ def check_model(model: ast.Model, reader: Reader) -> CheckedModel | None:
     written = block.source.path
     path = resolve_path(written.value, written.span)
     before, arch, nodes = report.errors, None, ()
+    weights: dict[str, tuple[int, int]] = {}
     if block.source.kind == "onnx":
         if what_is(path) == "file":
-            nodes = _onnx_nodes(model.name.text, path, written.span, report)
+            nodes, weights = _onnx_names(model.name.text, path, written.span, report)
         else:
             _missing(path, written, "file", report)
     elif _is_folder(path, written, report):
         arch = _architecture(path, written.span, report)
-        nodes = tuple(arch.node_names()) if arch else ()
+        nodes, weights = (tuple(arch.node_names()), arch.weights()) if arch else ((), {})
         if block.context:
             _check_context(arch, block.context, path, _setting_span(model, "context"), report)
         else:
@@ -60,19 +62,20 @@ def check_model(model: ast.Model, reader: Reader) -> CheckedModel | None:
     if report.errors > before:
         return None
     source = Source("onnx" if block.source.kind == "onnx" else "hf", path, written.value)
-    return CheckedModel(ModelDecl(model.name.text, source, block.context, model.span), arch, nodes)
+    return CheckedModel(ModelDecl(model.name.text, source, block.context, model.span), arch, nodes, weights)
 
 
-def _onnx_nodes(name: str, path: Path, at: Span, report: Report) -> tuple[str, ...]:
-    """The names the loader gives an ONNX graph's nodes: they are not in the file, so the file is loaded."""
+def _onnx_names(name: str, path: Path, at: Span, report: Report) -> tuple[tuple[str, ...], dict[str, tuple[int, int]]]:
+    """The names the loader gives an ONNX graph's nodes, which are not in the file, and its weights' shapes."""
+    from ..compiler.linears import float_shapes
     from ..compiler.load_onnx import load_onnx
 
     try:
         module = load_onnx(name, path, 0)
     except PlanError as error:
         report.take(error, at)
-        return ()
-    return tuple(node.name for node in module.main.graph.all_nodes() if node.name)
+        return (), {}
+    return tuple(node.name for node in module.main.graph.all_nodes() if node.name), float_shapes(module)
 
 
 def _is_folder(path: Path, written: ast.String, report: Report) -> bool:

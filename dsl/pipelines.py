@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
-from ..compiler.diagnostics import PlanError, Span
+from ..compiler.diagnostics import Label, PlanError, Span
 from ..compiler.nearest import nearest, nearest_help
-from ..compiler.pass_base import Pass
+from ..compiler.pass_base import Pass, Scope
 from ..compiler.pipeline import order_problems
 from ..compiler.plan import PipelineDecl, Step
 from ..compiler.registry import find_pass, pass_names
 from . import ast
 from .loader import Loaded
+from .models import CheckedModel
 from .settings import Reader
 
 
@@ -92,6 +93,19 @@ class Pipelines:
             of = " or ".join(f"`{name}`" for name in names)
             help = _glob_help(pattern, [node for nodes in names.values() for node in nodes])
             self.reader.report.error("E0307", f"`{pattern}` matches no node of {of}", span, help=help)
+
+    def check_weights(self, pipeline: str, models: Iterable[CheckedModel]) -> None:
+        """Each step looks at the shapes of what it selects, as far as passes before it keep the source's."""
+        steps = self.checked[pipeline].steps if pipeline in self.checked else ()
+        for model in models:
+            also = (Label(model.decl.span, "in this model"),)
+            for step in steps:
+                scope = Scope(step.on, step.except_)
+                selected = {name: shape for name, shape in model.weights.items() if scope.selects(name)}
+                for found in step.pass_.check(selected, step.span):
+                    self.reader.report.take(PlanError(replace(found, also=also)), step.span)
+                if not step.pass_.keeps_shapes:
+                    break
 
 
 def _glob_help(pattern: str, nodes: Iterable[str]) -> str:

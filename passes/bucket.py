@@ -29,6 +29,7 @@ class Bucket(Pass):
     takes: ClassVar[tuple[Level, ...]] = (Level.SEMANTIC, Level.COMPRESSED, Level.PLACED, Level.STATIC)
     leaves: ClassVar[Level | None] = Level.STATIC
     selects: ClassVar[bool] = False
+    keeps_shapes: ClassVar[bool] = True
 
     tokens: tuple[int, ...] = param(doc="new positions per call", minimum=1)
     context: tuple[int, ...] = param(doc="positions in all, new ones included", minimum=2)

@@ -30,6 +30,7 @@ class Place(Pass):
     name: ClassVar[str] = "place"
     takes: ClassVar[tuple[Level, ...]] = (Level.SEMANTIC, Level.COMPRESSED, Level.PLACED)
     leaves: ClassVar[Level | None] = Level.PLACED
+    keeps_shapes: ClassVar[bool] = True
 
     device: str = param(doc="where the matched ops run", choices=PLACES)
 

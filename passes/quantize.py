@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, ClassVar
 from ..compiler.levels import Level
 from ..compiler.params import param
 from ..compiler.pass_base import Pass, Relative, Scope, Tolerance
+from .blocks import BLOCKS, indivisible
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
+    from ..compiler.diagnostics import Diagnostic, Span
     from ..compiler.module import Module
     from ..compiler.weights import Weight
     from .quantize_rtn import Format, Made
@@ -42,6 +44,7 @@ class Quantize(Pass):
     name: ClassVar[str] = "quantize"
     takes: ClassVar[tuple[Level, ...]] = (Level.SEMANTIC, Level.COMPRESSED)
     leaves: ClassVar[Level | None] = Level.COMPRESSED
+    keeps_shapes: ClassVar[bool] = True
 
     weights: str = param(
         doc="integer type of the weights; auto: for each one of `bits` and `blocks`, measured, within `budget`",
@@ -50,7 +53,7 @@ class Quantize(Pass):
     block: int | str = param(
         32,
         doc="inputs that share one scale; `channel`: all inputs of an output",
-        choices=(16, 32, 64, 128, "channel"),
+        choices=(*BLOCKS, "channel"),
     )
     symmetric: bool = param(True, doc="false: one zero point per block beside the scale")
     method: str = param(
@@ -60,7 +63,7 @@ class Quantize(Pass):
     )
     bits: tuple[int, ...] = param((3, 4, 8), doc="widths that `weights = auto` chooses from", choices=(2, 3, 4, 8))
     blocks: tuple[int, ...] = param(
-        (32, 128), doc="blocks that `weights = auto` chooses from, instead of `block`", choices=(16, 32, 64, 128)
+        (32, 128), doc="blocks that `weights = auto` chooses from, instead of `block`", choices=BLOCKS
     )
     budget: float = param(
         4.5, doc="bits a weight that `weights = auto` may take, scales included", unit="bits", minimum=2
@@ -121,6 +124,14 @@ class Quantize(Pass):
     @property
     def _fits_lpbq(self) -> bool:
         return self.weights in ("int2", "int3", "int4") and self.symmetric and self.block in (16, 32, 64)
+
+    def check(self, weights: Mapping[str, tuple[int, int]], origin: Span) -> Iterable[Diagnostic]:
+        """Blocks have to divide the inputs of every weight that the line selects."""
+        auto = self.weights == "auto"
+        for block in self.blocks if auto else (self.block,):
+            wrong = {name: k for name, (_, k) in weights.items() if not isinstance(block, str) and k % block}
+            if wrong and not isinstance(block, str):
+                yield indivisible(block, wrong, origin, several=auto)
 
     def run(self, module: Module, scope: Scope) -> int:
         """Return how many uses of a weight got a new format, and how many activations a new range."""

@@ -13,16 +13,13 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from ..compiler.diagnostics import fail
-from ..compiler.linears import Linear, linears
+from ..compiler.diagnostics import PlanError
+from ..compiler.linears import FLOATS, Linear, linears
 from ..compiler.module import Module, drop_unused_initializers
 from ..compiler.pass_base import Scope
 from ..compiler.weights import Weight, as_weight, transpose
+from .blocks import indivisible
 from .quantize_rtn import FORMAT, SOURCE, Format, Made, make
-
-_BLOCKS = (16, 32, 64, 128)
-_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
-
 
 Solver = Callable[[Mapping[str, Weight]], dict[str, Made]]  # float weights [N, K] by linear -> their integers
 
@@ -104,14 +101,14 @@ def _refusal(linear: Linear, format_: Format) -> str | None:
         return "a convolution is quantised per channel only: `block = channel`"
     if source is None:
         return "its weight is quantised in the source model already"
-    if source.dtype not in _FLOATS:
+    if source.dtype not in FLOATS:
         return f"its weight is {source.dtype.name.lower()}, not float32 or float16"
     return None
 
 
 def _check_block(linear: Linear, format_: Format, scope: Scope) -> None:
     if format_.block is not None and linear.shape[1] % format_.block:
-        _indivisible(linear, format_.block, scope)
+        raise PlanError(indivisible(format_.block, {linear.name: linear.shape[1]}, scope.origin))
 
 
 def _quantize(linear: Linear, module: Module, shelf: _Shelf) -> int:
@@ -124,18 +121,6 @@ def _quantize(linear: Linear, module: Module, shelf: _Shelf) -> int:
         return False
     _lead(linear, shelf.get(linear, state.source))
     return True
-
-
-def _indivisible(linear: Linear, block: int, scope: Scope) -> None:
-    k = linear.shape[1]
-    fitting = [str(b) for b in _BLOCKS if k % b == 0]
-    use = f"use `block = {' or '.join(fitting)}`, " if fitting else "use "
-    fail(
-        "E0413",
-        f"the weight of `{linear.name}` has {k} inputs, which a block of {block} does not divide",
-        scope.origin,
-        help=f'{use}`block = channel`, or leave it as it is with `except ["{linear.name}"]`',
-    )
 
 
 @dataclass

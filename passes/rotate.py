@@ -30,6 +30,7 @@ class Rotate(Pass):
     name: ClassVar[str] = "rotate"
     takes: ClassVar[tuple[Level, ...]] = (Level.SEMANTIC,)
     selects: ClassVar[bool] = False
+    keeps_shapes: ClassVar[bool] = True
 
     residual: bool = param(True, doc="R1: turn the residual stream")
     values: bool = param(True, doc="R2: turn the values of each head (and what the V cache holds)")

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from ...compiler.plan import Step
     from ...compiler.target import CheckRequest
 
-_BLOCKS = (16, 32, 64, 128, 256)
-
 
 def check(request: CheckRequest) -> list[Diagnostic]:
     """Every problem that can be seen now."""
@@ -31,7 +29,6 @@ def check(request: CheckRequest) -> list[Diagnostic]:
     problems += _buckets(request, at)
     for step in request.steps:
         if step.pass_name == "quantize":
-            problems += _block(step, request)
             problems += integer_format(step, chip) if integers(request) else _format(step, chip)
     if request.deploy.kv == "uint8" and not integers(request):
         message = "an 8-bit K/V cache needs integer activations around it, and the pipeline has none"
@@ -76,22 +73,6 @@ def _buckets(request: CheckRequest, at: Label) -> Iterator[Diagnostic]:
             at,
             help="end its pipeline with `bucket (tokens = [1, 128], context = [2048])`",
         )
-
-
-def _block(step: Step, request: CheckRequest) -> Iterator[Diagnostic]:
-    """Blocks have to divide the inputs of the linears."""
-    at = Label(step.span)
-    block = getattr(step.pass_, "block", None)
-    if isinstance(block, int) and request.arch is not None:
-        odd = sorted({k for _, k in request.arch.linears().values() if k % block})
-        if odd:
-            yield Diagnostic(
-                "E0635",
-                f"block {block} does not divide {odd[0]}, the inputs of some linears of `{request.deploy.model}`",
-                at,
-                help="choose a block that divides them: "
-                + (", ".join(str(b) for b in _BLOCKS if all(k % b == 0 for k in odd)) or "none does, leave them out"),
-            )
 
 
 def _format(step: Step, chip: Chip) -> Iterator[Diagnostic]:

@@ -440,3 +440,61 @@ def test_an_unknown_code_asked_for(golden_error):
         run_explain(Namespace(code="E0103x"))
     golden_error("E0112", caught.value)
     assert "E0103" in codes()
+
+
+BLOCKS = """\
+device host
+model target {{ source = {source} }}
+pipeline p {{ {steps} }}
+deploy target on cpu through p as ort
+"""
+
+
+@pytest.fixture
+def blocks(plan_file, tmp_path):
+    """Codes of a plan with `steps` on a model with inputs of 64 and 96."""
+
+    def found(steps: str, source: str = f'hf("{FILES}/tiny")  context = 64') -> list[str]:
+        (tmp_path / "mine.py").write_text(USED)
+        use = 'use "mine.py"\n' if "mine" in steps else ""
+        return codes_of(plan_file(use + BLOCKS.format(source=source, steps=steps)))
+
+    return found
+
+
+@pytest.mark.parametrize(
+    ("steps", "wrong"),
+    [
+        ("quantize(weights = int4, block = 64)", 1),
+        ("quantize(weights = int4, block = 128)", 1),
+        ("quantize(weights = int4, block = 32)", 0),
+        ("quantize(weights = int4, block = channel)", 0),
+        ('quantize(weights = int4, block = 64) except "*.down_proj"', 0),
+        ('quantize(weights = int4, block = 64) on "*.up_proj"', 0),
+        ('rotate() quantize(weights = int4, block = 64) on "*.down_proj"', 1),
+        ('quantize(weights = int8) quantize(weights = int4, block = 64) place(device = cpu) on "norm"', 1),
+        ("mine(share = 50%) quantize(weights = int4, block = 64)", 0),  # `mine` may change shapes
+    ],
+)
+def test_a_block_has_to_divide_what_the_line_selects(blocks, steps, wrong):
+    assert blocks(steps) == ["E0413"] * wrong
+
+
+def test_a_block_has_to_divide_the_inputs_in_an_onnx_graph(blocks, tmp_path):
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper, parser
+
+    model = parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 24]>
+        m (float[N,48] x, double[N,40] z, float[1,3,8,8] i) => (float[N,64] y, double[N,8] u, float[1,4,6,6] v)
+        { h = MatMul(x, a) y = MatMul(h, b) u = MatMul(z, c) v = Conv(i, d) }"""
+    )
+    shapes = {"a": (48, 8), "b": (8, 64), "c": (40, 8), "d": (4, 3, 3, 3)}
+    for name, shape in shapes.items():
+        array = np.zeros(shape, "f8" if name == "c" else "f4")
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    onnx.save(model, tmp_path / "m.onnx")
+    source = f'onnx("{tmp_path}/m.onnx")'
+    assert blocks("quantize(weights = int4, block = 16)", source) == ["E0413"]  # MatMul_1 has 8 inputs
+    assert blocks('quantize(weights = int4, block = 16) except "MatMul_1"', source) == []

@@ -67,11 +67,3 @@ def test_a_format_no_phone_is_reported_to_run(golden_error):
     found = check("snapdragon_8_gen_3", quantize(weights="int4", block=32), BUCKET)
     assert [d.severity for d in found] == ["warning"]
     golden_error("W0601", found)
-
-
-def test_a_block_that_does_not_divide():
-    narrow = replace(request("snapdragon_8_gen_3", quantize(weights="int4", block=128), BUCKET))
-    assert narrow.arch is not None
-    narrow = replace(narrow, arch=replace(narrow.arch, hidden=192, intermediate=320))
-    codes = {d.code: d for d in QnnTarget().check(narrow)}
-    assert codes["E0635"].help == "choose a block that divides them: 16, 32, 64"

@@ -1,0 +1,34 @@
+"""Blocks of inputs that share a scale, and what to say of a weight [N, K] whose K a block does not divide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..compiler.diagnostics import Diagnostic, Label, Span
+
+BLOCKS = (16, 32, 64, 128)
+
+
+def indivisible(block: int, inputs: Mapping[str, int], origin: Span | None, several: bool = False) -> Diagnostic:
+    """E0413 for the weights of `inputs`, name -> K; `several`: `block` is one of a `blocks` list."""
+    (name, k), more = next(iter(inputs.items())), len(inputs) - 1
+    like = f", nor the inputs of {more} more" if more else ""
+    fitting = [size for size in BLOCKS if not any(k % size for k in inputs.values())]
+    if several:
+        use = f"leave {block} out of `blocks`, or keep such weights as they are"
+    else:
+        words = [*map(str, fitting), "channel"]
+        use = f"use `block = {words[0]}`" + "".join(f" or `{word}`" for word in words[1:])
+        use += ", or leave such weights as they are"
+    globs = ", ".join(f'"{glob}"' for glob in dict.fromkeys(map(_of_any_layer, inputs)))
+    return Diagnostic(
+        "E0413",
+        f"the weight of `{name}` has {k} inputs, which a block of {block} does not divide{like}",
+        Label(origin, f"blocks of {block}") if origin else None,
+        help=f"{use} with `except [{globs}]`",
+    )
+
+
+def _of_any_layer(name: str) -> str:
+    """`layers.3.mlp.up_proj` -> `layers.*.mlp.up_proj`."""
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))
