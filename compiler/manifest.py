@@ -178,7 +178,7 @@ def _say_sources(data: dict[str, Any]) -> None:
 
 
 def load_manifest(bundle: Path) -> Manifest:
-    """Read and check a bundle's manifest; the other files are looked at by `check_files` and `verify`."""
+    """Read and check a bundle's manifest; the other files are looked at by `intact.check_files` and `verify`."""
     path = bundle / MANIFEST
     if not path.is_file():
         what = "is not there" if not bundle.exists() else f"is not a bundle: it has no {MANIFEST}"
@@ -212,14 +212,3 @@ def _check_seal(bundle: Path, raw: bytes) -> None:
             f"`{bundle / MANIFEST}` has been changed: its hash is not that of {SEAL}",
             help="compile the plan again",
         )
-
-
-def check_files(manifest: Manifest) -> None:
-    """Every file there and of its size, before an engine loads it: some load a truncated file without a word."""
-    for name, entry in manifest.files.items():
-        path = manifest.bundle / name
-        if not path.is_file():
-            fail("E0905", f"`{path}` is missing from the bundle", help="copy the bundle again, or compile again")
-        if path.stat().st_size != entry["size"]:
-            message = f"`{path}` has {path.stat().st_size} bytes, the manifest says {entry['size']}"
-            fail("E0905", message, help="copy the bundle again, or compile again")

@@ -135,10 +135,6 @@ class Plan:
     sources: dict[str, str] = field(default_factory=dict)
     warnings: tuple[Diagnostic, ...] = ()
 
-    def steps(self, deploy: Deploy) -> tuple[Step, ...]:
-        """The pipeline that a deploy line sends its model through."""
-        return self.pipelines[deploy.pipeline].steps if deploy.pipeline else ()
-
     def deploy_of(self, model: str) -> Deploy | None:
         return next((deploy for deploy in self.deploys if deploy.model == model), None)
 

@@ -146,8 +146,7 @@ def _steps(model: CompiledModel, plan: Plan) -> str:
 
 def _written(model: CompiledModel, plan: Plan) -> Iterator[tuple[StepResult, str]]:
     """Each step that ran, with what the plan says for it (a step that the deploy line implies has its name)."""
-    pipeline = model.deploy.pipeline
-    steps = list(plan.pipelines[pipeline].steps) if pipeline else []
+    steps = list(plan.steps(model.deploy))
     for result in model.steps:
         if steps and steps[0].pass_name == result.pass_name:
             yield result, _text(steps.pop(0).span, plan.sources)

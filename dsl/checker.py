@@ -209,8 +209,7 @@ class _Checker:
         if self.report.errors or not plan.devices:
             return
         for deploy in plan.deploys:
-            steps = plan.pipelines[deploy.pipeline].steps if deploy.pipeline else ()
-            request = CheckRequest(plan, deploy, steps, plan.devices[0], self.models[deploy.model].arch)
+            request = CheckRequest(plan, deploy, plan.steps(deploy), plan.devices[0], self.models[deploy.model].arch)
             target = find_target(deploy.target)
             try:
                 for found in (*undeployable(target, request), *target().check(request)):

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..diagnostics import fail
-from ..manifest import Manifest, check_files, load_manifest
+from ..intact import check_files
+from ..manifest import Manifest, load_manifest
 from ..tokenizers import TextStream, Tokenizer
 from .chain import ChainModel
 from .engines import open_model

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..diagnostics import fail
-from ..manifest import Manifest, check_files, load_manifest
+from ..intact import check_files
+from ..manifest import Manifest, load_manifest
 from .engines import open_graph
 from .feeds import as_tensor
 from .generate import choose_model

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 
 import pytest
+from edgec.compiler import cache, intact
 from edgec.compiler.diagnostics import EdgecError, PlanError
+from edgec.compiler.intact import check_files
 from edgec.compiler.manifest import (
     MANIFEST,
     SEAL,
-    check_files,
     load_manifest,
     problems,
     schema,
@@ -152,20 +155,52 @@ def test_a_changed_manifest(tmp_path, make, golden_error, how):
         golden_error("E0904", caught.value, hide={str(tmp_path): "TMP"})
 
 
-@pytest.mark.parametrize("how", ["gone", "shorter", "longer"])
+@pytest.mark.parametrize("how", ["gone", "shorter", "longer", "flipped"])
 def test_files_are_looked_at_before_an_engine_sees_them(tmp_path, make, golden_error, how):
     make(tmp_path / "demo")
     file = tmp_path / "demo" / "m" / "cpu0.onnx"
     if how == "gone":
         file.unlink()
     else:
-        file.write_text("ab" if how == "shorter" else "abcd")
+        file.write_text({"shorter": "ab", "longer": "abcd", "flipped": "abb"}[how])
     manifest = load_manifest(tmp_path / "demo")
     with pytest.raises(PlanError, match=r"cpu0\.onnx") as caught:
         check_files(manifest)
     assert code(caught.value) == "E0905"
     if how == "shorter":
         golden_error("E0905", caught.value, hide={str(tmp_path): "TMP"})
+
+
+def test_a_file_is_hashed_again_only_when_it_was_touched(tmp_path, make, monkeypatch):
+    monkeypatch.setenv("EDGEC_CACHE", str(tmp_path / "cache"))
+    hashed, digest_file = [], cache.digest_file
+    monkeypatch.setattr(cache, "digest_file", lambda path: hashed.append(path.name) or digest_file(path))
+    make(tmp_path / "demo")
+    manifest = load_manifest(tmp_path / "demo")
+    hashed.clear()
+    check_files(manifest)
+    check_files(manifest)
+    assert hashed == ["cpu0.onnx", "report.html"] * 2  # so young that they can change within the clock's step
+    monkeypatch.setattr(intact, "_CLOCK_STEP", -1.0)
+    check_files(manifest)
+    hashed.clear()
+    check_files(manifest)
+    assert hashed == []
+    file = tmp_path / "demo" / "m" / "cpu0.onnx"
+    before = file.stat()
+    time.sleep(0.02)  # of the file system's clock
+    file.write_text("abb")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(PlanError, match=r"cpu0\.onnx` has been changed"):
+        check_files(manifest)
+
+
+def test_a_cache_that_cannot_be_written_does_not_matter(tmp_path, make, monkeypatch):
+    make(tmp_path / "demo")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EDGEC_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(intact, "_CLOCK_STEP", -1.0)
+    check_files(load_manifest(tmp_path / "demo"))
 
 
 def test_an_unknown_model(tmp_path, make, golden_error):

@@ -127,6 +127,17 @@ def test_a_damaged_file_is_not_loaded(pair, tmp_path):
     assert code(caught) == "E0905"
 
 
+def test_a_flipped_byte_is_not_run(pair, tmp_path):
+    broken = tmp_path / "bundle"
+    shutil.copytree(pair, broken)
+    raw = bytearray((broken / "target" / "ort.data").read_bytes())
+    raw[len(raw) // 2] ^= 0x10
+    (broken / "target" / "ort.data").write_bytes(raw)
+    with pytest.raises(PlanError, match=r"target/ort\.data` has been changed") as caught:
+        run_bundle(broken, "x", 5)
+    assert code(caught) == "E0905"
+
+
 def test_no_chat_template(pair, golden_error):
     with pytest.raises(PlanError) as caught:
         run_bundle(pair, "x", 5, chat=True)
