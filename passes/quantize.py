@@ -170,7 +170,8 @@ class Quantize(Pass):
         from .quantize_rtn import Format
 
         lpbq = self.scales == "lpbq" or (self.scales == "auto" and self.activations != "fp16" and self._fits_lpbq)
-        return Format(bits, block, self.symmetric, self.method, "lpbq" if lpbq else "float")
+        integers = self.activations != "fp16"  # their dequantised weights go through QDQ, whose scales are positive
+        return Format(bits, block, self.symmetric, self.method, "lpbq" if lpbq else "float", integers or lpbq)
 
     def _chosen(self, module: Module, scope: Scope) -> dict[str, Format]:
         """Mixed precision: a format for each selected linear."""

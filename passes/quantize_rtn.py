@@ -38,6 +38,7 @@ class Format:
     symmetric: bool
     method: str = "rtn"
     scales: str = "float"  # "lpbq": an integer of 1 to 15 per block times a float per row (two_level)
+    positive: bool = False  # no scale below zero, where what runs it was not seen to take one
 
     @property
     def dtype(self) -> ir.DataType:

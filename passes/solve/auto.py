@@ -28,6 +28,7 @@ from ...compiler.weights import Weight
 from ..quantize_rtn import Format
 from . import gptq, store
 from .flow import Flow, Moments
+from .grid import kind_of
 
 WINDOWS = 16
 _UNITS = 1 << 18  # steps of the budget at most
@@ -209,5 +210,4 @@ class _Measure:
 
 
 def _solved(name: str, w: torch.Tensor, moments: Moments, format_: Format) -> torch.Tensor:
-    block = format_.block or w.shape[1]
-    return gptq.solve(name, w, moments, format_.bits, block, format_.symmetric, gptq.Gptq(rounds=0)).value()
+    return gptq.solve(name, w, moments, kind_of(format_, w.shape[1]), gptq.Gptq(rounds=0)).value()

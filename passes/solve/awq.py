@@ -26,7 +26,7 @@ from ...compiler.pass_base import Scope
 from ...compiler.weights import Weight
 from .flow import Flow, Moments
 from .gptq import Solved
-from .grid import fit, spanning
+from .grid import Kind, fit, spanning
 from .hessian import damped
 
 _RATIOS = 20
@@ -103,9 +103,9 @@ def _linear_behind(flow: Flow, value: ir.Value | None) -> Linear | None:
 
 
 def search(
-    weights: Mapping[str, torch.Tensor], grids: Mapping[str, tuple[int, int, bool]], moments: Moments, feed: Feeder
+    weights: Mapping[str, torch.Tensor], kinds: Mapping[str, Kind], moments: Moments, feed: Feeder
 ) -> torch.Tensor:
-    """s [channels of the feeder]; `grids` holds bits, block and symmetric of each reader."""
+    """s [channels of the feeder]; `kinds` holds the grids of each reader."""
     hessian = moments.hessian
     magnitude = feed.narrow(moments.magnitude).clamp_min(1e-4)
     best, best_error = torch.ones_like(magnitude), None
@@ -116,16 +116,16 @@ def search(
         error = 0.0
         for name, w in weights.items():
             scaled = w * wide
-            e = w - _nearest(scaled, *grids[name]) / wide
+            e = w - _nearest(scaled, kinds[name]) / wide
             error += float(((e @ hessian) * e).sum())
         if best_error is None or error < best_error:
             best, best_error = s, error
     return best
 
 
-def _nearest(w: torch.Tensor, bits: int, block: int, symmetric: bool) -> torch.Tensor:
+def _nearest(w: torch.Tensor, kind: Kind) -> torch.Tensor:
     """Round to nearest on the grid that just spans each block."""
-    grid = spanning(w, bits, block, symmetric)
+    grid = spanning(w, kind)
     return grid.value(grid.quantise(w))
 
 
@@ -180,13 +180,13 @@ def scalable(flow: Flow, value: ir.Value, feed: Feeder) -> str | None:
     return None
 
 
-def quantise(w: torch.Tensor, hessian: torch.Tensor, bits: int, block: int, symmetric: bool, damping: float) -> Solved:
+def quantise(w: torch.Tensor, hessian: torch.Tensor, kind: Kind, damping: float) -> Solved:
     """Clip search under the Hessian, then round to nearest."""
-    grid = fit(w, bits, block, symmetric, damped(hessian, damping))
+    grid = fit(w, kind, damped(hessian, damping))
     return Solved(grid.quantise(w), grid, w, [])
 
 
-def scale_module(flow: Flow, wanted: Mapping[str, tuple[int, int, bool]], scope: Scope) -> int:
+def scale_module(flow: Flow, wanted: Mapping[str, Kind], scope: Scope) -> int:
     """Walk the float decoder and fold the scales of every group with a linear in `wanted`; how many were folded."""
     folded = 0
     for stretch in flow.stretches[1:]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 
 from .flow import Moments
-from .grid import Grid, fit, fit_block, half
+from .grid import Grid, Kind, fit, fit_block, half
 from .hessian import Damped, damped, prepare
 
 _LAZY = 128  # columns whose errors are passed on together
@@ -54,10 +54,8 @@ class Solved:
         return self.grid.value(self.q)
 
 
-def solve(
-    name: str, w: torch.Tensor, moments: Moments, bits: int, block: int, symmetric: bool, settings: Gptq
-) -> Solved:
-    """`w` float32 [N, K] in blocks of `block` inputs."""
+def solve(name: str, w: torch.Tensor, moments: Moments, kind: Kind, settings: Gptq) -> Solved:
+    """`w` float32 [N, K] on grids of `kind`."""
     damping = settings.damping + _SHRINK * w.shape[1] / moments.count  # few rows tell little of how inputs go together
     ready = prepare(name, moments.hessian, damping, settings.act_order)
     notes = []
@@ -69,7 +67,7 @@ def solve(
     target = w
     if moments.drift is not None:
         target = w + settings.follow_drift * _followed(w, moments, moments.drift)
-    q, grid = _columns(target, ready, bits, block, symmetric)
+    q, grid = _columns(target, ready, kind)
     for _ in range(settings.rounds):
         grid = _better_scales(target, q, grid, ready.matrix)
         q = descend(target, q, grid, ready.matrix, _SWEEPS)
@@ -89,10 +87,10 @@ def _followed(w: torch.Tensor, moments: Moments, drift: torch.Tensor) -> torch.T
     return torch.linalg.solve(ridge.double(), (w @ drift).T.double()).T.float()
 
 
-def _columns(w: torch.Tensor, ready: Damped, bits: int, block: int, symmetric: bool) -> tuple[torch.Tensor, Grid]:
+def _columns(w: torch.Tensor, ready: Damped, kind: Kind) -> tuple[torch.Tensor, Grid]:
     order, upper = ready.order, ready.upper
     static = bool((order[1:] < order[:-1]).any())
-    grid = fit(w, bits, block, symmetric, ready.matrix)
+    grid, block = fit(w, kind, ready.matrix), kind.block
     left = w[:, order].contiguous()
     q = torch.empty_like(left)
     places = order.tolist()
@@ -103,7 +101,7 @@ def _columns(w: torch.Tensor, ready: Damped, bits: int, block: int, symmetric: b
         for k in range(first, last):
             group = places[k] // block
             if not static and k % block == 0:
-                _refit(grid, left[:, k : k + block], ready.matrix[k : k + block, k : k + block], bits, group)
+                _refit(grid, left[:, k : k + block], ready.matrix[k : k + block, k : k + block], kind, group)
             q[:, k] = grid.column(left[:, k], group)
             error = (left[:, k] - grid.column_value(q[:, k], group)) / upper[k, k]
             errors[:, k - first] = error
@@ -112,8 +110,8 @@ def _columns(w: torch.Tensor, ready: Damped, bits: int, block: int, symmetric: b
     return q[:, torch.argsort(order)], grid
 
 
-def _refit(grid: Grid, w: torch.Tensor, hessian: torch.Tensor, bits: int, group: int) -> None:
-    scale, zero = fit_block(w, bits, grid.zero is None, hessian)
+def _refit(grid: Grid, w: torch.Tensor, hessian: torch.Tensor, kind: Kind, group: int) -> None:
+    scale, zero = fit_block(w, kind, hessian)
     grid.scale[:, group] = scale
     if grid.zero is not None and zero is not None:
         grid.zero[:, group] = zero
@@ -164,7 +162,7 @@ def _better_scales(w: torch.Tensor, q: torch.Tensor, grid: Grid, matrix: torch.T
         left = (spread.reshape(len(part), groups, groups, -1) * part[:, None]).sum(-1)
         left.diagonal(dim1=1, dim2=2).add_(1e-6 * left.diagonal(dim1=1, dim2=2).mean(1, keepdim=True) + 1e-30)
         scale[at : at + rows] = torch.linalg.solve(left, right[at : at + rows])
-    scale = half(torch.where(scale > _TIMID * grid.scale, scale, grid.scale))
+    scale = half(torch.where(scale / grid.scale > _TIMID, scale, grid.scale))
     made = Grid(scale, grid.zero, grid.bits, grid.block)
     better = objective(w, made.value(q), matrix) < objective(w, grid.value(q), matrix)
     made.scale = torch.where(better[:, None], made.scale, grid.scale)

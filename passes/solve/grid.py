@@ -3,6 +3,9 @@
     scale [N, K/B] float32 with values float16 can hold     zero [N, K/B] integers, None when symmetric
     symmetric: q in -2^(b-1) .. 2^(b-1)-1                    asymmetric: q, zero in 0 .. 2^b-1
 
+A symmetric grid reaches one step further on one side. A scale below zero turns that side to where a block needs it,
+so that all 2^b integers are of use and no zero point is stored.
+
 The search tries scales between a part of the largest weight and a little more, and keeps per row and block the one of
 the least e H e^T (H the block of the Hessian, [B, B]), of the least sum h e^2, or of the least sum |e|^p.
 """
@@ -14,10 +17,32 @@ from dataclasses import dataclass
 
 import torch
 
+from ..quantize_rtn import Format
+
 SMALLEST = 2.0**-24
 STEPS = 48
 _LOWEST, _HIGHEST = 0.35, 1.15  # of the scale that just reaches the largest weight
 _CHUNK = 1 << 24  # elements of one candidate's error that are held at once
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What grids are of: `block` inputs share a scale; `positive`: the scale may not lie below zero."""
+
+    bits: int
+    block: int
+    symmetric: bool
+    positive: bool = False
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The least and the largest integer."""
+        return (-(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1) if self.symmetric else (0, (1 << self.bits) - 1)
+
+
+def kind_of(format_: Format, k: int) -> Kind:
+    """The grids of a weight with `k` inputs. Eight bits gain nothing by a scale below zero."""
+    return Kind(format_.bits, format_.block or k, format_.symmetric, format_.positive or format_.bits == 8)
 
 
 @dataclass
@@ -67,48 +92,53 @@ class Grid:
 
 
 def half(scale: torch.Tensor) -> torch.Tensor:
-    """Rounded to what float16 holds, and above zero."""
-    return scale.half().float().clamp_min(SMALLEST)
+    """Rounded to what float16 holds, and not zero."""
+    size = scale.abs().half().float().clamp_min(SMALLEST)
+    return torch.where(scale < 0, -size, size)
 
 
-def fit(w: torch.Tensor, bits: int, block: int, symmetric: bool, hessian: torch.Tensor | None = None) -> Grid:
+def fit(w: torch.Tensor, kind: Kind, hessian: torch.Tensor | None = None) -> Grid:
     """The grid of `w` [N, K] by clip search, each block weighted by its part of `hessian` [K, K] if there is one."""
     scales, zeros = [], []
-    for at in range(0, w.shape[1], block):
-        part = None if hessian is None else hessian[at : at + block, at : at + block]
-        scale, zero = fit_block(w[:, at : at + block], bits, symmetric, part)
+    for at in range(0, w.shape[1], kind.block):
+        part = None if hessian is None else hessian[at : at + kind.block, at : at + kind.block]
+        scale, zero = fit_block(w[:, at : at + kind.block], kind, part)
         scales.append(scale)
         zeros.append(zero)
-    zero = None if symmetric else torch.stack([z for z in zeros if z is not None], 1)
-    return Grid(torch.stack(scales, 1), zero, bits, block)
+    zero = None if kind.symmetric else torch.stack([z for z in zeros if z is not None], 1)
+    return Grid(torch.stack(scales, 1), zero, kind.bits, kind.block)
 
 
-def spanning(w: torch.Tensor, bits: int, block: int, symmetric: bool) -> Grid:
+def spanning(w: torch.Tensor, kind: Kind) -> Grid:
     """The grid that reaches from each block's least to its largest weight, and zero."""
-    blocks = w.reshape(len(w), -1, block)
-    if symmetric:
-        return Grid(half(blocks.abs().amax(-1) / ((1 << (bits - 1)) - 1)), None, bits, block)
+    blocks = w.reshape(len(w), -1, kind.block)
     least, largest = blocks.amin(-1).clamp_max(0), blocks.amax(-1).clamp_min(0)
-    scale = half((largest - least) / ((1 << bits) - 1))
-    return Grid(scale, torch.round(-least / scale).clamp_(0, (1 << bits) - 1), bits, block)
+    low, high = kind.ends
+    if kind.symmetric and kind.positive:
+        return Grid(half(torch.maximum(largest, -least) / high), None, kind.bits, kind.block)
+    if kind.symmetric:
+        up, down = torch.maximum(largest / high, least / low), torch.maximum(least / -high, largest / -low)
+        return Grid(half(torch.where(down < up, -down, up)), None, kind.bits, kind.block)
+    scale = half((largest - least) / high)
+    return Grid(scale, torch.round(-least / scale).clamp_(0, high), kind.bits, kind.block)
 
 
 def fit_block(
-    w: torch.Tensor, bits: int, symmetric: bool, hessian: torch.Tensor | None = None, power: float = 2.0
+    w: torch.Tensor, kind: Kind, hessian: torch.Tensor | None = None, power: float = 2.0
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Scale and zero [N] of one block's weights [N, B]; `hessian` [B, B], [B] or None."""
     rows = max(1, _CHUNK // w.shape[1])
-    made = [_fit_rows(w[at : at + rows], bits, symmetric, hessian, power) for at in range(0, len(w), rows)]
-    zero = None if symmetric else torch.cat([z for _, z in made if z is not None])
+    made = [_fit_rows(w[at : at + rows], kind, hessian, power) for at in range(0, len(w), rows)]
+    zero = None if kind.symmetric else torch.cat([z for _, z in made if z is not None])
     return torch.cat([scale for scale, _ in made]), zero
 
 
 def _fit_rows(
-    w: torch.Tensor, bits: int, symmetric: bool, hessian: torch.Tensor | None, power: float
+    w: torch.Tensor, kind: Kind, hessian: torch.Tensor | None, power: float
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     best = best_scale = best_zero = None
-    for scale, zero in _symmetric(w, bits) if symmetric else _asymmetric(w, bits):
-        low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if symmetric else (0, (1 << bits) - 1)
+    low, high = kind.ends
+    for scale, zero in _symmetric(w, kind) if kind.symmetric else _asymmetric(w, kind.bits):
         shift = 0 if zero is None else zero[:, None]
         q = (torch.round(w / scale[:, None]) + shift).clamp_(low, high)
         found = error(w - (q - shift) * scale[:, None], hessian, power)
@@ -135,10 +165,12 @@ def error(e: torch.Tensor, hessian: torch.Tensor | None, power: float = 2.0) -> 
 Candidates = Iterator[tuple[torch.Tensor, torch.Tensor | None]]
 
 
-def _symmetric(w: torch.Tensor, bits: int) -> Candidates:
-    full = w.abs().amax(1) / ((1 << (bits - 1)) - 1)
+def _symmetric(w: torch.Tensor, kind: Kind) -> Candidates:
+    full = w.abs().amax(1) / kind.ends[1]
     for part in torch.linspace(_HIGHEST, _LOWEST, STEPS):
         yield half(full * part), None
+        if not kind.positive:
+            yield half(full * -part), None
 
 
 def _asymmetric(w: torch.Tensor, bits: int) -> Candidates:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .grid import Grid, half, spanning
+from .grid import Grid, Kind, half, spanning
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Hqq:
     rounds: int = 20
 
 
-def solve(w: torch.Tensor, bits: int, block: int, symmetric: bool, settings: Hqq) -> tuple[torch.Tensor, Grid]:
+def solve(w: torch.Tensor, kind: Kind, settings: Hqq) -> tuple[torch.Tensor, Grid]:
     """Integers of the rows `w` [R, K] and their grid."""
-    grid = spanning(w, bits, block, symmetric)
+    grid = spanning(w, kind)
     blocks, beta = grid.blocks(w), settings.beta
     best = _cost(w, grid, settings)
     for _ in range(settings.rounds):
@@ -51,7 +51,7 @@ def _refit(w: torch.Tensor, wanted: torch.Tensor, grid: Grid) -> Grid:
     q = grid.blocks(grid.quantise(w))
     if grid.zero is None:
         scale = (q * wanted).sum(-1) / q.pow(2).sum(-1).clamp_min(1.0)
-        return Grid(half(torch.where(scale > 0, scale, grid.scale)), None, grid.bits, grid.block)
+        return Grid(half(torch.where(scale / grid.scale > 0, scale, grid.scale)), None, grid.bits, grid.block)
     zero = torch.round((q - wanted / grid.scale[..., None]).mean(-1)).clamp_(0, grid.high)
     v = q - zero[..., None]
     scale = (v * wanted).sum(-1) / v.pow(2).sum(-1).clamp_min(1.0)

@@ -26,7 +26,7 @@ from ...compiler.weights import Weight
 from ..quantize_rtn import Format, Made, two_level
 from . import awq, gptq, hqq, mse, reconstruct, store
 from .flow import Flow
-from .grid import Grid
+from .grid import Grid, Kind, kind_of
 
 _ROWS = {"mse": (mse.solve, mse.Mse()), "hqq": (hqq.solve, hqq.Hqq())}
 CALIBRATED = ("awq", "gptq", "reconstruct")
@@ -49,9 +49,8 @@ class Wanted:
     format_: Format
 
     @property
-    def block(self) -> int:
-        k = int(np.prod(self.source.dims[1:], dtype=np.int64))
-        return self.format_.block or k
+    def kind(self) -> Kind:
+        return kind_of(self.format_, int(np.prod(self.source.dims[1:], dtype=np.int64)))
 
 
 def solve(module: Module, wanted: Mapping[str, Wanted], settings: Settings, scope: Scope) -> dict[str, Made]:
@@ -76,7 +75,7 @@ def _by_rows(name: str, one: Wanted, method: str, scope: Scope) -> str:
     def parts() -> Iterator[store.Solution]:
         for start, rows in one.source.blocks():
             w = _float(name, rows, start, scope)
-            q, grid = solver(w, one.format_.bits, one.block, one.format_.symmetric, constants)
+            q, grid = solver(w, one.kind, constants)
             if one.format_.scales == "lpbq":
                 grid.scale = _two_level(grid.scale)
                 q = grid.quantise(w)
@@ -138,8 +137,7 @@ class _Walk:
         """Fold activation-aware scales into the module; what is wanted, with the weights scaled."""
         flow = Flow(self.module, {name: one.source for name, one in self.wanted.items()})
         flow.start(self.ids, {})
-        grids = {name: (one.format_.bits, one.block, one.format_.symmetric) for name, one in self.wanted.items()}
-        folded = awq.scale_module(flow, grids, self.scope)
+        folded = awq.scale_module(flow, {name: one.kind for name, one in self.wanted.items()}, self.scope)
         self.scope.note(f"awq: {folded} groups of linears scaled by their activations")
         made = {}
         for name, one in self.wanted.items():
@@ -194,7 +192,7 @@ class _Walk:
         zero = None
         if made.zero_point is not None:
             zero = torch.from_numpy(made.zero_point.numpy().astype(np.float32)).reshape(scale.shape)
-        value = Grid(scale, zero, one.format_.bits, one.block).value(q).to(device())
+        value = Grid(scale, zero, one.kind.bits, one.kind.block).value(q).to(device())
         return self.flow.oriented(name, value)
 
     def _content(self, stretch: Stretch) -> str:
@@ -232,11 +230,10 @@ class _Walk:
                 one = self.wanted[name]
                 w = _float(name, one.source.numpy(), 0, self.scope)
                 format_ = one.format_
-                grid = (format_.bits, one.block, format_.symmetric)
                 if self.settings.method == "awq":
-                    solved[name] = awq.quantise(w, moments.hessian, *grid, self.settings.gptq.damping)
+                    solved[name] = awq.quantise(w, moments.hessian, one.kind, self.settings.gptq.damping)
                 else:
-                    solved[name] = gptq.solve(name, w, moments, *grid, self.settings.gptq)
+                    solved[name] = gptq.solve(name, w, moments, one.kind, self.settings.gptq)
                 if format_.scales == "lpbq":
                     scale = _two_level(solved[name].grid.scale)
                     solved[name] = gptq.rescaled(solved[name], scale, moments.hessian, self.settings.gptq.damping)

@@ -25,7 +25,7 @@ from ..quantize_rtn import FORMAT, SOURCE, Format, Made
 from .grid import Grid
 
 KIND = "solve"
-VERSION = "3"  # of the solvers' arithmetic: a new one forgets what was solved before
+VERSION = "4"  # of the solvers' arithmetic: a new one forgets what was solved before
 
 
 @dataclass
