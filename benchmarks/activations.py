@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from common import HELDOUT, MODELS, QWEN3, edgec, parser, report, scratch, text_digest, write_plan
+from common import HELDOUT, MODELS, QWEN3, edgec, parser, report, scratch, settings_text, text_digest, write_plan
 from quality import training_files
 
 FILES = training_files()[::16]  # text enough for the windows asked for
@@ -106,7 +106,7 @@ def modules(model: Path, line: Line | None, samples: int, windows: tuple[int, ..
 
 def bundle(folder: Path, model: Path, line: Line, samples: int, windows: int) -> float:
     """Perplexity of the emitted bundle on the emulator."""
-    words = ", ".join(f"{key} = {value}" for key, value in line.settings.items())
+    words = settings_text(line.settings)
     text, first = ", ".join(f'"{path}"' for path in FILES), "rotate ()" if line.rotate else ""
     plan = PLAN.format(model=model, text=text, samples=samples, first=first, line=words, body=BODY, kv=line.kv)
     edgec("compile", write_plan(folder, plan), "-o", folder / "bundle", "--quiet")

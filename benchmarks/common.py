@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,11 @@ def write_plan(folder: Path, text: str, name: str = "plan.edge") -> Path:
         text = text.replace(f"{{{key}}}", str(value))
     path.write_text(text)
     return path
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """A pass's settings as a plan has them."""
+    return ", ".join(f"{key} = {str(value).lower()}" for key, value in settings.items())
 
 
 def text_digest() -> str:

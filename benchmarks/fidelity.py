@@ -1,75 +1,118 @@
-"""Perplexity of emitted bundles against the same quantisation in the float oracle (pycode-qwen3, int4 block 32).
+"""Perplexity of emitted bundles against the same quantisation in the float oracle (pycode-qwen3).
 
-    ratio = perplexity(engine running the bundle) / perplexity(quantised module in ONNX Runtime, no rewrites)
+    of the oracle    perplexity(engine running the bundle) / perplexity(quantised module in ONNX Runtime, no rewrites)
+    oracle of fp32   what the quantisation itself costs, on the same windows
 
 MNN and ONNX Runtime run on `--windows` windows of 256 tokens, the HTP emulator (5 s a window) on `--qnn-windows`.
+Calibrated lines see `--samples` windows of every sixteenth module of the running interpreter's standard library, the
+held-out ones left out. `--only PATTERN` runs the lines whose name (`int4 block 32 gptq, mnn low`) it matches.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from common import HELDOUT, QWEN3, arguments, edgec, report, scratch, text_digest, write_plan
+from common import HELDOUT, QWEN3, edgec, parser, report, scratch, settings_text, text_digest, write_plan
+from quality import training_files
 
+FILES = training_files()[::16]
+KEPT = ("lm_head", "embed_tokens")
 PLAN = """
 plan fidelity
 device {device}
-model target { source = hf("{qwen3}")  context = 512 }
-pipeline p {
-  quantize (weights = int4, block = 32)  except ["lm_head", "embed_tokens"]
+model target {{ source = hf("{{qwen3}}")  context = 512 }}
+calibration {{ text = [{text}]  samples = {samples}  length = 256 }}
+pipeline p {{
+  {first}
+  quantize ({line})  except ["lm_head", "embed_tokens"]
   {bucket}
-}
+}}
 deploy target on {place} through p as {target}
 """
-RUNS = {
-    "mnn, memory = normal": ("host", "cpu", "mnn { memory = normal }", ""),
-    "mnn, memory = low": ("host", "cpu", "mnn { memory = low }", ""),
+ENGINES = {
+    "mnn": ("host", "cpu", "mnn { memory = normal }", ""),
+    "mnn low": ("host", "cpu", "mnn { memory = low }", ""),
     "ort": ("host", "cpu", "ort", ""),
-    "qnn (HTP emulator)": ("snapdragon_8_gen_3", "npu", "qnn", "bucket (tokens = [64], context = [512])"),
+    "qnn": ("snapdragon_8_gen_3", "npu", "qnn", "bucket (tokens = [64], context = [512])"),
+}
+INT4, GPTQ = {"weights": "int4", "block": 32}, {"method": "gptq"}
+LINES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "int4 block 32 rtn": (INT4, tuple(ENGINES)),
+    "int4 block 32 mse": ({**INT4, "method": "mse"}, ("mnn", "ort", "qnn")),
+    "int4 block 32 awq": ({**INT4, "method": "awq"}, ("mnn", "qnn")),
+    "int4 block 32 gptq": ({**INT4, **GPTQ}, tuple(ENGINES)),
+    "int4 block 32 gptq, rotated": ({**INT4, **GPTQ}, ("mnn", "qnn")),
+    "int4 block 128 gptq": ({**INT4, "block": 128, **GPTQ}, ("mnn", "ort", "qnn")),
+    "int4 block 32 asymmetric gptq": ({**INT4, "symmetric": False, **GPTQ}, ("mnn", "ort", "qnn")),
+    "int3 block 32 gptq": ({**INT4, "weights": "int3", **GPTQ}, tuple(ENGINES)),
+    "int2 block 32 asymmetric gptq": (
+        {**INT4, "weights": "int2", "symmetric": False, **GPTQ},
+        ("mnn", "mnn low", "ort"),
+    ),
+    "auto at 4.5 bits gptq": ({"weights": "auto", "budget": 4.5, **GPTQ}, ("mnn", "ort", "qnn")),
 }
 
 
-def oracle(windows: int) -> tuple[float, float]:
+@cache
+def oracle(name: str, windows: int, samples: int) -> tuple[float, float]:
     """Perplexity of the float module and of the quantised one."""
+    from edgec.compiler.diagnostics import Span
     from edgec.compiler.evaluate import module_perplexity
     from edgec.compiler.load_hf import load_hf
     from edgec.compiler.pass_base import Scope
+    from edgec.compiler.plan import Calibration
     from edgec.passes.quantize import Quantize
+    from edgec.passes.rotate import Rotate
 
-    module = load_hf("target", QWEN3, 512)
+    module, span = load_hf("target", QWEN3, 512), Span("fidelity", 1, 1, 1, 1)
+    text = Calibration(FILES, samples, 256, 0, span)
     plain = module_perplexity(module, [HELDOUT], windows)
-    Quantize(weights="int4", block=32).run(module, Scope(except_=("lm_head", "embed_tokens")))
+    if "rotated" in name:
+        Rotate().run(module, Scope(None, (), span, text))
+    Quantize(**LINES[name][0]).run(module, Scope(None, KEPT, span, text))
     return plain, module_perplexity(module, [HELDOUT], windows)
 
 
-def measure(folder: Path, name: str, windows: int) -> dict[str, object]:
-    device, place, target, bucket = RUNS[name]
-    text = PLAN
-    for key, value in (("device", device), ("place", place), ("target", target), ("bucket", bucket)):
-        text = text.replace(f"{{{key}}}", value)
+def measure(folder: Path, name: str, engine: str, windows: int, samples: int) -> dict[str, object]:
+    """Compile, run on the text, compare."""
+    device, place, target, bucket = ENGINES[engine]
+    text, first = ", ".join(f'"{path}"' for path in FILES), "rotate ()" if "rotated" in name else ""
+    plan = PLAN.format(
+        device=device, text=text, samples=samples, first=first, line=settings_text(LINES[name][0]), bucket=bucket,
+        place=place, target=target,
+    )  # fmt: skip
     bundle = folder / "bundle"
-    edgec("compile", write_plan(folder, text), "-o", bundle, "--quiet")
+    edgec("compile", write_plan(folder, plan), "-o", bundle, "--quiet")
     done = edgec("verify", bundle, "--text", HELDOUT, "--windows", windows, "--source", f"target={QWEN3}", "--json")
     measured = json.loads(done.stdout)["perplexity"]["target"]
+    size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
     shutil.rmtree(bundle)
-    plain, quantised = oracle(windows)
-    return {
-        "bundle": name,
-        "windows": windows,
-        "perplexity": measured,
-        "of the oracle": measured / quantised,
-        "of fp32": measured / plain,
-        "oracle of fp32": quantised / plain,
-    }
+    plain, quantised = oracle(name, windows, samples)
+    ratios = {"of the oracle": measured / quantised, "oracle of fp32": quantised / plain}
+    return {"line": name, "engine": engine, "windows": windows, **ratios, "bundle bytes": f"{size:,}"}
 
 
 def main() -> None:
-    args = arguments(__doc__, windows=96, qnn_windows=8)
+    options = parser(__doc__)
+    for name, value in (("windows", 96), ("qnn-windows", 4), ("samples", 32)):
+        options.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
+    options.add_argument("--only", default="", metavar="PATTERN")
+    args = options.parse_args()
+    rows = []
     with scratch() as folder:
-        rows = [measure(folder, name, args.qnn_windows if "qnn" in name else args.windows) for name in RUNS]
-    report("Emitted bundles against the float oracle, int4 block 32", rows, args, text=text_digest())
+        for name, (_, engines) in LINES.items():
+            for engine in engines:
+                if re.search(args.only, f"{name}, {engine}"):
+                    windows = args.qnn_windows if engine == "qnn" else args.windows
+                    rows.append(measure(folder, name, engine, windows, args.samples))
+                    print(rows[-1], file=sys.stderr, flush=True)
+    report("Emitted bundles against the float oracle", rows, args, text=text_digest())
 
 
 if __name__ == "__main__":

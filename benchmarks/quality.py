@@ -1,4 +1,8 @@
-"""What each way of choosing integers costs in perplexity, relative to float32: held-out text, 96 windows of 256 tokens.
+"""What each way of choosing integers costs, relative to float32: held-out text, 96 windows of 256 tokens.
+
+    perplexity   as a ratio to float32; repeats to about 0.002
+    divergence   KL(float32 | quantised) per position, in nats: the sharper figure
+    bits         a quantised weight as stored, float16 scales and zero points included
 
 All linears but the tied head are quantised, the embedding stays float. Calibration: 128 windows of 256 tokens of the
 running interpreter's standard library, the held-out modules left out. Each line runs in a process of its own, with a
@@ -8,6 +12,7 @@ cache of its own; `peak MiB` is that process's while it solves. `--only PATTERN`
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import resource
@@ -15,19 +20,41 @@ import subprocess
 import sys
 import sysconfig
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common import HELDOUT, MODELS, parser, report, scratch
+from judge import WINDOWS, judge, token_ids
 
-LINES = [  # weights, block, symmetric, methods
-    ("int4", 128, True, ("rtn", "mse", "hqq", "awq", "gptq", "reconstruct")),
-    ("int4", 32, True, ("rtn", "mse", "hqq", "awq", "gptq", "reconstruct")),
-    ("int4", 32, False, ("rtn", "mse", "hqq", "awq", "gptq", "reconstruct")),
-    ("int3", 32, True, ("rtn", "mse", "hqq", "awq", "gptq", "reconstruct")),
-    ("int2", 32, False, ("rtn", "mse", "hqq", "awq", "gptq", "reconstruct")),
-]
-WINDOWS = 96
+if TYPE_CHECKING:
+    from edgec.compiler.module import Module
+    from edgec.compiler.plan import Calibration
+
+METHODS = ("rtn", "mse", "hqq", "awq", "gptq", "reconstruct")
+
+
+@dataclass(frozen=True)
+class Form:
+    """What all methods of a table's part have in common."""
+
+    bits: int
+    block: int
+    symmetric: bool
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of a quantize line."""
+        return {"weights": f"int{self.bits}", "block": self.block, "symmetric": self.symmetric}
+
+    def __str__(self) -> str:
+        return f"int{self.bits} block {self.block} {'symmetric' if self.symmetric else 'asymmetric'}"
+
+
+FORMATS = (Form(4, 128, True), Form(4, 32, True), Form(4, 32, False), Form(3, 32, True), Form(2, 32, False))
+OTHERS = {  # rows beside the grid
+    "auto at 4.5 bits gptq": {"weights": "auto", "budget": 4.5, "method": "gptq"},
+}
 
 
 def training_files() -> tuple[Path, ...]:
@@ -46,29 +73,42 @@ def _is_training(path: Path, module: Path, held: set[str]) -> bool:
         return False
 
 
-def measure(model: str, line: dict[str, Any] | None) -> dict[str, float]:
-    """Perplexity of one model in one format (None: float), seconds and MiB while it is solved."""
+def calibrated() -> Calibration:
+    """What calibrated methods see."""
     from edgec.compiler.diagnostics import Span
-    from edgec.compiler.evaluate import token_ids
-    from edgec.compiler.load_hf import load_hf
-    from edgec.compiler.oracle import perplexity
-    from edgec.compiler.pass_base import Scope
     from edgec.compiler.plan import Calibration
+
+    return Calibration(training_files(), 128, 256, 0, Span("quality", 1, 1, 1, 1))
+
+
+def measure(model: str, line: dict[str, Any]) -> dict[str, float]:
+    """What the judge says of one model in one format, seconds and MiB while it is solved."""
+    from edgec.compiler.load_hf import load_hf
+    from edgec.compiler.pass_base import Scope
     from edgec.passes.quantize import Quantize
 
-    module = load_hf("m", MODELS / model, 512)
+    module, given = load_hf("m", MODELS / model, 512), calibrated()
     start = time.perf_counter()
-    if line is not None:
-        span = Span("quality", 1, 1, 1, 1)
-        scope = Scope(None, ("lm_head", "embed_tokens"), span, Calibration(training_files(), 128, 256, 0, span))
-        Quantize(**line).run(module, scope)
+    Quantize(**line).run(module, Scope(None, ("lm_head", "embed_tokens"), given.span, given))
     took = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    ids = token_ids(MODELS / model, HELDOUT.read_text())
-    return {"perplexity": perplexity(module, ids, WINDOWS), "seconds": took, "peak": peak}
+    facts = {"bits": stored_bits(module), "seconds": took, "peak": peak}
+    return {**judge(module, load_hf("m", MODELS / model, 512), token_ids(model)), **facts}
 
 
-def apart(model: str, line: dict[str, Any] | None) -> dict[str, float]:
+def stored_bits(module: Module) -> float:
+    """Bits a quantised weight, with its share of float16 scales and of zero points."""
+    from edgec.compiler.linears import linears
+
+    bits = count = 0.0
+    for quant in (linear.quant for linear in linears(module) if linear.quant is not None):
+        shared = quant.width * (not quant.symmetric) + 16
+        bits += math.prod(quant.q.dims) * quant.width + math.prod(quant.scale.dims) * shared
+        count += math.prod(quant.q.dims)
+    return bits / count
+
+
+def apart(model: str, line: dict[str, Any]) -> dict[str, float]:
     """`measure` in a process and with a cache of its own."""
     with scratch() as folder:
         env = {**os.environ, "EDGEC_CACHE": str(folder)}
@@ -85,21 +125,23 @@ def main() -> None:
     if args.measure:
         print(json.dumps(measure(*json.loads(args.measure))))
         return
+    grid = {f"{form} {method}": {**form.settings, "method": method} for form in FORMATS for method in METHODS}
     rows = []
     for model in ("pycode-qwen3", "pycode-qwen2"):
-        base = None
-        for weights, block, symmetric, methods in LINES:
-            for method in methods:
-                form = f"{weights} block {block} {'symmetric' if symmetric else 'asymmetric'}"
-                if not re.search(args.only, f"{model} {form} {method}"):
-                    continue
-                base = base or apart(model, None)["perplexity"]
-                line = {"weights": weights, "block": block, "symmetric": symmetric, "method": method}
-                got = apart(model, line)
-                row = {"model": model, "format": form, "method": method, "ratio": got["perplexity"] / base}
-                rows.append({**row, "seconds": round(got["seconds"], 1), "peak MiB": round(got["peak"])})
-                print(rows[-1], file=sys.stderr, flush=True)
-    report("Perplexity relative to float32", rows, args, windows=WINDOWS)
+        for name, line in (grid | OTHERS).items():
+            if not re.search(args.only, f"{model} {name}"):
+                continue
+            got = apart(model, line)
+            form, _, method = name.rpartition(" ")
+            row = {"model": model, "format": form, "method": method, "bits": got["bits"], "perplexity": got["ratio"]}
+            row |= {
+                "divergence": got["divergence"],
+                "seconds": round(got["seconds"], 1),
+                "peak MiB": round(got["peak"]),
+            }
+            rows.append(row)
+            print(row, file=sys.stderr, flush=True)
+    report("Relative to float32", rows, args, windows=WINDOWS)
 
 
 if __name__ == "__main__":

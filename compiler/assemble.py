@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import cache
 from .evaluate import model_files
-from .linears import linears
-from .manifest import arch_entry, dtype_name
+from .linears import QuantizedWeight, linears
+from .manifest import arch_entry
 from .module import MAIN, Bucket
 
 if TYPE_CHECKING:
@@ -197,13 +197,19 @@ def _weights(model: CompiledModel) -> list[dict[str, Any]]:
             {
                 "name": linear.name,
                 "shape": list(linear.shape),
-                "dtype": dtype_name(quant.q.dtype) if quant else model.emission.float_type,
+                "dtype": _stored(quant, model.emission.widths) if quant else model.emission.float_type,
+                "bits": quant.width if quant else None,
                 "block": quant.block if quant else None,
                 "symmetric": quant.symmetric if quant else None,
                 "source_line": model.compressed.decisions.get(linear.name),
             }
         )
     return rows
+
+
+def _stored(quant: QuantizedWeight, widths: Sequence[int]) -> str:
+    width = next((width for width in widths if width >= quant.width), quant.bits)
+    return f"{'' if quant.q.dtype.is_signed() else 'u'}int{width}"
 
 
 def _speculation(plan: Plan) -> dict[str, Any] | None:

@@ -218,12 +218,18 @@ def _weight(row: Mapping[str, Any], bits: float, error: float | None, worst: flo
     return [
         _code(row["name"]),
         " × ".join(map(str, row["shape"])),
-        _e(row["dtype"]),
+        _e(_type(row)),
         _e(_grain(row)),
         bar(bits, 16, f"{bits:.2f}", f"{bits:.2f} bits"),
         shown,
         f"<span class=quiet>{_e(row['source_line'])}</span>" if row.get("source_line") else "",
     ]
+
+
+def _type(row: Mapping[str, Any]) -> str:
+    """What the weight is stored in, and what its integers need if that is less."""
+    bits = row.get("bits")
+    return row["dtype"] + (f" of {bits} bits" if bits and not row["dtype"].endswith(f"int{bits}") else "")
 
 
 def _grain(row: Mapping[str, Any]) -> str:
@@ -238,7 +244,7 @@ def _formats(weights: Sequence[Mapping[str, Any]]) -> str:
     counted: dict[str, int] = {}
     for row in weights:
         grain = _grain(row)
-        key = f"{row['dtype']} {grain}".strip()
+        key = f"{_type(row)} {grain}".strip()
         counted[key] = counted.get(key, 0) + _product(row["shape"])
     return stack(sorted(((name, float(count)) for name, count in counted.items()), key=lambda item: -item[1]))
 

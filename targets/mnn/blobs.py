@@ -27,6 +27,7 @@ import numpy as np
 from ...compiler.linears import QuantizedWeight
 from ...compiler.weights import BLOCK_BYTES, Weight
 
+WIDTHS = (2, 3, 4, 8)
 ROW_MULTIPLE = 8  # eight rows fill whole bytes at any width
 SHORT = 65535  # larger dimensions are stored in 32 bits
 
@@ -122,7 +123,7 @@ def unpack(data: bytes | bytearray, bits: int, count: int) -> np.ndarray:
 def write_quantized(file: BinaryIO, weight: QuantizedWeight, bias: np.ndarray | None = None) -> Blob:
     """Append a quantised weight [oc, ic] (a kernel's trailing axes count as ic) with its integers as they are."""
     rows, columns = weight.q.dims[0], int(np.prod(weight.q.dims[1:], dtype=np.int64))
-    offset, bits, block = file.tell(), weight.bits, weight.block or columns
+    offset, bits, block = file.tell(), weight.width, weight.block or columns
     head = header(rows, columns, bits)
     file.write(head)
     written = len(head)
@@ -164,7 +165,7 @@ def alpha_of(scale: np.ndarray, zero: np.ndarray | None, bits: int) -> np.ndarra
 
 def _codes(weight: QuantizedWeight) -> Iterator[np.ndarray]:
     """The stored codes u of `weight`, in blocks of rows."""
-    shift = 1 << (weight.bits - 1) if weight.q.dtype.is_signed() else 0
+    shift = 1 << (weight.width - 1) if weight.q.dtype.is_signed() else 0
     for start, stop in row_ranges(weight):
         yield weight.q.rows(start, stop).astype(np.int16) + shift
 
@@ -178,7 +179,7 @@ def _alpha(weight: QuantizedWeight) -> np.ndarray:
     for start, stop in row_ranges(weight):
         scale = weight.scale.rows(start, stop).reshape(stop - start, -1)
         zero = None if weight.zero_point is None else weight.zero_point.rows(start, stop).reshape(scale.shape)
-        parts.append(alpha_of(scale, zero, weight.bits))
+        parts.append(alpha_of(scale, zero, weight.width))
     return np.concatenate(parts)
 
 

@@ -18,7 +18,7 @@ import onnx
 import onnx_ir as ir
 
 from ...compiler.diagnostics import EdgecError
-from ...compiler.linears import QuantizedWeight
+from ...compiler.linears import WIDTH, QuantizedWeight
 from ...compiler.module import MAIN, Module
 from ...compiler.weights import from_array
 from . import blobs, tables
@@ -141,7 +141,7 @@ def _own_cases() -> dict[str, list[str]]:
 
 def _weight_rows(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """One row per weight format: the worst error over shapes and token counts in each memory mode."""
-    for bits in (2, 4, 8):
+    for bits in (2, 3, 4, 8):
         for block in _BLOCKS:
             for symmetric in (True, False):
                 yield _weight_row(folder, bits, block, symmetric)
@@ -191,14 +191,15 @@ def run_linear(
 def random_weight(
     rng: np.random.Generator, bits: int, block: int | None, symmetric: bool, rows: int, columns: int
 ) -> QuantizedWeight:
-    """Random integers over the whole range, scales that are halves, random zero points."""
-    signed = {2: ml_dtypes.int2, 3: ml_dtypes.int4, 4: ml_dtypes.int4, 8: np.int8}[bits]
-    unsigned = {2: ml_dtypes.uint2, 3: ml_dtypes.uint4, 4: ml_dtypes.uint4, 8: np.uint8}[bits]
+    """Random integers over the whole range as `quantize` holds them, scales of both signs, random zero points."""
+    signed, unsigned = (np.int8, np.uint8) if bits == 8 else (ml_dtypes.int4, ml_dtypes.uint4)
     low = -(1 << (bits - 1)) if symmetric else 0
     dtype = np.dtype(signed if symmetric else unsigned)
     q = from_array("q", rng.integers(low, low + (1 << bits), (rows, columns)).astype(dtype))
+    q.meta[WIDTH] = bits
     grid = (rows,) if block is None else (rows, columns // block)
-    scale = from_array("scale", rng.uniform(0.005, 0.02, grid).astype(np.float16).astype(np.float32))
+    steps = rng.uniform(0.005, 0.02, grid) * (rng.choice((-1, 1), grid) if symmetric and bits < 8 else 1)
+    scale = from_array("scale", steps.astype(np.float16).astype(np.float32))
     zero = None if symmetric else from_array("zero", rng.integers(0, 1 << bits, grid).astype(dtype))
     node = ir.Node("", "DequantizeLinear", [])
     return QuantizedWeight(node, q, scale, zero, block, 1 if block else 0)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...compiler.diagnostics import fail
 from ...compiler.target import Emission, EmitJob
+from .blobs import WIDTHS
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -40,7 +41,7 @@ def _emit_llm(job: EmitJob) -> Emission:
         "weights": {name: blob.describe() for name, blob in made.blobs.items()},
     }
     libraries = [*_LIBRARIES, _LLM_LIBRARY]
-    return Emission("mnn-llm", {part.name: entry}, libraries, made.notes, float_type="float16")
+    return Emission("mnn-llm", {part.name: entry}, libraries, made.notes, float_type="float16", widths=WIDTHS)
 
 
 def _emit_graph(job: EmitJob) -> Emission:
@@ -55,7 +56,7 @@ def _emit_graph(job: EmitJob) -> Emission:
         "max_error": made.errors,
         "weights": {name: blob.describe() for name, blob in made.blobs.items()},
     }
-    return Emission("chain", {part.name: entry}, list(_LIBRARIES), made.notes)
+    return Emission("chain", {part.name: entry}, list(_LIBRARIES), made.notes, widths=WIDTHS)
 
 
 def _part(job: EmitJob, device: str, file: str, graph: str, model: ir.Model) -> dict[str, Any]:

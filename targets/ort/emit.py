@@ -16,6 +16,7 @@ from ...compiler.module import MAIN
 from ...compiler.save import save_graphs
 from ...compiler.target import Emission, EmitJob, Part
 from .lower import Lowering
+from .pack import WIDTHS
 from .read_back import read_back
 from .session import EXACT, FAST, OrtGraph
 
@@ -40,7 +41,7 @@ def emit(job: EmitJob) -> Emission:
     _compare(before, paths, level, job)
     parts = {part.name: _entry(job, part, level) for part in job.parts}
     notes = [f"`{name}` keeps DequantizeLinear: {why}" for name, why in lowering.left.items()]
-    return Emission("chain", parts, libraries=_libraries(job), notes=notes, kv=_kv(job))
+    return Emission("chain", parts, _libraries(job), notes, _kv(job), widths=WIDTHS if packs else (4, 8))
 
 
 def _file(part: Part, bucket: str) -> str:

@@ -21,7 +21,7 @@ from ...compiler.weights import Weight, derive
 
 _CHANNEL_BLOCKS = (128, 64, 32, 16)
 _UNEVEN_BLOCK = 32
-_WIDTHS = (2, 4, 8)
+WIDTHS = (2, 4, 8)
 
 
 def stored_block(quant: QuantizedWeight) -> int:
@@ -34,14 +34,14 @@ def stored_block(quant: QuantizedWeight) -> int:
 
 def stored_bits(quant: QuantizedWeight) -> int:
     """The width written: 2, 4 or 8; 3-bit integers are stored in 4."""
-    return next((width for width in _WIDTHS if quant.width <= width), quant.bits)
+    return next((width for width in WIDTHS if quant.width <= width), quant.bits)
 
 
 def is_packable(quant: QuantizedWeight) -> str | None:
     """Why this weight cannot be written in the layout; None if it can."""
     if len(quant.q.dims) != 2:
         return "it is no matrix"
-    if quant.bits not in _WIDTHS:
+    if quant.bits not in WIDTHS:
         return f"{quant.bits}-bit integers were not checked on this kernel"
     if quant.axis != (0 if quant.block is None else 1):
         return f"its scales run along axis {quant.axis}"

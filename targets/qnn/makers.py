@@ -72,13 +72,18 @@ class Sketch:
 
 
 def nbits(tokens: int, k: int, n: int, bits: int, block: int | str, symmetric: bool) -> Made:
-    """A quantised linear in the form the quantize pass leaves; block "channel": one scale per output."""
+    """A quantised linear in the form the quantize pass leaves; block "channel": one scale per output.
+
+    Symmetric scales of four bits are of both signs, as the clip search makes them (passes/solve/grid.py).
+    """
     g = Sketch()
     dtype = getattr(ir.DataType, f"{'' if symmetric else 'U'}INT{bits}")
     low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if symmetric else (0, (1 << bits) - 1)
     q = g.const("op.weight", g.rng.integers(low, high + 1, (n, k)), dtype)
     grain = (n,) if block == "channel" else (n, k // int(block))
     scale = (g.rng.uniform(0.5, 1.5, grain) / (high - low) / math.sqrt(k) * 4).astype(np.float16)
+    if symmetric and bits == 4:
+        scale *= g.rng.choice(np.array((-1, 1), np.float16), grain)
     inputs = [q, g.const("op.weight_scale", scale.astype(np.float32))]
     if not symmetric:
         inputs.append(g.const("op.weight_zero", g.rng.integers(low, high + 1, grain), dtype))

@@ -38,7 +38,7 @@ def test_header_widens_with_the_shape():
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.sampled_from([2, 4, 8]),
+    st.sampled_from([2, 3, 4, 8]),
     st.sampled_from([16, 32, None]),
     st.booleans(),
     st.integers(1, 70),
@@ -94,6 +94,8 @@ def test_rows_come_in_bounded_ranges_of_whole_bytes():
         (8, None, False),
         (8, 128, True),
         (2, 64, False),
+        (3, 32, True),
+        (3, None, False),
         (16, None, True),
         (32, None, True),
     ],

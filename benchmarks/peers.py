@@ -1,0 +1,180 @@
+"""edgec beside other quantisers: same model, bits, block, layers and calibration windows; one judge for all.
+
+    perplexity   of 96 held-out windows of 256 tokens, as a ratio to float32; repeats to about 0.002
+    divergence   KL(float32 | quantised) per position on the same windows, in nats: the sharper figure
+    bits         a weight, scales and zero points as the tool stores them (float16 scales)
+
+`--install` makes each peer's environment under .peers/ (about 1 GB each). Every line is a process of its own; peak is
+that process's resident memory when it is done. `--json FILE` keeps finished lines: a second run goes on behind them.
+`--only PATTERN` runs the lines whose name (`pycode-qwen3 int4 block 32 symmetric gptqmodel gptq`) it matches.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import MODELS, ROOT, parser, report, scratch, text_digest
+from judge import judge, token_ids
+from quality import FORMATS, Form, apart, calibrated
+
+HERE = Path(__file__).with_suffix("")
+ENVIRONMENTS = ROOT / ".peers"
+OURS = ("rtn", "mse", "hqq", "awq", "gptq", "reconstruct")
+_LONGEST = 3600.0  # seconds a line may take
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table: a tool's method on a model in a format."""
+
+    model: str
+    form: Form
+    tool: str
+    method: str
+    script: str = ""
+    environment: str = "edgec"
+    zero: str = "integers"
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} {self.form} {self.tool} {self.method}"
+
+    @property
+    def bits(self) -> float:
+        zero = 0 if self.form.symmetric else 16 if self.zero == "halves" else self.form.bits
+        return self.form.bits + (16 + zero) / self.form.block
+
+
+def lines(peers: dict[str, Any]) -> Iterator[Line]:
+    """All rows, the slow methods last."""
+    made = []
+    for model in ("pycode-qwen3", "pycode-qwen2"):
+        for form in FORMATS:
+            made += [Line(model, form, "edgec", method) for method in OURS]
+            for peer in peers["line"]:
+                if form.bits in peer.get("bits", (2, 3, 4, 8)) and form.symmetric in peer.get(
+                    "symmetric", (True, False)
+                ):
+                    tool, place = peer["tool"], peer.get("environment", peer["tool"])
+                    more = {"script": peer["script"], "environment": place, "zero": peer.get("zero", "integers")}
+                    made += [Line(model, form, tool, method, **more) for method in peer["methods"]]
+    return iter(sorted(made, key=lambda line: line.method in ("reconstruct", "signround")))
+
+
+def python(environment: str) -> Path:
+    """The interpreter of an environment."""
+    return Path(sys.executable) if environment == "edgec" else ENVIRONMENTS / environment / "bin" / "python"
+
+
+def run(line: Line, folder: Path) -> dict[str, float]:
+    """Quantise and judge."""
+    form = line.form
+    if line.tool == "edgec":
+        return apart(line.model, {**form.settings, "method": line.method})
+    out, ids = folder / "out", folder / f"{line.model}.npy"
+    job = {"model": str(MODELS / line.model), "windows": str(ids), "out": str(out), "method": line.method}
+    job |= {"bits": form.bits, "block": form.block, "symmetric": form.symmetric}
+    command = [str(python(line.environment)), str(HERE / line.script), json.dumps(job)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_LONGEST)
+    if done.returncode:
+        raise RuntimeError(next((x for x in reversed(done.stderr.splitlines()) if x.strip()), "it died"))
+    told = next(x for x in reversed(done.stdout.splitlines()) if x.startswith('{"seconds"'))
+    return {**judged(line.model, out), **json.loads(told)}
+
+
+def judged(model: str, folder: Path) -> dict[str, float]:
+    """What the judge says of a dequantised model."""
+    from edgec.compiler.load_hf import load_hf
+
+    return judge(load_hf("m", folder, 512), load_hf("m", MODELS / model, 512), token_ids(model))
+
+
+def write_windows(folder: Path) -> None:
+    """The calibration windows [128, 256] of each model, as edgec chooses them."""
+    from edgec.compiler import calibrate
+    from edgec.compiler.load_hf import load_hf
+
+    for model in {line.model for line in lines({"line": []})}:
+        np.save(folder / f"{model}.npy", calibrate.windows(calibrated(), load_hf("m", MODELS / model, 512)))
+
+
+def row(line: Line, folder: Path) -> dict[str, Any]:
+    """The table's row; a tool that fails says why."""
+    head = {"model": line.model, "format": str(line.form), "tool": line.tool, "method": line.method}
+    if not python(line.environment).exists():
+        return {**head, "note": "not installed"}
+    try:
+        got = run(line, folder)
+    except (RuntimeError, subprocess.SubprocessError) as error:
+        return {**head, "note": f"fails: {error}"[:120]}
+    figures = {"bits": line.bits, "perplexity": got["ratio"], "divergence": got["divergence"]}
+    return {**head, **figures, "seconds": round(got["seconds"], 1), "peak MiB": round(got["peak"])}
+
+
+def best(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Per model and format: the least divergence of ours, and of each other tool."""
+    made: dict[tuple[str, str], dict[str, Any]] = {}
+    for one in rows:
+        if "divergence" in one:
+            at = made.setdefault((one["model"], one["format"]), {"model": one["model"], "format": one["format"]})
+            at[one["tool"]] = min(at.get(one["tool"], one["divergence"]), one["divergence"])
+    return list(made.values())
+
+
+def install(peers: dict[str, Any]) -> None:
+    """An environment for each peer, with the torch that edgec is pinned to."""
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    torch = next(pin for pin in pins if pin.startswith("torch=="))
+    for name, wanted in peers["environment"].items():
+        place = ENVIRONMENTS / name
+        subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
+        pip = [str(python(name)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, torch, "numpy"], check=True)
+        (place / "constraints.txt").write_text(torch + "\n")
+        subprocess.run([*pip, "-c", str(place / "constraints.txt"), *wanted["requirements"]], check=True)
+        if "alone" in wanted:
+            subprocess.run([*pip, "--no-deps", "--no-build-isolation", *wanted["alone"]], check=True)
+        print(f"{name}: installed", file=sys.stderr)
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--install", action="store_true", help="make the peers' environments and stop")
+    options.add_argument("--only", default="", metavar="PATTERN")
+    args = options.parse_args()
+    peers = tomllib.loads((HERE / "peers.toml").read_text())
+    if args.install:
+        install(peers)
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+    kept = json.loads(args.json.read_text())["rows"] if args.json and args.json.exists() else []
+    done = {tuple(one[key] for key in ("model", "format", "tool", "method")): one for one in kept}
+    title, facts = "edgec beside its peers", {"text": text_digest()}
+    with scratch() as folder:
+        write_windows(folder)
+        for line in lines(peers):
+            key = (line.model, str(line.form), line.tool, line.method)
+            if key in done or not re.search(args.only, line.name):
+                continue
+            done[key] = row(line, folder)
+            print(done[key], file=sys.stderr, flush=True)
+            if args.json:
+                args.json.write_text(json.dumps({"title": title, "rows": list(done.values())}) + "\n")
+    rows = sorted(done.values(), key=lambda one: (one["model"], one["format"], one.get("divergence", 9.0)))
+    report(title, rows, args, **facts)
+    args.json = None
+    report("Least divergence of each tool", best(rows), args, **facts)
+
+
+if __name__ == "__main__":
+    main()
