@@ -216,7 +216,7 @@ def _emit(
         whole.notes += emitted.notes
         _lay_out_cache(whole, emitted)
         if name == deploy.target:
-            whole.engine, whole.float_type = emitted.engine, emitted.float_type
+            whole.engine, whole.float_type, whole.widths = emitted.engine, emitted.float_type, emitted.widths
     return whole
 
 

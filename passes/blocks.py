@@ -1,12 +1,29 @@
-"""Blocks of inputs that share a scale, and what to say of a weight [N, K] whose K a block does not divide."""
+"""Blocks of inputs that share a scale: what they take to store, and what to say of a weight [N, K] they do not fit."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from ..compiler.diagnostics import Diagnostic, Label, Span
 
 BLOCKS = (16, 32, 64, 128)
+
+
+def stored_bits(n: int, k: int, bits: int, block: int | None, symmetric: bool) -> int:
+    """Bits of a weight [N, K]: integers at their own width, a float16 scale (and a zero) per block or row."""
+    return n * k * bits + n * (k // (block or k)) * (16 + (0 if symmetric else bits))
+
+
+def unmet(budget: float, least: float, origin: Span | None) -> Diagnostic:
+    """E0459: `least` bits a weight is what the smallest formats take."""
+    needed = math.ceil(100 * least) / 100
+    return Diagnostic(
+        "E0459",
+        f"a budget of {budget:g} bits cannot be met: the smallest formats take {needed:g} bits, scales included",
+        Label(origin) if origin else None,
+        help=f"set `budget` to at least {needed:g} bits, or allow fewer `bits` or larger `blocks`",
+    )
 
 
 def indivisible(block: int, inputs: Mapping[str, int], origin: Span | None, several: bool = False) -> Diagnostic:

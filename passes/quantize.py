@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 from ..compiler.levels import Level
 from ..compiler.params import param
 from ..compiler.pass_base import Pass, Relative, Scope, Tolerance
-from .blocks import BLOCKS, indivisible
+from .blocks import BLOCKS, indivisible, stored_bits, unmet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,6 +34,8 @@ _STEP = {
 }  # half a step over the largest weight of the block
 _SPREAD = {16: 1.5, 32: 1.8, 64: 2.1, 128: 2.4}  # how far weights of one block typically lie below its largest
 _CHANNEL_SPREAD = 3.0
+_DAMPING = 0.01
+_CALIBRATED = ("awq", "gptq", "reconstruct")
 _ACTIVATIONS = {"fp16": 0.0, "uint16": 0.02, "uint8": 0.3}  # of random inputs, which calibration has not seen
 
 
@@ -60,6 +62,15 @@ class Quantize(Pass):
         "rtn",
         doc="how integers are chosen; awq, gptq and reconstruct read the plan's `calibration`",
         choices=("rtn", "mse", "hqq", "awq", "gptq", "reconstruct"),
+    )
+    act_order: bool = param(
+        False, doc="gptq takes columns in the order of falling activations, over grids searched before"
+    )
+    damping: float = param(
+        _DAMPING,
+        doc="what is added to the Hessian's diagonal, as a part of its mean; grows where that is too little",
+        minimum=0,
+        maximum=1,
     )
     bits: tuple[int, ...] = param((3, 4, 8), doc="widths that `weights = auto` chooses from", choices=(2, 3, 4, 8))
     blocks: tuple[int, ...] = param(
@@ -97,7 +108,7 @@ class Quantize(Pass):
     @property
     def needs_calibration(self) -> str | None:
         """Methods that look at activations, and static ranges."""
-        if self.method in ("awq", "gptq", "reconstruct"):
+        if self.method in _CALIBRATED:
             return f"method = {self.method}"
         return f"activations = {self.activations}" if self.activations != "fp16" else None
 
@@ -113,8 +124,12 @@ class Quantize(Pass):
 
     def validate(self) -> list[str | tuple[str, str]]:
         """Mixed precision is measured on calibration text, so its integers are chosen with it too."""
-        if self.weights == "auto" and self.method not in ("awq", "gptq", "reconstruct"):
+        if self.weights == "auto" and self.method not in _CALIBRATED:
             return [("method", "`weights = auto` goes with `method = gptq`, `awq` or `reconstruct`")]
+        if self.act_order and self.method not in ("gptq", "reconstruct"):
+            return [("act_order", "`act_order` is for `method = gptq` or `reconstruct`")]
+        if self.damping != _DAMPING and self.method not in _CALIBRATED:
+            return [("damping", "`damping` is for `method = gptq`, `awq` or `reconstruct`: the others have no Hessian")]
         if self.ranges != "auto" and self.activations == "fp16":
             return [("ranges", "`ranges` is for `activations = uint16` or `uint8`")]
         if self.scales == "lpbq" and not self._fits_lpbq:
@@ -126,12 +141,18 @@ class Quantize(Pass):
         return self.weights in ("int2", "int3", "int4") and self.symmetric and self.block in (16, 32, 64)
 
     def check(self, weights: Mapping[str, tuple[int, int]], origin: Span) -> Iterable[Diagnostic]:
-        """Blocks have to divide the inputs of every weight that the line selects."""
+        """Blocks have to divide the inputs of every weight that the line selects, and a budget has to hold them all."""
         auto = self.weights == "auto"
         for block in self.blocks if auto else (self.block,):
             wrong = {name: k for name, (_, k) in weights.items() if not isinstance(block, str) and k % block}
             if wrong and not isinstance(block, str):
                 yield indivisible(block, wrong, origin, several=auto)
+        if auto and weights:
+            options = [(bits, block, self.symmetric) for bits in self.bits for block in self.blocks]
+            least = sum(min(stored_bits(n, k, *option) for option in options) for n, k in weights.values())
+            least /= sum(n * k for n, k in weights.values())
+            if least > self.budget:
+                yield unmet(self.budget, least, origin)
 
     def run(self, module: Module, scope: Scope) -> int:
         """Return how many uses of a weight got a new format, and how many activations a new range."""
@@ -158,11 +179,14 @@ class Quantize(Pass):
         from .solve.needs import needs_torch
 
         needs_torch(f"method = {self.method}", scope)
+        from .solve.gptq import Gptq
         from .solve.run import Settings, Wanted, solve
+
+        settings = Settings(self.method, Gptq(damping=self.damping, act_order=self.act_order))
 
         def solver(weights: Mapping[str, Weight]) -> dict[str, Made]:
             wanted = {name: Wanted(weight, format_of(name)) for name, weight in weights.items()}
-            return solve(module, wanted, Settings(self.method), scope)
+            return solve(module, wanted, settings, scope)
 
         return quantize_graph(graph, module, format_of, scope, solver)
 

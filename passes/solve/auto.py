@@ -20,11 +20,12 @@ import onnx_ir as ir
 import torch
 
 from ...compiler import cache, calibrate
-from ...compiler.diagnostics import fail
+from ...compiler.diagnostics import PlanError, fail
 from ...compiler.module import Module
 from ...compiler.pass_base import Scope
 from ...compiler.torch_graph import Constants, Stretch, run
 from ...compiler.weights import Weight
+from ..blocks import stored_bits, unmet
 from ..quantize_rtn import Format
 from . import gptq, store
 from .flow import Flow, Moments
@@ -36,28 +37,19 @@ _UNITS = 1 << 18  # steps of the budget at most
 Table = dict[str, dict[Format, float]]
 
 
-def stored_bits(shape: Sequence[int], format_: Format) -> int:
-    """Bits of a weight [N, K]: integers at their own width, a float16 scale (and a zero) per block."""
-    n, k = shape[0], int(np.prod(shape[1:], dtype=np.int64))
-    blocks = n * (k // (format_.block or k))
-    return n * k * format_.bits + blocks * (16 + (0 if format_.symmetric else format_.bits))
-
-
 def choose(table: Table, shapes: Mapping[str, Sequence[int]], budget: float, scope: Scope) -> dict[str, Format]:
     """The formats of least summed divergence within `budget` bits a weight."""
-    weights = sum(int(np.prod(shapes[name], dtype=np.int64)) for name in table)
-    sizes = {name: [stored_bits(shapes[name], f) for f in row] for name, row in table.items()}
+    weights = sum(math.prod(shapes[name]) for name in table)
+    sizes = {name: [_stored(shapes[name], f) for f in row] for name, row in table.items()}
     least = sum(min(row) for row in sizes.values())
     if least > budget * weights:
-        needed = np.ceil(100 * least / weights) / 100
-        fail(
-            "E0459",
-            f"a budget of {budget:g} bits cannot be met: the smallest formats take {needed:g} bits, scales included",
-            scope.origin,
-            help=f"set `budget` to at least {needed:g} bits, or allow fewer `bits` or larger `blocks`",
-        )
+        raise PlanError(unmet(budget, least / weights, scope.origin))
     picked = _least(sizes, {name: list(row.values()) for name, row in table.items()}, int(budget * weights) - least)
     return {name: list(table[name])[i] for name, i in picked.items()}
+
+
+def _stored(shape: Sequence[int], format_: Format) -> int:
+    return stored_bits(shape[0], math.prod(shape[1:]), format_.bits, format_.block, format_.symmetric)
 
 
 def _least(sizes: Mapping[str, list[int]], costs: Mapping[str, list[float]], room: int) -> dict[str, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,11 +10,16 @@ from edgec.compiler.diagnostics import PlanError
 from edgec.compiler.linears import linears
 from edgec.compiler.module import Module
 from edgec.compiler.pass_base import Scope
+from edgec.passes.blocks import stored_bits
 from edgec.passes.quantize import Quantize
 from edgec.passes.quantize_rtn import Format
-from edgec.passes.solve.auto import choose, stored_bits
+from edgec.passes.solve.auto import choose
 
 FORMATS = [Format(bits, 32, True, "gptq") for bits in (3, 4, 8)]
+
+
+def stored(shape: tuple[int, int], format_: Format) -> int:
+    return stored_bits(*shape, format_.bits, format_.block, format_.symmetric)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -25,24 +29,24 @@ def test_the_choice_is_the_best_there_is(seed: int) -> None:
     table = {name: {f: float(rng.random() * 4.0**-f.bits) for f in FORMATS} for name in shapes}
     weights = sum(n * k for n, k in shapes.values())
     chosen = choose(table, shapes, 4.6, Scope())
-    assert sum(stored_bits(shapes[n], f) for n, f in chosen.items()) <= 4.6 * weights
+    assert sum(stored(shapes[n], f) for n, f in chosen.items()) <= 4.6 * weights
     every = (dict(zip(shapes, picked, strict=True)) for picked in itertools.product(FORMATS, repeat=6))
-    fitting = [p for p in every if sum(stored_bits(shapes[n], f) for n, f in p.items()) <= 4.6 * weights]
+    fitting = [p for p in every if sum(stored(shapes[n], f) for n, f in p.items()) <= 4.6 * weights]
     best = min(sum(table[n][f] for n, f in p.items()) for p in fitting)
     assert sum(table[n][f] for n, f in chosen.items()) <= best + 1e-12
 
 
 def test_bytes_count_scales_and_zeros() -> None:
-    assert stored_bits((64, 128), Format(4, 32, True)) == 64 * 128 * 4.5
-    assert stored_bits((64, 128), Format(4, 32, False)) == 64 * (128 * 4.5 + 4 * 4)
-    assert stored_bits((64, 128), Format(3, None, True)) == 64 * (128 * 3 + 16)
+    assert stored_bits(64, 128, 4, 32, True) == 64 * 128 * 4.5
+    assert stored_bits(64, 128, 4, 32, False) == 64 * (128 * 4.5 + 4 * 4)
+    assert stored_bits(64, 128, 3, None, True) == 64 * (128 * 3 + 16)
 
 
-def test_a_budget_that_cannot_be_met(golden_error: Callable[..., None]) -> None:
+def test_a_budget_that_cannot_be_met() -> None:
     table = {"layers.0.mlp.up_proj": dict.fromkeys(FORMATS, 1.0)}
     with pytest.raises(PlanError) as raised:
         choose(table, {"layers.0.mlp.up_proj": (64, 64)}, 3.4, Scope())
-    golden_error("E0459", raised.value)
+    assert raised.value.diagnostics[0].code == "E0459"
 
 
 def test_auto_mixes_within_the_budget(draft: Module, scope: Scope) -> None:
@@ -50,7 +54,7 @@ def test_auto_mixes_within_the_budget(draft: Module, scope: Scope) -> None:
     found = [linear for linear in linears(draft) if linear.quant is not None]
     formats = {linear.quant.q.meta["edgec.format"] for linear in found if linear.quant is not None}
     assert len(formats) > 1
-    taken = sum(stored_bits(x.shape, x.quant.q.meta["edgec.format"]) for x in found if x.quant is not None)
+    taken = sum(stored(x.shape, x.quant.q.meta["edgec.format"]) for x in found if x.quant is not None)
     assert taken <= 4.5 * sum(x.shape[0] * x.shape[1] for x in found)
     assert any("divergence in thousandths" in note for note in scope.notes)
     assert Quantize(weights="auto", method="gptq", budget=4.5).run(draft, scope) == 0

@@ -219,6 +219,19 @@ def test_scales_stay_above_zero_where_quantise_dequantise_pairs_read_them() -> N
         assert grid.kind_of(line._format(int(line.weights[3:]), 32), 64).positive, words
 
 
+def test_order_and_damping_reach_the_solver(draft: Module, scope: Scope) -> None:
+    made = {}
+    for name, words in (("plain", {}), ("order", {"act_order": True}), ("damping", {"damping": 0.3})):
+        module = draft.clone()
+        Quantize(weights="int3", method="gptq", **words).run(module, replace(scope, on=("layers.0.self_attn.*",)))
+        made[name] = {x.name: x.quant.q.numpy() for x in linears(module) if x.quant is not None}
+    for name in ("order", "damping"):
+        assert all((made[name][linear] != made["plain"][linear]).any() for linear in made["plain"]), name
+    assert Quantize(weights="int3", method="awq", act_order=True).validate()
+    assert Quantize(weights="int3", method="hqq", damping=0.1).validate()
+    assert not Quantize(weights="int3", method="awq", damping=0.1).validate()
+
+
 @pytest.mark.slow
 def test_awq_recovers_what_outliers_cost(target: Module, outliers: Module, scope: Scope) -> None:
     solved, rounded = outliers.clone(), outliers.clone()

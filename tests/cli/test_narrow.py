@@ -1,0 +1,46 @@
+"""Widths below four bits from plan to bundle: engines run the module's numbers, the manifest says what is stored."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from .conftest import HELDOUT, MODELS, edgec
+
+PLAN = """
+plan narrow
+device host
+model m {{ source = hf("{model}")  context = 256 }}
+evaluation {{ text = "{text}"  windows = 2 }}
+pipeline p {{
+  quantize (weights = int3, block = 32, method = mse)  except ["lm_head", "embed_tokens", "*.mlp.*"]
+  quantize (weights = int2, block = 32, symmetric = false, method = mse)  on "*.mlp.*"
+}}
+deploy m on cpu through p as {target}
+"""
+STORED = {
+    "mnn { memory = normal }": {("int3", 3): 8, ("uint2", 2): 6},
+    "ort": {("int4", 3): 8, ("uint2", 2): 6},
+    "ort { format = dequantize }": {("int4", 3): 8, ("uint4", 2): 6},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", STORED)
+def test_narrow_integers_ship_as_they_are(tmp_path: Path, target: str) -> None:
+    plan, bundle = tmp_path / "p.edge", tmp_path / "bundle"
+    plan.write_text(PLAN.format(model=MODELS / "pycode-qwen2", text=HELDOUT, target=target))
+    done = edgec("compile", plan, "-o", bundle, "--quiet")
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    rows = [row for row in manifest["models"]["m"]["weights"] if row["bits"]]
+    assert Counter((row["dtype"], row["bits"]) for row in rows) == STORED[target]
+    assert ("int4 of 3 bits" in (bundle / "report.html").read_text()) == target.startswith("ort")
+    checked = json.loads(edgec("verify", bundle, "--text", HELDOUT, "--windows", 2, "--json").stdout)
+    assert checked["ok"], checked["problems"]
+    # the module's own perplexity was measured by the oracle when it was compiled
+    assert checked["perplexity"]["m"] == pytest.approx(manifest["measured"]["perplexity"]["m"], rel=1e-4)
+    assert checked["perplexity"]["m"] > 1.05 * checked["baseline"]["m"]  # two bits do show
