@@ -131,6 +131,31 @@ def best(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(made.values())
 
 
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """A table for docs/peers.md: per model a line for each method, per format its ratio and divergence."""
+    text = ""
+    for model in dict.fromkeys(row["model"] for row in rows):
+        own = [row for row in rows if row["model"] == model]
+        formats = [str(form) for form in FORMATS if any(row["format"] == str(form) for row in own)]
+        text += f"\n| {model} | " + " | ".join(formats) + " | seconds | MiB |\n" + "| --- " * (len(formats) + 3) + "|\n"
+        least = {x: min(row.get("divergence", 9.0) for row in own if row["format"] == x) for x in formats}
+        for key in sorted({(row["tool"], row["method"]) for row in own}, key=lambda key: (key[0] != "edgec", key)):
+            line = {row["format"]: row for row in own if (row["tool"], row["method"]) == key}
+            cells = [_cell(line.get(form, {}), least[form]) for form in formats]
+            took = [row["seconds"] for row in line.values() if "seconds" in row]
+            peak = max((row["peak MiB"] for row in line.values() if "seconds" in row), default=0)
+            span = f"{min(took):.0f} to {max(took):.0f}" if took else ""
+            text += f"| {' '.join(key)} | " + " | ".join(cells) + f" | {span} | {peak} |\n"
+    return text
+
+
+def _cell(row: dict[str, Any], least: float) -> str:
+    if "divergence" not in row:
+        return row.get("note", "").split(":")[0]
+    figures = f"{row['perplexity']:.4f} / {1000 * row['divergence']:.1f}"
+    return f"**{figures}**" if row["divergence"] == least else figures
+
+
 def install(peers: dict[str, Any]) -> None:
     """An environment for each peer, with the torch that edgec is pinned to."""
     pins = (ROOT / "constraints.txt").read_text().splitlines()
@@ -150,11 +175,15 @@ def install(peers: dict[str, Any]) -> None:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--install", action="store_true", help="make the peers' environments and stop")
+    options.add_argument("--markdown", action="store_true", help="print the tables of docs/peers.md from --json's file")
     options.add_argument("--only", default="", metavar="PATTERN")
     args = options.parse_args()
     peers = tomllib.loads((HERE / "peers.toml").read_text())
     if args.install:
         install(peers)
+        return
+    if args.markdown:
+        print(markdown(json.loads(args.json.read_text())["rows"]))
         return
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
     kept = json.loads(args.json.read_text())["rows"] if args.json and args.json.exists() else []

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .compile_model import CompiledModel
     from .devices import Device
     from .measure import Measured
+    from .module import Module
     from .plan import Plan
 
 TOOLS = ("edgec", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-qnn", "MNN", "numpy", "tokenizers")
@@ -142,7 +143,8 @@ def _model(plan: Plan, model: CompiledModel, tokenizer: str | None, directory: P
     if model.emission.engine == "chain":
         entry["buckets"] = _buckets(model)
     if arch is not None:
-        entry["arch"] = arch_entry(arch, model.decl.context)
+        # a pass may have untied what the checkpoint tied
+        entry["arch"] = {**arch_entry(arch, model.decl.context), "tied": arch.tied and _tied(model.compressed)}
         entry["tokenizer"] = tokenizer
         entry["kv"] = model.emission.kv or None
     return entry
@@ -205,6 +207,11 @@ def _weights(model: CompiledModel) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _tied(module: Module) -> bool:
+    held = {linear.name: linear.initializer for linear in linears(module)}
+    return held.get("lm_head") is held.get("embed_tokens")
 
 
 def _stored(quant: QuantizedWeight, widths: Sequence[int]) -> str:

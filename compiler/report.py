@@ -250,12 +250,10 @@ def _formats(weights: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _mean_bits(entry: Mapping[str, Any]) -> float:
-    """Over all weights; a head that is tied and of its embedding's format is one with it."""
+    """Over all weights; a tied head is one with its embedding."""
     rows = {row["name"]: row for row in entry["weights"]}
-    head, embedding = rows.get("lm_head"), rows.get("embed_tokens")
-    tied = (entry.get("arch") or {}).get("tied", False)
-    if tied and head and embedding and stored_bits(head) == stored_bits(embedding):
-        del rows["lm_head"]
+    if (entry.get("arch") or {}).get("tied", False):
+        rows.pop("lm_head", None)
     sizes = {name: _product(row["shape"]) for name, row in rows.items()}
     return sum(stored_bits(row) * sizes[name] for name, row in rows.items()) / max(sum(sizes.values()), 1)
 

@@ -1,4 +1,4 @@
-"""Widths below four bits from plan to bundle: engines run the module's numbers, the manifest says what is stored."""
+"""What the manifest says of weights is what is stored: widths below four bits, and heads that a pass untied."""
 
 from __future__ import annotations
 
@@ -44,3 +44,16 @@ def test_narrow_integers_ship_as_they_are(tmp_path: Path, target: str) -> None:
     # the module's own perplexity was measured by the oracle when it was compiled
     assert checked["perplexity"]["m"] == pytest.approx(manifest["measured"]["perplexity"]["m"], rel=1e-4)
     assert checked["perplexity"]["m"] > 1.05 * checked["baseline"]["m"]  # two bits do show
+
+
+@pytest.mark.slow
+def test_what_a_pass_unties_is_not_tied_in_the_manifest(tmp_path: Path) -> None:
+    tied = {}
+    for first in ("", "rotate ()"):
+        plan, bundle = tmp_path / "p.edge", tmp_path / f"bundle{len(first)}"
+        text = PLAN.format(model=MODELS / "pycode-qwen2", text=HELDOUT, target="ort")
+        plan.write_text(text.replace("pipeline p {", f"pipeline p {{ {first}"))
+        done = edgec("compile", plan, "-o", bundle, "--quiet")
+        assert done.returncode == 0, done.stderr
+        tied[first] = json.loads((bundle / "manifest.json").read_text())["models"]["m"]["arch"]["tied"]
+    assert tied == {"": True, "rotate ()": False}
