@@ -51,6 +51,16 @@ class Skip:
     reason: str
 
 
+@dataclass(frozen=True)
+class Table:
+    """Figures a pass measured, for the report: each row begins with a node's name; `marked` is a column of each row."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    marked: tuple[int, ...] = ()
+
+
 @dataclass
 class Scope:
     """What one step of a pipeline may touch, and where it says what it did.
@@ -64,6 +74,7 @@ class Scope:
     calibration: Calibration | None = None
     skips: list[Skip] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
     progress: Callable[[str], None] = lambda _text: None
     touched: set[str] = field(default_factory=set)  # globs of `on` that matched a candidate
 
@@ -82,6 +93,10 @@ class Scope:
     def note(self, text: str) -> None:
         """Something the user should read in the report: a size it costs, a decision taken."""
         self.notes.append(text)
+
+    def table(self, table: Table) -> None:
+        """Figures for the report that would be too many to read as notes."""
+        self.tables.append(table)
 
 
 class Pass:
@@ -131,4 +146,5 @@ class StepResult:
     seconds: float
     skips: tuple[Skip, ...]
     notes: tuple[str, ...]
+    tables: tuple[Table, ...] = ()
     error: Mapping[str, float] | None = None  # output -> relative error, when the step was verified

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from .module import Module
 
+_NOTES = 6  # of a step that progress tells; the report has all
+
 
 @dataclass(frozen=True)
 class PipelineOptions:
@@ -110,7 +112,8 @@ def _run_step(
     error = None
     if before is not None:
         error = _verify(step, before, module, _bound(done))
-    return StepResult(step.pass_name, changes, seconds, tuple(scope.skips), tuple(scope.notes), error)
+    told = (tuple(scope.skips), tuple(scope.notes), tuple(scope.tables))
+    return StepResult(step.pass_name, changes, seconds, *told, error)
 
 
 def call(pass_: Pass, module: Module, scope: Scope) -> int:
@@ -240,7 +243,7 @@ def _tell(
 ) -> None:
     took = f" in {result.seconds:.3f} s" if options.time_passes else ""
     progress(f"{module.name}: {step.pass_name}: {result.changes} changes{took}")
-    for note in result.notes:
+    for note in result.notes[:_NOTES]:
         progress(f"{module.name}: {step.pass_name}: {note}")
     if options.explain_skips:
         for skip in result.skips:

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from .compile_model import CompiledModel
     from .diagnostics import Span
     from .measure import Measured
-    from .pass_base import StepResult
+    from .pass_base import StepResult, Table
     from .plan import Plan
 
 _FLAT = 60  # weights a table shows before it is folded away
 _SKIPS = 50
+_NOTES = 6  # of a step, before they are folded away
 
 
 def write_report(
@@ -58,8 +59,11 @@ def _size(count: float) -> str:
     return f"{count / 1e6:,.2f} MB"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
-    """Cells are HTML; the columns in `numbers` are right-aligned, columns that are empty throughout are left out."""
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = (), prose: bool = False) -> str:
+    """Cells are HTML; the columns in `numbers` are right-aligned, columns that are empty throughout are left out.
+
+    `prose`: the first column may wrap.
+    """
     kept = [i for i in range(len(head)) if any(row[i] for row in rows)]
     if not kept:
         return ""
@@ -68,7 +72,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence
         return "".join(f"<{tag}{' class=n' if i in numbers else ''}>{row[i]}</{tag}>" for i in kept)
 
     lines = [f"<tr>{cells('th', head)}</tr>", *(f"<tr>{cells('td', row)}</tr>" for row in rows)]
-    return "<div class=scroll><table>" + "\n".join(lines) + "</table></div>"
+    return f"<div class=scroll><table{' class=prose' if prose else ''}>" + "\n".join(lines) + "</table></div>"
 
 
 def _requires(measured: Measured) -> str:
@@ -137,11 +141,27 @@ def _steps(model: CompiledModel, plan: Plan) -> str:
         skips = "".join(f"<li>{_code(skip.node)}: {_prose(skip.reason)}</li>" for skip in step.skips[:_SKIPS])
         more = f"<li>and {len(step.skips) - _SKIPS} more</li>" if len(step.skips) > _SKIPS else ""
         left = f"<details><summary>{len(step.skips)} left alone</summary><ul>{skips}{more}</ul></details>"
-        notes = "<br>".join(_prose(note) for note in step.notes)
         moved = f"{max(step.error.values()):.2e}" if step.error else ""
-        rows.append([_code(written), str(step.changes), moved, notes, left if step.skips else ""])
-    head = ["pass", "changes", "outputs moved by", "notes", "skips"]
-    return "<h3>Passes</h3>" + _table(head, rows, numbers=[1, 2]) if rows else ""
+        rows.append([_code(written) + _said(step), str(step.changes), moved, left if step.skips else ""])
+    head = ["pass", "changes", "outputs moved by", "skips"]
+    return "<h3>Passes</h3>" + _table(head, rows, numbers=[1, 2], prose=True) if rows else ""
+
+
+def _said(step: StepResult) -> str:
+    """A step's notes, the first ones open, and its tables, folded away."""
+    first, rest = _notes(step.notes[:_NOTES]), _notes(step.notes[_NOTES:])
+    folded = f"<details><summary>{len(step.notes) - _NOTES} more notes</summary>{rest}</details>" if rest else ""
+    tables = "".join(
+        f"<details><summary>{_prose(table.title)}</summary>{_figures(table)}</details>" for table in step.tables
+    )
+    return first + folded + tables
+
+
+def _figures(table: Table) -> str:
+    rows = [[_code(row[0]), *map(_e, row[1:])] for row in table.rows]
+    for row, at in zip(rows, table.marked, strict=False):
+        row[at] = f"<mark>{row[at]}</mark>"
+    return _table([_e(word) for word in table.head], rows, numbers=range(1, len(table.head)))
 
 
 def _written(model: CompiledModel, plan: Plan) -> Iterator[tuple[StepResult, str]]:

@@ -48,7 +48,8 @@ def by_layer(values: Mapping[str, float], unit: str) -> str:
     layers = sorted({layer for row in cells.values() for layer in row})
     if len(layers) < 2:
         return ""
-    low, high = min(values.values()), max(values.values())
+    shown = [value for row in cells.values() for value in row.values()]
+    low, high = min(shown), max(shown)
     drawn = []
     for y, (kind, row) in enumerate(cells.items()):
         top = _TOP + y * _CELL

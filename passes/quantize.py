@@ -203,12 +203,12 @@ class Quantize(Pass):
         from .solve.needs import needs_torch
 
         needs_torch("weights = auto", scope)
-        from .solve.auto import choose, describe, sensitivities
+        from .solve.auto import choose, sensitivities, tell
 
         formats = [self._format(bits, block) for bits in sorted(set(self.bits)) for block in sorted(set(self.blocks))]
         sources = candidates(module.main.graph, module, formats[0], scope)
         table = sensitivities(module, sources, formats, scope)
-        chosen = choose(table, {name: source.dims for name, source in sources.items()}, self.budget, scope)
-        for line in describe(table, chosen):
-            scope.note(line)
+        shapes = {name: source.dims for name, source in sources.items()}
+        chosen = choose(table, shapes, self.budget, scope)
+        tell(table, chosen, shapes, scope)
         return chosen

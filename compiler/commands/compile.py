@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import asdict
 from typing import Any
 
 from ..diagnostics import Diagnostic
 from ..terminal import show
+
+_NOTES = 12  # of a model, in the summary
 
 
 def run_compile(arguments: argparse.Namespace) -> int:
@@ -91,6 +94,7 @@ def _model_facts(model: Any, result: Any) -> dict[str, Any]:
         "baseline": measured.baseline.get(model.name),
         "seconds": {key: round(value, 2) for key, value in model.seconds.items()},
         "notes": [note for step in model.steps for note in step.notes] + model.emission.notes,
+        "tables": [asdict(table) for step in model.steps for table in step.tables],
     }
 
 
@@ -105,8 +109,10 @@ def _print(facts: dict[str, Any]) -> None:
         print(line)
         if len(model["parts"]) > 1:
             print(f"  {'':<{width}}  parts: {', '.join(model['parts'])}")
-        for note in model["notes"]:
+        for note in model["notes"][:_NOTES]:
             print(f"  {'':<{width}}  note: {note}")
+        if len(model["notes"]) > _NOTES:
+            print(f"  {'':<{width}}  and {len(model['notes']) - _NOTES} more notes, in the report")
     for row in facts["requires"]:
         verdict = "holds" if row["holds"] else "does not hold"
         print(f"  {verdict}: {row['line']}   ({_measured(row)})")

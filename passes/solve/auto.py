@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from ...compiler import cache, calibrate
 from ...compiler.diagnostics import PlanError, fail
 from ...compiler.module import Module
 from ...compiler.pass_base import Scope
+from ...compiler.pass_base import Table as Sensitivities
 from ...compiler.torch_graph import Constants, Stretch, run
 from ...compiler.weights import Weight
 from ..blocks import stored_bits, unmet
@@ -78,13 +80,18 @@ def _least(sizes: Mapping[str, list[int]], costs: Mapping[str, list[float]], roo
     return {name: found[name] for name in sizes}
 
 
-def describe(table: Table, chosen: Mapping[str, Format]) -> list[str]:
-    """A line per linear: its format and what each format would cost, for the report."""
-    lines = []
-    for name, row in table.items():
-        costs = ", ".join(f"{f} {1000 * cost:.3f}" for f, cost in row.items())
-        lines.append(f"auto: `{name}` {chosen[name]} (divergence in thousandths: {costs})")
-    return lines
+def tell(table: Table, chosen: Mapping[str, Format], shapes: Mapping[str, Sequence[int]], scope: Scope) -> None:
+    """What was chosen, in a note, and what each format of each linear would cost, in a table of the report."""
+    weights = sum(math.prod(shapes[name]) for name in chosen)
+    bits = sum(_stored(shapes[name], f) for name, f in chosen.items()) / weights
+    counted = Counter(map(str, chosen.values()))
+    kinds = ", ".join(f"{counted[str(f)]} in {f}" for f in next(iter(table.values())) if counted[str(f)])
+    scope.note(f"auto: {bits:.3g} bits a weight, scales included: {kinds}")
+    formats = list(next(iter(table.values())))
+    rows = [(name, *(f"{1000 * row[f]:.3f}" for f in formats)) for name, row in table.items()]
+    marked = [1 + formats.index(chosen[name]) for name in table]
+    title = "sensitivity: divergence in thousandths when this linear alone is in a format; the chosen ones are marked"
+    scope.table(Sensitivities(title, ("linear", *map(str, formats)), tuple(rows), tuple(marked)))
 
 
 def sensitivities(module: Module, sources: Mapping[str, Weight], formats: Sequence[Format], scope: Scope) -> Table:
