@@ -83,8 +83,12 @@ def write_plan(folder: Path, text: str, name: str = "plan.edge") -> Path:
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
-    """A pass's settings as a plan has them."""
-    return ", ".join(f"{key} = {str(value).lower()}" for key, value in settings.items())
+    """The settings of a quantize line as a plan has them."""
+    from edgec.compiler.params import parameters
+    from edgec.passes.quantize import Quantize
+
+    known = {one.name: one for one in parameters(Quantize)}
+    return ", ".join(f"{key} = {known[key].written(value)}" for key, value in settings.items())
 
 
 def text_digest() -> str:

@@ -1,0 +1,67 @@
+"""Peak memory of a calibrated method: blocks are solved one at a time, so more of them take no more."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edgec.compiler.arch import read_arch
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+# 3.3 MB a layer in float32; `VmHWM`, because `ru_maxrss` would remember the test runner that this was forked from
+CONFIG = {
+    "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 256, "intermediate_size": 768,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "rms_norm_eps": 1e-6, "rope_theta": 10000,
+    "vocab_size": 2048, "max_position_embeddings": 512, "tie_word_embeddings": True, "eos_token_id": 2,
+}  # fmt: skip
+CODE = """
+import re, sys
+from pathlib import Path
+from edgec.compiler.diagnostics import Span
+from edgec.compiler.load_hf import load_hf
+from edgec.compiler.pass_base import Scope
+from edgec.compiler.plan import Calibration
+from edgec.passes.quantize import Quantize
+
+span = Span("memory", 1, 1, 1, 1)
+module = load_hf("m", Path(sys.argv[1]), 128)
+scope = Scope(None, ("lm_head", "embed_tokens"), span, Calibration((Path(sys.argv[2]),), 8, 64, 0, span))
+Quantize(weights="int4", method=sys.argv[3]).run(module, scope)
+print(int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024)
+"""
+
+
+def write(folder: Path, layers: int, like: Path) -> None:
+    """A random checkpoint of bf16 weights."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "num_hidden_layers": layers}))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((like / name).read_bytes())
+    rng, header, offset, parts = np.random.default_rng(0), {}, 0, []
+    for name, shape in read_arch(folder).tensors().items():
+        array = rng.standard_normal(shape, np.float32) * (0.05 if len(shape) > 1 else 0.1) + ("norm" in name)
+        parts.append((array.astype(np.float32).view(np.uint32) >> 16).astype("<u2").tobytes())
+        header[f"model.{name}"] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset + len(parts[-1])]}
+        offset += len(parts[-1])
+    raw = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw + b"".join(parts))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_more_layers_take_no_more(tmp_path: Path, method: str) -> None:
+    peaks = {}
+    for layers in (3, 15):
+        folder = tmp_path / str(layers)
+        write(folder, layers, EXAMPLES / "models" / "pycode-qwen3")
+        command = [sys.executable, "-c", textwrap.dedent(CODE), folder, EXAMPLES / "text" / "heldout.txt", method]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        peaks[layers] = int(done.stdout)
+    assert peaks[15] - peaks[3] < 30, f"{peaks} MiB, where twelve layers' weights are 40 MiB in float32"
