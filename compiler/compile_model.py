@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from .pass_base import StepResult
     from .plan import Deploy, ModelDecl, Plan, Step
     from .target import Emission, Part
-    from .weight_error import WeightErrors
 
 Progress = Callable[[str], None]
 
@@ -96,7 +95,7 @@ def _compile_model(
 ) -> CompiledModel:
     from .partition import partition
     from .registry import targets
-    from .weight_error import WeightErrors
+    from .weight_error import weight_errors
 
     say = options.progress
     decl = plan.models[deploy.model]
@@ -105,9 +104,8 @@ def _compile_model(
     module = load_model(decl)
     clock.lap("load")
     weights_steps, shape_steps = _split(plan.steps(deploy))
-    errors = WeightErrors()
-    results = _run(module, [*weights_steps, *implied], plan, deploy, options, errors)
-    weight_errors = errors.measure(module)
+    results = _run(module, [*weights_steps, *implied], plan, deploy, options)
+    errors = weight_errors(module)
     _say_lines(module, plan)
     compressed = module.clone()
     results += _run(module, shape_steps, plan, deploy, options)
@@ -117,9 +115,7 @@ def _compile_model(
     say(f"{deploy.model}: writing {deploy.target}")
     emission = _emit(module, parts, plan, deploy, directory, options)
     clock.lap("emit")
-    return CompiledModel(
-        deploy.model, deploy, decl, compressed, module, parts, results, emission, weight_errors, clock.laps
-    )
+    return CompiledModel(deploy.model, deploy, decl, compressed, module, parts, results, emission, errors, clock.laps)
 
 
 def _say_lines(module: Module, plan: Plan) -> None:
@@ -157,7 +153,6 @@ def _run(
     plan: Plan,
     deploy: Deploy,
     options: CompileOptions,
-    errors: WeightErrors | None = None,
 ) -> list[StepResult]:
     from .pipeline import PipelineOptions, run_pipeline
 
@@ -166,7 +161,6 @@ def _run(
         time_passes=options.time_passes,
         verify_each=options.verify_each,
         explain_skips=options.explain_skips,
-        before_step=errors.before if errors else lambda _module, _step: None,
     )
     return run_pipeline(
         module,

@@ -26,6 +26,7 @@ from .module import Module, constant
 from .weights import Weight, derive, transpose
 
 WIDTH = "edgec.bits"  # key in the `meta` of integers that need fewer bits than the type they are held in
+SOURCE = "edgec.float"  # key in the `meta` of integers: the float weight they were made from
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)  # what is quantised and computed in
 Kind = Literal["matmul", "gemm", "gather", "conv"]
 

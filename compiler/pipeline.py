@@ -36,7 +36,6 @@ class PipelineOptions:
     time_passes: bool = False
     verify_each: bool = False
     explain_skips: bool = False
-    before_step: Callable[[Module, Step], None] = lambda _module, _step: None
 
 
 def run_pipeline(
@@ -54,7 +53,6 @@ def run_pipeline(
         raise PlanError(*problems)
     results = []
     for index, step in enumerate(steps):
-        options.before_step(module, step)
         results.append(_run_step(module, steps[: index + 1], default_device, options, calibration, progress))
         _tell(module, step, results[-1], options, progress)
     return results

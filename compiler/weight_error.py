@@ -2,9 +2,8 @@
 
     error = sqrt(sum (w - dequant(q))^2 / sum w^2)            over at most ROWS rows of each linear, evenly spread
 
-Each linear's float weight (a description, no numbers) is noted before every step, so what a pass did to a weight before
-it was quantised (a rotation, a fold) is no error. `awq` moves scale between layers within its own step: there is no
-float weight to compare with, and its linears have no figure.
+The integers know the float weight they were made from (`linears.SOURCE`): what a pass did to it before (a rotation, a
+fold, AWQ's scales) is no error. A weight that was quantised when it was loaded has no figure.
 """
 
 from __future__ import annotations
@@ -15,40 +14,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .linears import Linear, linears
+from .linears import SOURCE, Linear, linears
 
 if TYPE_CHECKING:
     from .module import Module
-    from .plan import Step
     from .weights import Weight
 
 ROWS, STRETCH = 256, 32  # bounds what is read: 256 rows of 250 linears of a 4B model take a few seconds
-_FOLDING = {"awq"}
 
 
-class WeightErrors:
-    """Call `before` ahead of each step of one model, then `measure` once."""
-
-    def __init__(self) -> None:
-        self._float: dict[str, Weight] = {}
-        self._folding: set[str] = set()
-
-    def before(self, module: Module, step: Step) -> None:
-        """Note the weights that are still float; forget those whose scale this step may move."""
-        self._float.update({linear.name: linear.weight() for linear in linears(module) if linear.quant is None})
-        if getattr(step.pass_, "method", None) in _FOLDING:
-            self._folding.add(str(step.span))
-
-    def measure(self, module: Module) -> dict[str, float]:
-        """The error of each quantised linear, in the module's order."""
-        found = {}
-        for linear in linears(module):
-            before = self._float.get(linear.name)
-            if linear.quant is None or before is None or module.decisions.get(linear.name) in self._folding:
-                continue
-            if before.dims == linear.weight().dims:
-                found[linear.name] = relative_error(before, linear)
-        return found
+def weight_errors(module: Module) -> dict[str, float]:
+    """The error of each quantised linear, in the module's order."""
+    found = {}
+    for linear in linears(module):
+        source = None if linear.quant is None else linear.quant.q.meta.get(SOURCE)
+        if source is not None and source.dims == linear.weight().dims:
+            found[linear.name] = relative_error(source, linear)
+    return found
 
 
 def relative_error(before: Weight, linear: Linear) -> float:

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from ..compiler.diagnostics import PlanError
-from ..compiler.linears import FLOATS, Linear, linears
+from ..compiler.linears import FLOATS, SOURCE, Linear, linears
 from ..compiler.module import Module, drop_unused_initializers
 from ..compiler.pass_base import Scope
 from ..compiler.weights import Weight, as_weight, transpose
 from .blocks import indivisible
-from .quantize_rtn import FORMAT, SOURCE, Format, Made, make
+from .quantize_rtn import FORMAT, Format, Made, make
 
 Solver = Callable[[Mapping[str, Weight]], dict[str, Made]]  # float weights [N, K] by linear -> their integers
 

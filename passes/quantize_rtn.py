@@ -20,11 +20,10 @@ import numpy as np
 import onnx_ir as ir
 
 from ..compiler.diagnostics import Span, fail
-from ..compiler.linears import WIDTH
+from ..compiler.linears import SOURCE, WIDTH
 from ..compiler.weights import Weight, derive
 
-SOURCE = "edgec.float"  # key in a quantised weight's `meta`: the float weight it was made from
-FORMAT = "edgec.format"  # and the format it was made in
+FORMAT = "edgec.format"  # key in the `meta` of integers: the format they were made in
 _SMALLEST = np.float32(2.0**-24)
 _LARGEST = np.float32(65504.0)
 

@@ -19,9 +19,9 @@ import onnx_ir as ir
 import torch
 
 from ...compiler import cache
-from ...compiler.linears import WIDTH
+from ...compiler.linears import SOURCE, WIDTH
 from ...compiler.weights import SourceFile, Weight, cast, derive, from_file
-from ..quantize_rtn import FORMAT, SOURCE, Format, Made
+from ..quantize_rtn import FORMAT, Format, Made
 from .grid import Grid
 
 KIND = "solve"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from edgec.compiler.pass_base import Scope
 from edgec.compiler.registry import find_pass
 from edgec.compiler.report import stored_bits
 from edgec.compiler.report_plots import by_layer
-from edgec.compiler.weight_error import ROWS, WeightErrors, _stretches, relative_error
+from edgec.compiler.weight_error import ROWS, _stretches, relative_error, weight_errors
 
 from .conftest import MODELS
 
@@ -70,11 +69,8 @@ def test_a_bundle_names_the_line_of_a_weight_without_the_folder(example: Path) -
 def test_errors_are_those_of_the_whole_weights(weights: str, least: float, most: float) -> None:
     module = load_hf("m", MODELS / "pycode-qwen2", 64)
     whole = {linear.name: linear.weight().numpy() for linear in linears(module)}
-    step = SimpleNamespace(pass_=find_pass("quantize")(weights=weights), span="plan.edge:1:1")
-    errors = WeightErrors()
-    errors.before(module, step)  # type: ignore[arg-type]
-    step.pass_.run(module, Scope())
-    found = errors.measure(module)
+    find_pass("quantize")(weights=weights).run(module, Scope())
+    found = weight_errors(module)
     assert found.keys() == whole.keys()
     for linear in linears(module):
         exact = np.linalg.norm(linear.weight().numpy() - whole[linear.name]) / np.linalg.norm(whole[linear.name])
@@ -82,13 +78,17 @@ def test_errors_are_those_of_the_whole_weights(weights: str, least: float, most:
         assert found[linear.name] == pytest.approx(exact, rel=1e-5 if linear.shape[0] <= ROWS else 0.05)
 
 
-def test_a_step_that_moves_scale_between_layers_has_no_figure() -> None:
+def test_what_a_step_did_to_a_weight_before_is_no_error() -> None:
+    """A rotation, then rounding: the error is that against the turned weight."""
     module = load_hf("m", MODELS / "pycode-qwen2", 64)
-    errors = WeightErrors()
-    errors.before(module, SimpleNamespace(pass_=SimpleNamespace(method="awq"), span="quantize"))  # type: ignore[arg-type]
-    find_pass("quantize")(weights="int4").run(module, Scope())
-    assert set(module.decisions.values()) == {"quantize"}
-    assert errors.measure(module) == {}
+    find_pass("rotate")().run(module, Scope())
+    turned = {linear.name: linear.weight().numpy() for linear in linears(module)}
+    find_pass("quantize")(weights="int8", block="channel").run(module, Scope())
+    found = weight_errors(module)
+    for linear in linears(module):
+        exact = np.linalg.norm(linear.weight().numpy() - turned[linear.name]) / np.linalg.norm(turned[linear.name])
+        assert found[linear.name] == pytest.approx(exact, rel=1e-5 if linear.shape[0] <= ROWS else 0.05)
+        assert found[linear.name] < 0.02
 
 
 def test_a_weight_against_itself_has_no_error() -> None:

@@ -8,14 +8,13 @@ import pytest
 from edgec.compiler.compare import errors
 from edgec.compiler.diagnostics import EdgecError, Span
 from edgec.compiler.levels import Level
-from edgec.compiler.linears import linears
+from edgec.compiler.linears import SOURCE, linears
 from edgec.compiler.module import Module
 from edgec.compiler.params import parameters
 from edgec.compiler.pass_base import Scope
 from edgec.compiler.pass_check import CheckFailed, from_text, run_and_check
 from edgec.compiler.weights import as_weight, cast
 from edgec.passes.quantize import Quantize
-from edgec.passes.quantize_rtn import SOURCE
 
 BODY = np.random.default_rng(5).standard_normal(1 << 14).astype(np.float32)
 
