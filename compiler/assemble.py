@@ -199,7 +199,7 @@ def _weights(model: CompiledModel) -> list[dict[str, Any]]:
             {
                 "name": linear.name,
                 "shape": list(linear.shape),
-                "dtype": _stored(quant, model.emission.widths) if quant else model.emission.float_type,
+                "dtype": _stored(quant, model.emission.stored.get(linear.name)) if quant else model.emission.float_type,
                 "bits": quant.width if quant else None,
                 "block": quant.block if quant else None,
                 "symmetric": quant.symmetric if quant else None,
@@ -214,9 +214,8 @@ def _tied(module: Module) -> bool:
     return held.get("lm_head") is held.get("embed_tokens")
 
 
-def _stored(quant: QuantizedWeight, widths: Sequence[int]) -> str:
-    width = next((width for width in widths if width >= quant.width), quant.bits)
-    return f"{'' if quant.q.dtype.is_signed() else 'u'}int{width}"
+def _stored(quant: QuantizedWeight, bits: int | None) -> str:
+    return f"{'' if quant.q.dtype.is_signed() else 'u'}int{bits or quant.bits}"
 
 
 def _speculation(plan: Plan) -> dict[str, Any] | None:

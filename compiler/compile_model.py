@@ -208,9 +208,10 @@ def _emit(
         whole.parts.update(emitted.parts)
         whole.libraries += [row for row in emitted.libraries if row not in whole.libraries]
         whole.notes += emitted.notes
+        whole.stored.update(emitted.stored)
         _lay_out_cache(whole, emitted)
         if name == deploy.target:
-            whole.engine, whole.float_type, whole.widths = emitted.engine, emitted.float_type, emitted.widths
+            whole.engine, whole.float_type = emitted.engine, emitted.float_type
     return whole
 
 

@@ -68,7 +68,7 @@ class Emission:
     notes: list[str] = field(default_factory=list)
     kv: dict[str, Any] = field(default_factory=dict)  # layout of the K/V cache, for the manifest
     float_type: str = "float32"  # how weights that are not quantised are stored
-    widths: tuple[int, ...] = (4, 8)  # bits that integers are stored in; narrower ones lie in the next of these
+    stored: dict[str, int] = field(default_factory=dict)  # linear -> bits of its integers, if not those of their type
 
 
 def undeployable(target: type[Target], request: CheckRequest) -> Iterator[Diagnostic]:

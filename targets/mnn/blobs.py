@@ -27,7 +27,7 @@ import numpy as np
 from ...compiler.linears import QuantizedWeight
 from ...compiler.weights import BLOCK_BYTES, Weight
 
-WIDTHS = (2, 3, 4, 8)
+LOOKED_UP = 4  # bits at least of rows that are looked up: MNN's embedding reads narrower ones wrong
 ROW_MULTIPLE = 8  # eight rows fill whole bytes at any width
 SHORT = 65535  # larger dimensions are stored in 32 bits
 
@@ -120,16 +120,19 @@ def unpack(data: bytes | bytearray, bits: int, count: int) -> np.ndarray:
     return (stream << places).sum(axis=1, dtype=np.uint8)
 
 
-def write_quantized(file: BinaryIO, weight: QuantizedWeight, bias: np.ndarray | None = None) -> Blob:
-    """Append a quantised weight [oc, ic] (a kernel's trailing axes count as ic) with its integers as they are."""
+def write_quantized(file: BinaryIO, weight: QuantizedWeight, bias: np.ndarray | None = None, least: int = 1) -> Blob:
+    """Append a quantised weight [oc, ic] (a kernel's trailing axes count as ic) with its integers as they are.
+
+    They are stored in as many bits as they need, or `least` if that is more.
+    """
     rows, columns = weight.q.dims[0], int(np.prod(weight.q.dims[1:], dtype=np.int64))
-    offset, bits, block = file.tell(), weight.width, weight.block or columns
+    offset, bits, block = file.tell(), max(least, weight.width), weight.block or columns
     head = header(rows, columns, bits)
     file.write(head)
     written = len(head)
-    for codes in _codes(weight):
+    for codes in _codes(weight, bits):
         written += file.write(pack(codes, bits))
-    values = _alpha(weight)
+    values = _alpha(weight, bits)
     half = bool(np.array_equal(values.astype(np.float16).astype(np.float32), values))
     alpha = file.write(values.astype(np.float16 if half else np.float32).tobytes())
     return Blob(
@@ -163,14 +166,14 @@ def alpha_of(scale: np.ndarray, zero: np.ndarray | None, bits: int) -> np.ndarra
     return np.stack([shift, scale], axis=-1)
 
 
-def _codes(weight: QuantizedWeight) -> Iterator[np.ndarray]:
+def _codes(weight: QuantizedWeight, bits: int) -> Iterator[np.ndarray]:
     """The stored codes u of `weight`, in blocks of rows."""
-    shift = 1 << (weight.width - 1) if weight.q.dtype.is_signed() else 0
+    shift = 1 << (bits - 1) if weight.q.dtype.is_signed() else 0
     for start, stop in row_ranges(weight):
         yield weight.q.rows(start, stop).astype(np.int16) + shift
 
 
-def _alpha(weight: QuantizedWeight) -> np.ndarray:
+def _alpha(weight: QuantizedWeight, bits: int) -> np.ndarray:
     """All alphas, the one thing held whole: a sixteenth of the float32 weight at blocks of 16, less above.
 
     They are asked for in the rows that the integers come in: scales are made from the same float rows.
@@ -179,7 +182,7 @@ def _alpha(weight: QuantizedWeight) -> np.ndarray:
     for start, stop in row_ranges(weight):
         scale = weight.scale.rows(start, stop).reshape(stop - start, -1)
         zero = None if weight.zero_point is None else weight.zero_point.rows(start, stop).reshape(scale.shape)
-        parts.append(alpha_of(scale, zero, weight.width))
+        parts.append(alpha_of(scale, zero, bits))
     return np.concatenate(parts)
 
 

@@ -1,6 +1,6 @@
 """The embedding of an MNN-LLM bundle: E[V,H], looked up by the engine row by row from a file.
 
-    quantised          integers and alphas in the weight file (the head's own, if it is tied)    bits 2, 3, 4, 8
+    quantised          integers and alphas in the weight file (the head's own, if it is tied)    bits 4, 8
     float, tied        the head's halves in the weight file                                      16
     float, exact bf16  embeddings_bf16.bin, raw [V,H]
     float, otherwise   halves in the weight file; embeddings_bf16.bin if float16 would overflow
@@ -32,7 +32,7 @@ def write_embedding(
     blob = next((written[name] for name, other in linears.items() if other.initializer is linear.initializer), None)
     tied = blob is not None and (linear.quant is not None or blob.bits == 16)
     if linear.quant is not None:
-        blob = blob if blob is not None else blobs.write_quantized(file, linear.quant)
+        blob = blob if blob is not None else blobs.write_quantized(file, linear.quant, least=blobs.LOOKED_UP)
     elif not tied:
         weight = linear.weight()
         if _is_bf16(weight) or not blobs.fits_half(weight):

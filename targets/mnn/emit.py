@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from ...compiler.diagnostics import fail
 from ...compiler.target import Emission, EmitJob
-from .blobs import WIDTHS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import onnx_ir as ir
+
+    from .blobs import Blob
 
 _LIBRARIES = (
     {"file": "libMNN.so", "engine": "mnn", "why": "the engine"},
@@ -41,7 +44,9 @@ def _emit_llm(job: EmitJob) -> Emission:
         "weights": {name: blob.describe() for name, blob in made.blobs.items()},
     }
     libraries = [*_LIBRARIES, _LLM_LIBRARY]
-    return Emission("mnn-llm", {part.name: entry}, libraries, made.notes, float_type="float16", widths=WIDTHS)
+    return Emission(
+        "mnn-llm", {part.name: entry}, libraries, made.notes, float_type="float16", stored=_bits(made.blobs)
+    )
 
 
 def _emit_graph(job: EmitJob) -> Emission:
@@ -56,7 +61,11 @@ def _emit_graph(job: EmitJob) -> Emission:
         "max_error": made.errors,
         "weights": {name: blob.describe() for name, blob in made.blobs.items()},
     }
-    return Emission("chain", {part.name: entry}, list(_LIBRARIES), made.notes, widths=WIDTHS)
+    return Emission("chain", {part.name: entry}, list(_LIBRARIES), made.notes, stored=_bits(made.blobs))
+
+
+def _bits(blobs: Mapping[str, Blob]) -> dict[str, int]:
+    return {name: blob.bits for name, blob in blobs.items() if blob.bits < 16}
 
 
 def _part(job: EmitJob, device: str, file: str, graph: str, model: ir.Model) -> dict[str, Any]:

@@ -73,7 +73,8 @@ class LoweringState:
         """Stream the weight into the weight file and add the op that reads it."""
         linear, (rows, columns) = pending.linear, pending.linear.shape[:2]
         if linear.quant is not None:
-            blob = blobs.write_quantized(self.file, linear.quant, pending.bias)
+            tied = self.embedding is not None and self.embedding.initializer is linear.initializer
+            blob = blobs.write_quantized(self.file, linear.quant, pending.bias, blobs.LOOKED_UP if tied else 1)
         else:
             blob = blobs.write_float(self.file, linear.weight(), pending.bias)
         check_format(linear.name, blob.describe())

@@ -100,7 +100,7 @@ def check_linears(model: Path, written: Mapping[str, Blob], linears: Mapping[str
 def _same_integers(reader: WeightReader, blob: Blob, quant: QuantizedWeight) -> bool:
     if reader.header(blob) != blobs.header(blob.rows, blob.columns, blob.bits):
         return False
-    shift = 1 << (quant.width - 1) if quant.q.dtype.is_signed() else 0
+    shift = 1 << (blob.bits - 1) if quant.q.dtype.is_signed() else 0
     for start, stop in blobs.row_ranges(quant):
         block = quant.q.rows(start, stop)
         ours = block.reshape(len(block), -1).astype(np.int16) + shift
@@ -108,7 +108,7 @@ def _same_integers(reader: WeightReader, blob: Blob, quant: QuantizedWeight) -> 
             return False
         zero = None if quant.zero_point is None else quant.zero_point.rows(start, stop)
         scale = quant.scale.rows(start, stop).reshape(len(block), -1)
-        alpha = blobs.alpha_of(scale, None if zero is None else zero.reshape(scale.shape), quant.width)
+        alpha = blobs.alpha_of(scale, None if zero is None else zero.reshape(scale.shape), blob.bits)
         if not np.array_equal(alpha, reader.alpha(blob, start, stop)):
             return False
     return True

@@ -16,7 +16,7 @@ from ...compiler.module import MAIN
 from ...compiler.save import save_graphs
 from ...compiler.target import Emission, EmitJob, Part
 from .lower import Lowering
-from .pack import WIDTHS
+from .pack import stored_bits
 from .read_back import read_back
 from .session import EXACT, FAST, OrtGraph
 
@@ -41,7 +41,12 @@ def emit(job: EmitJob) -> Emission:
     _compare(before, paths, level, job)
     parts = {part.name: _entry(job, part, level) for part in job.parts}
     notes = [f"`{name}` keeps DequantizeLinear: {why}" for name, why in lowering.left.items()]
-    return Emission("chain", parts, _libraries(job), notes, _kv(job), widths=WIDTHS if packs else (4, 8))
+    return Emission("chain", parts, _libraries(job), notes, _kv(job), stored=_bits(lowering))
+
+
+def _bits(lowering: Lowering) -> dict[str, int]:
+    quantised = {name: linear.quant for name, linear in lowering.lowered.items()}
+    return {name: stored_bits(quant) for name, quant in quantised.items() if quant is not None}
 
 
 def _file(part: Part, bucket: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -44,6 +45,24 @@ def test_narrow_integers_ship_as_they_are(tmp_path: Path, target: str) -> None:
     # the module's own perplexity was measured by the oracle when it was compiled
     assert checked["perplexity"]["m"] == pytest.approx(manifest["measured"]["perplexity"]["m"], rel=1e-4)
     assert checked["perplexity"]["m"] > 1.05 * checked["baseline"]["m"]  # two bits do show
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["", "rotate ()"])  # tied, and not
+def test_an_embedding_is_stored_as_wide_as_mnn_reads_it(tmp_path: Path, first: str) -> None:
+    """Narrower than four bits, its lookup gives other rows; four bits hold three."""
+    plan, bundle = tmp_path / "p.edge", tmp_path / "bundle"
+    text = PLAN.format(model=MODELS / "pycode-qwen2", text=HELDOUT, target="mnn { memory = normal }")
+    line = f"{first}\n  quantize (weights = int3, block = 32, method = mse)\n}}"
+    plan.write_text(re.sub(r"  quantize.*?\n}", line, text, flags=re.DOTALL))
+    done = edgec("compile", plan, "-o", bundle, "--quiet")
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    stored = {row["name"]: (row["dtype"], row["bits"]) for row in manifest["models"]["m"]["weights"]}
+    assert (stored.pop("embed_tokens"), stored.pop("lm_head")) == (("int4", 3), ("int3" if first else "int4", 3))
+    assert set(stored.values()) == {("int3", 3)}
+    checked = json.loads(edgec("verify", bundle, "--text", HELDOUT, "--windows", 2, "--json").stdout)
+    assert checked["perplexity"]["m"] == pytest.approx(manifest["measured"]["perplexity"]["m"], rel=1e-3)
 
 
 @pytest.mark.slow
