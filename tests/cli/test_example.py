@@ -106,3 +106,20 @@ def test_a_rewritten_bundle_is_replaced_whole(example: Path, tmp_path: Path) -> 
     done = edgec("compile", EXAMPLE, "-o", other, "--quiet")
     assert done.returncode == 1
     assert (other / "thesis.txt").read_text() == "mine"
+
+
+def test_the_low_bit_example_keeps_what_it_requires(tmp_path: Path) -> None:
+    """Rotation, 8-bit activations and cache on the NPU; widths chosen by layer on the CPU; calibrated."""
+    bundle = tmp_path / "low"
+    done = edgec("compile", EXAMPLE.parents[1] / "low_bit" / "plan.edge", "-o", bundle, "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    (table,) = facts["models"]["small"]["tables"]
+    assert len(table["rows"]) == len(table["marked"]) == 14
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert len({row["bits"] for row in manifest["models"]["small"]["weights"] if row["bits"]}) > 1
+    assert manifest["models"]["large"]["kv"]["dtype"] == "uint8"
+    checked = json.loads(edgec("verify", bundle, "--text", HELDOUT, "--windows", 1, "--json").stdout)
+    assert checked["ok"], checked["problems"]
+    for name in ("large", "small"):
+        assert checked["perplexity"][name] < 1.05 * checked["baseline"][name]
