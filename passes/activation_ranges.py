@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from ..compiler.clock import Clock
 from ..compiler.diagnostics import EngineError, fail
 from ..compiler.module import Module
 from ..compiler.torch_graph import Constants, Env, device, evaluate, plain_inputs, stretches
@@ -94,8 +95,9 @@ def measure(
     on = device()
     batches = [plain_inputs(module, ids[at : at + _BATCH], on) for at in range(0, len(ids), _BATCH)]
     cut = stretches(module.main.graph)
+    clock = Clock(progress, "ranges of", [1.0] * len(cut))
     for index, stretch in enumerate(cut):
-        progress(f"ranges of {stretch.name} ({index + 1} of {len(cut)})")
+        clock.tick(stretch.name)
         later = {value for after in cut[index + 1 :] for value in after.reads}
         constants = Constants(on=on)
         again = any(value in histograms for node in stretch.nodes for value in node.outputs)

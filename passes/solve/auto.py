@@ -21,6 +21,7 @@ import onnx_ir as ir
 import torch
 
 from ...compiler import cache, calibrate
+from ...compiler.clock import Clock
 from ...compiler.diagnostics import PlanError, fail
 from ...compiler.module import Module
 from ...compiler.pass_base import Scope
@@ -129,8 +130,10 @@ class _Measure:
         *blocks, head = self.flow.stretches[1:]
         final = self._final(blocks)
         found: Table = {}
+        # a block's variants go through all blocks behind it
+        clock = Clock(self.scope.progress, "sensitivity", [len(blocks) - at + 1.0 for at in range(len(blocks))])
         for at, stretch in enumerate(blocks, start=1):
-            self.scope.progress(f"sensitivity {stretch.name} ({at} of {len(blocks)})")
+            clock.tick(stretch.name)
             variants = self._variants(stretch)
             self.flow.advance(stretch, {})
             for follower in blocks[at:]:

@@ -10,7 +10,7 @@ solved by clip search.
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ...compiler import calibrate
+from ...compiler.clock import Clock
 from ...compiler.diagnostics import fail
 from ...compiler.module import Module, constant
 from ...compiler.pass_base import Scope
@@ -56,7 +57,11 @@ class Wanted:
 def solve(module: Module, wanted: Mapping[str, Wanted], settings: Settings, scope: Scope) -> dict[str, Made]:
     """The quantised weights of all linears in `wanted`."""
     if settings.method in _ROWS:
-        keys = {name: _by_rows(name, one, settings.method, scope) for name, one in wanted.items()}
+        clock = Clock(scope.progress, settings.method, [math.prod(one.source.dims) for one in wanted.values()])
+        keys = {}
+        for name, one in wanted.items():
+            clock.tick(name)
+            keys[name] = _by_rows(name, one, settings.method, scope)
     elif settings.method in CALIBRATED:
         walk = _Walk(module, wanted, settings, scope)
         keys, wanted = walk.keys(), walk.wanted
@@ -69,8 +74,6 @@ def _by_rows(name: str, one: Wanted, method: str, scope: Scope) -> str:
     """Solve one weight without calibration; returns its key."""
     solver, constants = _ROWS[method]
     key = store.key(method, repr(constants), repr(one.format_), store.digest(one.source))
-    if not store.known(key):
-        scope.progress(f"{method} {name}")
 
     def parts() -> Iterator[store.Solution]:
         for start, rows in one.source.blocks():
@@ -147,7 +150,7 @@ class _Walk:
 
     def keys(self) -> dict[str, str]:
         """Solve all; the key of each linear."""
-        clock = _Clock(self.scope, self.settings.method, len(self.flow.stretches) - 1)
+        clock = Clock(self.scope.progress, self.settings.method, [1.0] * (len(self.flow.stretches) - 1))
         seen = self._matmuls()
         solved = {name: self._rows(name) for name in self.wanted if name not in seen}
         self.flow.start(self.ids, solved)
@@ -246,19 +249,3 @@ class _Walk:
             solved, before, after = reconstruct.learn(self.flow, stretch, solved, settings)
             self.scope.progress(f"{stretch.name}: error of the block {before:.3g} -> {after:.3g}")
         return solved
-
-
-class _Clock:
-    """Says which stretch is worked on and about how long the rest will take."""
-
-    def __init__(self, scope: Scope, method: str, total: int) -> None:
-        self.scope, self.method, self.total, self.done = scope, method, total, 0
-        self.start = time.perf_counter()
-
-    def tick(self, name: str) -> None:
-        left = ""
-        if self.done:
-            spent = time.perf_counter() - self.start
-            left = f", about {spent / self.done * (self.total - self.done):.0f} s left"
-        self.done += 1
-        self.scope.progress(f"{self.method} {name} ({self.done} of {self.total}){left}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -73,6 +74,7 @@ def test_the_cache_answers_the_second_time(target: Module, scope: Scope) -> None
     Quantize(weights="int4", method="gptq").run(first, scope)
     scope.progress = said.append
     Quantize(weights="int4", method="gptq").run(second, scope)
+    assert re.fullmatch(r"gptq layers\.5 \(6 of 7\), about \d+ s left", said[5])
     for a, b in zip(linears(first), linears(second), strict=True):
         if a.quant is not None and b.quant is not None:
             assert np.array_equal(a.quant.q.numpy(), b.quant.q.numpy())
