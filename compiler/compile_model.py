@@ -155,6 +155,7 @@ def _run(
     options: CompileOptions,
 ) -> list[StepResult]:
     from .pipeline import PipelineOptions, run_pipeline
+    from .registry import targets
 
     chosen = PipelineOptions(
         print_after=options.print_after,
@@ -169,6 +170,7 @@ def _run(
         options=chosen,
         calibration=plan.calibration,
         progress=options.progress,
+        widths=targets()[deploy.target].widths,
     )
 
 

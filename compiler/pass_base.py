@@ -76,7 +76,12 @@ class Scope:
     notes: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     progress: Callable[[str], None] = lambda _text: None
+    widths: tuple[int, ...] = (2, 3, 4, 8)  # bits that the target stores integers in
     touched: set[str] = field(default_factory=set)  # globs of `on` that matched a candidate
+
+    def stored_width(self, bits: int) -> int:
+        """The bits that integers of `bits` take in the bundle."""
+        return next((width for width in self.widths if width >= bits), bits)
 
     def selects(self, name: str) -> bool:
         """Whether `on`/`except` let this step touch the node `name`."""

@@ -46,6 +46,7 @@ def run_pipeline(
     options: PipelineOptions | None = None,
     calibration: Calibration | None = None,
     progress: Callable[[str], None] = lambda _text: None,
+    widths: Sequence[int] = Scope.widths,
 ) -> list[StepResult]:
     """Rewrite `module` in place, step by step; raises EdgecError at the first thing that does not hold."""
     options = options or PipelineOptions()
@@ -53,7 +54,8 @@ def run_pipeline(
         raise PlanError(*problems)
     results = []
     for index, step in enumerate(steps):
-        results.append(_run_step(module, steps[: index + 1], default_device, options, calibration, progress))
+        scope = Scope(step.on, step.except_, step.span, calibration, progress=progress, widths=tuple(widths))
+        results.append(_run_step(module, steps[: index + 1], scope, default_device, options))
         _tell(module, step, results[-1], options, progress)
     return results
 
@@ -85,15 +87,13 @@ def _misplaced(step: Step, level: Level, raised_by: Step | None) -> Diagnostic:
 def _run_step(
     module: Module,
     done: Sequence[Step],
+    scope: Scope,
     default_device: str,
     options: PipelineOptions,
-    calibration: Calibration | None,
-    progress: Callable[[str], None],
 ) -> StepResult:
     from .legality import enforce
 
     step = done[-1]
-    scope = Scope(step.on, step.except_, step.span, calibration, progress=progress)
     check_globs(module, scope)
     before = module.clone() if options.verify_each else None
     interface = interfaces(module)

@@ -108,6 +108,10 @@ class Target:
     engine: ClassVar[str] = "chain"
     activations: ClassVar[tuple[str, ...]] = ("fp16",)  # types of activations it emits; fp16: what it computes in
     caches: ClassVar[tuple[str, ...]] = ("fp16",)  # types of K/V caches; fp16: what it holds by itself
+    widths: ClassVar[tuple[int, ...]] = (
+        4,
+        8,
+    )  # bits that integers are stored in; narrower ones take the next
 
     def check(self, request: CheckRequest) -> Sequence[Diagnostic]:
         """Mistakes that can be seen before any weight is read. Must not import numpy, onnx or an engine."""

@@ -43,7 +43,7 @@ Table = dict[str, dict[Format, float]]
 def choose(table: Table, shapes: Mapping[str, Sequence[int]], budget: float, scope: Scope) -> dict[str, Format]:
     """The formats of least summed divergence within `budget` bits a weight."""
     weights = sum(math.prod(shapes[name]) for name in table)
-    sizes = {name: [_stored(shapes[name], f) for f in row] for name, row in table.items()}
+    sizes = {name: [_stored(shapes[name], f, scope) for f in row] for name, row in table.items()}
     least = sum(min(row) for row in sizes.values())
     if least > budget * weights:
         raise PlanError(unmet(budget, least / weights, scope.origin))
@@ -51,8 +51,9 @@ def choose(table: Table, shapes: Mapping[str, Sequence[int]], budget: float, sco
     return {name: list(table[name])[i] for name, i in picked.items()}
 
 
-def _stored(shape: Sequence[int], format_: Format) -> int:
-    return stored_bits(shape[0], math.prod(shape[1:]), format_.bits, format_.block, format_.symmetric)
+def _stored(shape: Sequence[int], format_: Format, scope: Scope) -> int:
+    bits = scope.stored_width(format_.bits)
+    return stored_bits(shape[0], math.prod(shape[1:]), bits, format_.block, format_.symmetric)
 
 
 def _least(sizes: Mapping[str, list[int]], costs: Mapping[str, list[float]], room: int) -> dict[str, int]:
@@ -84,7 +85,7 @@ def _least(sizes: Mapping[str, list[int]], costs: Mapping[str, list[float]], roo
 def tell(table: Table, chosen: Mapping[str, Format], shapes: Mapping[str, Sequence[int]], scope: Scope) -> None:
     """What was chosen, in a note, and what each format of each linear would cost, in a table of the report."""
     weights = sum(math.prod(shapes[name]) for name in chosen)
-    bits = sum(_stored(shapes[name], f) for name, f in chosen.items()) / weights
+    bits = sum(_stored(shapes[name], f, scope) for name, f in chosen.items()) / weights
     counted = Counter(map(str, chosen.values()))
     kinds = ", ".join(f"{counted[str(f)]} in {f}" for f in next(iter(table.values())) if counted[str(f)])
     scope.note(f"auto: {bits:.3g} bits a weight, scales included: {kinds}")

@@ -46,6 +46,7 @@ class MnnTarget(Target):
     name: ClassVar[str] = "mnn"
     Options: ClassVar[type] = MnnOptions
     devices: ClassVar[frozenset[str]] = frozenset({"cpu"})
+    widths: ClassVar[tuple[int, ...]] = (2, 3, 4, 8)
     engine: ClassVar[str] = "mnn-llm"
 
     def check(self, request: CheckRequest) -> Sequence[Diagnostic]:

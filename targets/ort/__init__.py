@@ -42,6 +42,7 @@ class OrtTarget(Target):
     name: ClassVar[str] = "ort"
     Options: ClassVar[type] = OrtOptions
     devices: ClassVar[frozenset[str]] = frozenset({"cpu"})
+    widths: ClassVar[tuple[int, ...]] = (2, 4, 8)
 
     def emit(self, job: EmitJob) -> Emission:
         from .emit import emit

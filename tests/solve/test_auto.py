@@ -42,6 +42,14 @@ def test_bytes_count_scales_and_zeros() -> None:
     assert stored_bits(64, 128, 3, None, True) == 64 * (128 * 3 + 16)
 
 
+def test_the_budget_counts_what_the_target_stores() -> None:
+    """Three bits that lie in four save nothing: all linears get four."""
+    shapes = {f"l{i}": (64, 64) for i in range(4)}
+    table = {name: {f: 4.0**-f.bits * (10.0 if name == "l0" else 1.0) for f in FORMATS} for name in shapes}
+    assert {f.bits for f in choose(table, shapes, 4.75, Scope()).values()} == {3, 8}
+    assert {f.bits for f in choose(table, shapes, 4.75, Scope(widths=(4, 8))).values()} == {4}
+
+
 def test_a_budget_that_cannot_be_met() -> None:
     table = {"layers.0.mlp.up_proj": dict.fromkeys(FORMATS, 1.0)}
     with pytest.raises(PlanError) as raised:
