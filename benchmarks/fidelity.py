@@ -60,13 +60,14 @@ LINES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 
 
 @cache
-def oracle(name: str, windows: int, samples: int) -> tuple[float, float]:
-    """Perplexity of the float module and of the quantised one."""
+def oracle(name: str, windows: int, samples: int, target: str) -> tuple[float, float]:
+    """Perplexity of the float module and of the quantised one, as the target gets it."""
     from edgec.compiler.diagnostics import Span
     from edgec.compiler.evaluate import module_perplexity
     from edgec.compiler.load_hf import load_hf
     from edgec.compiler.pass_base import Scope
     from edgec.compiler.plan import Calibration
+    from edgec.compiler.registry import targets
     from edgec.passes.quantize import Quantize
     from edgec.passes.rotate import Rotate
 
@@ -75,7 +76,7 @@ def oracle(name: str, windows: int, samples: int) -> tuple[float, float]:
     plain = module_perplexity(module, [HELDOUT], windows)
     if "rotated" in name:
         Rotate().run(module, Scope(None, (), span, text))
-    Quantize(**LINES[name][0]).run(module, Scope(None, KEPT, span, text))
+    Quantize(**LINES[name][0]).run(module, Scope(None, KEPT, span, text, widths=targets()[target].widths))
     return plain, module_perplexity(module, [HELDOUT], windows)
 
 
@@ -93,7 +94,7 @@ def measure(folder: Path, name: str, engine: str, windows: int, samples: int) ->
     measured = json.loads(done.stdout)["perplexity"]["target"]
     size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
     shutil.rmtree(bundle)
-    plain, quantised = oracle(name, windows, samples)
+    plain, quantised = oracle(name, windows, samples, target.split()[0])
     ratios = {"of the oracle": measured / quantised, "oracle of fp32": quantised / plain}
     return {"line": name, "engine": engine, "windows": windows, **ratios, "bundle bytes": f"{size:,}"}
 

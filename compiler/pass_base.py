@@ -76,7 +76,7 @@ class Scope:
     notes: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     progress: Callable[[str], None] = lambda _text: None
-    widths: tuple[int, ...] = (2, 3, 4, 8)  # bits that the target stores integers in
+    widths: Mapping[int, int] = field(default_factory=lambda: dict.fromkeys((2, 3, 4, 8), 0))  # the target's `widths`
     touched: set[str] = field(default_factory=set)  # globs of `on` that matched a candidate
 
     def stored_width(self, bits: int) -> int:

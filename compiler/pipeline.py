@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +46,7 @@ def run_pipeline(
     options: PipelineOptions | None = None,
     calibration: Calibration | None = None,
     progress: Callable[[str], None] = lambda _text: None,
-    widths: Sequence[int] = Scope.widths,
+    widths: Mapping[int, int] | None = None,
 ) -> list[StepResult]:
     """Rewrite `module` in place, step by step; raises EdgecError at the first thing that does not hold."""
     options = options or PipelineOptions()
@@ -54,7 +54,8 @@ def run_pipeline(
         raise PlanError(*problems)
     results = []
     for index, step in enumerate(steps):
-        scope = Scope(step.on, step.except_, step.span, calibration, progress=progress, widths=tuple(widths))
+        scope = Scope(step.on, step.except_, step.span, calibration, progress=progress)
+        scope.widths = widths or scope.widths
         results.append(_run_step(module, steps[: index + 1], scope, default_device, options))
         _tell(module, step, results[-1], options, progress)
     return results

@@ -7,7 +7,7 @@ into parts (`partition.py`), hands each device's parts to the target that serves
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -108,10 +108,8 @@ class Target:
     engine: ClassVar[str] = "chain"
     activations: ClassVar[tuple[str, ...]] = ("fp16",)  # types of activations it emits; fp16: what it computes in
     caches: ClassVar[tuple[str, ...]] = ("fp16",)  # types of K/V caches; fp16: what it holds by itself
-    widths: ClassVar[tuple[int, ...]] = (
-        4,
-        8,
-    )  # bits that integers are stored in; narrower ones take the next
+    # bits that integers are stored in (narrower ones take the next) -> bytes beside each weight, its scales left out
+    widths: ClassVar[Mapping[int, int]] = {4: 0, 8: 0}
 
     def check(self, request: CheckRequest) -> Sequence[Diagnostic]:
         """Mistakes that can be seen before any weight is read. Must not import numpy, onnx or an engine."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,8 @@ from . import gptq, store
 from .flow import Flow, Moments
 from .grid import kind_of
 
-WINDOWS = 16
+WINDOWS = (16, 64)  # that divergence is measured on, at least and at most
+_ROOM = 1 << 29  # bytes that the variants' streams may take beyond the least number of windows
 _UNITS = 1 << 18  # steps of the budget at most
 
 Table = dict[str, dict[Format, float]]
@@ -43,7 +44,9 @@ Table = dict[str, dict[Format, float]]
 def choose(table: Table, shapes: Mapping[str, Sequence[int]], budget: float, scope: Scope) -> dict[str, Format]:
     """The formats of least summed divergence within `budget` bits a weight."""
     weights = sum(math.prod(shapes[name]) for name in table)
-    sizes = {name: [_stored(shapes[name], f, scope) for f in row] for name, row in table.items()}
+    sizes = {
+        name: [_stored(shapes[name], f, scope) + 8 * _beside(f, row, scope) for f in row] for name, row in table.items()
+    }
     least = sum(min(row) for row in sizes.values())
     if least > budget * weights:
         raise PlanError(unmet(budget, least / weights, scope.origin))
@@ -54,6 +57,12 @@ def choose(table: Table, shapes: Mapping[str, Sequence[int]], budget: float, sco
 def _stored(shape: Sequence[int], format_: Format, scope: Scope) -> int:
     bits = scope.stored_width(format_.bits)
     return stored_bits(shape[0], math.prod(shape[1:]), bits, format_.block, format_.symmetric)
+
+
+def _beside(format_: Format, row: Iterable[Format], scope: Scope) -> int:
+    """Bytes beside the weight that the format takes more than the frugalest: what every choice takes is no choice."""
+    taken = {f: scope.widths.get(scope.stored_width(f.bits), 0) for f in row}
+    return taken[format_] - min(taken.values())
 
 
 def _least(sizes: Mapping[str, list[int]], costs: Mapping[str, list[float]], room: int) -> dict[str, int]:
@@ -102,7 +111,7 @@ def sensitivities(module: Module, sources: Mapping[str, Weight], formats: Sequen
         fail("E0454", "`weights = auto` needs a `calibration` block, which the plan has not", scope.origin)
     ids = calibrate.windows(scope.calibration, module)
     parts = [f"{name}:{store.digest(weight)}" for name, weight in sources.items()]
-    key = store.key("sensitivity", calibrate.digest(ids), *parts, *map(repr, formats))
+    key = store.key("sensitivity 2", calibrate.digest(ids), *parts, *map(repr, formats))
 
     def build(folder: Path) -> None:
         found = _Measure(module, sources, formats, scope, ids).table()
@@ -123,9 +132,13 @@ class _Measure:
         self.flow.start(ids, {})
         self._at: Stretch | None = None
         self._kept = Constants()
-        self.probes = -(
-            -min(WINDOWS, len(ids)) // len(self.flow.reference[0])
-        )  # batches that divergence is measured on
+        self.probes = -(-self._windows(ids) // len(self.flow.reference[0]))  # batches of windows
+
+    def _windows(self, ids: np.ndarray) -> int:
+        """As many as there is room for: a block's variants are all held."""
+        linears = max(sum(len(names) for _, names in self.flow.groups(s)) for s in self.flow.stretches[1:])
+        window = self.flow.reference[0][0].nbytes * linears * len(self.formats)
+        return min(len(ids), max(WINDOWS[0], min(WINDOWS[1], _ROOM // window)))
 
     def table(self) -> Table:
         *blocks, head = self.flow.stretches[1:]
@@ -140,7 +153,8 @@ class _Measure:
             for follower in blocks[at:]:
                 for streams in variants.values():
                     self._push(follower, self._held(follower), streams)
-            for (name, format_), streams in variants.items():
+            for name, format_ in list(variants):  # let go one by one: the next block's need the room
+                streams = variants.pop((name, format_))
                 made = self._divergence(head, self._held(head), final, self._held(head), streams)
                 found.setdefault(name, {})[format_] = made
         for name, format_, constants in self._exchanged(head):
@@ -166,9 +180,9 @@ class _Measure:
         return self.flow.output(self.flow.stretches[at - 1]) if at > 1 else self.flow.entry()
 
     def _push(self, stretch: Stretch, constants: Constants, streams: list[torch.Tensor]) -> None:
-        """Move `streams` behind the stretch."""
-        for i, x in enumerate(streams):
-            streams[i] = self._run(stretch, constants, x)
+        """Move `streams` behind the stretch, each in its place: new ones would lie scattered between what is freed."""
+        for x in streams:
+            x.copy_(self._run(stretch, constants, x))
 
     def _run(self, stretch: Stretch, constants: Constants, x: torch.Tensor) -> torch.Tensor:
         env = {**self.flow.shared, self._stream_into(stretch): x}

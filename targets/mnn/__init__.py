@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -46,7 +46,7 @@ class MnnTarget(Target):
     name: ClassVar[str] = "mnn"
     Options: ClassVar[type] = MnnOptions
     devices: ClassVar[frozenset[str]] = frozenset({"cpu"})
-    widths: ClassVar[tuple[int, ...]] = (2, 3, 4, 8)
+    widths: ClassVar[Mapping[int, int]] = {bits: 1 << bits for bits in (2, 3, 4, 8)}  # the code book
     engine: ClassVar[str] = "mnn-llm"
 
     def check(self, request: CheckRequest) -> Sequence[Diagnostic]:

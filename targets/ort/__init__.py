@@ -6,7 +6,7 @@ the plan's checker reads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -42,7 +42,7 @@ class OrtTarget(Target):
     name: ClassVar[str] = "ort"
     Options: ClassVar[type] = OrtOptions
     devices: ClassVar[frozenset[str]] = frozenset({"cpu"})
-    widths: ClassVar[tuple[int, ...]] = (2, 4, 8)
+    widths: ClassVar[Mapping[int, int]] = {2: 0, 4: 0, 8: 0}
 
     def emit(self, job: EmitJob) -> Emission:
         from .emit import emit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -47,7 +48,19 @@ def test_the_budget_counts_what_the_target_stores() -> None:
     shapes = {f"l{i}": (64, 64) for i in range(4)}
     table = {name: {f: 4.0**-f.bits * (10.0 if name == "l0" else 1.0) for f in FORMATS} for name in shapes}
     assert {f.bits for f in choose(table, shapes, 4.75, Scope()).values()} == {3, 8}
-    assert {f.bits for f in choose(table, shapes, 4.75, Scope(widths=(4, 8))).values()} == {4}
+    assert {f.bits for f in choose(table, shapes, 4.75, Scope(widths={4: 0, 8: 0})).values()} == {4}
+
+
+def test_what_lies_beside_a_weight_is_counted() -> None:
+    """A code book of 2^bits bytes: with one per weight, eight bits for the one that gains are too many by a little."""
+    shapes = {f"l{i}": (64, 64) for i in range(4)}
+    formats = [Format(bits, 32, True, "gptq") for bits in (4, 8)]
+    table = {name: {f: 4.0**-f.bits * (9.0 if name == "l0" else 1.0) for f in formats} for name in shapes}
+    books = {bits: 1 << bits for bits in (4, 8)}
+    assert Counter(f.bits for f in choose(table, shapes, 5.5, Scope()).values()) == {4: 3, 8: 1}
+    assert Counter(f.bits for f in choose(table, shapes, 5.5, Scope(widths=books)).values()) == {4: 4}
+    assert Counter(f.bits for f in choose(table, shapes, 4.5, Scope(widths=books)).values()) == {4: 4}
+    assert choose(table, shapes, 5.5 + 240 * 8 / 4**7, Scope(widths=books))["l0"].bits == 8
 
 
 def test_a_budget_that_cannot_be_met() -> None:
