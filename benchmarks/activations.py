@@ -1,7 +1,9 @@
 """What integer activations and an 8-bit K/V cache cost (pycode-qwen3), and whether the NPU's bundle reproduces it.
 
-    module of fp32     perplexity of the module in ONNX Runtime over that of the float model, `--windows` windows
+    module of fp32     perplexity of the module in ONNX Runtime over that of the float model, `--windows` windows of
+                       `heldout.txt`
     bundle of module   perplexity of the emitted bundle on the HTP emulator over the module's, `--qnn-windows` windows
+                       of `modules.txt`: the first windows of the other are tables that models find easy
 
 Weights by GPTQ unless the line says otherwise, all linears but the head, which is int8 per channel (a float head would
 run as int16). Ranges and integers are calibrated on `--samples` windows of 256 tokens of every sixteenth module of the
@@ -20,7 +22,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from common import HELDOUT, MODELS, QWEN3, edgec, parser, report, scratch, settings_text, text_digest, write_plan
+from common import (
+    HELDOUT,
+    MODELS,
+    MODULES,
+    QWEN3,
+    edgec,
+    parser,
+    report,
+    scratch,
+    settings_text,
+    text_digest,
+    write_plan,
+)
 from quality import training_files
 
 FILES = training_files()[::16]  # text enough for the windows asked for
@@ -79,8 +93,8 @@ deploy target on npu through p as qnn {{ kv = {kv} }}
 """
 
 
-def modules(model: Path, line: Line | None, samples: int, windows: tuple[int, ...]) -> list[float]:
-    """Perplexity of the module in ONNX Runtime over each number of windows; None: of the float model."""
+def modules(model: Path, line: Line | None, samples: int, judged: list[tuple[Path, int]]) -> list[float]:
+    """Perplexity of the module in ONNX Runtime on each text's number of windows; None: of the float model."""
     from edgec.compiler.diagnostics import Span
     from edgec.compiler.evaluate import module_perplexity
     from edgec.compiler.levels import Level
@@ -101,7 +115,7 @@ def modules(model: Path, line: Line | None, samples: int, windows: tuple[int, ..
         module.level = Level.COMPRESSED
         if line.kv != "fp16":
             KvCache(type=line.kv).run(module, Scope(None, (), span, text))
-    return [module_perplexity(module, [HELDOUT], count) for count in windows]
+    return [module_perplexity(module, [text], count) for text, count in judged]
 
 
 def bundle(folder: Path, model: Path, line: Line, samples: int, windows: int) -> float:
@@ -110,7 +124,7 @@ def bundle(folder: Path, model: Path, line: Line, samples: int, windows: int) ->
     text, first = ", ".join(f'"{path}"' for path in FILES), "rotate ()" if line.rotate else ""
     plan = PLAN.format(model=model, text=text, samples=samples, first=first, line=words, body=BODY, kv=line.kv)
     edgec("compile", write_plan(folder, plan), "-o", folder / "bundle", "--quiet")
-    words = ("--text", HELDOUT, "--windows", windows, "--source", f"target={model}", "--json")
+    words = ("--text", MODULES, "--windows", windows, "--source", f"target={model}", "--json")
     measured = json.loads(edgec("verify", folder / "bundle", *words).stdout)["perplexity"]["target"]
     shutil.rmtree(folder / "bundle")
     return measured
@@ -118,22 +132,22 @@ def bundle(folder: Path, model: Path, line: Line, samples: int, windows: int) ->
 
 def main() -> None:
     options = parser(__doc__)
-    for name, value in (("windows", 96), ("qnn-windows", 4), ("samples", 32)):
+    for name, value in (("windows", 96), ("qnn-windows", 12), ("samples", 32)):
         options.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
     options.add_argument("--method", default="gptq", help="of lines that name none; default gptq")
     options.add_argument("--only", default="", metavar="PATTERN")
     args = options.parse_args()
-    counts = (args.windows, *([args.qnn_windows] if args.qnn_windows else []))
+    judged = [(HELDOUT, args.windows), *([(MODULES, args.qnn_windows)] if args.qnn_windows else [])]
     rows = []
     with scratch() as folder:
         variant = folder / "outliers"
         subprocess.run([sys.executable, MODELS / "outliers.py", QWEN3, variant], check=True)
-        plain = {model: modules(model, None, 0, counts)[0] for model in (QWEN3, variant)}
+        plain = {model: modules(model, None, 0, judged[:1])[0] for model in (QWEN3, variant)}
         for name, line in LINES.items():
             if not re.search(args.only, name):
                 continue
             model, line = variant if line.outliers else QWEN3, _with_method(line, args.method)
-            own = modules(model, line, args.samples, counts)
+            own = modules(model, line, args.samples, judged)
             row: dict[str, Any] = {"line": name, "module of fp32": own[0] / plain[model]}
             if "activations" in line.settings and args.qnn_windows:
                 row["bundle of module"] = bundle(folder, model, line, args.samples, args.qnn_windows) / own[1]

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "examples" / "models"
 QWEN3, QWEN2 = MODELS / "pycode-qwen3", MODELS / "pycode-qwen2"
 HELDOUT = ROOT / "examples" / "text" / "heldout.txt"
+MODULES = HELDOUT.with_name("modules.txt")  # ordinary code, for few windows: the first of the other are easy tables
 EDGEC = [sys.executable, "-m", "edgec.compiler.cli"]
 
 

@@ -3,7 +3,8 @@
     of the oracle    perplexity(engine running the bundle) / perplexity(quantised module in ONNX Runtime, no rewrites)
     oracle of fp32   what the quantisation itself costs, on the same windows
 
-MNN and ONNX Runtime run on `--windows` windows of 256 tokens, the HTP emulator (5 s a window) on `--qnn-windows`.
+MNN and ONNX Runtime run on `--windows` windows of 256 tokens of `heldout.txt`, the HTP emulator (5 s a window) on
+`--qnn-windows` of `modules.txt`: the first windows of the other are tables that models find easy.
 Calibrated lines see `--samples` windows of every sixteenth module of the running interpreter's standard library, the
 held-out ones left out. `--only PATTERN` runs the lines whose name (`int4 block 32 gptq, mnn low`) it matches.
 """
@@ -18,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from common import HELDOUT, QWEN3, edgec, parser, report, scratch, settings_text, text_digest, write_plan
+from common import HELDOUT, MODULES, QWEN3, edgec, parser, report, scratch, settings_text, text_digest, write_plan
 from quality import training_files
 
 FILES = training_files()[::16]
@@ -59,6 +60,11 @@ LINES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 }
 
 
+def judged_text(target: str) -> Path:
+    """What the bundles of a target are judged on."""
+    return MODULES if target == "qnn" else HELDOUT
+
+
 @cache
 def oracle(name: str, windows: int, samples: int, target: str) -> tuple[float, float]:
     """Perplexity of the float module and of the quantised one, as the target gets it."""
@@ -73,11 +79,11 @@ def oracle(name: str, windows: int, samples: int, target: str) -> tuple[float, f
 
     module, span = load_hf("target", QWEN3, 512), Span("fidelity", 1, 1, 1, 1)
     text = Calibration(FILES, samples, 256, 0, span)
-    plain = module_perplexity(module, [HELDOUT], windows)
+    plain = module_perplexity(module, [judged_text(target)], windows)
     if "rotated" in name:
         Rotate().run(module, Scope(None, (), span, text))
     Quantize(**LINES[name][0]).run(module, Scope(None, KEPT, span, text, widths=targets()[target].widths))
-    return plain, module_perplexity(module, [HELDOUT], windows)
+    return plain, module_perplexity(module, [judged_text(target)], windows)
 
 
 def measure(folder: Path, name: str, engine: str, windows: int, samples: int) -> dict[str, object]:
@@ -90,18 +96,20 @@ def measure(folder: Path, name: str, engine: str, windows: int, samples: int) ->
     )  # fmt: skip
     bundle = folder / "bundle"
     edgec("compile", write_plan(folder, plan), "-o", bundle, "--quiet")
-    done = edgec("verify", bundle, "--text", HELDOUT, "--windows", windows, "--source", f"target={QWEN3}", "--json")
+    kind = target.split()[0]
+    words = ["--text", judged_text(kind), "--windows", windows, "--source", f"target={QWEN3}", "--json"]
+    done = edgec("verify", bundle, *words)
     measured = json.loads(done.stdout)["perplexity"]["target"]
     size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
     shutil.rmtree(bundle)
-    plain, quantised = oracle(name, windows, samples, target.split()[0])
+    plain, quantised = oracle(name, windows, samples, kind)
     ratios = {"of the oracle": measured / quantised, "oracle of fp32": quantised / plain}
     return {"line": name, "engine": engine, "windows": windows, **ratios, "bundle bytes": f"{size:,}"}
 
 
 def main() -> None:
     options = parser(__doc__)
-    for name, value in (("windows", 96), ("qnn-windows", 4), ("samples", 32)):
+    for name, value in (("windows", 96), ("qnn-windows", 12), ("samples", 32)):
         options.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
     options.add_argument("--only", default="", metavar="PATTERN")
     args = options.parse_args()
