@@ -5,22 +5,27 @@
     mse          [a min x, a max x] with the a in (0, 1] of the least  sum (x - q(x))^2,  b bits
     auto         uint16: minmax, a tenth wider (unseen text goes further, and 16 bits have room); uint8: mse
 
-Held: the residual stream of all windows at one boundary, one stretch's weights, one batch's activations.
+Held: the residual stream of all windows at one boundary, one stretch's weights, one batch's activations. What was seen
+is kept in the cache, under the windows and all that the graph computes with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import torch
+from safetensors.numpy import load_file, save_file
 
+from ..compiler import cache, calibrate
 from ..compiler.clock import Clock
 from ..compiler.diagnostics import EngineError, fail
-from ..compiler.module import Module
+from ..compiler.module import Module, constant
 from ..compiler.torch_graph import Constants, Env, device, evaluate, plain_inputs, stretches
+from .solve import store
 
 _BATCH = 8  # windows
 _BINS = 4096
@@ -79,6 +84,49 @@ class Seen:
         if self.counts is None:
             raise ValueError("nothing was counted")
         return self.counts
+
+
+def ranges(
+    module: Module,
+    ids: np.ndarray,
+    values: Sequence[ir.Value],
+    counted: Iterable[ir.Value],
+    progress: Callable[[str], None] = lambda _text: None,
+) -> tuple[dict[ir.Value, Seen], dict[ir.Node, Seen]]:
+    """As `measure`; from the cache if the same was measured before."""
+    counted = sorted(set(counted), key=lambda value: value.name or "")
+    names = [[value.name or "" for value in some] for some in (values, counted)]
+    key = store.key("ranges 1", calibrate.digest(ids), _content(module.main.graph), *(repr(some) for some in names))
+
+    def build(folder: Path) -> None:
+        seen, scores = measure(module, ids, values, counted, progress)
+        parts = {f"value {v.name}": one for v, one in seen.items()} | {f"node {n.name}": s for n, s in scores.items()}
+        arrays = {f"{name} ends": np.array([one.low, one.high]) for name, one in parts.items()}
+        arrays |= {f"{name} counts": one.counts.numpy() for name, one in parts.items() if one.counts is not None}
+        save_file(arrays, folder / "seen.safetensors")
+
+    held = load_file(cache.make("ranges", key, build) / "seen.safetensors")
+
+    def of(name: str) -> Seen:
+        low, high = held[f"{name} ends"].tolist()
+        counts = held.get(f"{name} counts")
+        return Seen(low, high, None if counts is None else torch.from_numpy(counts))
+
+    seen = {value: of(f"value {value.name}") for value in values}
+    scores = {node: of(f"node {node.name}") for node in module.main.graph if f"node {node.name} ends" in held}
+    return seen, scores
+
+
+def _content(graph: ir.Graph) -> str:
+    """What tells one graph's arithmetic from another's: its nodes and all constants that they read."""
+    parts = []
+    for node in graph:
+        proto = ir.to_proto(node)
+        proto.ClearField("metadata_props")
+        parts.append(proto.SerializeToString(deterministic=True).hex())
+    read = {value for node in graph for value in node.inputs if value is not None}
+    held = {value.name or "": weight for value in read if (weight := constant(value)) is not None}
+    return store.key(*parts, *(f"{name} {store.digest(held[name])}" for name in sorted(held)))
 
 
 def measure(

@@ -65,14 +65,14 @@ def apply(module: Module, before: dict[str, Encoding], scope: Scope) -> int:
     values = [value for node in graph for value in node.outputs[:1] if _is_activation(node)]
     method, cache = graph.metadata_props[METHOD], graph.metadata_props.get(CACHE, "int16")
     narrow_values = {root(v) for node in narrow for v in (node.inputs[0], node.outputs[0]) if v is not None}
-    if cache == "uint8":
+    if cache == "uint8" or narrow:  # counted with 8-bit linears anyway: a cache asked for later measures nothing anew
         narrow_values |= {root(value) for value in _cached(graph)}
     histograms = set(values) if method in ("percentile", "mse") else narrow_values
     needs_torch("activations", scope)
-    from .activation_ranges import measure
+    from .activation_ranges import ranges
 
     ids = calibrate.windows(scope.calibration, module)
-    seen, scores = measure(module, ids, values, histograms, scope.progress)
+    seen, scores = ranges(module, ids, values, histograms, scope.progress)
     for node, held in scores.items():
         low, high = held.range("minmax", 16)
         node.metadata_props[SCORES] = f"{low:.9g} {high:.9g}"

@@ -15,15 +15,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import torch
 
+from ...compiler import cache
+from ...compiler.clock import Clock
 from ...compiler.fold import behind_bias, bias_of, exchange, own_gain, scale_columns, scale_rows
 from ...compiler.linears import Linear
 from ...compiler.module import Module, constant
 from ...compiler.pass_base import Scope
+from ...compiler.torch_graph import Stretch
 from ...compiler.weights import Weight
+from . import store
 from .flow import Flow, Moments
 from .gptq import Solved
 from .grid import Kind, fit, spanning
@@ -186,10 +193,17 @@ def quantise(w: torch.Tensor, hessian: torch.Tensor, kind: Kind, damping: float)
     return Solved(grid.quantise(w), grid, w, [])
 
 
-def scale_module(flow: Flow, wanted: Mapping[str, Kind], scope: Scope) -> int:
-    """Walk the float decoder and fold the scales of every group with a linear in `wanted`; how many were folded."""
+def scale_module(flow: Flow, wanted: Mapping[str, Kind], state: str, scope: Scope) -> int:
+    """Walk the float decoder and fold the scales of every group with a linear in `wanted`; how many were folded.
+
+    `state` is the key of the windows; scales found before are in the cache.
+    """
     folded = 0
+    formats = {name: repr(kind) for name, kind in wanted.items()}
+    clock = Clock(scope.progress, "awq: scales of", [1.0] * (len(flow.stretches) - 1))
     for stretch in flow.stretches[1:]:
+        clock.tick(stretch.name)
+        state = store.key(state, flow.content(stretch, formats))
         for value, names in flow.groups(stretch):
             feed = feeder(flow, value)
             if feed is None:
@@ -198,8 +212,7 @@ def scale_module(flow: Flow, wanted: Mapping[str, Kind], scope: Scope) -> int:
             if why := scalable(flow, value, feed):
                 scope.note(f"awq: `{names[0]}` is not scaled: {why}")
                 continue
-            weights = {name: torch.from_numpy(flow.linears[name].weight().numpy()).to(flow.on) for name in names}
-            s = search(weights, {name: wanted[name] for name in names}, flow.moments(stretch, value, {}), feed)
+            s = _found(flow, stretch, value, feed, {name: wanted[name] for name in names}, store.key(state, names[0]))
             if bool((s == 1).all()):
                 continue
             widen_readers(flow, value, s, feed)
@@ -207,5 +220,19 @@ def scale_module(flow: Flow, wanted: Mapping[str, Kind], scope: Scope) -> int:
             fold(flow.module, feeder(flow, value) or feed, s)
             flow.refresh()
             folded += 1
-        flow.advance(stretch, {})
+        flow.later(partial(flow.advance, stretch, {}))
     return folded
+
+
+def _found(
+    flow: Flow, stretch: Stretch, value: ir.Value, feed: Feeder, kinds: Mapping[str, Kind], key: str
+) -> torch.Tensor:
+    """s for the linears that read `value`, from the cache if it was searched before."""
+
+    def build(folder: Path) -> None:
+        flow.catch_up()
+        weights = {name: torch.from_numpy(flow.linears[name].weight().numpy()).to(flow.on) for name in kinds}
+        s = search(weights, kinds, flow.moments(stretch, value, {}), feed)
+        np.save(folder / "s.npy", s.cpu().numpy())
+
+    return torch.from_numpy(np.load(cache.make("awq", key, build) / "s.npy")).to(flow.on)

@@ -4,12 +4,13 @@
     solved     x'_l : what it gives with the stretches before this one solved
 
 Held: both streams at one boundary [windows, length, H], the constants of one stretch, and what one batch makes in it.
-A linear sees the error of all that was solved before it, in its own stretch too: that is what it compensates.
+A linear sees the error of all that was solved before it, in its own stretch too: that is what it compensates. A run
+whose answers the cache has computes no stream at all: it is moved when a stretch is met that has to be solved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,9 +19,10 @@ import torch
 
 from ...compiler.diagnostics import EngineError, fail
 from ...compiler.linears import Linear, linears
-from ...compiler.module import Module
+from ...compiler.module import Module, constant
 from ...compiler.torch_graph import Constants, Env, Stretch, device, linear_nodes, plain_inputs, run, stretches
 from ...compiler.weights import Weight
+from . import store
 
 BATCH = 8  # windows
 
@@ -51,6 +53,29 @@ class Flow:
         self.stream: ir.Value | None = None
         self.reference: list[torch.Tensor] = []
         self.solved: list[torch.Tensor] = []
+        self._waiting: list[Callable[[], None]] = []
+
+    def later(self, step: Callable[[], None]) -> None:
+        """Start or advance when `catch_up` is called, if it ever is."""
+        self._waiting.append(step)
+
+    def catch_up(self) -> None:
+        """Move the streams to where the walk is."""
+        for step in self._waiting:
+            step()
+        self._waiting.clear()
+
+    def content(self, stretch: Stretch, formats: Mapping[str, str]) -> str:
+        """What tells a stretch from another: its constants, and what is to be solved, in float, with its formats."""
+        parts = []
+        for node in stretch.nodes:
+            linear = self.linears.get(node.name or "")
+            if linear is not None and linear.name in self.floats:
+                parts += [linear.name, store.digest(self.floats[linear.name]), formats[linear.name]]
+                continue
+            weights = [linear.weight()] if linear is not None else [constant(v) for v in node.inputs]
+            parts += [node.name or "", *(store.digest(w) for w in weights if w is not None)]
+        return store.key(*parts)
 
     def refresh(self) -> None:
         """Look at the linears again, after weights were exchanged."""

@@ -20,7 +20,7 @@ import torch
 from ...compiler import calibrate
 from ...compiler.clock import Clock
 from ...compiler.diagnostics import fail
-from ...compiler.module import Module, constant
+from ...compiler.module import Module
 from ...compiler.pass_base import Scope
 from ...compiler.torch_graph import Stretch, device
 from ...compiler.weights import Weight
@@ -139,8 +139,9 @@ class _Walk:
     def _scaled(self) -> dict[str, Wanted]:
         """Fold activation-aware scales into the module; what is wanted, with the weights scaled."""
         flow = Flow(self.module, {name: one.source for name, one in self.wanted.items()})
-        flow.start(self.ids, {})
-        folded = awq.scale_module(flow, {name: one.kind for name, one in self.wanted.items()}, self.scope)
+        flow.later(lambda: flow.start(self.ids, {}))
+        state = store.key("awq scales", calibrate.digest(self.ids))
+        folded = awq.scale_module(flow, {name: one.kind for name, one in self.wanted.items()}, state, self.scope)
         self.scope.note(f"awq: {folded} groups of linears scaled by their activations")
         made = {}
         for name, one in self.wanted.items():
@@ -152,15 +153,18 @@ class _Walk:
         """Solve all; the key of each linear."""
         clock = Clock(self.scope.progress, self.settings.method, [1.0] * (len(self.flow.stretches) - 1))
         seen = self._matmuls()
-        solved = {name: self._rows(name) for name in self.wanted if name not in seen}
-        self.flow.start(self.ids, solved)
+        rows = [name for name in self.wanted if name not in seen]
+        for name in rows:
+            self._rows(name)
+        self.flow.later(lambda: self.flow.start(self.ids, {name: self._value(name) for name in rows}))
+        formats = {name: repr(one.format_) for name, one in self.wanted.items()}
         state = store.key(calibrate.digest(self.ids), *sorted(self.found.values()))
-        state = store.key(state, self._content(self.flow.stretches[0]))
+        state = store.key(state, self.flow.content(self.flow.stretches[0], formats))
         for stretch in self.flow.stretches[1:]:
             if len(self.found) == len(self.wanted):
                 break
             clock.tick(stretch.name)
-            state = store.key(state, self._content(stretch), repr(self.settings))
+            state = store.key(state, self.flow.content(stretch, formats), repr(self.settings))
             self._stretch(stretch, state)
         for key in dict.fromkeys(self.found.values()):
             for text in store.notes(key):
@@ -180,11 +184,10 @@ class _Walk:
             if id(self.wanted[name].source) not in gathered
         }
 
-    def _rows(self, name: str) -> torch.Tensor:
+    def _rows(self, name: str) -> None:
         """A weight without activations: clip search."""
         self.scope.note(f"{self.settings.method}: `{name}` has no activations to look at: clip search alone")
         self.found[name] = _by_rows(name, self.wanted[name], "mse", self.scope)
-        return self._value(name)
 
     def _value(self, name: str) -> torch.Tensor:
         """What is solved already, dequantised, as the graph's value holds it."""
@@ -198,28 +201,16 @@ class _Walk:
         value = Grid(scale, zero, one.kind.bits, one.kind.block).value(q).to(device())
         return self.flow.oriented(name, value)
 
-    def _content(self, stretch: Stretch) -> str:
-        """All constants of a stretch (the float weights of what is wanted) and the formats wanted."""
-        parts = []
-        for node in stretch.nodes:
-            linear = self.flow.linears.get(node.name or "")
-            if linear is not None and linear.name in self.wanted:
-                one = self.wanted[linear.name]
-                parts += [linear.name, store.digest(one.source), repr(one.format_)]
-                continue
-            weights = [linear.weight()] if linear is not None else [constant(v) for v in node.inputs]
-            parts += [node.name or "", *(store.digest(w) for w in weights if w is not None)]
-        return store.key(*parts)
-
     def _stretch(self, stretch: Stretch, state: str) -> None:
         names = [n for _, group in self.flow.groups(stretch) for n in group if n not in self.found]
         keys = {name: store.key(state, name) for name in names}
         if not all(store.known(key) for key in keys.values()):
+            self.flow.catch_up()
             for name, made in self._solve(stretch).items():
                 one = self.wanted[name]
                 store.keep(keys[name], [_solution(made.q, made.grid, one, made.notes)])
         self.found.update(keys)
-        self.flow.advance(stretch, {name: self._value(name) for name in names})
+        self.flow.later(lambda: self.flow.advance(stretch, {name: self._value(name) for name in names}))
 
     def _solve(self, stretch: Stretch) -> dict[str, gptq.Solved]:
         solved: dict[str, gptq.Solved] = {}

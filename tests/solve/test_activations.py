@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -13,11 +14,13 @@ from edgec.compiler.diagnostics import PlanError
 from edgec.compiler.evaluate import token_ids
 from edgec.compiler.legality import violations
 from edgec.compiler.levels import Level
+from edgec.compiler.load_hf import load_hf
 from edgec.compiler.module import Module
 from edgec.compiler.oracle import perplexity, run
 from edgec.compiler.pass_base import Scope
 from edgec.compiler.plan import Calibration
-from edgec.passes.activation_ranges import Seen
+from edgec.passes import activation_ranges
+from edgec.passes.activation_ranges import Seen, measure
 from edgec.passes.kv_cache import KvCache
 from edgec.passes.quantize import Quantize
 from edgec.passes.rotate import Rotate
@@ -72,6 +75,28 @@ def quantised(module: Module, calibration: Calibration, **settings) -> Module:
     Quantize(weights="int8", block="channel", **settings).run(module, Scope(None, LINEARS, SPAN, calibration))
     module.level = Level.COMPRESSED
     return module
+
+
+def test_ranges_are_measured_once(draft: Module, calibration: Calibration, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same weights and windows again, and the 8-bit cache behind 8-bit linears, find them; other weights do not."""
+    runs: list[int] = []
+
+    def counted(*words: Any) -> Any:
+        runs.append(1)
+        return measure(*words)
+
+    monkeypatch.setattr(activation_ranges, "measure", counted)
+    first = quantised(draft, calibration, activations="uint8")
+    wanted = {pair.quantize.name: pair.encoding for pair in pairs(first.main.graph)}
+    scores = [node.metadata_props[SCORES] for node in first.main.graph if SCORES in node.metadata_props]
+    KvCache(type="uint8").run(first, Scope(None, (), SPAN, calibration))
+    assert len(runs) == 1
+    again = quantised(load_hf("again", draft.source, 512), calibration, activations="uint8")
+    assert {pair.quantize.name: pair.encoding for pair in pairs(again.main.graph)} == wanted
+    assert [node.metadata_props[SCORES] for node in again.main.graph if SCORES in node.metadata_props] == scores
+    assert len(runs) == 1
+    quantised(load_hf("other", draft.source, 512), calibration, activations="uint8", method="mse")
+    assert len(runs) == 2
 
 
 def test_every_float_tensor_of_a_decoder(target: Module, calibration: Calibration) -> None:

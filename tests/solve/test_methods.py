@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -69,16 +70,30 @@ def test_integers_and_scales_are_of_the_format(draft: Module, scope: Scope, meth
         assert (scale > 0).all()
 
 
-def test_the_cache_answers_the_second_time(target: Module, scope: Scope) -> None:
+def integers(module: Module) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    return {x.name: (x.quant.q.numpy(), x.quant.scale.numpy()) for x in linears(module) if x.quant is not None}
+
+
+def equal(first: Module, second: Module) -> bool:
+    one, two = integers(first), integers(second)
+    return one.keys() == two.keys() and all(
+        np.array_equal(a, b) for n in one for a, b in zip(one[n], two[n], strict=True)
+    )
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_the_cache_answers_the_second_time(
+    target: Module, scope: Scope, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same integers, and no stream is computed for them."""
     first, second, said = target.clone(), target.clone(), []
-    Quantize(weights="int4", method="gptq").run(first, scope)
+    Quantize(weights="int4", method=method).run(first, scope)
     scope.progress = said.append
-    Quantize(weights="int4", method="gptq").run(second, scope)
-    assert re.fullmatch(r"gptq layers\.5 \(6 of 7\), about \d+ s left", said[5])
-    for a, b in zip(linears(first), linears(second), strict=True):
-        if a.quant is not None and b.quant is not None:
-            assert np.array_equal(a.quant.q.numpy(), b.quant.q.numpy())
-            assert np.array_equal(a.quant.scale.numpy(), b.quant.scale.numpy())
+    monkeypatch.setattr("edgec.passes.solve.flow.run", None)
+    Quantize(weights="int4", method=method).run(second, scope)
+    assert re.fullmatch(method + r" layers\.5 \(6 of 7\), about \d+ s left", said[-1])
+    assert len(integers(first)) == 42
+    assert equal(first, second)
 
 
 def test_resumes_behind_the_last_layer_solved(target: Module, scope: Scope, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,10 +110,33 @@ def test_resumes_behind_the_last_layer_solved(target: Module, scope: Scope, monk
     monkeypatch.setattr(gptq, "solve", counted)
     with pytest.raises(KeyboardInterrupt):
         Quantize(weights="int4", method="gptq").run(target.clone(), scope)
-    before = calls.index("killed")
-    Quantize(weights="int4", method="gptq").run(target, scope)
+    before, resumed = calls.index("killed"), target.clone()
+    Quantize(weights="int4", method="gptq").run(resumed, scope)
     assert before == 21
     assert len(calls) == 42 + 1
+    monkeypatch.setenv("EDGEC_CACHE", os.environ["EDGEC_CACHE"] + ".other")
+    Quantize(weights="int4", method="gptq").run(target, scope)
+    assert equal(resumed, target)
+
+
+def test_awq_resumes_behind_the_last_scale_found(target: Module, scope: Scope, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, search = [], awq.search
+
+    def counted(weights: Mapping[str, torch.Tensor], *args: object) -> torch.Tensor:
+        calls.append(next(iter(weights)))
+        if calls.count("layers.3.mlp.down_proj") == 1 and calls[-1] == "layers.3.mlp.down_proj":
+            raise KeyboardInterrupt
+        return search(weights, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(awq, "search", counted)
+    with pytest.raises(KeyboardInterrupt):
+        Quantize(weights="int4", method="awq").run(target.clone(), scope)
+    resumed = target.clone()
+    Quantize(weights="int4", method="awq").run(resumed, scope)
+    assert len(calls) == 6 * 4 + 1
+    monkeypatch.setenv("EDGEC_CACHE", os.environ["EDGEC_CACHE"] + ".other")
+    Quantize(weights="int4", method="awq").run(target, scope)
+    assert equal(resumed, target)
 
 
 def test_without_calibration_it_says_so(draft: Module) -> None:
@@ -188,7 +226,7 @@ def test_awq_folds_exactly(target: Module, calibration: Calibration) -> None:
     before, sources = target.clone(), {x.name: x.weight() for x in linears(target) if x.name not in LINEARS}
     flow, scope = Flow(target, sources), Scope()
     flow.start(calibrate.windows(calibration, target), {})
-    folded = awq.scale_module(flow, dict.fromkeys(sources, grid.Kind(3, 32, True)), scope)
+    folded = awq.scale_module(flow, dict.fromkeys(sources, grid.Kind(3, 32, True)), "windows", scope)
     assert folded >= 20
     assert scope.notes == []
     errors = compare.errors(before, target, moved_cache=True)
