@@ -5,8 +5,9 @@
     bits         a quantised weight as stored, float16 scales and zero points included
 
 All linears but the tied head are quantised, the embedding stays float. Calibration: 128 windows of 256 tokens of the
-running interpreter's standard library, the held-out modules left out. Each line runs in a process of its own, with a
-cache of its own; `peak MiB` is that process's while it solves. `--only PATTERN` runs the lines whose name it matches.
+running interpreter's standard library, the held-out modules left out. `auto` has the budget as MNN stores what it
+chooses. Each line runs in a process of its own, with a cache of its own; `peak MiB` is that process's while it solves.
+`--only PATTERN` runs the lines whose name it matches.
 """
 
 from __future__ import annotations
@@ -85,11 +86,13 @@ def measure(model: str, line: dict[str, Any]) -> dict[str, float]:
     """What the judge says of one model in one format, seconds and MiB while it is solved."""
     from edgec.compiler.load_hf import load_hf
     from edgec.compiler.pass_base import Scope
+    from edgec.compiler.registry import targets
     from edgec.passes.quantize import Quantize
 
     module, given = load_hf("m", MODELS / model, 512), calibrated()
     start = time.perf_counter()
-    Quantize(**line).run(module, Scope(None, ("lm_head", "embed_tokens"), given.span, given))
+    scope = Scope(None, ("lm_head", "embed_tokens"), given.span, given, widths=targets()["mnn"].widths)
+    Quantize(**line).run(module, scope)
     took = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     facts = {"bits": stored_bits(module), "seconds": took, "peak": peak}
