@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 
 import numpy as np
@@ -77,7 +78,7 @@ def test_auto_mixes_within_the_budget(draft: Module, scope: Scope) -> None:
     assert len(formats) > 1
     taken = sum(stored(x.shape, x.quant.q.meta["edgec.format"]) for x in found if x.quant is not None)
     assert taken <= 4.5 * sum(x.shape[0] * x.shape[1] for x in found)
-    assert "auto: 4.5 bits a weight, scales included: " in scope.notes[0]
+    assert re.match(r"auto: 4\.[45]\d* bits a weight, scales included: \d", scope.notes[0])
     (table,) = scope.tables
     assert table.head == ("linear", *(f"int{bits} block {block}" for bits in (3, 4, 8) for block in (32, 128)))
     assert [row[0] for row in table.rows] == [linear.name for linear in found]
