@@ -74,7 +74,7 @@ class Quantize(Pass):
     )
     bits: tuple[int, ...] = param((3, 4, 8), doc="widths that `weights = auto` chooses from", choices=(2, 3, 4, 8))
     blocks: tuple[int, ...] = param(
-        (32, 128), doc="blocks that `weights = auto` chooses from, instead of `block`", choices=BLOCKS
+        (16, 32, 128), doc="blocks that `weights = auto` chooses from, instead of `block`", choices=BLOCKS
     )
     budget: float = param(
         4.5, doc="bits a weight that `weights = auto` may take, scales included", unit="bits", minimum=2

@@ -80,7 +80,7 @@ def test_auto_mixes_within_the_budget(draft: Module, scope: Scope) -> None:
     assert taken <= 4.5 * sum(x.shape[0] * x.shape[1] for x in found)
     assert re.match(r"auto: 4\.[45]\d* bits a weight, scales included: \d", scope.notes[0])
     (table,) = scope.tables
-    assert table.head == ("linear", *(f"int{bits} block {block}" for bits in (3, 4, 8) for block in (32, 128)))
+    assert table.head == ("linear", *(f"int{bits} block {block}" for bits in (3, 4, 8) for block in (16, 32, 128)))
     assert [row[0] for row in table.rows] == [linear.name for linear in found]
     assert [table.head[at] for at in table.marked] == [str(x.quant.q.meta["edgec.format"]) for x in found if x.quant]
     assert Quantize(weights="auto", method="gptq", budget=4.5).run(draft, scope) == 0
