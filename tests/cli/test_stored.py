@@ -76,3 +76,21 @@ def test_what_a_pass_unties_is_not_tied_in_the_manifest(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         tied[first] = json.loads((bundle / "manifest.json").read_text())["models"]["m"]["arch"]["tied"]
     assert tied == {"": True, "rotate ()": False}
+
+
+@pytest.mark.slow
+def test_mixed_precision_stores_no_more_than_its_budget(tmp_path: Path) -> None:
+    """4.5 bits are int4 in blocks of 32 with float16 scales; MNN's code books are within them too."""
+    sizes, plan = {}, tmp_path / "p.edge"
+    text = PLAN.format(model=MODELS / "pycode-qwen2", text=HELDOUT, target="mnn").replace("windows = 2", "windows = 1")
+    text += f'calibration {{ text = "{HELDOUT}"  samples = 16  length = 128 }}\n'
+    for weights in ("int4", "auto"):
+        chosen = f"{weights}, bits = [3, 8]" if weights == "auto" else weights
+        line = f'  quantize (weights = {chosen}, method = gptq)  except ["lm_head", "embed_tokens"]\n}}'
+        plan.write_text(re.sub(r"  quantize.*?\n}", line, text, flags=re.DOTALL))
+        done = edgec("compile", plan, "-o", tmp_path / weights, "--quiet")
+        assert done.returncode == 0, done.stderr
+        sizes[weights] = (tmp_path / weights / "m" / "llm.mnn.weight").stat().st_size
+    manifest = json.loads((tmp_path / "auto" / "manifest.json").read_text())
+    assert 8 in {row["bits"] for row in manifest["models"]["m"]["weights"]}  # whose code books are largest
+    assert 0.97 * sizes["int4"] < sizes["auto"] <= sizes["int4"]
