@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .module import Module
     from .plan import Calibration
 
+_BATCH = 1 << 20  # characters
 _MOST_UNKNOWN = 0.1  # of the tokens; more, and the tokenizer was made for another kind of text
 
 
@@ -76,14 +77,29 @@ def _tokenizer(folder: Path, at: Span) -> Tokenizer:
 
 
 def _tokenise(paths: Sequence[Path], tokenizer: Tokenizer, at: Span) -> np.ndarray:
-    # ids are taken at once: what else an encoding carries is many times their size
-    parts = [np.array(tokenizer.encode(_read(path, at), add_special_tokens=False).ids, np.int32) for path in paths]
-    ids = np.concatenate(parts) if parts else np.empty(0, np.int32)
+    parts = [np.empty(0, np.int32)]
+    for texts in _batches(_read(path, at) for path in paths):
+        # ids are taken at once: what else an encoding carries is many times their size
+        made = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        parts += [np.array(one.ids, np.int32) for one in made]
+    ids = np.concatenate(parts)
     unknown = getattr(tokenizer.model, "unk_token", None)
     number = tokenizer.token_to_id(unknown) if unknown else None
     if number is not None and len(ids) and (share := float(np.mean(ids == number))) > _MOST_UNKNOWN:
         fail("E0453", f"{share:.0%} of the calibration text are tokens that the tokenizer does not know", at)
     return ids
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts by the million characters, which the tokenizer spreads over the cores."""
+    held: list[str] = []
+    for text in texts:
+        if held and sum(map(len, held)) + len(text) > _BATCH:
+            yield held
+            held = []
+        held.append(text)
+    if held:
+        yield held
 
 
 def _read(path: Path, at: Span) -> str:

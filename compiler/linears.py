@@ -63,18 +63,19 @@ class QuantizedWeight:
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Rows of the dequantised tensor, float32. Blocks along axis 1, channels along axis 0."""
-        q = self.q.rows(start, stop).astype(np.float32)
-        scale = self.scale.rows(start, stop)
-        zero = None if self.zero_point is None else self.zero_point.rows(start, stop).astype(np.float32)
-        if self.block is None:
-            shape = (stop - start,) + (1,) * (q.ndim - 1)
-            scale, zero = scale.reshape(shape), None if zero is None else zero.reshape(shape)
-        else:
-            q_blocks = q.reshape(q.shape[0], -1, self.block)
-            scale, zero = scale[:, :, None], None if zero is None else zero[:, :, None]
-            made = (q_blocks if zero is None else q_blocks - zero) * scale
-            return made.reshape(q.shape)
-        return (q if zero is None else q - zero) * scale
+        return dequantised(self.q, self.scale, self.zero_point, self.block, start, stop)
+
+
+def dequantised(
+    q: Weight, scale: Weight, zero_point: Weight | None, block: int | None, start: int, stop: int
+) -> np.ndarray:
+    """Rows [start, stop) of (q - zero_point) * scale, float32."""
+    made = q.rows(start, stop).astype(np.float32)
+    groups = made.reshape(len(made), 1, -1) if block is None else made.reshape(len(made), -1, block)
+    shape = (*groups.shape[:2], 1)
+    if zero_point is not None:
+        groups = groups - zero_point.rows(start, stop).astype(np.float32).reshape(shape)
+    return (groups * scale.rows(start, stop).astype(np.float32).reshape(shape)).reshape(made.shape)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
     stretches:  inputs -> [embed] -> x_0 -> [layers.0] -> x_1 -> ... -> x_L -> [head] -> logits
 
-A stretch is a run of nodes that lies between two residual streams. What depends on constants only (DequantizeLinear
-and Transpose of a weight) belongs to no stretch: it is made when a stretch first reads it, and forgotten with
-`Constants`. So one stretch's weights and one batch of activations are what is held. Numbers follow ONNX, float32.
+A stretch is a run of nodes that lies between two residual streams: a decoder block, or (`halves`) its attention and
+its MLP apart. What depends on constants only (DequantizeLinear and Transpose of a weight) belongs to no stretch: it is
+made when a stretch first reads it, and forgotten with `Constants`; of an embedding, only the rows that are looked up.
+So one stretch's weights and one batch of activations are what is held. Numbers follow ONNX, float32.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from .diagnostics import fail
 from .linears import as_linear, as_quantized
 from .module import Module, constant
 from .oracle import causal_mask
-from .weights import Weight
+from .weights import Rows, Weight
 
-_LAYER = re.compile(r"layers\.(\d+)\.")
+_LAYER = re.compile(r"layers\.(\d+)\.(post_attention_layernorm|mlp)?")
+_APART = 8  # rows of an embedding that are read at once though those between are not asked for
 Env = dict[ir.Value, torch.Tensor]
 
 
@@ -54,21 +56,24 @@ class Stretch:
         )
 
 
-def stretches(graph: ir.Graph) -> list[Stretch]:
-    """The graph cut at the residual stream: `embed`, `layers.0` ..., `head`."""
+def stretches(graph: ir.Graph, halves: bool = False) -> list[Stretch]:
+    """The graph cut at the residual stream: `embed`, `layers.0` ..., `head`; each layer in two with `halves`."""
+    parts = ("self_attn", "mlp") if halves else ("",)
     place: dict[ir.Node, int] = {}
-    layers = 0
+    last = 0
     live = [node for node in graph if not is_constant(node)]
     for node in live:
         found = _LAYER.match(node.name or "")
         before = [place[p] for p in (v.producer() for v in node.inputs if v is not None) if p in place]
-        place[node] = int(found[1]) + 1 if found else max(before, default=0)
-        layers = max(layers, place[node])
+        place[node] = max(before, default=0)
+        if found:
+            place[node] = len(parts) * int(found[1]) + (len(parts) if found[2] else 1)
+        last = max(last, place[node])
     for node in live:  # what follows a layer and belongs to none is the head
         if place[node] and not _LAYER.match(node.name or ""):
-            place[node] = layers + 1
-    names = ["embed", *(f"layers.{i}" for i in range(layers)), "head"]
-    return [_stretch(name, [n for n in live if place[n] == i]) for i, name in enumerate(names)]
+            place[node] = last + 1
+    layers = [f"layers.{i}.{part}".rstrip(".") for i in range(last // len(parts)) for part in parts]
+    return [_stretch(name, [n for n in live if place[n] == i]) for i, name in enumerate(["embed", *layers, "head"])]
 
 
 def _stretch(name: str, nodes: Sequence[ir.Node]) -> Stretch:
@@ -107,13 +112,15 @@ def plain_inputs(module: Module, ids: np.ndarray, on: torch.device) -> Env:
 class Constants:
     """Constants as tensors, made on first use. `given` holds what stands in for a value, maybe with gradients."""
 
-    given: dict[ir.Value, torch.Tensor] = field(default_factory=dict)
+    given: dict[ir.Value, torch.Tensor | Weight] = field(default_factory=dict)
     on: torch.device = field(default_factory=device)
     _made: Env = field(default_factory=dict)
+    _tables: dict[ir.Value, _Rows] = field(default_factory=dict)
 
     def get(self, value: ir.Value) -> torch.Tensor:
-        if value in self.given:
-            return self.given[value]
+        held = self.given.get(value)
+        if isinstance(held, torch.Tensor):
+            return held
         if value not in self._made:
             made, depends = self._make(value)
             if depends:  # on a given tensor: its graph of gradients may be used once only
@@ -121,10 +128,25 @@ class Constants:
             self._made[value] = made
         return self._made[value]
 
+    def rows(self, table: ir.Value, ids: torch.Tensor) -> torch.Tensor:
+        """Rows `ids` [...] of a constant [V, H]; of one that lies in a file only these are read and held."""
+        if table not in self._tables:
+            held, quant = self._held(table), as_quantized(table.producer())
+            if isinstance(held, Weight):
+                self._tables[table] = _Rows(held.rows, held.dims[0], self.on)
+            elif held is None and quant is not None:
+                self._tables[table] = _Rows(quant.rows, quant.q.dims[0], self.on)
+            else:
+                return F.embedding(ids.long(), self.get(table))
+        return self._tables[table].get(ids)
+
+    def _held(self, value: ir.Value) -> torch.Tensor | Weight | None:
+        return self.given[value] if value in self.given else constant(value)
+
     def _make(self, value: ir.Value) -> tuple[torch.Tensor, bool]:
         node = value.producer()
-        held = constant(value)
-        if held is not None:
+        held = self._held(value)
+        if isinstance(held, Weight):
             return self.tensor(held), False
         if node is None:
             raise ValueError(f"`{value.name}` is no constant")
@@ -133,7 +155,7 @@ class Constants:
             return torch.from_numpy(quant.rows(0, quant.q.dims[0])).to(self.on), False
         inputs = [None if v is None else self.get(v) for v in node.inputs]
         depends = any(v is not None and self._given_behind(v) for v in node.inputs)
-        return evaluate(node, inputs)[0], depends
+        return compute(node, inputs)[0], depends
 
     def _given_behind(self, value: ir.Value) -> bool:
         node = value.producer()
@@ -142,9 +164,33 @@ class Constants:
 
     def tensor(self, weight: Weight) -> torch.Tensor:
         array = weight.numpy()
-        if array.dtype in (np.float16, np.dtype("float32")):
+        if array.dtype == np.float16:
             array = array.astype(np.float32)
-        return torch.from_numpy(np.array(array)).to(self.on)
+        own = array.flags.owndata and array.flags.writeable
+        return torch.from_numpy(array if own else array.copy()).to(self.on)
+
+
+class _Rows:
+    """Rows of a table [V, H] as float32, read when they are first asked for."""
+
+    def __init__(self, read: Rows, count: int, on: torch.device) -> None:
+        self.read, self.on = read, on
+        self.place = np.full(count, -1, np.int64)  # of each row in `held`
+        self.held: torch.Tensor | None = None
+
+    def get(self, ids: torch.Tensor) -> torch.Tensor:
+        asked = ids.cpu().numpy()
+        new = np.unique(asked[self.place[asked] < 0])
+        if len(new):
+            parts = [] if self.held is None else [self.held]
+            for run_ in np.split(new, np.flatnonzero(np.diff(new) > _APART) + 1):
+                read = self.read(int(run_[0]), int(run_[-1]) + 1)[run_ - run_[0]]
+                parts.append(torch.from_numpy(read.astype(np.float32)).to(self.on))
+            self.place[new] = np.arange(len(new)) + (0 if self.held is None else len(self.held))
+            self.held = torch.cat(parts)
+        if self.held is None:
+            raise ValueError("no row was asked for")
+        return F.embedding(torch.from_numpy(self.place[asked]).to(self.on), self.held)
 
 
 def run(nodes: Iterable[ir.Node], env: Env, constants: Constants, wanted: Sequence[ir.Value]) -> list[torch.Tensor]:
@@ -153,8 +199,7 @@ def run(nodes: Iterable[ir.Node], env: Env, constants: Constants, wanted: Sequen
     last = {value: node for node in needed for value in node.inputs if value is not None}
     values = dict(env)
     for node in needed:
-        inputs = [None if v is None else values[v] if v in values else constants.get(v) for v in node.inputs]
-        for value, made in zip(node.outputs, evaluate(node, inputs), strict=False):
+        for value, made in zip(node.outputs, evaluate(node, values, constants), strict=False):
             values[value] = made
         for value in node.inputs:
             if value is not None and last[value] is node and value not in wanted:
@@ -173,7 +218,15 @@ def _needed(nodes: list[ir.Node], env: Env, wanted: Sequence[ir.Value]) -> list[
     return kept[::-1]
 
 
-def evaluate(node: ir.Node, inputs: list[torch.Tensor | None]) -> tuple[torch.Tensor, ...]:
+def evaluate(node: ir.Node, values: Env, constants: Constants) -> tuple[torch.Tensor, ...]:
+    """One node on what is in `values`, else on constants."""
+    table = node.inputs[0] if node.op_type == "Gather" else None
+    if table is not None and table not in values and node.inputs[1] in values:
+        return (constants.rows(table, values[node.inputs[1]]),)
+    return compute(node, [None if v is None else values[v] if v in values else constants.get(v) for v in node.inputs])
+
+
+def compute(node: ir.Node, inputs: list[torch.Tensor | None]) -> tuple[torch.Tensor, ...]:
     """One node on tensors."""
     rule = _RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
     if rule is None:

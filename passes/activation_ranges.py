@@ -175,8 +175,7 @@ def _run(
     values = dict(env)
     with torch.no_grad():
         for node in nodes:
-            inputs = [None if v is None else values[v] if v in values else constants.get(v) for v in node.inputs]
-            for value, x in zip(node.outputs, evaluate(node, inputs), strict=False):
+            for value, x in zip(node.outputs, evaluate(node, values, constants), strict=False):
                 values[value] = x
                 see(value, x)
     return values

@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..compiler.diagnostics import Span, fail
-from ..compiler.linears import SOURCE, WIDTH
+from ..compiler.linears import SOURCE, WIDTH, dequantised
 from ..compiler.weights import Weight, derive
 
 FORMAT = "edgec.format"  # key in the `meta` of integers: the format they were made in
@@ -61,6 +61,15 @@ class Made:
     @property
     def nbytes(self) -> int:
         return sum(w.nbytes for w in (self.q, self.scale, self.zero_point) if w is not None)
+
+    def value(self) -> Weight:
+        """What the integers stand for [N, ...], float32."""
+        block = None if len(self.scale.dims) == 1 else self.q.dims[1] // self.scale.dims[1]
+
+        def rows(start: int, stop: int) -> np.ndarray:
+            return dequantised(self.q, self.scale, self.zero_point, block, start, stop)
+
+        return derive(self.q.name, ir.DataType.FLOAT, self.q.dims, rows, self.q, "dequantised")
 
 
 def quantise(w: np.ndarray, format_: Format) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

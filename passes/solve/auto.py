@@ -39,6 +39,7 @@ _ROOM = 1 << 29  # bytes that the variants' streams may take beyond the least nu
 _UNITS = 1 << 18  # steps of the budget at most
 
 Table = dict[str, dict[Format, float]]
+Variant = tuple[str, Format]  # one linear in one format, the others in float
 
 
 def choose(table: Table, shapes: Mapping[str, Sequence[int]], budget: float, scope: Scope) -> dict[str, Format]:
@@ -153,13 +154,13 @@ class _Measure:
             for follower in blocks[at:]:
                 for streams in variants.values():
                     self._push(follower, self._held(follower), streams)
-            for name, format_ in list(variants):  # let go one by one: the next block's need the room
-                streams = variants.pop((name, format_))
-                made = self._divergence(head, self._held(head), final, self._held(head), streams)
-                found.setdefault(name, {})[format_] = made
+            made = self._divergences(head, final, variants, self._held(head))
+            variants.clear()  # the next block's need the room
+            for (name, format_), divergence in made.items():
+                found.setdefault(name, {})[format_] = divergence
         for name, format_, constants in self._exchanged(head):
-            made = self._divergence(head, self._held(head), final, constants, final)
-            found.setdefault(name, {})[format_] = made
+            made = self._divergences(head, final, {(name, format_): final}, constants)
+            found.setdefault(name, {})[format_] = made[name, format_]
         return found
 
     def _held(self, stretch: Stretch) -> Constants:
@@ -189,7 +190,7 @@ class _Measure:
         with torch.no_grad():
             return run(stretch.nodes, env, constants, [self.flow.output(stretch)])[0]
 
-    def _variants(self, stretch: Stretch) -> dict[tuple[str, Format], list[torch.Tensor]]:
+    def _variants(self, stretch: Stretch) -> dict[Variant, list[torch.Tensor]]:
         """What leaves the stretch on the probes, for each linear of it in each format."""
         made = {}
         for name, format_, constants in self._exchanged(stretch):
@@ -207,23 +208,20 @@ class _Measure:
                     solved = _solved(name, w, moments, format_)
                     yield name, format_, self.flow.constants({name: self.flow.oriented(name, solved)})
 
-    def _divergence(
-        self,
-        head: Stretch,
-        before: Constants,
-        final: list[torch.Tensor],
-        after: Constants,
-        streams: list[torch.Tensor],
-    ) -> float:
-        """Mean KL(float | variant) per position; one window's logits are held at a time."""
-        total = count = 0.0
-        for x, y in zip(final, streams, strict=True):
+    def _divergences(
+        self, head: Stretch, final: list[torch.Tensor], variants: Mapping[Variant, list[torch.Tensor]], after: Constants
+    ) -> dict[Variant, float]:
+        """Mean KL(float | variant) per position; two windows' logits are held at a time."""
+        totals, count = dict.fromkeys(variants, 0.0), 0
+        for at, x in enumerate(final):
             for i in range(len(x)):
-                p = torch.log_softmax(self._run(head, before, x[i : i + 1]), -1)
-                q = torch.log_softmax(self._run(head, after, y[i : i + 1]), -1)
-                total += float((p.exp() * (p - q)).sum())
+                p = torch.log_softmax(self._run(head, self._held(head), x[i : i + 1]), -1)
+                share = p.exp()
                 count += p.shape[1]
-        return total / count
+                for key, streams in variants.items():
+                    q = torch.log_softmax(self._run(head, after, streams[at][i : i + 1]), -1)
+                    totals[key] += float((share * (p - q)).sum())
+        return {key: total / count for key, total in totals.items()}
 
 
 def _solved(name: str, w: torch.Tensor, moments: Moments, format_: Format) -> torch.Tensor:

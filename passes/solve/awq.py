@@ -200,7 +200,7 @@ def scale_module(flow: Flow, wanted: Mapping[str, Kind], state: str, scope: Scop
     """
     folded = 0
     formats = {name: repr(kind) for name, kind in wanted.items()}
-    clock = Clock(scope.progress, "awq: scales of", [1.0] * (len(flow.stretches) - 1))
+    clock = Clock(scope.progress, "awq: scales of", flow.sizes())
     for stretch in flow.stretches[1:]:
         clock.tick(stretch.name)
         state = store.key(state, flow.content(stretch, formats))

@@ -10,6 +10,7 @@ whose answers the cache has computes no stream at all: it is moved when a stretc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -21,7 +22,7 @@ from ...compiler.diagnostics import EngineError, fail
 from ...compiler.linears import Linear, linears
 from ...compiler.module import Module, constant
 from ...compiler.torch_graph import Constants, Env, Stretch, device, linear_nodes, plain_inputs, run, stretches
-from ...compiler.weights import Weight
+from ...compiler.weights import Weight, transpose
 from . import store
 
 BATCH = 8  # windows
@@ -39,16 +40,20 @@ class Moments:
 
 @dataclass
 class Flow:
-    """Walks the stretches of a decoder; `floats` are the weights to be solved, by linear."""
+    """Walks the stretches of a decoder; `floats` are the weights to be solved, by linear.
+
+    With `halves` attention and MLP are stretches of their own: less is computed again for each group of linears.
+    """
 
     module: Module
     floats: Mapping[str, Weight]
+    halves: bool = False
     on: torch.device = field(default_factory=device)
 
     def __post_init__(self) -> None:
         self.graph = self.module.main.graph
         self.refresh()
-        self.stretches: list[Stretch] = stretches(self.graph)
+        self.stretches: list[Stretch] = stretches(self.graph, self.halves)
         self.shared: Env = {}
         self.stream: ir.Value | None = None
         self.reference: list[torch.Tensor] = []
@@ -81,17 +86,16 @@ class Flow:
         """Look at the linears again, after weights were exchanged."""
         self.linears: dict[str, Linear] = {linear.name: linear for linear in linears(self.module)}
 
-    def start(self, ids: np.ndarray, weights: Mapping[str, torch.Tensor]) -> None:
-        """Embed the windows; `weights` are those already solved that the embedding reads."""
+    def start(self, ids: np.ndarray, tables: Mapping[str, Weight]) -> None:
+        """Embed the windows; `tables` are embeddings already solved."""
         stretch = self.stretches[0]
         outputs = [value for value in stretch.outputs if not value.is_graph_output()]
         self.stream = self.entry()
+        before, after = self.constants({}), self.constants({})
+        after.given.update({self.linears[name].value: table for name, table in tables.items()})
         for at in range(0, len(ids), BATCH):
             env = plain_inputs(self.module, ids[at : at + BATCH], self.on)
-            for kept, constants in (
-                (self.reference, self.constants({})),
-                (self.solved, self.constants(weights)),
-            ):
+            for kept, constants in ((self.reference, before), (self.solved, after)):
                 made = dict(zip(outputs, run(stretch.nodes, env, constants, outputs), strict=True))
                 kept.append(made.pop(self.stream))
                 self.shared = {**{v: x for v, x in env.items() if v.name != "input_ids"}, **made}
@@ -107,12 +111,11 @@ class Flow:
 
     def constants(self, weights: Mapping[str, torch.Tensor]) -> Constants:
         """The module's constants with the float weights in place, and `weights` over them."""
-        given = {self.linears[name].value: tensor for name, tensor in weights.items()}
-        made = Constants(given, self.on)
+        made = Constants({self.linears[name].value: tensor for name, tensor in weights.items()}, self.on)
         for name, weight in self.floats.items():
             value = self.linears[name].value
-            if value not in given and value.const_value is None:  # quantised by an earlier line
-                given[value] = self.oriented(name, made.tensor(weight))
+            if value not in made.given and value.const_value is None:  # quantised by an earlier line
+                made.given[value] = weight if self.linears[name].rows_are_outputs else transpose(weight)
         return made
 
     def oriented(self, name: str, weight: torch.Tensor) -> torch.Tensor:
@@ -126,6 +129,13 @@ class Flow:
             if node.name in self.floats and node.inputs[0] is not None:
                 found.setdefault(node.inputs[0], []).append(node.name or "")
         return list(found.items())
+
+    def sizes(self) -> list[float]:
+        """What there is to solve in each stretch behind the embedding, for a clock."""
+        return [
+            1.0 + sum(math.prod(self.floats[name].dims) for _, names in self.groups(stretch) for name in names)
+            for stretch in self.stretches[1:]
+        ]
 
     def moments(
         self, stretch: Stretch, value: ir.Value, solved: Mapping[str, torch.Tensor], drift: bool = False

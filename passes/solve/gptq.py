@@ -20,10 +20,11 @@ from dataclasses import dataclass
 import torch
 
 from .flow import Moments
-from .grid import Grid, Kind, fit, fit_block, half
+from .grid import Columns, Grid, Kind, fit, fit_block, half
 from .hessian import Damped, damped, prepare
 
 _LAZY = 128  # columns whose errors are passed on together
+_ROWS = 1 << 21  # numbers that least-squares scales hold at once
 _ROUNDS = 2
 _SWEEPS = 2
 _SHRINK = 0.1
@@ -90,31 +91,32 @@ def _followed(w: torch.Tensor, moments: Moments, drift: torch.Tensor) -> torch.T
 def _columns(w: torch.Tensor, ready: Damped, kind: Kind) -> tuple[torch.Tensor, Grid]:
     order, upper = ready.order, ready.upper
     static = bool((order[1:] < order[:-1]).any())
-    grid, block = fit(w, kind, ready.matrix), kind.block
+    columns, block = Columns.of(fit(w, kind, ready.matrix)) if static else Columns.blank(w, kind), kind.block
     left = w[:, order].contiguous()
     q = torch.empty_like(left)
     places = order.tolist()
     step = block * max(1, _LAZY // block)
     for first in range(0, len(places), step):
         last = min(first + step, len(places))
-        errors = left.new_empty(len(left), last - first)
-        for k in range(first, last):
+        part = left[:, first:last].T.contiguous()  # [columns, N], as they are walked
+        chosen, errors = torch.empty_like(part), torch.empty_like(part)
+        for i, k in enumerate(range(first, last)):
             group = places[k] // block
             if not static and k % block == 0:
-                _refit(grid, left[:, k : k + block], ready.matrix[k : k + block, k : k + block], kind, group)
-            q[:, k] = grid.column(left[:, k], group)
-            error = (left[:, k] - grid.column_value(q[:, k], group)) / upper[k, k]
-            errors[:, k - first] = error
-            left[:, k + 1 : last] -= error[:, None] * upper[k, k + 1 : last]
-        left[:, last:] -= errors @ upper[first:last, last:]
-    return q[:, torch.argsort(order)], grid
+                _refit(columns, part[i : i + block].T, ready.matrix[k : k + block, k : k + block], kind, group)
+            chosen[i] = columns.nearest(part[i], group)
+            errors[i] = (part[i] - columns.value(chosen[i], group)) / upper[k, k]
+            part[i + 1 :] -= upper[k, k + 1 : last, None] * errors[i]
+        q[:, first:last] = chosen.T
+        left[:, last:] -= errors.T @ upper[first:last, last:]
+    return q[:, torch.argsort(order)], columns.grid()
 
 
-def _refit(grid: Grid, w: torch.Tensor, hessian: torch.Tensor, kind: Kind, group: int) -> None:
-    scale, zero = fit_block(w, kind, hessian)
-    grid.scale[:, group] = scale
-    if grid.zero is not None and zero is not None:
-        grid.zero[:, group] = zero
+def _refit(columns: Columns, w: torch.Tensor, hessian: torch.Tensor, kind: Kind, group: int) -> None:
+    scale, zero = fit_block(w.contiguous(), kind, hessian)
+    columns.scale[group] = scale
+    if columns.zero is not None and zero is not None:
+        columns.zero[group] = zero
 
 
 def objective(w: torch.Tensor, value: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
@@ -125,22 +127,22 @@ def objective(w: torch.Tensor, value: torch.Tensor, matrix: torch.Tensor) -> tor
 
 def descend(w: torch.Tensor, q: torch.Tensor, grid: Grid, matrix: torch.Tensor, sweeps: int) -> torch.Tensor:
     """Coordinate descent: each integer in turn is the best given all others. Never worse."""
-    value = grid.value(q)
+    columns, value = Columns.of(grid), grid.value(q)
     pull = (w - value) @ matrix
-    diagonal = matrix.diagonal()
+    diagonal = matrix.diagonal().tolist()
     q = q.clone()
     for _ in range(sweeps):
         for first in range(0, w.shape[1], _LAZY):
             last = min(first + _LAZY, w.shape[1])
-            moved = value[:, first:last].clone()
-            local = pull[:, first:last].clone()
-            for k in range(first, last):
+            before, local = (x[:, first:last].T.contiguous() for x in (value, pull))  # [columns, N], as they are walked
+            chosen, after = torch.empty_like(before), torch.empty_like(before)
+            for i, k in enumerate(range(first, last)):
                 group = k // grid.block
-                q[:, k] = grid.column(value[:, k] + local[:, k - first] / diagonal[k], group)
-                made = grid.column_value(q[:, k], group)
-                local -= (made - value[:, k])[:, None] * matrix[k, first:last]
-                value[:, k] = made
-            pull -= (value[:, first:last] - moved) @ matrix[first:last]
+                chosen[i] = columns.nearest(before[i] + local[i] / diagonal[k], group)
+                after[i] = columns.value(chosen[i], group)
+                local[i + 1 :] -= matrix[k, k + 1 : last, None] * (after[i] - before[i])
+            q[:, first:last], value[:, first:last] = chosen.T, after.T
+            pull -= (after - before).T @ matrix[first:last]
     return q
 
 
@@ -153,7 +155,7 @@ def _better_scales(w: torch.Tensor, q: torch.Tensor, grid: Grid, matrix: torch.T
     v = grid.blocks(q if grid.zero is None else q - grid.zero.repeat_interleave(grid.block, 1))
     right = (grid.blocks(w @ matrix) * v).sum(-1)
     scale = grid.scale.clone()
-    rows = max(1, (1 << 26) // (w.shape[1] * groups))
+    rows = max(1, _ROWS // (w.shape[1] * groups))
     for at in range(0, n, rows):
         part = v[at : at + rows]
         spread = torch.zeros(len(part), groups, w.shape[1], device=w.device)

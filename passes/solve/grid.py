@@ -22,7 +22,13 @@ from ..quantize_rtn import Format
 SMALLEST = 2.0**-24
 STEPS = 48
 _LOWEST, _HIGHEST = 0.35, 1.15  # of the scale that just reaches the largest weight
-_CHUNK = 1 << 24  # elements of one candidate's error that are held at once
+_CHUNK = {"cpu": 1 << 16}  # elements of one candidate's error that are made at once: what a core's cache holds
+_LARGE = 1 << 24  # the same on a GPU
+
+
+def ends(bits: int, symmetric: bool) -> tuple[int, int]:
+    """The least and the largest integer."""
+    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if symmetric else (0, (1 << bits) - 1)
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Kind:
     @property
     def ends(self) -> tuple[int, int]:
         """The least and the largest integer."""
-        return (-(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1) if self.symmetric else (0, (1 << self.bits) - 1)
+        return ends(self.bits, self.symmetric)
 
 
 def kind_of(format_: Format, k: int) -> Kind:
@@ -56,22 +62,11 @@ class Grid:
 
     @property
     def low(self) -> int:
-        return 0 if self.zero is not None else -(1 << (self.bits - 1))
+        return ends(self.bits, self.zero is None)[0]
 
     @property
     def high(self) -> int:
-        return (1 << self.bits) - 1 if self.zero is not None else (1 << (self.bits - 1)) - 1
-
-    def column(self, w: torch.Tensor, group: int) -> torch.Tensor:
-        """Integers of one column [N] that lies in block `group`."""
-        q = torch.round(w / self.scale[:, group])
-        if self.zero is not None:
-            q = q + self.zero[:, group]
-        return q.clamp_(self.low, self.high)
-
-    def column_value(self, q: torch.Tensor, group: int) -> torch.Tensor:
-        q = q if self.zero is None else q - self.zero[:, group]
-        return q * self.scale[:, group]
+        return ends(self.bits, self.zero is None)[1]
 
     def quantise(self, w: torch.Tensor) -> torch.Tensor:
         """Nearest integers, float32 [N, K]."""
@@ -89,6 +84,47 @@ class Grid:
 
     def blocks(self, w: torch.Tensor) -> torch.Tensor:
         return w.reshape(len(w), -1, self.block)
+
+
+@dataclass
+class Columns:
+    """A grid held column by column, for methods that choose one column of integers after the other.
+
+    scale [K/B, N]     zero [K/B, N], None when symmetric     a column is [N]
+    """
+
+    scale: torch.Tensor
+    zero: torch.Tensor | None
+    bits: int
+    block: int
+
+    @classmethod
+    def of(cls, grid: Grid) -> Columns:
+        return cls(_turned(grid.scale), None if grid.zero is None else _turned(grid.zero), grid.bits, grid.block)
+
+    @classmethod
+    def blank(cls, w: torch.Tensor, kind: Kind) -> Columns:
+        """For `w` [N, K], to be filled block by block."""
+        scale = w.new_ones(w.shape[1] // kind.block, len(w))
+        return cls(scale, None if kind.symmetric else torch.zeros_like(scale), kind.bits, kind.block)
+
+    def grid(self) -> Grid:
+        return Grid(_turned(self.scale), None if self.zero is None else _turned(self.zero), self.bits, self.block)
+
+    def nearest(self, w: torch.Tensor, group: int) -> torch.Tensor:
+        """Integers of a column that lies in block `group`."""
+        q = torch.round(w / self.scale[group])
+        if self.zero is not None:
+            q += self.zero[group]
+        return q.clamp_(*ends(self.bits, self.zero is None))
+
+    def value(self, q: torch.Tensor, group: int) -> torch.Tensor:
+        """What integers of that column stand for."""
+        return (q if self.zero is None else q - self.zero[group]) * self.scale[group]
+
+
+def _turned(x: torch.Tensor) -> torch.Tensor:
+    return x.T.contiguous()
 
 
 def half(scale: torch.Tensor) -> torch.Tensor:
@@ -127,7 +163,7 @@ def fit_block(
     w: torch.Tensor, kind: Kind, hessian: torch.Tensor | None = None, power: float = 2.0
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Scale and zero [N] of one block's weights [N, B]; `hessian` [B, B], [B] or None."""
-    rows = max(1, _CHUNK // w.shape[1])
+    rows = max(1, _CHUNK.get(w.device.type, _LARGE) // w.shape[1])
     made = [_fit_rows(w[at : at + rows], kind, hessian, power) for at in range(0, len(w), rows)]
     zero = None if kind.symmetric else torch.cat([z for _, z in made if z is not None])
     return torch.cat([scale for scale, _ in made]), zero

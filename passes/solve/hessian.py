@@ -39,10 +39,11 @@ def prepare(name: str, hessian: torch.Tensor, damping: float, by_importance: boo
     used = damping
     while True:
         matrix = damped(hessian, used)
-        order = torch.arange(len(matrix), device=matrix.device)
+        order, ordered = torch.arange(len(matrix), device=matrix.device), matrix
         if by_importance:
             order = torch.argsort(matrix.diagonal(), descending=True, stable=True)
-        upper = _inverse_factor(matrix[order][:, order].double())
+            ordered = matrix[order][:, order]
+        upper = _inverse_factor(ordered.double())
         if upper is not None:
             return Damped(matrix, order, upper.float(), used)
         used = max(10 * used, 1e-4)

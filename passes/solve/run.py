@@ -133,12 +133,13 @@ class _Walk:
         self.ids = calibrate.windows(scope.calibration, module)
         if settings.method == "awq":
             self.wanted = self._scaled()
-        self.flow = Flow(module, {name: one.source for name, one in self.wanted.items()})
+        whole = settings.method == "reconstruct"  # which learns a block's linears together
+        self.flow = Flow(module, {name: one.source for name, one in self.wanted.items()}, halves=not whole)
         self.found: dict[str, str] = {}
 
     def _scaled(self) -> dict[str, Wanted]:
         """Fold activation-aware scales into the module; what is wanted, with the weights scaled."""
-        flow = Flow(self.module, {name: one.source for name, one in self.wanted.items()})
+        flow = Flow(self.module, {name: one.source for name, one in self.wanted.items()}, halves=True)
         flow.later(lambda: flow.start(self.ids, {}))
         state = store.key("awq scales", calibrate.digest(self.ids))
         folded = awq.scale_module(flow, {name: one.kind for name, one in self.wanted.items()}, state, self.scope)
@@ -151,12 +152,12 @@ class _Walk:
 
     def keys(self) -> dict[str, str]:
         """Solve all; the key of each linear."""
-        clock = Clock(self.scope.progress, self.settings.method, [1.0] * (len(self.flow.stretches) - 1))
+        clock = Clock(self.scope.progress, self.settings.method, self.flow.sizes())
         seen = self._matmuls()
         rows = [name for name in self.wanted if name not in seen]
         for name in rows:
             self._rows(name)
-        self.flow.later(lambda: self.flow.start(self.ids, {name: self._value(name) for name in rows}))
+        self.flow.later(lambda: self.flow.start(self.ids, {name: self._table(name) for name in rows}))
         formats = {name: repr(one.format_) for name, one in self.wanted.items()}
         state = store.key(calibrate.digest(self.ids), *sorted(self.found.values()))
         state = store.key(state, self.flow.content(self.flow.stretches[0], formats))
@@ -189,17 +190,14 @@ class _Walk:
         self.scope.note(f"{self.settings.method}: `{name}` has no activations to look at: clip search alone")
         self.found[name] = _by_rows(name, self.wanted[name], "mse", self.scope)
 
-    def _value(self, name: str) -> torch.Tensor:
-        """What is solved already, dequantised, as the graph's value holds it."""
+    def _table(self, name: str) -> Weight:
+        """What is solved already, dequantised [N, K]."""
         one = self.wanted[name]
-        made = store.load(name, self.found[name], one.source, one.format_)
-        q = torch.from_numpy(made.q.numpy().astype(np.float32)).reshape(len(made.q.numpy()), -1)
-        scale = torch.from_numpy(made.scale.numpy().astype(np.float32)).reshape(len(q), -1)
-        zero = None
-        if made.zero_point is not None:
-            zero = torch.from_numpy(made.zero_point.numpy().astype(np.float32)).reshape(scale.shape)
-        value = Grid(scale, zero, one.kind.bits, one.kind.block).value(q).to(device())
-        return self.flow.oriented(name, value)
+        return store.load(name, self.found[name], one.source, one.format_).value()
+
+    def _value(self, name: str) -> torch.Tensor:
+        """The same, as the graph's value holds it."""
+        return self.flow.oriented(name, torch.from_numpy(self._table(name).numpy()).to(device()))
 
     def _stretch(self, stretch: Stretch, state: str) -> None:
         names = [n for _, group in self.flow.groups(stretch) for n in group if n not in self.found]

@@ -25,6 +25,20 @@ def test_windows_are_distinct_pieces_of_the_text(draft: Module, calibration: Cal
     assert not np.array_equal(ids, calibrate.windows(replace(calibration, seed=1), draft))
 
 
+def test_files_are_joined_in_the_plans_order(
+    draft: Module, calibration: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many of them the tokenizer is given at once."""
+    files = [tmp_path / f"{i}.py" for i in range(5)]
+    for i, path in enumerate(files):
+        path.write_text(f"def f{i}(x):\n    return x + {i}\n" * 40)
+    several = replace(calibration, text=tuple(files))
+    together = calibrate.windows(several, draft)
+    monkeypatch.setattr(calibrate, "_BATCH", 1)
+    assert np.array_equal(calibrate.windows(several, draft), together)
+    assert not np.array_equal(calibrate.windows(replace(several, text=tuple(files[::-1])), draft), together)
+
+
 def test_windows_do_not_overlap() -> None:
     ids = calibrate.choose(np.arange(100), 10, 10, 0)
     assert sorted(ids.reshape(-1).tolist()) == list(range(100))

@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 CONFIG = {
     "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 256, "intermediate_size": 768,
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "rms_norm_eps": 1e-6, "rope_theta": 10000,
-    "vocab_size": 2048, "max_position_embeddings": 512, "tie_word_embeddings": True, "eos_token_id": 2,
+    "max_position_embeddings": 512, "tie_word_embeddings": True, "eos_token_id": 2,
 }  # fmt: skip
 CODE = """
 import re, sys
@@ -31,16 +31,17 @@ from edgec.passes.quantize import Quantize
 
 span = Span("memory", 1, 1, 1, 1)
 module = load_hf("m", Path(sys.argv[1]), 128)
-scope = Scope(None, ("lm_head", "embed_tokens"), span, Calibration((Path(sys.argv[2]),), 8, 64, 0, span))
+scope = Scope(None, sys.argv[4:], span, Calibration((Path(sys.argv[2]),), 8, 64, 0, span))
 Quantize(weights="int4", method=sys.argv[3]).run(module, scope)
 print(int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024)
 """
 
 
-def write(folder: Path, layers: int, like: Path) -> None:
+def write(folder: Path, layers: int, vocab: int = 2048) -> None:
     """A random checkpoint of bf16 weights."""
+    like = EXAMPLES / "models" / "pycode-qwen3"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({**CONFIG, "num_hidden_layers": layers}))
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "num_hidden_layers": layers, "vocab_size": vocab}))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((like / name).read_bytes())
     rng, header, offset, parts = np.random.default_rng(0), {}, 0, []
@@ -58,10 +59,25 @@ def write(folder: Path, layers: int, like: Path) -> None:
 def test_more_layers_take_no_more(tmp_path: Path, method: str) -> None:
     peaks = {}
     for layers in (3, 15):
-        folder = tmp_path / str(layers)
-        write(folder, layers, EXAMPLES / "models" / "pycode-qwen3")
-        command = [sys.executable, "-c", textwrap.dedent(CODE), folder, EXAMPLES / "text" / "heldout.txt", method]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        peaks[layers] = int(done.stdout)
+        write(tmp_path / str(layers), layers)
+        peaks[layers] = peak(tmp_path / str(layers), method, "lm_head", "embed_tokens")
     assert peaks[15] - peaks[3] < 30, f"{peaks} MiB, where twelve layers' weights are 40 MiB in float32"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [("lm_head", "embed_tokens"), ("lm_head",)])
+def test_a_larger_vocabulary_takes_little_more(tmp_path: Path, kept: tuple[str, ...]) -> None:
+    """Of an embedding, left in float or quantised, only the rows that the text looks up are held."""
+    peaks = {}
+    for vocab in (2048, 1 << 17):
+        write(tmp_path / str(vocab), 1, vocab)
+        peaks[vocab] = peak(tmp_path / str(vocab), "gptq", *kept)
+    assert peaks[1 << 17] - peaks[2048] < 48, f"{peaks} MiB, where the embedding is 128 MiB in float32"
+
+
+def peak(model: Path, method: str, *kept: str) -> int:
+    """MiB that a process takes in which all but `kept` is quantised."""
+    command = [sys.executable, "-c", textwrap.dedent(CODE), model, EXAMPLES / "text" / "heldout.txt", method, *kept]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)

@@ -91,7 +91,7 @@ def test_the_cache_answers_the_second_time(
     scope.progress = said.append
     monkeypatch.setattr("edgec.passes.solve.flow.run", None)
     Quantize(weights="int4", method=method).run(second, scope)
-    assert re.fullmatch(method + r" layers\.5 \(6 of 7\), about \d+ s left", said[-1])
+    assert re.fullmatch(method + r" layers\.5\.mlp \(12 of 13\), about \d+ s left", said[-1])
     assert len(integers(first)) == 42
     assert equal(first, second)
 

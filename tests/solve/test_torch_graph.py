@@ -12,15 +12,16 @@ from edgec.compiler.diagnostics import PlanError
 from edgec.compiler.module import Module
 from edgec.compiler.pass_base import Scope
 from edgec.compiler.torch_graph import Constants, run, stretches
+from edgec.compiler.weights import Weight
 from edgec.passes.quantize import Quantize
 
 
-def outputs(module: Module, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def outputs(module: Module, feeds: dict[str, np.ndarray], halves: bool = False) -> dict[str, np.ndarray]:
     """All outputs, one stretch after the other."""
     graph, constants = module.main.graph, Constants(on=torch.device("cpu"))
     env = {value: torch.from_numpy(feeds[value.name or ""]) for value in graph.inputs}
     with torch.no_grad():
-        for stretch in stretches(graph):
+        for stretch in stretches(graph, halves):
             env.update(zip(stretch.outputs, run(stretch.nodes, env, constants, stretch.outputs), strict=True))
     return {value.name or "": env[value].numpy() for value in graph.outputs}
 
@@ -46,6 +47,51 @@ def test_stretches_cut_the_residual_stream(target: Module) -> None:
         "rotary.cos.out",
         "rotary.sin.out",
     ]
+
+
+def test_halves_cut_it_between_attention_and_mlp(target: Module) -> None:
+    found, streams = stretches(target.main.graph, halves=True), []
+    assert [s.name for s in found[:4]] == ["embed", "layers.0.self_attn", "layers.0.mlp", "layers.1.self_attn"]
+    assert len(found) == 14
+    for stretch in found[1:-1]:
+        streams += [v.name for v in stretch.outputs if not v.is_graph_output()]
+    assert streams == [f"layers.{i}.{half}_residual.out" for i in range(6) for half in ("attn", "mlp")]
+    feeds = compare.random_feeds(target.main.graph, target.arch)
+    whole = outputs(target, feeds)
+    assert all(np.array_equal(made, whole[name]) for name, made in outputs(target, feeds, halves=True).items())
+
+
+@pytest.mark.parametrize("quantised", [None, "int4"])
+def test_only_the_rows_looked_up_are_read(
+    draft: Module, quantised: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an embedding, float or quantised; what was read once is not read again."""
+    if quantised:
+        Quantize(weights=quantised).run(draft, Scope())
+    embed = stretches(draft.main.graph)[0]
+    gather = next(node for node in embed.nodes if node.op_type == "Gather")
+    table, place = gather.inputs
+    assert table is not None
+    assert place is not None
+    whole = Constants(on=torch.device("cpu")).get(table)
+    read: list[tuple[int, int]] = []
+    rows = Weight.rows
+
+    def counted(weight: Weight, start: int, stop: int) -> np.ndarray:
+        if weight.dims == tuple(whole.shape):
+            read.append((start, stop))
+        return rows(weight, start, stop)
+
+    monkeypatch.setattr(Weight, "rows", counted)
+    constants = Constants(on=torch.device("cpu"))
+    seen = []
+    for ids in ([[5, 7, 1900], [5, 5, 6]], [[7, 300, 5]], [[1900, 6, 300]]):
+        env = {place: torch.tensor(ids, dtype=torch.int32)}
+        made = run([gather], env, constants, [gather.outputs[0]])[0]
+        assert torch.equal(made, whole[torch.tensor(ids)])
+        seen.append(set(read))
+        read.clear()
+    assert seen == [{(5, 8), (1900, 1901)}, {(300, 301)}, set()]
 
 
 def test_gradients_reach_a_given_weight(draft: Module) -> None:
