@@ -1,17 +1,19 @@
 """Peak resident memory of compiling a model of Qwen3-0.6B's shape (1.2 GB of random bf16 weights) to its MNN bundle.
 
 The figure is the largest resident set of any process of the compile (edgec itself, or an engine's child).
+`--method gptq` solves the integers on 32 windows of 256 tokens. The cache is a folder of its own.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 from pathlib import Path
 
 import numpy as np
-from common import EDGEC, QWEN3, arguments, report, scratch, timed, write_plan
+from common import EDGEC, QWEN3, parser, report, scratch, timed, write_plan
 
 CONFIG = {
     "architectures": ["Qwen3ForCausalLM"],
@@ -35,7 +37,8 @@ PLAN = """
 plan memory
 device snapdragon_8_gen_3
 model big { source = hf("{model}")  context = 2048 }
-pipeline p { quantize (weights = int4, block = 32) }
+calibration { text = "{heldout}"  samples = 32  length = 256 }
+pipeline p { quantize (weights = int4, block = 32, method = {method}) }
 deploy big on cpu through p as mnn
 """
 
@@ -68,10 +71,14 @@ def synthesize(folder: Path, layers: int) -> int:
 
 
 def main() -> None:
-    args = arguments(__doc__, layers=28)
+    options = parser(__doc__)
+    options.add_argument("--layers", type=int, default=28, help="default 28")
+    options.add_argument("--method", default="rtn", help="of choosing integers; default rtn")
+    args = options.parse_args()
     with scratch() as folder:
         stored = synthesize(folder / "model", args.layers)
-        plan = write_plan(folder, PLAN.replace("{model}", str(folder / "model")))
+        plan = write_plan(folder, PLAN.replace("{model}", str(folder / "model")).replace("{method}", args.method))
+        os.environ["EDGEC_CACHE"] = str(folder / "cache")
         command = [*EDGEC, "compile", str(plan), "-o", str(folder / "bundle"), "--quiet", "--json"]
         seconds, done = timed(lambda: subprocess.run(command, capture_output=True, text=True, check=False))
         if done.returncode:
@@ -80,6 +87,7 @@ def main() -> None:
         made = json.loads(done.stdout)["bytes"]
         row = {
             "layers": args.layers,
+            "method": args.method,
             "source MB": stored / 1e6,
             "bundle MB": made / 1e6,
             "peak RSS MB": peak / 1e6,

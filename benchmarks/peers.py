@@ -85,7 +85,8 @@ def run(line: Line, folder: Path) -> dict[str, float]:
     job = {"model": str(MODELS / line.model), "windows": str(ids), "out": str(out), "method": line.method}
     job |= {"bits": form.bits, "block": form.block, "symmetric": form.symmetric}
     command = [str(python(line.environment)), str(HERE / line.script), json.dumps(job)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_LONGEST)
+    # in a folder that goes away: some tools leave logs where they are started
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_LONGEST, cwd=folder)
     if done.returncode:
         raise RuntimeError(next((x for x in reversed(done.stderr.splitlines()) if x.strip()), "it died"))
     told = next(x for x in reversed(done.stdout.splitlines()) if x.startswith('{"seconds"'))

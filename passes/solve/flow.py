@@ -3,7 +3,8 @@
     reference  x_l  : what the module gives with the weights to be solved left in float
     solved     x'_l : what it gives with the stretches before this one solved
 
-Held: both streams at one boundary [windows, length, H], the constants of one stretch, and what one batch makes in it.
+Held: both streams at one boundary [windows, length, H] (one, as long as nothing was solved), the constants of one
+stretch, and what one batch makes in it.
 A linear sees the error of all that was solved before it, in its own stretch too: that is what it compensates. A run
 whose answers the cache has computes no stream at all: it is moved when a stretch is met that has to be solved.
 """
@@ -60,6 +61,11 @@ class Flow:
         self.solved: list[torch.Tensor] = []
         self._waiting: list[Callable[[], None]] = []
 
+    @property
+    def same(self) -> bool:
+        """Whether nothing was solved so far: both streams are one."""
+        return self.solved is self.reference
+
     def later(self, step: Callable[[], None]) -> None:
         """Start or advance when `catch_up` is called, if it ever is."""
         self._waiting.append(step)
@@ -91,11 +97,15 @@ class Flow:
         stretch = self.stretches[0]
         outputs = [value for value in stretch.outputs if not value.is_graph_output()]
         self.stream = self.entry()
-        before, after = self.constants({}), self.constants({})
-        after.given.update({self.linears[name].value: table for name, table in tables.items()})
+        both = [(self.reference, self.constants({}))]
+        self.solved = self.reference
+        if tables:
+            self.solved, after = [], self.constants({})
+            after.given.update({self.linears[name].value: table for name, table in tables.items()})
+            both.append((self.solved, after))
         for at in range(0, len(ids), BATCH):
             env = plain_inputs(self.module, ids[at : at + BATCH], self.on)
-            for kept, constants in ((self.reference, before), (self.solved, after)):
+            for kept, constants in both:
                 made = dict(zip(outputs, run(stretch.nodes, env, constants, outputs), strict=True))
                 kept.append(made.pop(self.stream))
                 self.shared = {**{v: x for v, x in env.items() if v.name != "input_ids"}, **made}
@@ -154,7 +164,7 @@ class Flow:
                 hessian.addmm_(got.T, got)
                 magnitude += got.abs().sum(0)
                 count += len(got)
-                if moved is not None:
+                if moved is not None and not (self.same and not solved):
                     wanted = run(stretch.nodes, self.env(x), before, [value])[0].flatten(0, -2)
                     moved.addmm_((wanted - got).T, got)
         if not bool(torch.isfinite(hessian).all()):
@@ -181,9 +191,12 @@ class Flow:
         """Move both streams behind the stretch; behind the head is nothing that anybody asks for."""
         if stretch is self.stretches[-1]:
             return
-        output, after = self.output(stretch), self.constants(solved)
-        reference = self.targets(stretch)
-        with torch.no_grad():
-            for at, x in enumerate(self.solved):
-                self.solved[at] = run(stretch.nodes, self.env(x), after, [output])[0]
+        output, reference = self.output(stretch), self.targets(stretch)
+        if self.same and not solved:
+            self.solved = reference
+        else:
+            after = self.constants(solved)
+            with torch.no_grad():
+                for at, x in enumerate(self.solved):
+                    self.solved[at] = run(stretch.nodes, self.env(x), after, [output])[0]
         self.reference, self.stream = reference, output

@@ -213,11 +213,12 @@ class _Walk:
     def _solve(self, stretch: Stretch) -> dict[str, gptq.Solved]:
         solved: dict[str, gptq.Solved] = {}
         values: dict[str, torch.Tensor] = {}
+        drift = self.settings.method != "awq" and self.settings.gptq.follow_drift > 0
         for value, names in self.flow.groups(stretch):
             names = [name for name in names if name not in self.found]
             if not names:
                 continue
-            moments = self.flow.moments(stretch, value, values, self.settings.gptq.follow_drift > 0)
+            moments = self.flow.moments(stretch, value, values, drift)
             for name in names:
                 one = self.wanted[name]
                 w = _float(name, one.source.numpy(), 0, self.scope)
