@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -95,6 +96,12 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 def text_digest() -> str:
     """The first digits of the held-out text's sha256: figures on another text are other figures."""
     return hashlib.sha256(HELDOUT.read_bytes()).hexdigest()[:12]
+
+
+def peak_mib() -> float:
+    """This process's largest resident set so far; `ru_maxrss` would remember the process that it was forked from."""
+    found = re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())
+    return int(found[1]) / 1024 if found else float("nan")
 
 
 def timed(action: Any) -> tuple[float, Any]:

@@ -16,7 +16,6 @@ import json
 import math
 import os
 import re
-import resource
 import subprocess
 import sys
 import sysconfig
@@ -25,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import HELDOUT, MODELS, parser, report, scratch
+from common import HELDOUT, MODELS, parser, peak_mib, report, scratch
 from judge import WINDOWS, judge, token_ids
 
 if TYPE_CHECKING:
@@ -94,8 +93,7 @@ def measure(model: str, line: dict[str, Any]) -> dict[str, float]:
     scope = Scope(None, ("lm_head", "embed_tokens"), given.span, given, widths=targets()["mnn"].widths)
     Quantize(**line).run(module, scope)
     took = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    facts = {"bits": stored_bits(module), "seconds": took, "peak": peak}
+    facts = {"bits": stored_bits(module), "seconds": took, "peak": peak_mib()}
     return {**judge(module, load_hf("m", MODELS / model, 512), token_ids(model)), **facts}
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .module import Module
     from .plan import Calibration
 
-_BATCH = 1 << 20  # characters
+_BATCH = 1 << 18  # characters
 _MOST_UNKNOWN = 0.1  # of the tokens; more, and the tokenizer was made for another kind of text
 
 
@@ -91,7 +91,7 @@ def _tokenise(paths: Sequence[Path], tokenizer: Tokenizer, at: Span) -> np.ndarr
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Texts by the million characters, which the tokenizer spreads over the cores."""
+    """Texts by the quarter of a million characters, which the tokenizer spreads over the cores."""
     held: list[str] = []
     for text in texts:
         if held and sum(map(len, held)) + len(text) > _BATCH:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import resource
+import re
 import shutil
 import sys
 import time
@@ -35,7 +35,9 @@ def timed(action: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
     finally:
         sys.stdout = real
     seconds = time.perf_counter() - start
-    return made, {"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    # `ru_maxrss` would remember the process that this one was forked from
+    peak = re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())
+    return made, {"seconds": seconds, "peak": int(peak[1]) / 1024 if peak else float("nan")}
 
 
 def write(wanted: Mapping[str, Any], weights: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ whose answers the cache has computes no stream at all: it is moved when a stretc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -191,12 +191,16 @@ class Flow:
         """Move both streams behind the stretch; behind the head is nothing that anybody asks for."""
         if stretch is self.stretches[-1]:
             return
-        output, reference = self.output(stretch), self.targets(stretch)
-        if self.same and not solved:
-            self.solved = reference
-        else:
-            after = self.constants(solved)
-            with torch.no_grad():
-                for at, x in enumerate(self.solved):
-                    self.solved[at] = run(stretch.nodes, self.env(x), after, [output])[0]
-        self.reference, self.stream = reference, output
+        output = self.output(stretch)
+        if solved and self.same:
+            self.solved = [x.clone() for x in self.reference]
+        with torch.no_grad():
+            for streams, constants in self._both(solved):
+                for x in streams:  # each in its place: new ones would lie scattered between what is freed
+                    x.copy_(run(stretch.nodes, self.env(x), constants, [output])[0])
+        self.stream = output
+
+    def _both(self, solved: Mapping[str, torch.Tensor]) -> Iterator[tuple[list[torch.Tensor], Constants]]:
+        yield self.reference, self.constants({})
+        if not self.same:
+            yield self.solved, self.constants(solved)

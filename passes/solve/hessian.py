@@ -57,8 +57,13 @@ def prepare(name: str, hessian: torch.Tensor, damping: float, by_importance: boo
 
 
 def _inverse_factor(matrix: torch.Tensor) -> torch.Tensor | None:
+    """Each step lets go of what the one before it made: at 10,000 inputs each is 0.8 GB."""
     lower, failed = torch.linalg.cholesky_ex(matrix)
+    del matrix
     if int(failed):
         return None
-    upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+    inverse = torch.cholesky_inverse(lower)
+    del lower
+    upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+    del inverse
     return None if int(failed) or not bool(torch.isfinite(upper).all()) else upper
