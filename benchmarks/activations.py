@@ -1,4 +1,4 @@
-"""What integer activations and an 8-bit K/V cache cost (pycode-qwen3), and whether the NPU's bundle reproduces it.
+"""What integer activations and an 8-bit K/V cache cost a model (`--model`), and whether the NPU's bundle reproduces it.
 
     module of fp32     perplexity of the module in ONNX Runtime over that of the float model, `--windows` windows of
                        `heldout.txt`
@@ -26,12 +26,12 @@ from common import (
     HELDOUT,
     MODELS,
     MODULES,
-    QWEN3,
     edgec,
     parser,
     report,
     scratch,
     settings_text,
+    takes_model,
     text_digest,
     write_plan,
 )
@@ -134,26 +134,28 @@ def main() -> None:
     options = parser(__doc__)
     for name, value in (("windows", 96), ("qnn-windows", 12), ("samples", 32)):
         options.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
+    takes_model(options)
     options.add_argument("--method", default="gptq", help="of lines that name none; default gptq")
     options.add_argument("--only", default="", metavar="PATTERN")
     args = options.parse_args()
+    ordinary = MODELS / args.model
     judged = [(HELDOUT, args.windows), *([(MODULES, args.qnn_windows)] if args.qnn_windows else [])]
     rows = []
     with scratch() as folder:
         variant = folder / "outliers"
-        subprocess.run([sys.executable, MODELS / "outliers.py", QWEN3, variant], check=True)
-        plain = {model: modules(model, None, 0, judged[:1])[0] for model in (QWEN3, variant)}
+        subprocess.run([sys.executable, MODELS / "outliers.py", ordinary, variant], check=True)
+        plain = {model: modules(model, None, 0, judged[:1])[0] for model in (ordinary, variant)}
         for name, line in LINES.items():
             if not re.search(args.only, name):
                 continue
-            model, line = variant if line.outliers else QWEN3, _with_method(line, args.method)
+            model, line = variant if line.outliers else ordinary, _with_method(line, args.method)
             own = modules(model, line, args.samples, judged)
             row: dict[str, Any] = {"line": name, "module of fp32": own[0] / plain[model]}
             if "activations" in line.settings and args.qnn_windows:
                 row["bundle of module"] = bundle(folder, model, line, args.samples, args.qnn_windows) / own[1]
             rows.append(row)
             print(row, file=sys.stderr, flush=True)
-    facts = {"text": text_digest(), "windows": args.windows, "on the emulator": args.qnn_windows}
+    facts = {"model": args.model, "text": text_digest(), "windows": args.windows, "on the emulator": args.qnn_windows}
     report("Integer activations, perplexity", rows, args, **facts)
 
 

@@ -40,6 +40,11 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     return made
 
 
+def takes_model(options: argparse.ArgumentParser) -> None:
+    """`--model NAME`, one of the example models."""
+    options.add_argument("--model", default=QWEN3.name, choices=(QWEN3.name, QWEN2.name), help=f"default {QWEN3.name}")
+
+
 def report(title: str, rows: Sequence[dict[str, Any]], args: argparse.Namespace, **facts: Any) -> None:
     """Print `rows` as a table and write everything to `--json`."""
     facts = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", **facts}

@@ -1,4 +1,4 @@
-"""Perplexity of emitted bundles against the same quantisation in the float oracle (pycode-qwen3).
+"""Perplexity of emitted bundles against the same quantisation in the float oracle, of one model (`--model`).
 
     of the oracle    perplexity(engine running the bundle) / perplexity(quantised module in ONNX Runtime, no rewrites)
     oracle of fp32   what the quantisation itself costs, on the same windows
@@ -19,7 +19,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from common import HELDOUT, MODULES, QWEN3, edgec, parser, report, scratch, settings_text, text_digest, write_plan
+from common import (
+    HELDOUT,
+    MODELS,
+    MODULES,
+    edgec,
+    parser,
+    report,
+    scratch,
+    settings_text,
+    takes_model,
+    text_digest,
+    write_plan,
+)
 from quality import training_files
 
 FILES = training_files()[::16]
@@ -27,7 +39,7 @@ KEPT = ("lm_head", "embed_tokens")
 PLAN = """
 plan fidelity
 device {device}
-model target {{ source = hf("{{qwen3}}")  context = 512 }}
+model target {{ source = hf("{model}")  context = 512 }}
 calibration {{ text = [{text}]  samples = {samples}  length = 256 }}
 pipeline p {{
   {first}
@@ -66,7 +78,7 @@ def judged_text(target: str) -> Path:
 
 
 @cache
-def oracle(name: str, windows: int, samples: int, target: str) -> tuple[float, float]:
+def oracle(model: Path, name: str, windows: int, samples: int, target: str) -> tuple[float, float]:
     """Perplexity of the float module and of the quantised one, as the target gets it."""
     from edgec.compiler.diagnostics import Span
     from edgec.compiler.evaluate import module_perplexity
@@ -77,7 +89,7 @@ def oracle(name: str, windows: int, samples: int, target: str) -> tuple[float, f
     from edgec.passes.quantize import Quantize
     from edgec.passes.rotate import Rotate
 
-    module, span = load_hf("target", QWEN3, 512), Span("fidelity", 1, 1, 1, 1)
+    module, span = load_hf("target", model, 512), Span("fidelity", 1, 1, 1, 1)
     text = Calibration(FILES, samples, 256, 0, span)
     plain = module_perplexity(module, [judged_text(target)], windows)
     if "rotated" in name:
@@ -86,23 +98,23 @@ def oracle(name: str, windows: int, samples: int, target: str) -> tuple[float, f
     return plain, module_perplexity(module, [judged_text(target)], windows)
 
 
-def measure(folder: Path, name: str, engine: str, windows: int, samples: int) -> dict[str, object]:
+def measure(folder: Path, model: Path, name: str, engine: str, windows: int, samples: int) -> dict[str, object]:
     """Compile, run on the text, compare."""
     device, place, target, bucket = ENGINES[engine]
     text, first = ", ".join(f'"{path}"' for path in FILES), "rotate ()" if "rotated" in name else ""
     plan = PLAN.format(
-        device=device, text=text, samples=samples, first=first, line=settings_text(LINES[name][0]), bucket=bucket,
-        place=place, target=target,
+        device=device, model=model, text=text, samples=samples, first=first, line=settings_text(LINES[name][0]),
+        bucket=bucket, place=place, target=target,
     )  # fmt: skip
     bundle = folder / "bundle"
     edgec("compile", write_plan(folder, plan), "-o", bundle, "--quiet")
     kind = target.split()[0]
-    words = ["--text", judged_text(kind), "--windows", windows, "--source", f"target={QWEN3}", "--json"]
+    words = ["--text", judged_text(kind), "--windows", windows, "--source", f"target={model}", "--json"]
     done = edgec("verify", bundle, *words)
     measured = json.loads(done.stdout)["perplexity"]["target"]
     size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
     shutil.rmtree(bundle)
-    plain, quantised = oracle(name, windows, samples, kind)
+    plain, quantised = oracle(model, name, windows, samples, kind)
     ratios = {"of the oracle": measured / quantised, "oracle of fp32": quantised / plain}
     return {"line": name, "engine": engine, "windows": windows, **ratios, "bundle bytes": f"{size:,}"}
 
@@ -111,6 +123,7 @@ def main() -> None:
     options = parser(__doc__)
     for name, value in (("windows", 96), ("qnn-windows", 12), ("samples", 32)):
         options.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
+    takes_model(options)
     options.add_argument("--only", default="", metavar="PATTERN")
     args = options.parse_args()
     rows = []
@@ -119,9 +132,9 @@ def main() -> None:
             for engine in engines:
                 if re.search(args.only, f"{name}, {engine}"):
                     windows = args.qnn_windows if engine == "qnn" else args.windows
-                    rows.append(measure(folder, name, engine, windows, args.samples))
+                    rows.append(measure(folder, MODELS / args.model, name, engine, windows, args.samples))
                     print(rows[-1], file=sys.stderr, flush=True)
-    report("Emitted bundles against the float oracle", rows, args, text=text_digest())
+    report("Emitted bundles against the float oracle", rows, args, model=args.model, text=text_digest())
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ A class with one wrong row thus allows only the shapes that were measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ...compiler.diagnostics import Diagnostic, PlanError
@@ -74,18 +74,28 @@ def check_uses(uses: Iterable[Use], arch: int, table: Table | None = None) -> No
     for use in dict.fromkeys(uses):
         problem = legality.problem(use)
         if problem is not None:  # one bucket is enough to say it
-            found.setdefault((use.node, use.lowering), _diagnostic(use, problem))
+            found.setdefault((use.node, use.lowering), _diagnostic(use, problem, legality.arch))
     if found:
         raise PlanError(*found.values())
 
 
-def _diagnostic(use: Use, problem: str) -> Diagnostic:
-    return Diagnostic(
-        "E0640",
-        f"`{use.node}` would become `{use.lowering}`, which {problem}",
-        help=f'`place (device = cpu) on "{use.node}"`, choose other buckets or another weight format, '
-        "or extend the table: `python -m edgec.targets.qnn.conformance`",
-    )
+def _diagnostic(use: Use, problem: str, arch: str) -> Diagnostic:
+    text = f"`{use.node}` would become `{use.lowering}`, which {problem}"
+    *ways, last = _ways(use, arch)
+    return Diagnostic("E0640", text, help=", ".join(ways) + f", or {last}")
+
+
+def _ways(use: Use, arch: str) -> Iterator[str]:
+    """What the user can do, as far as it changes this use."""
+    shape = dict(use.shape)
+    yield f'`place (device = cpu) on "{use.node}"`'
+    if shape.keys() & {"tokens", "context", "rows"}:
+        yield "choose other buckets"
+    if shape.keys() & {"bits", "weights"}:
+        yield "another weight format"
+    if use.lowering.startswith(("u8.", "u16.")):
+        yield "leave its activations in fp16"
+    yield f"extend the table: `python -m edgec.targets.qnn.conformance --arch {arch}`"
 
 
 def _class(lowering: str, shape: Iterable[tuple[str, int | str | bool]]) -> tuple:

@@ -62,6 +62,24 @@ def test_the_diagnostic_names_the_op_and_the_way_out(golden_error):
     golden_error("E0640", caught.value)
 
 
+@pytest.mark.parametrize(
+    ("lowering", "shape", "ways"),
+    [
+        ("op.Add", {"elements": 10**9, "rank": 2}, []),
+        ("rotary", {"tokens": 10**6}, ["choose other buckets"]),
+        ("matmul_nbits", {"bits": 4, "tokens": 10**6}, ["choose other buckets", "another weight format"]),
+        ("u8.linear", {"weights": "int4"}, ["another weight format", "leave its activations in fp16"]),
+    ],
+)
+def test_the_help_offers_what_changes_the_use(lowering, shape, ways):
+    with pytest.raises(PlanError) as caught:
+        check_uses([use(lowering, **shape)], 79)
+    first, *between, last = (caught.value.diagnostics[0].help or "").replace(", or ", ", ").split(", ")
+    assert first.startswith("`place (device = cpu) on ")
+    assert between == ways
+    assert last == "extend the table: `python -m edgec.targets.qnn.conformance --arch v79`"
+
+
 def test_the_table_survives_writing_and_reading(tmp_path):
     rows = [row(rows=1, size=32), row("crash", rows=2, size=32)]
     table = Table(rows, {"v75": {"onnxruntime": "1"}}, [Report("fp16", ("v75",), True, "there", "so")])
