@@ -4,8 +4,9 @@
     divergence   KL(float32 | quantised) per position on the same windows, in nats: the sharper figure
     bits         a weight, scales and zero points as the tool stores them (float16 scales)
 
-`--install` makes each peer's environment under .peers/ (about 1 GB each). Every line is a process of its own; peak is
-that process's resident memory when it is done. `--json FILE` keeps finished lines: a second run goes on behind them.
+`--install` makes each peer's environment under .peers/ (about 1 GB each). Every line is a process of its own, on
+`OMP_NUM_THREADS` threads (as many as cores if it is not set); peak is the most memory that process had resident.
+`--json FILE` keeps finished lines: a second run goes on behind them.
 `--only PATTERN` runs the lines whose name (`pycode-qwen3 int4 block 32 symmetric gptqmodel gptq`) it matches.
 """
 
@@ -189,7 +190,7 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
     kept = json.loads(args.json.read_text())["rows"] if args.json and args.json.exists() else []
     done = {tuple(one[key] for key in ("model", "format", "tool", "method")): one for one in kept}
-    title, facts = "edgec beside its peers", {"text": text_digest()}
+    title, facts = "edgec beside its peers", {"threads": os.environ["OMP_NUM_THREADS"], "text": text_digest()}
     with scratch() as folder:
         write_windows(folder)
         for line in lines(peers):
