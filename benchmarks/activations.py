@@ -26,12 +26,11 @@ from common import (
     HELDOUT,
     MODELS,
     MODULES,
+    bundle_parser,
     edgec,
-    parser,
     report,
     scratch,
     settings_text,
-    takes_model,
     text_digest,
     write_plan,
 )
@@ -95,13 +94,13 @@ deploy target on npu through p as qnn {{ kv = {kv} }}
 
 def modules(model: Path, line: Line | None, samples: int, judged: list[tuple[Path, int]]) -> list[float]:
     """Perplexity of the module in ONNX Runtime on each text's number of windows; None: of the float model."""
-    from edgec.compiler.diagnostics import Span
-    from edgec.compiler.evaluate import module_perplexity
-    from edgec.compiler.levels import Level
-    from edgec.compiler.load_hf import load_hf
-    from edgec.compiler.pass_base import Scope
-    from edgec.compiler.plan import Calibration
-    from edgec.passes.kv_cache import KvCache
+    from edgec.compiler.calibration.calibration_text import Calibration
+    from edgec.compiler.diagnostics.diagnostic import Span
+    from edgec.compiler.ir.levels import Level
+    from edgec.compiler.oracle.text_perplexity import module_perplexity
+    from edgec.compiler.pipeline.pass_interface import Scope
+    from edgec.compiler.sources.hf.load_hf import load_hf
+    from edgec.passes.quantization.kv_cache import KvCache
     from edgec.passes.quantize import Quantize
     from edgec.passes.rotate import Rotate
 
@@ -131,12 +130,8 @@ def bundle(folder: Path, model: Path, line: Line, samples: int, windows: int) ->
 
 
 def main() -> None:
-    options = parser(__doc__)
-    for name, value in (("windows", 96), ("qnn-windows", 12), ("samples", 32)):
-        options.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
-    takes_model(options)
+    options = bundle_parser(__doc__)
     options.add_argument("--method", default="gptq", help="of lines that name none; default gptq")
-    options.add_argument("--only", default="", metavar="PATTERN")
     args = options.parse_args()
     ordinary = MODELS / args.model
     judged = [(HELDOUT, args.windows), *([(MODULES, args.qnn_windows)] if args.qnn_windows else [])]

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -40,9 +39,14 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def takes_model(options: argparse.ArgumentParser) -> None:
-    """`--model NAME`, one of the example models."""
+def bundle_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Of scripts that judge lines of one example model in ONNX Runtime and as bundles."""
+    options = parser(doc)
+    for name, value in (("windows", 96), ("qnn-windows", 12), ("samples", 32)):
+        options.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
     options.add_argument("--model", default=QWEN3.name, choices=(QWEN3.name, QWEN2.name), help=f"default {QWEN3.name}")
+    options.add_argument("--only", default="", metavar="PATTERN")
+    return options
 
 
 def report(title: str, rows: Sequence[dict[str, Any]], args: argparse.Namespace, **facts: Any) -> None:
@@ -91,7 +95,7 @@ def write_plan(folder: Path, text: str, name: str = "plan.edge") -> Path:
 
 def settings_text(settings: Mapping[str, Any]) -> str:
     """The settings of a quantize line as a plan has them."""
-    from edgec.compiler.params import parameters
+    from edgec.compiler.plan.parameters import parameters
     from edgec.passes.quantize import Quantize
 
     known = {one.name: one for one in parameters(Quantize)}
@@ -101,12 +105,6 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 def text_digest() -> str:
     """The first digits of the held-out text's sha256: figures on another text are other figures."""
     return hashlib.sha256(HELDOUT.read_bytes()).hexdigest()[:12]
-
-
-def peak_mib() -> float:
-    """This process's largest resident set so far; `ru_maxrss` would remember the process that it was forked from."""
-    found = re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())
-    return int(found[1]) / 1024 if found else float("nan")
 
 
 def timed(action: Any) -> tuple[float, Any]:

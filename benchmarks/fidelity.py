@@ -23,12 +23,11 @@ from common import (
     HELDOUT,
     MODELS,
     MODULES,
+    bundle_parser,
     edgec,
-    parser,
     report,
     scratch,
     settings_text,
-    takes_model,
     text_digest,
     write_plan,
 )
@@ -80,12 +79,12 @@ def judged_text(target: str) -> Path:
 @cache
 def oracle(model: Path, name: str, windows: int, samples: int, target: str) -> tuple[float, float]:
     """Perplexity of the float module and of the quantised one, as the target gets it."""
-    from edgec.compiler.diagnostics import Span
-    from edgec.compiler.evaluate import module_perplexity
-    from edgec.compiler.load_hf import load_hf
-    from edgec.compiler.pass_base import Scope
-    from edgec.compiler.plan import Calibration
+    from edgec.compiler.calibration.calibration_text import Calibration
+    from edgec.compiler.diagnostics.diagnostic import Span
+    from edgec.compiler.oracle.text_perplexity import module_perplexity
+    from edgec.compiler.pipeline.pass_interface import Scope
     from edgec.compiler.registry import targets
+    from edgec.compiler.sources.hf.load_hf import load_hf
     from edgec.passes.quantize import Quantize
     from edgec.passes.rotate import Rotate
 
@@ -120,12 +119,7 @@ def measure(folder: Path, model: Path, name: str, engine: str, windows: int, sam
 
 
 def main() -> None:
-    options = parser(__doc__)
-    for name, value in (("windows", 96), ("qnn-windows", 12), ("samples", 32)):
-        options.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
-    takes_model(options)
-    options.add_argument("--only", default="", metavar="PATTERN")
-    args = options.parse_args()
+    args = bundle_parser(__doc__).parse_args()
     rows = []
     with scratch() as folder:
         for name, (_, engines) in LINES.items():

@@ -13,7 +13,7 @@ import numpy as np
 from common import HELDOUT, MODELS
 
 if TYPE_CHECKING:
-    from edgec.compiler.module import Module
+    from edgec.compiler.ir.module import Module
 
 WINDOWS, WINDOW = 96, 256
 _BATCH = 8
@@ -35,14 +35,14 @@ def judge(model: Module, reference: Module, ids: Sequence[int], windows: int = W
 
 def token_ids(model: str) -> list[int]:
     """The held-out text by an example model's tokenizer."""
-    from edgec.compiler import evaluate
+    from edgec.compiler.oracle import text_perplexity as evaluate
 
     return evaluate.token_ids(MODELS / model, HELDOUT.read_text())
 
 
 def _logs(module: Module, batch: np.ndarray) -> Iterator[np.ndarray]:
     """log softmax [S, V] of each text of the batch, one at a time."""
-    from edgec.compiler.oracle import DecoderOracle
+    from edgec.compiler.oracle.oracle import DecoderOracle
 
     for logits in DecoderOracle(module).batch_logits(batch):
         shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)

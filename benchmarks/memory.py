@@ -45,7 +45,7 @@ deploy big on cpu through p as mnn
 
 def synthesize(folder: Path, layers: int) -> int:
     """Write a checkpoint of random bf16 weights, one tensor at a time; returns its bytes."""
-    from edgec.compiler.arch import read_arch
+    from edgec.compiler.sources.hf.read_decoder_arch import read_arch
 
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({**CONFIG, "num_hidden_layers": layers}))

@@ -96,15 +96,15 @@ def run(line: Line, folder: Path) -> dict[str, float]:
 
 def judged(model: str, folder: Path) -> dict[str, float]:
     """What the judge says of a dequantised model."""
-    from edgec.compiler.load_hf import load_hf
+    from edgec.compiler.sources.hf.load_hf import load_hf
 
     return judge(load_hf("m", folder, 512), load_hf("m", MODELS / model, 512), token_ids(model))
 
 
 def write_windows(folder: Path) -> None:
     """The calibration windows [128, 256] of each model, as edgec chooses them."""
-    from edgec.compiler import calibrate
-    from edgec.compiler.load_hf import load_hf
+    from edgec.compiler.calibration import windows as calibrate
+    from edgec.compiler.sources.hf.load_hf import load_hf
 
     for model in {line.model for line in lines({"line": []})}:
         np.save(folder / f"{model}.npy", calibrate.windows(calibrated(), load_hf("m", MODELS / model, 512)))

@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import HELDOUT, MODELS, parser, peak_mib, report, scratch
+from common import HELDOUT, MODELS, parser, report, scratch
 from judge import WINDOWS, judge, token_ids
 
 if TYPE_CHECKING:
-    from edgec.compiler.module import Module
-    from edgec.compiler.plan import Calibration
+    from edgec.compiler.calibration.calibration_text import Calibration
+    from edgec.compiler.ir.module import Module
 
 METHODS = ("rtn", "mse", "hqq", "awq", "gptq", "reconstruct")
 
@@ -75,17 +75,18 @@ def _is_training(path: Path, module: Path, held: set[str]) -> bool:
 
 def calibrated() -> Calibration:
     """What calibrated methods see."""
-    from edgec.compiler.diagnostics import Span
-    from edgec.compiler.plan import Calibration
+    from edgec.compiler.calibration.calibration_text import Calibration
+    from edgec.compiler.diagnostics.diagnostic import Span
 
     return Calibration(training_files(), 128, 256, 0, Span("quality", 1, 1, 1, 1))
 
 
 def measure(model: str, line: dict[str, Any]) -> dict[str, float]:
     """What the judge says of one model in one format, seconds and MiB while it is solved."""
-    from edgec.compiler.load_hf import load_hf
-    from edgec.compiler.pass_base import Scope
+    from edgec.compiler.emit.child_process import peak_rss
+    from edgec.compiler.pipeline.pass_interface import Scope
     from edgec.compiler.registry import targets
+    from edgec.compiler.sources.hf.load_hf import load_hf
     from edgec.passes.quantize import Quantize
 
     module, given = load_hf("m", MODELS / model, 512), calibrated()
@@ -93,13 +94,13 @@ def measure(model: str, line: dict[str, Any]) -> dict[str, float]:
     scope = Scope(None, ("lm_head", "embed_tokens"), given.span, given, widths=targets()["mnn"].widths)
     Quantize(**line).run(module, scope)
     took = time.perf_counter() - start
-    facts = {"bits": stored_bits(module), "seconds": took, "peak": peak_mib()}
+    facts = {"bits": stored_bits(module), "seconds": took, "peak": peak_rss() / 2**20}
     return {**judge(module, load_hf("m", MODELS / model, 512), token_ids(model)), **facts}
 
 
 def stored_bits(module: Module) -> float:
     """Bits a quantised weight, with its share of float16 scales and of zero points."""
-    from edgec.compiler.linears import linears
+    from edgec.compiler.ir.linears import linears
 
     bits = count = 0.0
     for quant in (linear.quant for linear in linears(module) if linear.quant is not None):

@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from .diagnostics import EdgecError, explain_failure, to_json
-from .terminal import show
+from .commands.terminal import show
+from .diagnostics.diagnostic import EdgecError, explain_failure, to_json
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -173,7 +173,7 @@ def _run_check(arguments: argparse.Namespace) -> int:
 
 
 def _run_schema(_arguments: argparse.Namespace) -> int:
-    print(Path(__file__).with_name("manifest.schema.json").read_text(encoding="utf-8"), end="")
+    print((Path(__file__).parent / "bundle" / "manifest.schema.json").read_text(encoding="utf-8"), end="")
     return 0
 
 

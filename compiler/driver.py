@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cache import make_root
-from .compile_model import CompiledModel, CompileOptions, compile_model
-from .diagnostics import Diagnostic, EdgecError, RequirementError, fail
-from .measure import Measured, judge, measure
-from .nearest import nearest_help
+from .compile.compile_model import CompiledModel, CompileOptions, compile_model
+from .compile.requirements import Measured, judge, measure
+from .diagnostics.diagnostic import Diagnostic, EdgecError, RequirementError, fail
+from .diagnostics.nearest import nearest_help
+from .files.cache import make_root
 
 if TYPE_CHECKING:
-    from .plan import Deploy, Plan, Step
+    from .pipeline.step import Step
+    from .plan.plan import Deploy, Plan
 
 __all__ = ["BrokenRequirement", "CompileOptions", "CompileResult", "compile_plan", "load_plan"]
 
@@ -57,7 +58,7 @@ def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions
     Raises PlanError, EngineError, or BrokenRequirement when a `require` line does not hold: the finished bundle is
     then kept as `<name>.rejected`, and what stood at `output` is untouched.
     """
-    from .bundle import rejected_path, write_bundle
+    from .bundle.write import rejected_path, write_bundle
 
     options = options or CompileOptions()
     _check_request(plan, options)
@@ -108,8 +109,8 @@ def _implied_steps(deploy: Deploy) -> list[Step]:
     """What a deploy line's `kv` adds behind the pipeline's work on weights and activations."""
     if deploy.kv == "fp16":
         return []
-    from ..passes.kv_cache import KvCache
-    from .plan import Step
+    from ..passes.quantization.kv_cache import KvCache
+    from .pipeline.step import Step
 
     return [Step("kv_cache", KvCache(type=deploy.kv), None, (), deploy.span)]
 
@@ -117,10 +118,10 @@ def _implied_steps(deploy: Deploy) -> list[Step]:
 def _finish(
     plan: Plan, models: list[CompiledModel], measured: Measured, directory: Path, options: CompileOptions
 ) -> tuple[CompileResult, list[Diagnostic]]:
-    from .assemble import assemble
-    from .manifest import write_manifest
-    from .report import write_report
-    from .sources import remember
+    from .bundle.manifest import write_manifest
+    from .compile.manifest_content import assemble
+    from .report.html import write_report
+    from .sources.origin import remember
 
     options.progress("sealing the bundle")
     manifest = assemble(plan, models, measured, directory)

@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .diagnostics import Diagnostic, PlanError
-from .nearest import nearest
-from .pass_base import Pass
-from .target import Target
+from .diagnostics.diagnostic import Diagnostic, PlanError
+from .diagnostics.nearest import nearest
+from .emit.target import Target
+from .pipeline.pass_interface import Pass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..compiler.diagnostics import Span
-from ..compiler.params import Pattern
+from ..compiler.diagnostics.diagnostic import Span
+from ..compiler.plan.parameters import Pattern
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 from lark import Token, Transformer, v_args
 
-from ..compiler.diagnostics import Diagnostic, Label
-from ..compiler.params import Pattern
+from ..compiler.diagnostics.diagnostic import Diagnostic, Label
+from ..compiler.plan.parameters import Pattern
 from . import ast
 from .source import Source
 

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..compiler.devices import Device, devices
-from ..compiler.diagnostics import Diagnostic, EdgecError, PlanError
-from ..compiler.nearest import nearest_help
-from ..compiler.plan import Calibration, Deploy, Evaluation, ModelDecl, Plan
+from ..compiler.calibration.calibration_text import Calibration
+from ..compiler.diagnostics.diagnostic import Diagnostic, EdgecError, PlanError
+from ..compiler.diagnostics.nearest import nearest_help
+from ..compiler.emit.target import CheckRequest, undeployable
+from ..compiler.plan.devices import Device, devices
+from ..compiler.plan.plan import Deploy, Evaluation, ModelDecl, Plan
 from ..compiler.registry import find_target
-from ..compiler.target import CheckRequest, undeployable
 from . import ast
 from .declared import Declared, collect
 from .deploys import Deploys

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from ..compiler.diagnostics import Label
+from ..compiler.diagnostics.diagnostic import Label
 from . import ast
 from .loader import Loaded
 from .report import Report

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..compiler.devices import Device
-from ..compiler.diagnostics import Label, PlanError
-from ..compiler.nearest import nearest_help
-from ..compiler.plan import PLACES, Deploy, ModelDecl, PipelineDecl, Speculate
+from ..compiler.diagnostics.diagnostic import Label, PlanError
+from ..compiler.diagnostics.nearest import nearest_help
+from ..compiler.ir.placement import PLACES
+from ..compiler.plan.devices import Device
+from ..compiler.plan.plan import Deploy, ModelDecl, PipelineDecl, Speculate
 from ..compiler.registry import find_target, target_names, targets
-from ..compiler.tokenizer_check import disagreement
+from ..compiler.sources.tokenizer.tokenizer_file import disagreement
 from . import ast
 from .declared import Declared
 from .loader import Loaded
@@ -19,7 +20,7 @@ from .report import Report
 from .settings import DeployBlock, Reader, SpeculateBlock
 
 if TYPE_CHECKING:
-    from ..compiler.target import Target
+    from ..compiler.emit.target import Target
 
 
 @dataclass

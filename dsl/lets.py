@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from ..compiler.diagnostics import Label, PlanError
-from ..compiler.nearest import nearest_help
+from ..compiler.diagnostics.diagnostic import Label, PlanError
+from ..compiler.diagnostics.nearest import nearest_help
 from . import ast
 from .parser import parse_value
 from .report import Report

@@ -12,8 +12,8 @@ import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..compiler.diagnostics import Label, PlanError, Span
-from ..compiler.pass_base import Pass
+from ..compiler.diagnostics.diagnostic import Label, PlanError, Span
+from ..compiler.pipeline.pass_interface import Pass
 from ..compiler.registry import pass_fault, pass_names
 from . import ast
 from .parser import Lost, parse

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..compiler.diagnostics import PlanError, Span
-from ..compiler.nearest import nearest
-from ..compiler.plan import ModelDecl, Source
+from ..compiler.diagnostics.diagnostic import PlanError, Span
+from ..compiler.diagnostics.nearest import nearest
+from ..compiler.plan.plan import ModelDecl, Source
 from . import ast
 from .lets import Lets
 from .loader import resolve_path
@@ -20,7 +20,7 @@ from .settings import ModelBlock, Reader
 from .source import what_is
 
 if TYPE_CHECKING:
-    from ..compiler.arch import DecoderArch
+    from ..compiler.ir.decoder_arch import DecoderArch
 
 _WILD = ("*", "?", "[")
 
@@ -67,8 +67,8 @@ def check_model(model: ast.Model, reader: Reader) -> CheckedModel | None:
 
 def _onnx_names(name: str, path: Path, at: Span, report: Report) -> tuple[tuple[str, ...], dict[str, tuple[int, int]]]:
     """The names the loader gives an ONNX graph's nodes, which are not in the file, and its weights' shapes."""
-    from ..compiler.linears import float_shapes
-    from ..compiler.load_onnx import load_onnx
+    from ..compiler.ir.linears import float_shapes
+    from ..compiler.sources.onnx.load_onnx import load_onnx
 
     try:
         module = load_onnx(name, path, 0)
@@ -100,8 +100,8 @@ def _missing(path: Path, written: ast.String, kind: str, report: Report) -> None
 
 
 def _architecture(path: Path, at: Span, report: Report) -> DecoderArch | None:
-    from ..compiler.arch import read_arch
-    from ..compiler.checkpoint import find_tensors
+    from ..compiler.sources.hf.checkpoint import find_tensors
+    from ..compiler.sources.hf.read_decoder_arch import read_arch
 
     try:
         arch = read_arch(path)
@@ -113,7 +113,7 @@ def _architecture(path: Path, at: Span, report: Report) -> DecoderArch | None:
 
 
 def _check_context(arch: DecoderArch | None, context: int, path: Path, at: Span, report: Report) -> None:
-    from ..compiler.arch import check_context
+    from ..compiler.sources.hf.read_decoder_arch import check_context
 
     if arch is not None:
         try:

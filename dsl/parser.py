@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..compiler.diagnostics import Diagnostic, Label, PlanError
-from ..compiler.nearest import nearest_help
+from ..compiler.diagnostics.diagnostic import Diagnostic, Label, PlanError
+from ..compiler.diagnostics.nearest import nearest_help
 from . import ast
 from .builder import Builder
 from .scanner import KEYWORDS, MAX_PROBLEMS, Chunk, scan

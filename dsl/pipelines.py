@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
-from ..compiler.diagnostics import Label, PlanError, Span
-from ..compiler.nearest import nearest, nearest_help
-from ..compiler.pass_base import Pass, Scope
-from ..compiler.pipeline import order_problems
-from ..compiler.plan import PipelineDecl, Step
+from ..compiler.diagnostics.diagnostic import Label, PlanError, Span
+from ..compiler.diagnostics.nearest import nearest, nearest_help
+from ..compiler.pipeline.pass_interface import Pass, Scope
+from ..compiler.pipeline.run_steps import order_problems
+from ..compiler.pipeline.step import Step
+from ..compiler.plan.plan import PipelineDecl
 from ..compiler.registry import find_pass, pass_names
 from . import ast
 from .loader import Loaded

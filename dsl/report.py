@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from ..compiler.diagnostics import Diagnostic, EdgecError, Label, Severity, Span
+from ..compiler.diagnostics.diagnostic import Diagnostic, EdgecError, Label, Severity, Span
 
 MAX_SHOWN = 100
 

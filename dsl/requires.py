@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ..compiler.nearest import nearest
-from ..compiler.plan import Comparison, Require
+from ..compiler.diagnostics.nearest import nearest
+from ..compiler.plan.plan import Comparison, Require
 from . import ast
 from .declared import Declared
 from .loader import Loaded

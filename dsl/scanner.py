@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..compiler.diagnostics import Diagnostic, Label
+from ..compiler.diagnostics.diagnostic import Diagnostic, Label
 from .source import Source
 
 MAX_DEPTH = 16

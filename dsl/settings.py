@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from ..compiler.diagnostics import Label, Span
-from ..compiler.nearest import nearest, nearest_help
-from ..compiler.params import Parameter, Pattern, param, parameters
+from ..compiler.diagnostics.diagnostic import Label, Span
+from ..compiler.diagnostics.nearest import nearest, nearest_help
+from ..compiler.plan.parameters import Parameter, Pattern, param, parameters
 from . import ast
 from .lets import Lets, kind_of
 from .printer import show

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ..compiler.diagnostics import Label, Span, fail
+from ..compiler.diagnostics.diagnostic import Label, Span, fail
 
 MAX_BYTES = 256 << 10  # a plan is written by a person; what is larger is some other file
 

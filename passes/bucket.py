@@ -11,14 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ..compiler.diagnostics import fail
-from ..compiler.levels import Level
-from ..compiler.params import param
-from ..compiler.pass_base import Pass, Scope
+from ..compiler.diagnostics.diagnostic import fail
+from ..compiler.ir.levels import Level
+from ..compiler.pipeline.pass_interface import Pass, Scope
+from ..compiler.plan.parameters import param
 
 if TYPE_CHECKING:
-    from ..compiler.module import Bucket as Shape
-    from ..compiler.module import Module
+    from ..compiler.ir.module import Bucket as Shape
+    from ..compiler.ir.module import Module
 
 
 @dataclass(frozen=True)
@@ -51,20 +51,20 @@ class Bucket(Pass):
 
     def run(self, module: Module, scope: Scope) -> int:
         """Return how many buckets were made."""
-        from ..compiler.module import MAIN
+        from ..compiler.ir.module import MAIN
 
         shapes = self._shapes(module, scope)
         if module.level == Level.STATIC:
             self._same(module, shapes, scope)
             return 0
-        from .bucket_shapes import specialise
+        from .bucketing.shapes import specialise
 
         main = module.graphs[MAIN]
         module.graphs = {shape.name: specialise(main, shape, scope) for shape in shapes}
         return len(shapes)
 
     def _shapes(self, module: Module, scope: Scope) -> list[Shape]:
-        from ..compiler.module import Bucket as Shape
+        from ..compiler.ir.module import Bucket as Shape
 
         if module.arch is None:
             fail(

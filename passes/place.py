@@ -12,15 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ..compiler.levels import Level
-from ..compiler.params import param
-from ..compiler.pass_base import Pass, Scope
-from ..compiler.plan import PLACES
+from ..compiler.ir.levels import Level
+from ..compiler.ir.placement import PLACES
+from ..compiler.pipeline.pass_interface import Pass, Scope
+from ..compiler.plan.parameters import param
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from ..compiler.module import Module
+    from ..compiler.ir.module import Module
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Place(Pass):
         return sum(self._pin(node) for node in chosen.values())
 
     def _pin(self, node: ir.Node) -> bool:
-        from ..compiler.module import DEVICE_KEY
+        from ..compiler.ir.module import DEVICE_KEY
 
         moved = node.metadata_props.get(DEVICE_KEY) != self.device
         node.metadata_props[DEVICE_KEY] = self.device

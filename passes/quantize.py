@@ -13,18 +13,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ..compiler.levels import Level
-from ..compiler.params import param
-from ..compiler.pass_base import Pass, Relative, Scope, Tolerance
-from .blocks import BLOCKS, indivisible, stored_bits, unmet
+from ..compiler.ir.levels import Level
+from ..compiler.pipeline.pass_interface import Pass, Relative, Scope, Tolerance
+from ..compiler.plan.parameters import param
+from .quantization.blocks import BLOCKS, indivisible, stored_bits, unmet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ..compiler.diagnostics import Diagnostic, Span
-    from ..compiler.module import Module
-    from ..compiler.weights import Weight
-    from .quantize_rtn import Format, Made
+    from ..compiler.diagnostics.diagnostic import Diagnostic, Span
+    from ..compiler.ir.module import Module
+    from ..compiler.ir.weight_format import Format
+    from ..compiler.ir.weights import Weight
+    from .quantization.round_to_nearest import Made
 
 _STEP = {
     "int2": 1 / 2,
@@ -156,7 +157,7 @@ class Quantize(Pass):
 
     def run(self, module: Module, scope: Scope) -> int:
         """Return how many uses of a weight got a new format, and how many activations a new range."""
-        from . import activations
+        from .quantization import activation_pairs as activations
 
         before = activations.take_out(module)  # ranges are those of the weights that ship
         changes = self._weights(module, scope)
@@ -164,7 +165,7 @@ class Quantize(Pass):
         return changes + (activations.apply(module, before, scope) if activations.wanted(module) else 0)
 
     def _weights(self, module: Module, scope: Scope) -> int:
-        from .quantize_graph import quantize_graph
+        from .quantization.rewrite import quantize_graph
 
         graph = module.main.graph
         formats = self._chosen(module, scope) if self.weights == "auto" else {}
@@ -176,11 +177,11 @@ class Quantize(Pass):
 
         if self.method == "rtn":
             return quantize_graph(graph, module, format_of, scope)
-        from .solve.needs import needs_torch
+        from .solve.require_torch import needs_torch
 
         needs_torch(f"method = {self.method}", scope)
         from .solve.gptq import Gptq
-        from .solve.run import Settings, Wanted, solve
+        from .solve.solve_weights import Settings, Wanted, solve
 
         settings = Settings(self.method, Gptq(damping=self.damping, act_order=self.act_order))
 
@@ -191,7 +192,7 @@ class Quantize(Pass):
         return quantize_graph(graph, module, format_of, scope, solver)
 
     def _format(self, bits: int, block: int | None) -> Format:
-        from .quantize_rtn import Format
+        from ..compiler.ir.weight_format import Format
 
         lpbq = self.scales == "lpbq" or (self.scales == "auto" and self.activations != "fp16" and self._fits_lpbq)
         integers = self.activations != "fp16"  # their dequantised weights go through QDQ, whose scales are positive
@@ -199,11 +200,11 @@ class Quantize(Pass):
 
     def _chosen(self, module: Module, scope: Scope) -> dict[str, Format]:
         """Mixed precision: a format for each selected linear."""
-        from .quantize_graph import candidates
-        from .solve.needs import needs_torch
+        from .quantization.rewrite import candidates
+        from .solve.require_torch import needs_torch
 
         needs_torch("weights = auto", scope)
-        from .solve.auto import choose, sensitivities, tell
+        from .solve.mixed_precision import choose, sensitivities, tell
 
         formats = [self._format(bits, block) for bits in sorted(set(self.bits)) for block in sorted(set(self.blocks))]
         sources = candidates(module.main.graph, module, formats[0], scope)

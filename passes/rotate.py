@@ -15,12 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ..compiler.levels import Level
-from ..compiler.params import param
-from ..compiler.pass_base import Pass, Relative, Scope, Tolerance
+from ..compiler.ir.levels import Level
+from ..compiler.pipeline.pass_interface import Pass, Relative, Scope, Tolerance
+from ..compiler.plan.parameters import param
 
 if TYPE_CHECKING:
-    from ..compiler.module import Module
+    from ..compiler.ir.module import Module
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,6 @@ class Rotate(Pass):
 
     def run(self, module: Module, scope: Scope) -> int:
         """Return how many weights were turned; a second run finds the marks of the first and does nothing."""
-        from .rotate_graph import rotate
+        from .rotation.rewrite import rotate
 
         return rotate(module, self.residual, self.values, self.seed, scope)

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from edgec.compiler.diagnostics import Diagnostic, EdgecError, render
-from edgec.compiler.load_hf import load_hf
-from edgec.compiler.module import Module
+from edgec.compiler.diagnostics.diagnostic import Diagnostic, EdgecError, render
+from edgec.compiler.ir.module import Module
+from edgec.compiler.sources.hf.load_hf import load_hf
 
 ERRORS = Path(__file__).parent / "errors"
 MODELS = Path(__file__).resolve().parents[1] / "examples" / "models"

@@ -1,5 +1,6 @@
 """The one direction data flows in: `dsl`, `passes`, `targets` import `compiler`, never each other; inside `compiler`
-only `driver.py` and `cli.py` know the others. And what a wheel holds is what the tree holds."""
+only `driver.py` and `cli.py` know the others, and each inner package imports only those of the table `ALLOWED`.
+And what a wheel holds is what the tree holds."""
 
 from __future__ import annotations
 
@@ -13,27 +14,65 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("compiler", "dsl", "passes", "targets")
 KNOW_ALL = {"compiler/driver.py", "compiler/cli.py"}
 
+# package (or module) of `compiler` -> those it may import; each line names only lines above it: there is no circle
+ALLOWED = {
+    "diagnostics": "",
+    "files": "diagnostics",
+    "ir": "diagnostics files",
+    "bundle": "diagnostics files ir",
+    "oracle": "diagnostics files ir",
+    "sources": "diagnostics files ir",
+    "calibration": "diagnostics ir oracle",
+    "pipeline": "diagnostics ir oracle sources calibration",
+    "plan": "diagnostics ir calibration pipeline",
+    "emit": "diagnostics ir pipeline plan",
+    "partition": "diagnostics ir emit",
+    "registry": "diagnostics pipeline emit",
+    "compile": "diagnostics files ir bundle oracle sources pipeline plan emit partition registry",
+    "runtime": "diagnostics bundle sources emit registry",
+    "report": "diagnostics pipeline plan compile",
+    "verify": "diagnostics ir bundle oracle sources runtime",
+    "driver": "diagnostics files bundle sources pipeline plan compile report",
+    "commands": "diagnostics ir bundle sources plan registry runtime verify driver",
+    "cli": "diagnostics commands",
+}
+
 
 def modules() -> list[Path]:
     """Every module of the distribution, relative to the root."""
     return sorted(path.relative_to(ROOT) for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 
 
-def imported_layers(source: str, path: Path) -> set[str]:
-    """The layers that a module's imports reach, also inside functions and under TYPE_CHECKING."""
+def imported(source: str, path: Path) -> set[tuple[str, ...]]:
+    """The names of edgec that a module imports, as parts; also inside functions and under TYPE_CHECKING."""
     package = ["edgec", *path.parts[:-1]]
-    found = set()
+    names: list[str] = []
     for node in ast.walk(ast.parse(source)):
-        names: list[str] = []
         if isinstance(node, ast.ImportFrom) and node.level:
             base = package[: len(package) - node.level + 1]
-            names = [".".join([*base, node.module or alias.name]) for alias in node.names]
+            names += [".".join(filter(None, [*base, node.module, alias.name])) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        found |= {parts[1] for parts in (name.split(".") for name in names) if parts[0] == "edgec" and len(parts) > 1}
-    return found & set(LAYERS)
+            names += [alias.name for alias in node.names]
+    return {tuple(name.split(".")[1:]) for name in names if name.startswith("edgec.")}
+
+
+def imported_layers(source: str, path: Path) -> set[str]:
+    """The layers that a module's imports reach."""
+    return {name[0] for name in imported(source, path)} & set(LAYERS)
+
+
+def inner_package(path: Path) -> str:
+    """Which line of `ALLOWED` a module of `compiler` belongs to."""
+    return path.parts[1] if len(path.parts) > 2 else path.stem
+
+
+def forbidden_inner(source: str, path: Path) -> set[str]:
+    """Packages inside `compiler` that this module of `compiler` imports and must not."""
+    own = inner_package(path)
+    reached = {name[1] for name in imported(source, path) if name[0] == "compiler" and len(name) > 1}
+    return reached - {own} - set(ALLOWED[own].split())
 
 
 def forbidden(source: str, path: Path) -> set[str]:
@@ -47,6 +86,46 @@ def forbidden(source: str, path: Path) -> set[str]:
 @pytest.mark.parametrize("path", modules(), ids=str)
 def test_imports_go_one_way(path: Path) -> None:
     assert forbidden((ROOT / path).read_text(encoding="utf-8"), path) == set()
+
+
+INNER = [path for path in modules() if path.parts[0] == "compiler" and path.parts[1] not in ("_edgec", "__init__.py")]
+
+
+@pytest.mark.parametrize("path", INNER, ids=str)
+def test_inner_packages_import_what_the_table_allows(path: Path) -> None:
+    assert forbidden_inner((ROOT / path).read_text(encoding="utf-8"), path) == set()
+
+
+def test_the_table_has_no_circle_and_no_line_too_many() -> None:
+    known: set[str] = set()
+    for name, allowed in ALLOWED.items():
+        assert set(allowed.split()) <= known, name
+        known.add(name)
+    assert known == {inner_package(path) for path in INNER}
+    used = {
+        (inner_package(path), name[1])
+        for path in INNER
+        for name in imported((ROOT / path).read_text(encoding="utf-8"), path)
+        if name[0] == "compiler" and len(name) > 1
+    }
+    assert [(a, b) for a, line in ALLOWED.items() for b in line.split() if (a, b) not in used] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "found"),
+    [
+        ("compiler/ir/a.py", "from ..pipeline.pass_interface import Pass", {"pipeline"}),
+        ("compiler/ir/a.py", "def f():\n    from edgec.compiler.emit import part", {"emit"}),
+        ("compiler/driver.py", "from .commands import compile", {"commands"}),
+        ("compiler/ir/a.py", "from ..diagnostics.diagnostic import fail\nfrom .levels import Level", set()),
+    ],
+)
+def test_the_table_sees_what_it_forbids(path: str, source: str, found: set[str]) -> None:
+    assert forbidden_inner(source, Path(path)) == found
+
+
+def test_few_files_lie_directly_in_the_core() -> None:
+    assert len([path for path in (ROOT / "compiler").iterdir() if path.is_file()]) <= 5
 
 
 @pytest.mark.parametrize(

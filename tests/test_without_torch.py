@@ -11,8 +11,8 @@ SCRIPT = """
 import sys
 sys.modules["torch"] = None  # whoever imports it fails
 from pathlib import Path
-from edgec.compiler.load_hf import load_hf
-from edgec.compiler.pass_base import Scope
+from edgec.compiler.sources.hf.load_hf import load_hf
+from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.passes.bucket import Bucket
 from edgec.passes.quantize import Quantize
 module = load_hf("m", Path(sys.argv[1]), 64)

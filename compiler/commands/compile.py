@@ -8,8 +8,8 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from ..diagnostics import Diagnostic
-from ..terminal import show
+from ..diagnostics.diagnostic import Diagnostic
+from .terminal import show
 
 _NOTES = 12  # of a model, in the summary
 

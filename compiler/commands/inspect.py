@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..diagnostics import fail
-from ..manifest import MANIFEST
+from ..bundle.manifest import MANIFEST
+from ..diagnostics.diagnostic import fail
 
 PLANS = (".edge", ".plan")
 
@@ -49,7 +49,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def _bundle(path: Path) -> dict[str, Any]:
-    from ..manifest import load_manifest
+    from ..bundle.manifest import load_manifest
 
     manifest = load_manifest(path)
     data = manifest.data
@@ -94,7 +94,7 @@ def _count(values: Any) -> dict[str, int]:
 def _model_folder(path: Path) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from ..arch import read_arch
+    from ..sources.hf.read_decoder_arch import read_arch
 
     arch = read_arch(path)
     return {
@@ -130,7 +130,7 @@ def _plan(path: Path) -> dict[str, Any]:
 
 
 def _step(step: Any) -> str:
-    from ..params import parameters
+    from ..plan.parameters import parameters
 
     """The call as a plan writes it, without the parameters that stand at their default."""
     given = [(p, getattr(step.pass_, p.name)) for p in parameters(type(step.pass_))]
@@ -141,8 +141,8 @@ def _step(step: Any) -> str:
 
 
 def _onnx(path: Path) -> dict[str, Any]:
-    from ..linears import linears
-    from ..load_onnx import load_onnx
+    from ..ir.linears import linears
+    from ..sources.onnx.load_onnx import load_onnx
 
     module = load_onnx(path.stem, path, 0)
     graph = module.main.graph

@@ -7,13 +7,13 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from ..devices import Device, devices
-from ..diagnostics import fail
-from ..explain import codes, explanation
-from ..nearest import nearest_help
-from ..params import Parameter, parameters
+from ..diagnostics.diagnostic import fail
+from ..diagnostics.explain import codes, explanation
+from ..diagnostics.nearest import nearest_help
+from ..plan.devices import Device, devices
+from ..plan.parameters import Parameter, parameters
 from ..registry import broken_plugins, passes
-from ..terminal import show
+from .terminal import show
 
 
 def run_passes(arguments: argparse.Namespace) -> int:

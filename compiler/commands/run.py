@@ -7,13 +7,13 @@ import json
 import sys
 from typing import Any
 
-from ..diagnostics import fail
+from ..diagnostics.diagnostic import fail
 
 
 def run_run(arguments: argparse.Namespace) -> int:
     """Generate from a bundle (or run a graph model once)."""
     from ..runtime.generate import run_bundle
-    from ..runtime.graph import run_graph
+    from ..runtime.plain_graph import run_graph
 
     if arguments.inputs is not None:
         result = run_graph(arguments.bundle, arguments.inputs, arguments.outputs, model=arguments.model)
@@ -57,7 +57,7 @@ def _summary(result: dict[str, Any]) -> str:
 
 def run_verify(arguments: argparse.Namespace) -> int:
     """Check a bundle; exit 3 when something does not hold."""
-    from ..verify import verify_bundle
+    from ..verify.verify_bundle import verify_bundle
 
     sources = dict(arguments.source)
     result = verify_bundle(arguments.bundle, text=arguments.text, windows=arguments.windows, sources=sources)

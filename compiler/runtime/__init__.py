@@ -1,0 +1,1 @@
+"""The reference runner of a bundle: buckets, K/V cache, speculation, sampling."""

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..diagnostics import EngineError, fail
-from ..manifest import Manifest
-from .buckets import Buckets
-from .cache import KvCache
-from .feeds import as_float, as_tensor, made_here
-from .lm import PIECE
+from ..bundle.manifest import Manifest
+from ..diagnostics.diagnostic import EngineError, fail
+from .bucket_choice import Buckets
+from .decoder_inputs import as_float, as_tensor, made_here
+from .kv_cache import KvCache
+from .language_model import PIECE
 
 if TYPE_CHECKING:
-    from ..target import GraphSession
+    from ..emit.engine_protocols import GraphSession
 
 Opener = Callable[[Manifest, str, str], "GraphSession"]
 Tap = Callable[[str, Mapping[str, np.ndarray], int], None]  # part, its float outputs, valid slots

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..diagnostics import fail
-from ..manifest import Manifest
+from ..bundle.manifest import Manifest
+from ..diagnostics.diagnostic import fail
 from ..registry import find_target
 
 if TYPE_CHECKING:
-    from ..target import GraphSession, Target
-    from .lm import LanguageModel
+    from ..emit.engine_protocols import GraphSession, LanguageModel
+    from ..emit.target import Target
 
 
 def target_of(entry: dict[str, Any]) -> Target:

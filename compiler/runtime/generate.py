@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..diagnostics import fail
-from ..intact import check_files
-from ..manifest import Manifest, load_manifest
-from ..tokenizers import TextStream, Tokenizer
+from ..bundle.file_hashes import check_files
+from ..bundle.manifest import Manifest, load_manifest
+from ..diagnostics.diagnostic import fail
+from ..sources.tokenizer.tokenizer import TextStream, Tokenizer
 from .chain import ChainModel
 from .engines import open_model
 from .sample import Sampling
 from .speculate import Decoder
 
 if TYPE_CHECKING:
-    from .lm import LanguageModel
+    from ..emit.engine_protocols import LanguageModel
 
 
 class Runner:

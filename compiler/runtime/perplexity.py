@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..diagnostics import fail
-from .lm import PIECE, LanguageModel
+from ..diagnostics.diagnostic import fail
+from ..emit.engine_protocols import LanguageModel
+from .language_model import PIECE
 
 WINDOW = 256
 

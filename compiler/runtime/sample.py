@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..diagnostics import fail
+from ..diagnostics.diagnostic import fail
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..diagnostics import fail
-from .lm import LanguageModel, feed, fits
+from ..diagnostics.diagnostic import fail
+from ..emit.engine_protocols import LanguageModel
+from .language_model import feed, fits
 from .sample import Sampling, draw, judge
 
 

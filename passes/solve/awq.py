@@ -22,19 +22,19 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from ...compiler import cache
-from ...compiler.clock import Clock
-from ...compiler.fold import behind_bias, bias_of, exchange, own_gain, scale_columns, scale_rows
-from ...compiler.linears import Linear
-from ...compiler.module import Module, constant
-from ...compiler.pass_base import Scope
-from ...compiler.torch_graph import Stretch
-from ...compiler.weights import Weight
-from . import store
-from .flow import Flow, Moments
+from ...compiler.calibration.time_left import Clock
+from ...compiler.calibration.torch_graph import Stretch
+from ...compiler.files import cache
+from ...compiler.ir.fold_into_weights import behind_bias, bias_of, exchange, own_gain, scale_columns, scale_rows
+from ...compiler.ir.linears import Linear
+from ...compiler.ir.module import Module, constant
+from ...compiler.ir.weights import Weight
+from ...compiler.pipeline.pass_interface import Scope
+from . import solution_cache as store
 from .gptq import Solved
-from .grid import Kind, fit, spanning
 from .hessian import damped
+from .integer_grid import Kind, fit, spanning
+from .residual_streams import Flow, Moments
 
 _RATIOS = 20
 _LARGEST = 1e4

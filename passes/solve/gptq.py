@@ -19,9 +19,9 @@ from dataclasses import dataclass
 
 import torch
 
-from .flow import Moments
-from .grid import Columns, Grid, Kind, fit, fit_block, half
 from .hessian import Damped, damped, prepare
+from .integer_grid import Columns, Grid, Kind, fit, fit_block, half
+from .residual_streams import Moments
 
 _LAZY = 128  # columns whose errors are passed on together
 _ROWS = 1 << 21  # numbers that least-squares scales hold at once

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...compiler.diagnostics import EngineError, fail
+from ...compiler.diagnostics.diagnostic import EngineError, fail
 
 _MOST = 10.0
 

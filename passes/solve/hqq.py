@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .grid import Grid, Kind, half, spanning
+from .integer_grid import Grid, Kind, half, spanning
 
 
 @dataclass(frozen=True)

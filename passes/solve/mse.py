@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .grid import Grid, Kind, fit
+from .integer_grid import Grid, Kind, fit
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ...compiler.torch_graph import Stretch, run
-from .flow import Flow
+from ...compiler.calibration.torch_graph import Stretch, run
 from .gptq import Solved
-from .grid import Grid, half
+from .integer_grid import Grid, half
+from .residual_streams import Flow
 
 _EDGE = 0.01  # h starts at least so far from 0 and 1, where it could not learn
 

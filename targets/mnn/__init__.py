@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...compiler.diagnostics import Diagnostic, Label
-from ...compiler.levels import Level
-from ...compiler.params import param
-from ...compiler.target import CheckRequest, Emission, EmitJob, GraphSession, Target
+from ...compiler.diagnostics.diagnostic import Diagnostic, Label
+from ...compiler.emit.engine_protocols import GraphSession
+from ...compiler.emit.target import CheckRequest, Emission, EmitJob, Target
+from ...compiler.ir.levels import Level
+from ...compiler.plan.parameters import param
+from .check import no_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ...compiler.diagnostics import Span
-    from ...compiler.runtime.lm import LanguageModel
+    from ...compiler.diagnostics.diagnostic import Span
+    from ...compiler.emit.engine_protocols import LanguageModel
 
 
 _LEAVE_OUT = "leave `{}` out of the pipeline of this deploy"
@@ -31,13 +33,6 @@ class MnnOptions:
         choices=("low", "normal"),
     )
     threads: int = param(4, doc="CPU threads the bundle's config asks for", minimum=1, maximum=64)
-
-
-def no_tokenizer(folder: Path, at: Span | None = None) -> Diagnostic:
-    """MNN's LLM engine reads text itself, with a tokenizer made from the model's own."""
-    message = f"`{folder}` has no `tokenizer.json`, which an MNN-LLM bundle is made from"
-    help = "save the model's tokenizer there with transformers, or deploy it `as ort`"
-    return Diagnostic("E0705", message, Label(at) if at else None, help=help)
 
 
 class MnnTarget(Target):
@@ -74,13 +69,13 @@ class MnnTarget(Target):
 
     def open_graph(self, bundle: Path, part: dict[str, Any], bucket: str) -> GraphSession:
         """A plain graph in a child process, in the memory mode it ships with."""
-        from .engine import open_graph
+        from .run.engine import open_graph
 
         return open_graph(bundle, part, bucket)
 
     def open_model(self, bundle: Path, model: dict[str, Any], manifest: dict[str, Any]) -> LanguageModel:
         """The LLM bundle in a child process, in the memory mode it ships with."""
-        from .engine import open_model
+        from .run.engine import open_model
 
         return open_model(bundle, model, manifest)
 
@@ -88,6 +83,6 @@ class MnnTarget(Target):
         """Ops, tensors and weight formats of a `.mnn`."""
         if path.suffix != ".mnn":
             return None
-        from .read import inspect
+        from .file.read_back import inspect
 
         return inspect(path)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ...compiler.diagnostics import fail
-from ...compiler.target import Emission, EmitJob
+from ...compiler.diagnostics.diagnostic import fail
+from ...compiler.emit.target import Emission, EmitJob
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import onnx_ir as ir
 
-    from .blobs import Blob
+    from .file.weight_blobs import Blob
 
 _LIBRARIES = (
     {"file": "libMNN.so", "engine": "mnn", "why": "the engine"},
@@ -23,7 +23,7 @@ _LLM_LIBRARY = {"file": "libllm.so", "engine": "mnn", "why": "the LLM engine: to
 
 def emit(job: EmitJob) -> Emission:
     """A decoder becomes an MNN-LLM bundle, anything else a plain graph."""
-    from ...compiler.module import DEVICE_KEY
+    from ...compiler.ir.module import DEVICE_KEY
 
     for node in job.module.nodes():
         if node.metadata_props.get(DEVICE_KEY, "cpu") != "cpu":
@@ -33,7 +33,7 @@ def emit(job: EmitJob) -> Emission:
 
 
 def _emit_llm(job: EmitJob) -> Emission:
-    from .llm import emit_llm
+    from .decoder.emit_llm import emit_llm
 
     (part,) = job.parts
     made = emit_llm(job.module, job.directory / job.folder, job.options.memory, job.options.threads)
@@ -50,7 +50,7 @@ def _emit_llm(job: EmitJob) -> Emission:
 
 
 def _emit_graph(job: EmitJob) -> Emission:
-    from .general import emit_graph
+    from .graph.emit_graph import emit_graph
 
     (part,) = job.parts
     made = emit_graph(job.module, job.directory / job.folder, job.options.memory, job.options.threads)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ...compiler.params import param
-from ...compiler.target import Emission, EmitJob, GraphSession, Target
+from ...compiler.emit.engine_protocols import GraphSession
+from ...compiler.emit.target import Emission, EmitJob, Target
+from ...compiler.plan.parameters import param
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ...compiler.diagnostics import EngineError, fail
-from ...compiler.module import MAIN
-from ...compiler.save import save_graphs
-from ...compiler.target import Emission, EmitJob, Part
+from ...compiler.diagnostics.diagnostic import EngineError, fail
+from ...compiler.emit.part import Part
+from ...compiler.emit.target import Emission, EmitJob
+from ...compiler.ir.module import MAIN
+from ...compiler.ir.save import save_graphs
 from .lower import Lowering
 from .pack import stored_bits
 from .read_back import read_back
@@ -60,8 +61,8 @@ def _dequantises(models: dict[str, ir.Model]) -> bool:
 
 def _compare(before: dict[str, ir.Model], paths: dict[str, Path], level: str, job: EmitJob) -> None:
     """Run each emitted graph of a small model as it will run, on random inputs, beside the oracle."""
-    from ...compiler import oracle
-    from ...compiler.compare import random_feeds, relative_error
+    from ...compiler.oracle import oracle
+    from ...compiler.oracle.compare import random_feeds, relative_error
 
     bound = _BOUND[job.options.compute]
     for file, model in before.items():

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from ...compiler.linears import Linear, linears
-from ...compiler.module import Module, drop_unused_initializers, initializer
-from ...compiler.save import SAME_BYTES
-from ...compiler.weights import Weight
+from ...compiler.ir.linears import Linear, linears
+from ...compiler.ir.module import Module, drop_unused_initializers, initializer
+from ...compiler.ir.save import SAME_BYTES
+from ...compiler.ir.weights import Weight
 from . import pack
 
 DOMAIN = "com.microsoft"

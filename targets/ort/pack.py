@@ -16,8 +16,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from ...compiler.linears import QuantizedWeight
-from ...compiler.weights import Weight, derive
+from ...compiler.ir.linears import QuantizedWeight
+from ...compiler.ir.weights import Weight, derive
 
 _CHANNEL_BLOCKS = (128, 64, 32, 16)
 _UNEVEN_BLOCK = 32

@@ -13,11 +13,11 @@ from typing import NoReturn
 import numpy as np
 import onnx_ir as ir
 
-from ...compiler.diagnostics import EngineError, fail
-from ...compiler.linears import Linear, QuantizedWeight
-from ...compiler.module import constant
-from ...compiler.target import EmitJob
-from ...compiler.weights import Weight
+from ...compiler.diagnostics.diagnostic import EngineError, fail
+from ...compiler.emit.target import EmitJob
+from ...compiler.ir.linears import Linear, QuantizedWeight
+from ...compiler.ir.module import constant
+from ...compiler.ir.weights import Weight
 from . import pack
 from .lower import DOMAIN, Lowering
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...compiler.diagnostics import EngineError, fail
+from ...compiler.diagnostics.diagnostic import EngineError, fail
 
 FAST = "all"  # ONNX Runtime may rewrite the graph
 EXACT = "none"  # it must not: its rewrite of DequantizeLinear + MatMul was found far off
@@ -17,7 +17,7 @@ class OrtGraph:
     """A graph, open; inputs that it does not have are ignored."""
 
     def __init__(self, path: Path, level: str) -> None:
-        from ...compiler.ort import session
+        from ...compiler.oracle.onnx_runtime import session
 
         self._name = path.name
         try:

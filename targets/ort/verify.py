@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ...compiler.manifest import dtype_name
+from ...compiler.bundle.manifest import dtype_name
 
 
 def verify_part(bundle: Path, part: dict[str, Any]) -> list[str]:

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...compiler.target import CheckRequest, Emission, EmitJob, Target
+from ...compiler.emit.target import CheckRequest, Emission, EmitJob, Target
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ...compiler.diagnostics import Diagnostic
-    from ...compiler.target import GraphSession
+    from ...compiler.diagnostics.diagnostic import Diagnostic
+    from ...compiler.emit.engine_protocols import GraphSession
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class QnnTarget(Target):
     caches: ClassVar[tuple[str, ...]] = ("fp16", "uint8")
 
     def check(self, request: CheckRequest) -> Sequence[Diagnostic]:
-        from .check import check
+        from .check.check import check
 
         return check(request)
 
@@ -59,6 +59,6 @@ class QnnTarget(Target):
     def inspect(self, path: Path) -> dict[str, Any] | None:
         if path.suffix != ".bin":
             return None
-        from .context import describe
+        from .htp.context_binary import describe
 
         return describe(path)

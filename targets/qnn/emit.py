@@ -20,18 +20,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ...compiler import cache
-from ...compiler.activations import Encoding
-from ...compiler.diagnostics import EngineError, Label, PlanError, fail
-from ...compiler.save import save_graphs
-from ...compiler.target import Emission, EmitJob
-from .builder import WeightStore
-from .chip import Chip, tool_versions
-from .compile import Compiled, compile_shared, compile_twin
-from .context import TensorSpec, check_encodings
-from .engine import QnnEmulator, QnnSession
-from .legal import check_uses
-from .lower import Lowered, lower
+from ...compiler.diagnostics.diagnostic import EngineError, Label, PlanError, fail
+from ...compiler.emit.target import Emission, EmitJob
+from ...compiler.files import cache
+from ...compiler.ir.activation_encodings import Encoding
+from ...compiler.ir.save import save_graphs
+from .conformance.legality import check_uses
+from .htp.chip import Chip, tool_versions
+from .htp.compile import Compiled, compile_shared, compile_twin
+from .htp.context_binary import TensorSpec, check_encodings
+from .htp.emulator import QnnEmulator, QnnSession
+from .lower.builder import WeightStore
+from .lower.lower_graphs import lower
+from .lower.lowering import Lowered
 
 TARGET_KIND, TWIN_KIND = "qnn-target", "qnn-twin"
 DATA = "weights.data"
@@ -68,7 +69,7 @@ def emit(job: EmitJob) -> Emission:
         parts[part.name] = _entry(job, names, compiled, key, chip, graphs)
     notes = []
     if job.module.arch is not None:
-        from .genie import write_config
+        from .genie.config import write_config
 
         reason = write_config(job, compiled)
         notes += [f"no genie_config.json for `{job.module.name}`: {reason}"] if reason else []

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ...compiler.diagnostics import EngineError
-from .context import ContextInfo, GraphSpec, TensorSpec, compare, read
+from ...compiler.diagnostics.diagnostic import EngineError
+from .htp.context_binary import ContextInfo, GraphSpec, TensorSpec, compare, read
 
 
 def verify_part(bundle: Path, part: dict[str, Any]) -> list[str]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgec.compiler.bundle import write_bundle
-from edgec.compiler.manifest import write_manifest
+from edgec.compiler.bundle.manifest import write_manifest
+from edgec.compiler.bundle.write import write_bundle
 
 
 def manifest_of_a_graph() -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from edgec.compiler.manifest import schema
+from edgec.compiler.bundle.manifest import schema
 
 PAGE = (Path(__file__).parents[2] / "docs" / "bundle.md").read_text(encoding="utf-8")
 TOLD = ["tensor", "bucket", "kv", "part"]

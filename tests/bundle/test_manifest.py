@@ -7,10 +7,9 @@ import os
 import time
 
 import pytest
-from edgec.compiler import cache, intact
-from edgec.compiler.diagnostics import EdgecError, PlanError
-from edgec.compiler.intact import check_files
-from edgec.compiler.manifest import (
+from edgec.compiler.bundle import file_hashes as intact
+from edgec.compiler.bundle.file_hashes import check_files
+from edgec.compiler.bundle.manifest import (
     MANIFEST,
     SEAL,
     load_manifest,
@@ -18,6 +17,8 @@ from edgec.compiler.manifest import (
     schema,
     write_manifest,
 )
+from edgec.compiler.diagnostics.diagnostic import EdgecError, PlanError
+from edgec.compiler.files import cache
 from jsonschema import Draft202012Validator
 
 

@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from edgec.compiler import bundle as bundles
-from edgec.compiler import exchange
-from edgec.compiler.bundle import hash_files, is_bundle, rejected_path, write_bundle
-from edgec.compiler.diagnostics import Diagnostic, PlanError, RequirementError
-from edgec.compiler.manifest import load_manifest
-from edgec.compiler.verify import file_problems
+from edgec.compiler.bundle import write as bundles
+from edgec.compiler.bundle.manifest import hash_files, load_manifest
+from edgec.compiler.bundle.write import is_bundle, rejected_path, write_bundle
+from edgec.compiler.diagnostics.diagnostic import Diagnostic, PlanError, RequirementError
+from edgec.compiler.files import atomic_swap as exchange
+from edgec.compiler.verify.verify_bundle import file_problems
 
 # Writes a bundle and dies at the given file system event of it (files opened, renamed, removed, libraries called).
 VICTIM = """
@@ -23,7 +23,9 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from conftest import fill
-from edgec.compiler import bundle, exchange, manifest
+from edgec.compiler.bundle import write as bundle
+from edgec.compiler.files import atomic_swap as exchange
+from edgec.compiler.bundle import manifest
 import ctypes, jsonschema
 manifest.problems(manifest.schema())  # what is imported late must not count
 if sys.argv[4] == "two renames":

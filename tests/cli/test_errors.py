@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from edgec.compiler.commands.inspect import describe
-from edgec.compiler.diagnostics import PlanError
+from edgec.compiler.diagnostics.diagnostic import PlanError
 from edgec.compiler.driver import BrokenRequirement, compile_plan, load_plan
-from edgec.compiler.evaluate import check_windows, read_text
+from edgec.compiler.oracle.text_perplexity import check_windows, read_text
 
 from .conftest import HELDOUT, MODELS, edgec
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgec.compiler import cache
-from edgec.compiler.diagnostics import EdgecError, EngineError, PlanError, explain_failure
+from edgec.compiler.diagnostics.diagnostic import EdgecError, EngineError, PlanError, explain_failure
 from edgec.compiler.driver import CompileOptions, compile_plan, load_plan
-from edgec.compiler.load_hf import load_hf
-from edgec.compiler.safetensors_index import read_header
+from edgec.compiler.files import cache
+from edgec.compiler.sources.hf.load_hf import load_hf
+from edgec.compiler.sources.hf.safetensors_index import read_header
 
 from .conftest import MODELS, edgec
 

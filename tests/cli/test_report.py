@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgec.compiler.linears import linears
-from edgec.compiler.load_hf import load_hf
-from edgec.compiler.pass_base import Scope
+from edgec.compiler.compile.weight_error import ROWS, _stretches, relative_error, weight_errors
+from edgec.compiler.ir.linears import linears
+from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.compiler.registry import find_pass
-from edgec.compiler.report import stored_bits
-from edgec.compiler.report_plots import by_layer
-from edgec.compiler.weight_error import ROWS, _stretches, relative_error, weight_errors
+from edgec.compiler.report.html import stored_bits
+from edgec.compiler.report.plots import by_layer
+from edgec.compiler.sources.hf.load_hf import load_hf
 
 from .conftest import MODELS
 

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from edgec.compiler.diagnostics import PlanError, render, to_json
-from edgec.compiler.explain import codes
+from edgec.compiler.diagnostics.diagnostic import PlanError, render, to_json
+from edgec.compiler.diagnostics.explain import codes
 from edgec.dsl import check_file, load_plan
 
 ERRORS = Path(__file__).parents[1] / "errors"
@@ -152,8 +152,8 @@ def test_includes_share_parts_relative_to_their_own_file(plan_file, tmp_path):
 USED = '''\
 from dataclasses import dataclass
 
-from edgec.compiler.params import Pattern, param
-from edgec.compiler.pass_base import Pass
+from edgec.compiler.plan.parameters import Pattern, param
+from edgec.compiler.pipeline.pass_interface import Pass
 
 
 @dataclass(frozen=True)
@@ -234,9 +234,9 @@ def test_values_of_the_wrong_kind(used, step, code):
 MORE = '''\
 from dataclasses import dataclass
 
-from edgec.compiler.graphsurgeon import graphsurgeon_pass
-from edgec.compiler.params import param
-from edgec.compiler.pass_base import Pass
+from edgec.compiler.pipeline.graphsurgeon import graphsurgeon_pass
+from edgec.compiler.plan.parameters import param
+from edgec.compiler.pipeline.pass_interface import Pass
 from edgec.passes.quantize import Quantize
 
 SAME = Quantize

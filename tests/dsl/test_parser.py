@@ -6,8 +6,8 @@ import random
 import time
 
 import pytest
-from edgec.compiler.diagnostics import PlanError
-from edgec.compiler.params import Pattern
+from edgec.compiler.diagnostics.diagnostic import PlanError
+from edgec.compiler.plan.parameters import Pattern
 from edgec.dsl import ast
 from edgec.dsl.parser import parse, parse_text, parse_value
 from edgec.dsl.scanner import MAX_DEPTH, MAX_PROBLEMS

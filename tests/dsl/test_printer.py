@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from edgec.compiler.diagnostics import Span
-from edgec.compiler.params import Pattern
+from edgec.compiler.diagnostics.diagnostic import Span
+from edgec.compiler.plan.parameters import Pattern
 from edgec.dsl import ast
 from edgec.dsl.parser import parse_text, parse_value
 from edgec.dsl.printer import show

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from edgec.compiler import registry
-from edgec.compiler.diagnostics import PlanError
-from edgec.compiler.nearest import nearest
+from edgec.compiler.diagnostics.diagnostic import PlanError
+from edgec.compiler.diagnostics.nearest import nearest
 
 GOOD = '''\
 from dataclasses import dataclass
 
-from edgec.compiler.pass_base import Pass
+from edgec.compiler.pipeline.pass_interface import Pass
 
 
 @dataclass(frozen=True)

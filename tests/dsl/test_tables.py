@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-from edgec.compiler.devices import devices
-from edgec.compiler.diagnostics import Diagnostic, Label, PlanError, Span, render
-from edgec.compiler.params import param, parameters
-from edgec.compiler.tokenizer_check import disagreement
+from edgec.compiler.diagnostics.diagnostic import Diagnostic, Label, PlanError, Span, render
+from edgec.compiler.plan.devices import devices
+from edgec.compiler.plan.parameters import param, parameters
+from edgec.compiler.sources.tokenizer.tokenizer_file import disagreement
 
 if TYPE_CHECKING:
     from nowhere_at_all import OnlyForTypeCheckers  # type: ignore[import-not-found]

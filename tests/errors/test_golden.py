@@ -11,8 +11,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-from edgec.compiler.diagnostics import render
-from edgec.compiler.explain import all_pages, codes, explanation
+from edgec.compiler.diagnostics.diagnostic import render
+from edgec.compiler.diagnostics.explain import all_pages, codes, explanation
 from edgec.dsl import check_file
 
 HERE = Path(__file__).parent
@@ -77,7 +77,7 @@ def test_the_docs_hold_every_page(compare_golden):
 
 
 def test_the_table_is_sorted_by_code():
-    table = (ROOT / "compiler" / "codes.toml").read_text(encoding="utf-8")
+    table = (ROOT / "compiler" / "diagnostics" / "codes.toml").read_text(encoding="utf-8")
     written = re.findall(r"^\[([EW][0-9]{4})\]$", table, re.M)
     assert written == sorted(written)
 

@@ -9,13 +9,13 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
-from edgec.compiler.diagnostics import EngineError
-from edgec.compiler.legality import RULES, enforce, violations
-from edgec.compiler.levels import Level
-from edgec.compiler.load_hf import load_hf
-from edgec.compiler.module import DEVICE_KEY, MAIN, Module, initializer
-from edgec.compiler.pass_base import Scope
-from edgec.compiler.weights import Weight, from_array
+from edgec.compiler.diagnostics.diagnostic import EngineError
+from edgec.compiler.ir.legality.rules import RULES, enforce, violations
+from edgec.compiler.ir.levels import Level
+from edgec.compiler.ir.module import DEVICE_KEY, MAIN, Module, initializer
+from edgec.compiler.ir.weights import Weight, from_array
+from edgec.compiler.pipeline.pass_interface import Scope
+from edgec.compiler.sources.hf.load_hf import load_hf
 from edgec.passes.bucket import Bucket
 
 DRAFT = Path(__file__).parents[2] / "examples" / "models" / "pycode-qwen2"

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgec.compiler.arch import read_arch
-from edgec.compiler.legality import violations
-from edgec.compiler.load_hf import load_hf
-from edgec.compiler.oracle import DecoderOracle
+from edgec.compiler.ir.legality.rules import violations
+from edgec.compiler.oracle.oracle import DecoderOracle
+from edgec.compiler.sources.hf.load_hf import load_hf
+from edgec.compiler.sources.hf.read_decoder_arch import read_arch
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

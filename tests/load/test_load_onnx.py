@@ -11,12 +11,12 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 import pytest
-from edgec.compiler.diagnostics import PlanError
-from edgec.compiler.legality import violations
-from edgec.compiler.load_onnx import load_onnx
-from edgec.compiler.module import Module
-from edgec.compiler.oracle import run
-from edgec.compiler.ort import session
+from edgec.compiler.diagnostics.diagnostic import PlanError
+from edgec.compiler.ir.legality.rules import violations
+from edgec.compiler.ir.module import Module
+from edgec.compiler.oracle.onnx_runtime import session
+from edgec.compiler.oracle.oracle import run
+from edgec.compiler.sources.onnx.load_onnx import load_onnx
 
 CONV_NET = """<ir_version: 4, opset_import: ["" : 9]>
 g (float[N,3,8,8] x) => (float[N,?] y, float[N,4,8,8] z)

@@ -13,9 +13,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from edgec.compiler.arch import read_arch
-from edgec.compiler.diagnostics import PlanError
-from edgec.compiler.load_hf import load_hf
+from edgec.compiler.diagnostics.diagnostic import PlanError
+from edgec.compiler.sources.hf.load_hf import load_hf
+from edgec.compiler.sources.hf.read_decoder_arch import read_arch
 from safetensors.numpy import load_file, save_file
 
 CONFIG: dict[str, Any] = {
@@ -148,7 +148,7 @@ def test_generation_config_decides_what_ends_a_text(folder: Path) -> None:
 
 def test_reading_a_config_needs_no_array_library() -> None:
     """`edgec check` reads configs and has 0.3 s."""
-    code = "import sys; from edgec.compiler import arch; print(*sys.modules)"
+    code = "import sys; import edgec.compiler.sources.hf.read_decoder_arch; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"numpy", "onnx", "onnx_ir", "torch"}.isdisjoint(done.stdout.split())
 

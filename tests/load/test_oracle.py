@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgec.compiler.load_hf import load_hf
-from edgec.compiler.module import Module
-from edgec.compiler.oracle import DecoderOracle, perplexity, run
-from edgec.compiler.weights import from_array
+from edgec.compiler.ir.module import Module
+from edgec.compiler.ir.weights import from_array
+from edgec.compiler.oracle.oracle import DecoderOracle, perplexity, run
+from edgec.compiler.sources.hf.load_hf import load_hf
 from tokenizers import Tokenizer
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

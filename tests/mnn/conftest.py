@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgec.compiler.arch import read_arch
-from edgec.compiler.levels import Level
-from edgec.compiler.load_hf import load_hf
-from edgec.compiler.module import Module
-from edgec.compiler.pass_base import Scope
+from edgec.compiler.ir.levels import Level
+from edgec.compiler.ir.module import Module
+from edgec.compiler.pipeline.pass_interface import Scope
+from edgec.compiler.sources.hf.load_hf import load_hf
+from edgec.compiler.sources.hf.read_decoder_arch import read_arch
 from edgec.passes.quantize import Quantize
 from safetensors.numpy import save_file
 

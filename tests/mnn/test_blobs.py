@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgec.compiler.weights import from_array
-from edgec.targets.mnn import blobs
-from edgec.targets.mnn.conformance_run import random_weight, run_linear
-from edgec.targets.mnn.read import WeightReader
+from edgec.compiler.ir.weights import from_array
+from edgec.targets.mnn.conformance.measure import random_weight, run_linear
+from edgec.targets.mnn.file import weight_blobs as blobs
+from edgec.targets.mnn.file.read_back import WeightReader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -6,13 +6,13 @@ import textwrap
 
 import numpy as np
 import pytest
-from edgec.compiler.child import Child
-from edgec.compiler.diagnostics import EdgecError, EngineError, PlanError
+from edgec.compiler.diagnostics.diagnostic import EdgecError, EngineError, PlanError
+from edgec.compiler.emit.child_process import Child
 
 WORKER = """
     import os, signal, sys, time
-    from edgec.compiler.child import serve
-    from edgec.compiler.diagnostics import fail
+    from edgec.compiler.emit.child_process import serve
+    from edgec.compiler.diagnostics.diagnostic import fail
 
     def crash():
         print("about to fall", flush=True)

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from edgec.compiler import oracle
-from edgec.compiler.diagnostics import EngineError, PlanError
-from edgec.compiler.load_onnx import load_onnx
-from edgec.compiler.module import Module
-from edgec.targets.mnn.engine import MnnGraph
-from edgec.targets.mnn.general import emit_graph, random_feeds, relative_errors
-from edgec.targets.mnn.read import inspect
+from edgec.compiler.diagnostics.diagnostic import EngineError, PlanError
+from edgec.compiler.ir.module import Module
+from edgec.compiler.oracle import oracle
+from edgec.compiler.sources.onnx.load_onnx import load_onnx
+from edgec.targets.mnn.file.read_back import inspect
+from edgec.targets.mnn.graph.emit_graph import emit_graph, random_feeds, relative_errors
+from edgec.targets.mnn.run.engine import MnnGraph
 
 from .conftest import quantized
 

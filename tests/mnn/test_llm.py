@@ -9,15 +9,15 @@ import shutil
 import numpy as np
 import onnx_ir as ir
 import pytest
-from edgec.compiler.diagnostics import EngineError, PlanError
-from edgec.compiler.module import initializer
-from edgec.compiler.oracle import DecoderOracle
-from edgec.compiler.pass_base import Scope
-from edgec.compiler.weights import from_array
+from edgec.compiler.diagnostics.diagnostic import EngineError, PlanError
+from edgec.compiler.ir.module import initializer
+from edgec.compiler.ir.weights import from_array
+from edgec.compiler.oracle.oracle import DecoderOracle
+from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.passes.bucket import Bucket
-from edgec.targets.mnn.engine import MnnLanguageModel
-from edgec.targets.mnn.llm import compare, emit_llm
-from edgec.targets.mnn.read import check_linears, inspect
+from edgec.targets.mnn.decoder.emit_llm import compare, emit_llm
+from edgec.targets.mnn.file.read_back import check_linears, inspect
+from edgec.targets.mnn.run.engine import MnnLanguageModel
 
 from .conftest import HEAD, quantized
 
@@ -256,7 +256,7 @@ def test_a_model_without_tokenizer_is_refused(random_model, tmp_path, golden_err
 
 
 def test_a_flipped_bit_is_found_on_reading_back(draft, tmp_path, golden_error):
-    from edgec.compiler.linears import linears
+    from edgec.compiler.ir.linears import linears
 
     quantized(draft, weights="int4", block=32, but=HEAD)
     made = emit_llm(draft, tmp_path, "low", 1)

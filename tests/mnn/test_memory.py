@@ -20,19 +20,20 @@ SHAPE = {
     "tie_word_embeddings": True,
 }
 CODE = """
-import resource, sys
+import sys
 from pathlib import Path
-from edgec.compiler.load_hf import load_hf
-from edgec.compiler.pass_base import Scope
+from edgec.compiler.emit.child_process import peak_rss
+from edgec.compiler.sources.hf.load_hf import load_hf
+from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.passes.quantize import Quantize
-from edgec.targets.mnn.llm import emit_llm
+from edgec.targets.mnn.decoder.emit_llm import emit_llm
 
 module = load_hf("m", Path(sys.argv[1]), 128)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_rss()
 if sys.argv[3] != "float":
     Quantize(weights=sys.argv[3], block=16, symmetric=False).run(module, Scope())
 emit_llm(module, Path(sys.argv[2]), "low", 1)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print((peak_rss() - before) >> 10)
 """
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgec.compiler.diagnostics import EngineError, PlanError
-from edgec.targets.mnn import mtok
-from edgec.targets.mnn.tokenizer_check import CORPUS, TokenizerProbe, check
+from edgec.compiler.diagnostics.diagnostic import EngineError, PlanError
+from edgec.targets.mnn.tokenizer import mtok
+from edgec.targets.mnn.tokenizer.agreement import CORPUS, TokenizerProbe, check
 from tokenizers import Tokenizer
 
 from .conftest import MODELS

@@ -9,17 +9,18 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from edgec.compiler.devices import devices
-from edgec.compiler.diagnostics import PlanError
-from edgec.compiler.linears import QuantizedWeight
-from edgec.compiler.module import DEVICE_KEY
-from edgec.compiler.params import parameters
-from edgec.compiler.target import EmitJob, Part
-from edgec.compiler.weights import from_array
+from edgec.compiler.diagnostics.diagnostic import PlanError
+from edgec.compiler.emit.part import Part
+from edgec.compiler.emit.target import EmitJob
+from edgec.compiler.ir.linears import QuantizedWeight
+from edgec.compiler.ir.module import DEVICE_KEY
+from edgec.compiler.ir.weights import from_array
+from edgec.compiler.plan.devices import devices
+from edgec.compiler.plan.parameters import parameters
 from edgec.targets.mnn import MnnOptions, MnnTarget
-from edgec.targets.mnn.conformance import check_format, known_ops, table
-from edgec.targets.mnn.conformance_run import op_cases, run_case
-from edgec.targets.mnn.graph_ops import HANDLERS
+from edgec.targets.mnn.conformance.measure import op_cases, run_case
+from edgec.targets.mnn.conformance.table import check_format, known_ops, table
+from edgec.targets.mnn.graph.ops import HANDLERS
 
 from .conftest import HEAD, quantized
 from .test_general import MLP, load

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from edgec.compiler.diagnostics import EngineError
-from edgec.targets.mnn import tables
-from edgec.targets.mnn.engine import MnnGraph
-from edgec.targets.mnn.writer import Net, dump
+from edgec.compiler.diagnostics.diagnostic import EngineError
+from edgec.targets.mnn.file import op_parameters as tables
+from edgec.targets.mnn.file.writer import Net, dump
+from edgec.targets.mnn.run.engine import MnnGraph
 
 
 def scaled(values: np.ndarray) -> Net:

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from edgec.compiler.devices import Device
-from edgec.compiler.levels import Level
-from edgec.compiler.module import Module, initializer
-from edgec.compiler.partition import partition
-from edgec.compiler.pass_base import Scope
-from edgec.compiler.target import Emission, EmitJob
-from edgec.compiler.weights import from_array
+from edgec.compiler.emit.target import Emission, EmitJob
+from edgec.compiler.ir.levels import Level
+from edgec.compiler.ir.module import Module, initializer
+from edgec.compiler.ir.weights import from_array
+from edgec.compiler.partition.cut_by_device import partition
+from edgec.compiler.pipeline.pass_interface import Scope
+from edgec.compiler.plan.devices import Device
 from edgec.passes.quantize import Quantize
 from edgec.targets.ort import OrtOptions, OrtTarget
 

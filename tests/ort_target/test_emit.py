@@ -10,14 +10,14 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from edgec.compiler import oracle
-from edgec.compiler.compare import random_feeds, relative_error
-from edgec.compiler.diagnostics import EdgecError
-from edgec.compiler.levels import Level
-from edgec.compiler.linears import Linear, linears
-from edgec.compiler.module import Module
-from edgec.compiler.pass_base import Scope
-from edgec.compiler.pass_check import from_text
+from edgec.compiler.diagnostics.diagnostic import EdgecError
+from edgec.compiler.ir.levels import Level
+from edgec.compiler.ir.linears import Linear, linears
+from edgec.compiler.ir.module import Module
+from edgec.compiler.oracle import oracle
+from edgec.compiler.oracle.compare import random_feeds, relative_error
+from edgec.compiler.pipeline.pass_check import from_text
+from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.passes.bucket import Bucket
 from edgec.passes.quantize import Quantize
 from edgec.targets.ort import OrtTarget, lower, pack
@@ -202,7 +202,7 @@ def test_a_run_the_engine_refuses(draft: Module, emit, tmp_path: Path) -> None:
 
 
 def test_a_weight_that_is_not_finite_is_named(draft: Module, emit) -> None:
-    from edgec.compiler.weights import derive
+    from edgec.compiler.ir.weights import derive
 
     value = draft.main.graph.initializers["layers.1.mlp.up_proj.weight"]
     true = value.const_value

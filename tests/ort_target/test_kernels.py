@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgec.compiler.linears import linears
+from edgec.compiler.ir.linears import linears
 from edgec.targets.ort import OrtTarget
 
 FORMATS = [

@@ -12,15 +12,16 @@ import pytest
 # Qwen3-0.6B's embedding (311 MB in bf16, 622 MB in float32) tied to its head, and two of its MLPs; weights made as they
 # are read, so that what is counted is ours.
 CODE = """
-import re, sys
+import sys
 from pathlib import Path
 import numpy as np, onnx_ir as ir
-from edgec.compiler.devices import Device
-from edgec.compiler.module import Module, initializer
-from edgec.compiler.partition import partition
-from edgec.compiler.pass_base import Scope
-from edgec.compiler.target import EmitJob
-from edgec.compiler.weights import Weight
+from edgec.compiler.emit.child_process import peak_rss
+from edgec.compiler.plan.devices import Device
+from edgec.compiler.ir.module import Module, initializer
+from edgec.compiler.partition.cut_by_device import partition
+from edgec.compiler.pipeline.pass_interface import Scope
+from edgec.compiler.emit.target import EmitJob
+from edgec.compiler.ir.weights import Weight
 from edgec.passes.quantize import Quantize
 from edgec.targets.ort import OrtOptions, OrtTarget
 
@@ -53,14 +54,11 @@ x = op("MatMul", [x, op("Transpose", [table], "head.transpose", perm=[1, 0])], "
 x.shape = ir.Shape(["S", V])
 graph.outputs.append(x)
 module = Module("m", {"main": ir.Model(graph, ir_version=11)})
-def peak():  # KiB; `ru_maxrss` would remember the test runner that this process was forked from
-    return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
-
-before = peak()
+before = peak_rss()
 Quantize(weights="int4").run(module, Scope())
 OrtTarget().emit(EmitJob(module, partition(module, "cpu"), Path(sys.argv[1]), "m", Device("host", "h"), OrtOptions()))
-after = peak()
-print(before >> 10, after >> 10, (Path(sys.argv[1]) / "m/ort.data").stat().st_size)
+after = peak_rss()
+print(before >> 20, after >> 20, (Path(sys.argv[1]) / "m/ort.data").stat().st_size)
 """
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from edgec.compiler.diagnostics import Span
-from edgec.compiler.pass_base import Pass
-from edgec.compiler.plan import Step
+from edgec.compiler.diagnostics.diagnostic import Span
+from edgec.compiler.pipeline.pass_interface import Pass
+from edgec.compiler.pipeline.step import Step
 
 SOURCES = {"plan.edge": "\n".join(["pipeline cpu {", *(f"  step_{n} ()" for n in range(1, 9)), "}"])}
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import onnx_ir as ir
 import pytest
-from edgec.compiler.diagnostics import EdgecError, Span
-from edgec.compiler.levels import Level
-from edgec.compiler.module import Module
-from edgec.compiler.pass_base import Scope
-from edgec.compiler.pass_check import from_text, run_and_check
+from edgec.compiler.diagnostics.diagnostic import EdgecError, Span
+from edgec.compiler.ir.levels import Level
+from edgec.compiler.ir.module import Module
+from edgec.compiler.pipeline.pass_check import from_text, run_and_check
+from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.passes.bucket import Bucket
 from edgec.passes.quantize import Quantize
 

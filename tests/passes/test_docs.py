@@ -9,9 +9,9 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from edgec.compiler.pass_check import run_and_check
+from edgec.compiler.ir.weights import from_array
+from edgec.compiler.pipeline.pass_check import run_and_check
 from edgec.compiler.registry import pass_fault
-from edgec.compiler.weights import from_array
 
 PAGE = Path(__file__).parents[2] / "docs" / "writing-passes.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)

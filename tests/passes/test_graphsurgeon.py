@@ -9,15 +9,15 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import onnx_ir as ir
 import pytest
-from edgec.compiler.compare import errors
-from edgec.compiler.diagnostics import EdgecError, Span
-from edgec.compiler.graphsurgeon import graphsurgeon_pass
-from edgec.compiler.module import Module
-from edgec.compiler.params import param, parameters
-from edgec.compiler.pass_base import Relative, Scope
-from edgec.compiler.pass_check import CheckFailed, from_text, run_and_check
+from edgec.compiler.diagnostics.diagnostic import EdgecError, Span
+from edgec.compiler.ir.module import Module
+from edgec.compiler.ir.weights import Weight, from_array
+from edgec.compiler.oracle.compare import errors
+from edgec.compiler.pipeline.graphsurgeon import graphsurgeon_pass
+from edgec.compiler.pipeline.pass_check import CheckFailed, from_text, run_and_check
+from edgec.compiler.pipeline.pass_interface import Relative, Scope
+from edgec.compiler.plan.parameters import param, parameters
 from edgec.compiler.registry import pass_fault
-from edgec.compiler.weights import Weight, from_array
 
 ROWS = ", ".join(str(i / 7) for i in range(1024))
 TEXT = f"""<ir_version: 10, opset_import: ["" : 21]>
@@ -192,8 +192,8 @@ def test_use_from_a_plan(tmp_path: Path) -> None:
     from edgec.dsl import load_plan
 
     (tmp_path / "mine.py").write_text(
-        "from edgec.compiler.graphsurgeon import graphsurgeon_pass\n"
-        "from edgec.compiler.params import param\n\n"
+        "from edgec.compiler.pipeline.graphsurgeon import graphsurgeon_pass\n"
+        "from edgec.compiler.plan.parameters import param\n\n"
         "@graphsurgeon_pass\n"
         "def my_pass(graph, *, times: int = param(1, doc='how often', minimum=1)) -> int:\n"
         "    '''Do nothing.'''\n"

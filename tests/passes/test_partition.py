@@ -8,17 +8,17 @@ import networkx as nx
 import numpy as np
 import onnx_ir as ir
 import pytest
-from edgec.compiler import oracle
-from edgec.compiler.compare import Feeds, random_feeds
-from edgec.compiler.diagnostics import EdgecError
-from edgec.compiler.levels import Level
-from edgec.compiler.module import DEVICE_KEY, Module
-from edgec.compiler.partition import partition
-from edgec.compiler.pass_base import Scope
-from edgec.compiler.pass_check import from_text
-from edgec.compiler.pipeline import run_pipeline
-from edgec.compiler.target import Part
-from edgec.compiler.weights import from_array
+from edgec.compiler.diagnostics.diagnostic import EdgecError
+from edgec.compiler.emit.part import Part
+from edgec.compiler.ir.levels import Level
+from edgec.compiler.ir.module import DEVICE_KEY, Module
+from edgec.compiler.ir.weights import from_array
+from edgec.compiler.oracle import oracle
+from edgec.compiler.oracle.compare import Feeds, random_feeds
+from edgec.compiler.partition.cut_by_device import partition
+from edgec.compiler.pipeline.pass_check import from_text
+from edgec.compiler.pipeline.pass_interface import Scope
+from edgec.compiler.pipeline.run_steps import run_pipeline
 from edgec.passes.bucket import Bucket
 from edgec.passes.place import Place
 from edgec.passes.quantize import Quantize

@@ -9,12 +9,12 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 import pytest
-from edgec.compiler.compare import random_feeds, relative_error
-from edgec.compiler.levels import Level
-from edgec.compiler.module import Module
-from edgec.compiler.pass_base import Pass, Relative, Scope, Tolerance
-from edgec.compiler.pass_check import CheckFailed, from_text, run_and_check
-from edgec.compiler.weights import from_array
+from edgec.compiler.ir.levels import Level
+from edgec.compiler.ir.module import Module
+from edgec.compiler.ir.weights import from_array
+from edgec.compiler.oracle.compare import random_feeds, relative_error
+from edgec.compiler.pipeline.pass_check import CheckFailed, from_text, run_and_check
+from edgec.compiler.pipeline.pass_interface import Pass, Relative, Scope, Tolerance
 from edgec.passes.quantize import Quantize
 
 TEXT = """<ir_version: 10, opset_import: ["" : 21]>

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from edgec.compiler.module import Module
-from edgec.compiler.oracle import perplexity
-from edgec.compiler.pipeline import run_pipeline
+from edgec.compiler.ir.module import Module
+from edgec.compiler.oracle.oracle import perplexity
+from edgec.compiler.pipeline.run_steps import run_pipeline
 from edgec.passes.quantize import Quantize
 
 ROOT = Path(__file__).resolve().parents[2] / "examples"

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 import pytest
-from edgec.compiler.diagnostics import EdgecError, render
-from edgec.compiler.levels import Level
-from edgec.compiler.module import DEVICE_KEY, Module
-from edgec.compiler.pass_base import Pass, Relative, Scope, Tolerance
-from edgec.compiler.pipeline import PipelineOptions, order_problems, run_pipeline
-from edgec.compiler.weights import from_array
+from edgec.compiler.diagnostics.diagnostic import EdgecError, render
+from edgec.compiler.ir.levels import Level
+from edgec.compiler.ir.module import DEVICE_KEY, Module
+from edgec.compiler.ir.weights import from_array
+from edgec.compiler.pipeline.pass_interface import Pass, Relative, Scope, Tolerance
+from edgec.compiler.pipeline.run_steps import PipelineOptions, order_problems, run_pipeline
 from edgec.passes.bucket import Bucket
 from edgec.passes.place import Place
 from edgec.passes.quantize import Quantize

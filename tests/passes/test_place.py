@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from edgec.compiler.module import DEVICE_KEY, Module
-from edgec.compiler.pass_base import Scope
-from edgec.compiler.pass_check import run_and_check
+from edgec.compiler.ir.module import DEVICE_KEY, Module
+from edgec.compiler.pipeline.pass_check import run_and_check
+from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.passes.place import Place
 
 

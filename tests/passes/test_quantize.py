@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from edgec.compiler.compare import errors
-from edgec.compiler.diagnostics import EdgecError, Span
-from edgec.compiler.levels import Level
-from edgec.compiler.linears import SOURCE, linears
-from edgec.compiler.module import Module
-from edgec.compiler.params import parameters
-from edgec.compiler.pass_base import Scope
-from edgec.compiler.pass_check import CheckFailed, from_text, run_and_check
-from edgec.compiler.weights import as_weight, cast
+from edgec.compiler.diagnostics.diagnostic import EdgecError, Span
+from edgec.compiler.ir.levels import Level
+from edgec.compiler.ir.linears import SOURCE, linears
+from edgec.compiler.ir.module import Module
+from edgec.compiler.ir.weights import as_weight, cast
+from edgec.compiler.oracle.compare import errors
+from edgec.compiler.pipeline.pass_check import CheckFailed, from_text, run_and_check
+from edgec.compiler.pipeline.pass_interface import Scope
+from edgec.compiler.plan.parameters import parameters
 from edgec.passes.quantize import Quantize
 
 BODY = np.random.default_rng(5).standard_normal(1 << 14).astype(np.float32)
@@ -118,7 +118,7 @@ def test_a_block_that_does_not_divide() -> None:
 
 def test_the_error_is_seen_by_the_checker(monkeypatch: pytest.MonkeyPatch) -> None:
     """A scale that is off by a tenth, or integers shifted by one, do not pass."""
-    from edgec.passes import quantize_rtn
+    from edgec.passes.quantization import round_to_nearest as quantize_rtn
 
     true = quantize_rtn.quantise
 

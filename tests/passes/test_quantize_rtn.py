@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from edgec.compiler.diagnostics import EdgecError
-from edgec.compiler.linears import QuantizedWeight
-from edgec.compiler.weights import Weight, from_array
-from edgec.passes.quantize_rtn import Format, make, quantise
+from edgec.compiler.diagnostics.diagnostic import EdgecError
+from edgec.compiler.ir.linears import QuantizedWeight
+from edgec.compiler.ir.weight_format import Format
+from edgec.compiler.ir.weights import Weight, from_array
+from edgec.passes.quantization.round_to_nearest import make, quantise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import onnx_ir as ir
 import pytest
-from edgec.compiler.devices import devices
-from edgec.compiler.load_hf import load_hf
-from edgec.compiler.manifest import Manifest, arch_entry
-from edgec.compiler.module import Module
-from edgec.compiler.partition import partition
-from edgec.compiler.pass_base import Scope
-from edgec.compiler.target import Emission, EmitJob
+from edgec.compiler.bundle.manifest import Manifest, arch_entry
+from edgec.compiler.emit.target import Emission, EmitJob
+from edgec.compiler.ir.module import Module
+from edgec.compiler.partition.cut_by_device import partition
+from edgec.compiler.pipeline.pass_interface import Scope
+from edgec.compiler.plan.devices import devices
+from edgec.compiler.sources.hf.load_hf import load_hf
 from edgec.passes.bucket import Bucket
 from edgec.passes.quantize import Quantize
 from edgec.targets.qnn import QnnTarget
-from edgec.targets.qnn.chip import Chip
+from edgec.targets.qnn.htp.chip import Chip
 
 MODELS = Path(__file__).resolve().parents[2] / "examples" / "models"
 DEVICE = "snapdragon_8_gen_3"

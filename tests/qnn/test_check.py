@@ -6,11 +6,12 @@ import platform
 from dataclasses import replace
 from pathlib import Path
 
-from edgec.compiler.arch import read_arch
-from edgec.compiler.devices import Device, devices
-from edgec.compiler.diagnostics import Diagnostic, Span
-from edgec.compiler.plan import Deploy, ModelDecl, Plan, Source, Step
-from edgec.compiler.target import CheckRequest
+from edgec.compiler.diagnostics.diagnostic import Diagnostic, Span
+from edgec.compiler.emit.target import CheckRequest
+from edgec.compiler.pipeline.step import Step
+from edgec.compiler.plan.devices import Device, devices
+from edgec.compiler.plan.plan import Deploy, ModelDecl, Plan, Source
+from edgec.compiler.sources.hf.read_decoder_arch import read_arch
 from edgec.passes.bucket import Bucket
 from edgec.passes.quantize import Quantize
 from edgec.targets.qnn import QnnTarget

@@ -8,12 +8,12 @@ from pathlib import Path
 import onnx
 import onnxruntime_qnn
 import pytest
-from edgec.compiler.diagnostics import PlanError
-from edgec.compiler.save import save_graphs
-from edgec.targets.qnn import htp
-from edgec.targets.qnn.compile import _context_node, compile_shared, compile_twin
-from edgec.targets.qnn.engine import QnnEmulator
-from edgec.targets.qnn.lower import lower
+from edgec.compiler.diagnostics.diagnostic import PlanError
+from edgec.compiler.ir.save import save_graphs
+from edgec.targets.qnn.htp import provider as htp
+from edgec.targets.qnn.htp.compile import _context_node, compile_shared, compile_twin
+from edgec.targets.qnn.htp.emulator import QnnEmulator
+from edgec.targets.qnn.lower.lower_graphs import lower
 
 MLP = """
 mlp (float[1,{s},64] x) => (float[1,{s},32] y)
@@ -77,7 +77,7 @@ def test_the_same_inputs_give_the_same_bytes_from_another_folder(static, tmp_pat
 
 def test_the_twin_runs_and_agrees_with_the_target_graph_on_the_cpu(static, tmp_path, chip):
     import numpy as np
-    from edgec.compiler.ort import session
+    from edgec.compiler.oracle.onnx_runtime import session
 
     write(static, tmp_path / "in")
     made = compile_twin(tmp_path / "in", "t8", chip, tmp_path / "out")
@@ -109,7 +109,7 @@ def test_a_refused_op_is_named_and_leaves_nothing(static, tmp_path, chip, golden
 
 def test_a_graph_that_did_not_become_one_context_is_an_error(static, golden_error):
     import onnx_ir as ir
-    from edgec.compiler.diagnostics import EngineError
+    from edgec.compiler.diagnostics.diagnostic import EngineError
 
     with pytest.raises(EngineError) as caught:
         _context_node("t4", ir.to_proto(static(REFUSED)))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from edgec.compiler.diagnostics import EngineError
+from edgec.compiler.diagnostics.diagnostic import EngineError
 from edgec.targets.qnn import QnnTarget
-from edgec.targets.qnn.context import GraphSpec, compare, read, verify
+from edgec.targets.qnn.htp.context_binary import GraphSpec, compare, read, verify
 
 
 @pytest.fixture

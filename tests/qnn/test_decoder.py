@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgec.compiler import oracle
-from edgec.compiler.diagnostics import EngineError
+from edgec.compiler.diagnostics.diagnostic import EngineError
+from edgec.compiler.oracle import oracle
 from edgec.compiler.runtime.chain import ChainModel
 from edgec.compiler.runtime.engines import open_graph
-from edgec.targets.qnn import genie
 from edgec.targets.qnn.emit import twin
+from edgec.targets.qnn.genie import config as genie
 from tokenizers import Tokenizer
 
 from .conftest import CONTEXT, MODELS, emit

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from edgec.compiler.devices import devices
-from edgec.compiler.levels import Level
-from edgec.compiler.module import Module
-from edgec.compiler.ort import session
-from edgec.compiler.partition import partition
-from edgec.compiler.save import save_graphs
-from edgec.compiler.target import EmitJob
+from edgec.compiler.emit.target import EmitJob
+from edgec.compiler.ir.levels import Level
+from edgec.compiler.ir.module import Module
+from edgec.compiler.ir.save import save_graphs
+from edgec.compiler.oracle.onnx_runtime import session
+from edgec.compiler.partition.cut_by_device import partition
+from edgec.compiler.plan.devices import devices
 from edgec.targets.qnn import QnnTarget
 
 from .conftest import DEVICE

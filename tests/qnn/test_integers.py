@@ -11,16 +11,17 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from edgec.compiler.activations import SCORES, Encoding
 from edgec.compiler.cli import main
-from edgec.compiler.diagnostics import PlanError
-from edgec.passes.quantize_rtn import two_level
-from edgec.targets.qnn import makers, makers_integers
-from edgec.targets.qnn.cases_integers import grid
-from edgec.targets.qnn.conformance import Runner, chip_for
-from edgec.targets.qnn.feeds import from_target, to_target
-from edgec.targets.qnn.linear_integers import split_two_level
-from edgec.targets.qnn.lower import lower
+from edgec.compiler.diagnostics.diagnostic import PlanError
+from edgec.compiler.ir.activation_encodings import SCORES, Encoding
+from edgec.passes.quantization.round_to_nearest import two_level
+from edgec.targets.qnn.conformance import one_op_graphs as makers
+from edgec.targets.qnn.conformance import one_op_graphs_integers as makers_integers
+from edgec.targets.qnn.conformance.cases_integers import grid
+from edgec.targets.qnn.conformance.measure import Runner, chip_for
+from edgec.targets.qnn.lower.feeds import from_target, to_target
+from edgec.targets.qnn.lower.linear_integers import split_two_level
+from edgec.targets.qnn.lower.lower_graphs import lower
 
 from .conftest import MODELS
 from .test_check import BUCKET, check, quantize, request
@@ -71,7 +72,7 @@ def test_a_case_of_the_grid_still_comes_out_right(words):
 
 def test_a_uint16_cache_is_why_keys_are_int16():
     """HTP reads the right side of a product of activations with 8 bits when it is uint16."""
-    from edgec.targets.qnn.cases import Case
+    from edgec.targets.qnn.conformance.case import Case
 
     shape = {"tokens": 4, "context": 256, "heads": 8, "kv_heads": 2, "head_dim": 64}
     errors = {}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from edgec.compiler.diagnostics import PlanError
-from edgec.targets.qnn.cases import grid
-from edgec.targets.qnn.conformance import Runner, judge
-from edgec.targets.qnn.legal import Legality, check_uses
-from edgec.targets.qnn.lower import Use
-from edgec.targets.qnn.table import Report, Row, Table
+from edgec.compiler.diagnostics.diagnostic import PlanError
+from edgec.targets.qnn.conformance.cases import grid
+from edgec.targets.qnn.conformance.legality import Legality, check_uses
+from edgec.targets.qnn.conformance.measure import Runner, judge
+from edgec.targets.qnn.conformance.table import Report, Row, Table
+from edgec.targets.qnn.lower.lowering import Use
 
 
 def row(verdict="right", arch="v75", lowering="norm", **shape):
@@ -77,7 +77,7 @@ def test_the_help_offers_what_changes_the_use(lowering, shape, ways):
     first, *between, last = (caught.value.diagnostics[0].help or "").replace(", or ", ", ").split(", ")
     assert first.startswith("`place (device = cpu) on ")
     assert between == ways
-    assert last == "extend the table: `python -m edgec.targets.qnn.conformance --arch v79`"
+    assert last == "extend the table: `python -m edgec.targets.qnn.conformance.measure --arch v79`"
 
 
 def test_the_table_survives_writing_and_reading(tmp_path):

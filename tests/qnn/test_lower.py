@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from edgec.compiler.diagnostics import PlanError
-from edgec.compiler.ort import session
-from edgec.compiler.save import save_graphs
-from edgec.targets.qnn.builder import WeightStore
-from edgec.targets.qnn.conformance import _target_feeds, judge
-from edgec.targets.qnn.linear import pack_rows
-from edgec.targets.qnn.lower import lower
-from edgec.targets.qnn.makers import attention, embedding, matmul, nbits, norm, rotary
+from edgec.compiler.diagnostics.diagnostic import PlanError
+from edgec.compiler.ir.save import save_graphs
+from edgec.compiler.oracle.onnx_runtime import session
+from edgec.targets.qnn.conformance.measure import _target_feeds, judge
+from edgec.targets.qnn.conformance.one_op_graphs import attention, embedding, matmul, nbits, norm, rotary
+from edgec.targets.qnn.lower.builder import WeightStore
+from edgec.targets.qnn.lower.linear import pack_rows
+from edgec.targets.qnn.lower.lower_graphs import lower
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -75,8 +75,8 @@ def test_buckets_share_every_weight(emitted_graphs):
 
 @pytest.fixture(scope="module")
 def emitted_graphs():
-    from edgec.compiler.load_hf import load_hf
-    from edgec.compiler.pass_base import Scope
+    from edgec.compiler.pipeline.pass_interface import Scope
+    from edgec.compiler.sources.hf.load_hf import load_hf
     from edgec.passes.bucket import Bucket
     from edgec.passes.quantize import Quantize
 
@@ -108,7 +108,7 @@ def quantised_embedding() -> ir.Model:
     model, _ = embedding(4, 64, 32)
     graph = model.graph
     gather = next(iter(graph))
-    from edgec.compiler.weights import from_array
+    from edgec.compiler.ir.weights import from_array
 
     def const(name, array):
         weight = from_array(name, array)

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from edgec.compiler.arch import DecoderArch
-from edgec.compiler.levels import Level
-from edgec.compiler.manifest import FORMAT, VERSION, Manifest, arch_entry, problems
-from edgec.compiler.module import DEVICE_KEY, MAIN, Bucket, Module
-from edgec.compiler.oracle import open_session
-from edgec.compiler.partition import partition
-from edgec.compiler.rope import RopeSpec
-from edgec.compiler.semantic import build
-from edgec.compiler.weights import from_array
+from edgec.compiler.bundle.manifest import FORMAT, VERSION, Manifest, arch_entry, problems
+from edgec.compiler.ir.decoder_arch import DecoderArch
+from edgec.compiler.ir.levels import Level
+from edgec.compiler.ir.module import DEVICE_KEY, MAIN, Bucket, Module
+from edgec.compiler.ir.rope import RopeSpec
+from edgec.compiler.ir.weights import from_array
+from edgec.compiler.oracle.oracle import open_session
+from edgec.compiler.partition.cut_by_device import partition
+from edgec.compiler.sources.hf.decoder_graph import build
 
 CONTEXT, VOCAB = 64, 61
 LAYOUTS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from edgec.compiler.runtime.buckets import CALL_COST, Buckets
+from edgec.compiler.runtime.bucket_choice import CALL_COST, Buckets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

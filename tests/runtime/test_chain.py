@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from edgec.compiler.diagnostics import EngineError, PlanError
-from edgec.compiler.oracle import DecoderOracle
+from edgec.compiler.diagnostics.diagnostic import EngineError, PlanError
+from edgec.compiler.oracle.oracle import DecoderOracle
 from edgec.compiler.runtime.chain import ChainModel
 
 STATIC = [(1, 16), (4, 16), (8, 16), (1, 64), (4, 64), (8, 64)]

@@ -7,14 +7,14 @@ import shutil
 
 import numpy as np
 import pytest
-from edgec.compiler.diagnostics import PlanError
-from edgec.compiler.load_hf import load_hf
-from edgec.compiler.manifest import load_manifest
-from edgec.compiler.oracle import DecoderOracle
+from edgec.compiler.bundle.manifest import load_manifest
+from edgec.compiler.diagnostics.diagnostic import PlanError
+from edgec.compiler.oracle.oracle import DecoderOracle
 from edgec.compiler.runtime.generate import Runner, choose_model, run_bundle
-from edgec.compiler.runtime.graph import run_graph
+from edgec.compiler.runtime.plain_graph import run_graph
 from edgec.compiler.runtime.sample import Sampling
-from edgec.compiler.sources import find
+from edgec.compiler.sources.hf.load_hf import load_hf
+from edgec.compiler.sources.origin import find
 
 PROMPTS = ["def mean(values):\n", "import os\n\nclass Cache:\n    def __init__(self, ", "for", "x"]
 

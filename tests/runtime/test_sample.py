@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from edgec.compiler.diagnostics import PlanError
+from edgec.compiler.diagnostics.diagnostic import PlanError
 from edgec.compiler.runtime.sample import Sampling, judge
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.05, 0.3, 0.15], np.float32))

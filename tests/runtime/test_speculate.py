@@ -8,7 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from edgec.compiler.diagnostics import PlanError
+from edgec.compiler.diagnostics.diagnostic import PlanError
 from edgec.compiler.runtime import speculate
 from edgec.compiler.runtime.sample import Sampling
 from edgec.compiler.runtime.speculate import Decoder

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from edgec.compiler.diagnostics import PlanError
-from edgec.compiler.tokenizers import TextStream, Tokenizer
+from edgec.compiler.diagnostics.diagnostic import PlanError
+from edgec.compiler.sources.tokenizer.tokenizer import TextStream, Tokenizer
 
 FOLDER = Path(__file__).parents[2] / "examples" / "models" / "pycode-qwen3"
 CHATML = (

@@ -10,17 +10,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from edgec.compiler.bundle import hash_files
-from edgec.compiler.diagnostics import PlanError
-from edgec.compiler.evaluate import token_ids
-from edgec.compiler.load_hf import load_hf
-from edgec.compiler.manifest import MANIFEST, SEAL
-from edgec.compiler.oracle import DecoderOracle
-from edgec.compiler.oracle import perplexity as oracle_perplexity
-from edgec.compiler.runtime.graph import run_graph
+from edgec.compiler.bundle.manifest import MANIFEST, SEAL, hash_files
+from edgec.compiler.diagnostics.diagnostic import PlanError
+from edgec.compiler.oracle.oracle import DecoderOracle
+from edgec.compiler.oracle.oracle import perplexity as oracle_perplexity
+from edgec.compiler.oracle.text_perplexity import token_ids
 from edgec.compiler.runtime.perplexity import perplexity
-from edgec.compiler.sources import find, remember
-from edgec.compiler.verify import verify_bundle
+from edgec.compiler.runtime.plain_graph import run_graph
+from edgec.compiler.sources.hf.load_hf import load_hf
+from edgec.compiler.sources.origin import find, remember
+from edgec.compiler.verify.verify_bundle import verify_bundle
 from onnx import TensorProto, helper
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from edgec.compiler.diagnostics import Span
-from edgec.compiler.load_hf import load_hf
-from edgec.compiler.module import Module
-from edgec.compiler.pass_base import Scope
-from edgec.compiler.plan import Calibration
+from edgec.compiler.calibration.calibration_text import Calibration
+from edgec.compiler.diagnostics.diagnostic import Span
+from edgec.compiler.ir.module import Module
+from edgec.compiler.pipeline.pass_interface import Scope
+from edgec.compiler.sources.hf.load_hf import load_hf
 
 ROOT = Path(__file__).resolve().parents[2]
 SPAN = Span("plan.edge", 3, 1, 3, 12)

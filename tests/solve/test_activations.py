@@ -9,19 +9,19 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from edgec.compiler.activations import SCORES, Encoding, pairs, root, strip
-from edgec.compiler.diagnostics import PlanError
-from edgec.compiler.evaluate import token_ids
-from edgec.compiler.legality import violations
-from edgec.compiler.levels import Level
-from edgec.compiler.load_hf import load_hf
-from edgec.compiler.module import Module
-from edgec.compiler.oracle import perplexity, run
-from edgec.compiler.pass_base import Scope
-from edgec.compiler.plan import Calibration
-from edgec.passes import activation_ranges
-from edgec.passes.activation_ranges import Seen, measure
-from edgec.passes.kv_cache import KvCache
+from edgec.compiler.calibration.calibration_text import Calibration
+from edgec.compiler.diagnostics.diagnostic import PlanError
+from edgec.compiler.ir.activation_encodings import SCORES, Encoding, pairs, root, strip
+from edgec.compiler.ir.legality.rules import violations
+from edgec.compiler.ir.levels import Level
+from edgec.compiler.ir.module import Module
+from edgec.compiler.oracle.oracle import perplexity, run
+from edgec.compiler.oracle.text_perplexity import token_ids
+from edgec.compiler.pipeline.pass_interface import Scope
+from edgec.compiler.sources.hf.load_hf import load_hf
+from edgec.passes.quantization import activation_ranges
+from edgec.passes.quantization.activation_ranges import Seen, measure
+from edgec.passes.quantization.kv_cache import KvCache
 from edgec.passes.quantize import Quantize
 from edgec.passes.rotate import Rotate
 from hypothesis import given

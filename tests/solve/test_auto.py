@@ -8,14 +8,14 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from edgec.compiler.diagnostics import PlanError
-from edgec.compiler.linears import linears
-from edgec.compiler.module import Module
-from edgec.compiler.pass_base import Scope
-from edgec.passes.blocks import stored_bits
+from edgec.compiler.diagnostics.diagnostic import PlanError
+from edgec.compiler.ir.linears import linears
+from edgec.compiler.ir.module import Module
+from edgec.compiler.ir.weight_format import Format
+from edgec.compiler.pipeline.pass_interface import Scope
+from edgec.passes.quantization.blocks import stored_bits
 from edgec.passes.quantize import Quantize
-from edgec.passes.quantize_rtn import Format
-from edgec.passes.solve.auto import choose
+from edgec.passes.solve.mixed_precision import choose
 
 FORMATS = [Format(bits, 32, True, "gptq") for bits in (3, 4, 8)]
 

@@ -7,9 +7,9 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from edgec.compiler.module import Module
-from edgec.compiler.oracle import DecoderOracle, perplexity
-from edgec.compiler.pass_base import Scope
+from edgec.compiler.ir.module import Module
+from edgec.compiler.oracle.oracle import DecoderOracle, perplexity
+from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.passes.quantize import Quantize
 
 from .conftest import LINEARS, ROOT

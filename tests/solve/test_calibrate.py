@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgec.compiler import calibrate
-from edgec.compiler.diagnostics import PlanError
-from edgec.compiler.module import Module
-from edgec.compiler.plan import Calibration
+from edgec.compiler.calibration import windows as calibrate
+from edgec.compiler.calibration.calibration_text import Calibration
+from edgec.compiler.diagnostics.diagnostic import PlanError
+from edgec.compiler.ir.module import Module
 
 Golden = Callable[..., None]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgec.compiler.arch import read_arch
+from edgec.compiler.sources.hf.read_decoder_arch import read_arch
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -24,10 +24,10 @@ CONFIG = {
 CODE = """
 import re, sys, threading, time
 from pathlib import Path
-from edgec.compiler.diagnostics import Span
-from edgec.compiler.load_hf import load_hf
-from edgec.compiler.pass_base import Scope
-from edgec.compiler.plan import Calibration
+from edgec.compiler.diagnostics.diagnostic import Span
+from edgec.compiler.sources.hf.load_hf import load_hf
+from edgec.compiler.pipeline.pass_interface import Scope
+from edgec.compiler.plan.plan import Calibration
 from edgec.passes.quantize import Quantize
 
 peak = 0

@@ -10,19 +10,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from edgec.compiler import calibrate, compare, oracle
-from edgec.compiler.diagnostics import EngineError, PlanError
-from edgec.compiler.evaluate import token_ids
-from edgec.compiler.linears import linears
-from edgec.compiler.module import Module
-from edgec.compiler.pass_base import Scope
-from edgec.compiler.pass_check import run_and_check
-from edgec.compiler.plan import Calibration
-from edgec.compiler.weights import from_array
+from edgec.compiler.calibration import windows as calibrate
+from edgec.compiler.calibration.calibration_text import Calibration
+from edgec.compiler.diagnostics.diagnostic import EngineError, PlanError
+from edgec.compiler.ir.linears import linears
+from edgec.compiler.ir.module import Module
+from edgec.compiler.ir.weights import from_array
+from edgec.compiler.oracle import compare, oracle
+from edgec.compiler.oracle.text_perplexity import token_ids
+from edgec.compiler.pipeline.pass_check import run_and_check
+from edgec.compiler.pipeline.pass_interface import Scope
+from edgec.passes.quantization.round_to_nearest import two_level
 from edgec.passes.quantize import Quantize
-from edgec.passes.quantize_rtn import two_level
-from edgec.passes.solve import awq, gptq, grid, hessian
-from edgec.passes.solve.flow import Flow, Moments
+from edgec.passes.solve import awq, gptq, hessian
+from edgec.passes.solve import integer_grid as grid
+from edgec.passes.solve.residual_streams import Flow, Moments
 
 LINEARS = ("lm_head", "embed_tokens")
 Golden = Callable[..., None]
@@ -89,7 +91,7 @@ def test_the_cache_answers_the_second_time(
     first, second, said = target.clone(), target.clone(), []
     Quantize(weights="int4", method=method).run(first, scope)
     scope.progress = said.append
-    monkeypatch.setattr("edgec.passes.solve.flow.run", None)
+    monkeypatch.setattr("edgec.passes.solve.residual_streams.run", None)
     Quantize(weights="int4", method=method).run(second, scope)
     assert re.fullmatch(method + r" layers\.5\.mlp \(12 of 13\), about \d+ s left", said[-1])
     assert len(integers(first)) == 42
@@ -147,7 +149,7 @@ def test_without_calibration_it_says_so(draft: Module) -> None:
 def test_without_torch_it_says_what_to_install(
     draft: Module, scope: Scope, golden_error: Golden, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgec.passes.solve.needs.find_spec", lambda _name: None)
+    monkeypatch.setattr("edgec.passes.solve.require_torch.find_spec", lambda _name: None)
     with pytest.raises(PlanError) as raised:
         Quantize(weights="int4", method="gptq").run(draft, scope)
     golden_error("E0461", raised.value)

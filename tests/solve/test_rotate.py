@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from edgec.compiler import oracle
-from edgec.compiler.diagnostics import PlanError
-from edgec.compiler.linears import linears
-from edgec.compiler.module import Module
-from edgec.compiler.pass_base import Scope
-from edgec.compiler.pass_check import run_and_check
+from edgec.compiler.diagnostics.diagnostic import PlanError
+from edgec.compiler.ir.linears import linears
+from edgec.compiler.ir.module import Module
+from edgec.compiler.oracle import oracle
+from edgec.compiler.pipeline.pass_check import run_and_check
+from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.passes.rotate import Rotate
-from edgec.passes.rotate_graph import orthogonal
+from edgec.passes.rotation.rewrite import orthogonal
 
 IDS = np.random.default_rng(0).integers(3, 2048, (2, 48)).astype(np.int32)
 
@@ -73,8 +73,8 @@ def test_outliers_go(target: Module, outliers: Module) -> None:
 def _spread(module: Module) -> float:
     """Largest over root mean square of the first norm's output."""
     import torch
-    from edgec.compiler import compare
-    from edgec.compiler.torch_graph import Constants, run, stretches
+    from edgec.compiler.calibration.torch_graph import Constants, run, stretches
+    from edgec.compiler.oracle import compare
 
     graph = module.main.graph
     feeds = compare.random_feeds(graph, module.arch)

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from edgec.compiler import compare, oracle
-from edgec.compiler.diagnostics import PlanError
-from edgec.compiler.module import Module
-from edgec.compiler.pass_base import Scope
-from edgec.compiler.torch_graph import Constants, run, stretches
-from edgec.compiler.weights import Weight
+from edgec.compiler.calibration.torch_graph import Constants, run, stretches
+from edgec.compiler.diagnostics.diagnostic import PlanError
+from edgec.compiler.ir.module import Module
+from edgec.compiler.ir.weights import Weight
+from edgec.compiler.oracle import compare, oracle
+from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.passes.quantize import Quantize
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edgec.compiler.levels import Level
-from edgec.compiler.params import param
-from edgec.compiler.pass_base import Pass, Relative, Scope, Tolerance
+from edgec.compiler.ir.levels import Level
+from edgec.compiler.pipeline.pass_interface import Pass, Relative, Scope, Tolerance
+from edgec.compiler.plan.parameters import param
 
 if TYPE_CHECKING:
-    from edgec.compiler.module import Module
+    from edgec.compiler.ir.module import Module
 
 
 @dataclass(frozen=True)

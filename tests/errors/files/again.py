@@ -1,6 +1,6 @@
 from dataclasses import dataclass
 
-from edgec.compiler.pass_base import Pass
+from edgec.compiler.pipeline.pass_interface import Pass
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,53 @@
+"""Whether a bundle's files are what its manifest says, before an engine loads them: some load damage without a word.
+
+Files are hashed in pieces. A hash is noted in the cache under the file's path, size, inode and times, so that a large
+bundle is read once and not before every run; `edgec verify` reads every time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+from ..diagnostics.diagnostic import fail
+from ..files import cache
+from .manifest import Manifest
+
+_AGAIN = "copy the bundle again, or compile again"
+_CLOCK_STEP = 2.0  # seconds: a file younger than this can change again without another time (FAT's step is the longest)
+
+
+def check_files(manifest: Manifest) -> None:
+    """Every file there, of its size and with its hash; the sizes first, they cost nothing."""
+    for name, entry in manifest.files.items():
+        path = manifest.bundle / name
+        if not path.is_file():
+            fail("E0905", f"`{path}` is missing from the bundle", help=_AGAIN)
+        if path.stat().st_size != entry["size"]:
+            message = f"`{path}` has {path.stat().st_size} bytes, the manifest says {entry['size']}"
+            fail("E0905", message, help=_AGAIN)
+    for name, entry in manifest.files.items():
+        path = manifest.bundle / name
+        if _digest(path) != entry["sha256"]:
+            fail("E0905", f"`{path}` has been changed: its sha256 is not the manifest's", help=_AGAIN)
+
+
+def _digest(path: Path) -> str:
+    """The file's sha256, from the cache where the same file was hashed before."""
+    held = path.stat()
+    facts = [str(path.resolve()), held.st_size, held.st_ino, held.st_dev, held.st_mtime_ns, held.st_ctime_ns]
+    note = cache.entry("hashed", hashlib.sha256(json.dumps(facts).encode()).hexdigest())
+    with contextlib.suppress(OSError):  # a cache that cannot be used costs time, nothing else
+        return note.read_text(encoding="ascii")
+    digest = cache.digest_file(path)
+    if time.time() - max(held.st_mtime, held.st_ctime) > _CLOCK_STEP:
+        with contextlib.suppress(OSError):
+            note.parent.mkdir(parents=True, exist_ok=True)
+            scratch = note.with_name(f".{note.name}.{os.getpid()}")
+            scratch.write_text(digest, encoding="ascii")
+            os.replace(scratch, note)
+    return digest

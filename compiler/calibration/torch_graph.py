@@ -1,0 +1,330 @@
+"""A decoder's semantic graph run in torch, stretch by stretch: y = f(x; W), weights exchanged or with gradients.
+
+    stretches:  inputs -> [embed] -> x_0 -> [layers.0] -> x_1 -> ... -> x_L -> [head] -> logits
+
+A stretch is a run of nodes that lies between two residual streams: a decoder block, or (`halves`) its attention and
+its MLP apart. What depends on constants only (DequantizeLinear and Transpose of a weight) belongs to no stretch: it is
+made when a stretch first reads it, and forgotten with `Constants`; of an embedding, only the rows that are looked up.
+So one stretch's weights and one batch of activations are what is held. Numbers follow ONNX, float32.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+import onnx_ir as ir
+import torch
+import torch.nn.functional as F
+
+from ..diagnostics.diagnostic import fail
+from ..ir.linears import as_linear, as_quantized
+from ..ir.module import Module, constant
+from ..ir.weights import Rows, Weight
+from ..oracle.oracle import causal_mask
+
+_LAYER = re.compile(r"layers\.(\d+)\.(post_attention_layernorm|mlp)?")
+_APART = 8  # rows of an embedding that are read at once though those between are not asked for
+Env = dict[ir.Value, torch.Tensor]
+
+
+def device() -> torch.device:
+    """A GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Nodes in running order; `reads` is what they take from outside, constants left out."""
+
+    name: str
+    nodes: tuple[ir.Node, ...]
+    reads: tuple[ir.Value, ...]
+
+    @property
+    def outputs(self) -> tuple[ir.Value, ...]:
+        """What somebody outside reads: later stretches, or the graph's own outputs."""
+        inside = set(self.nodes)
+        return tuple(
+            value
+            for node in self.nodes
+            for value in node.outputs
+            if value.is_graph_output() or any(use.node not in inside for use in value.uses())
+        )
+
+
+def stretches(graph: ir.Graph, halves: bool = False) -> list[Stretch]:
+    """The graph cut at the residual stream: `embed`, `layers.0` ..., `head`; each layer in two with `halves`."""
+    parts = ("self_attn", "mlp") if halves else ("",)
+    place: dict[ir.Node, int] = {}
+    last = 0
+    live = [node for node in graph if not is_constant(node)]
+    for node in live:
+        found = _LAYER.match(node.name or "")
+        before = [place[p] for p in (v.producer() for v in node.inputs if v is not None) if p in place]
+        place[node] = max(before, default=0)
+        if found:
+            place[node] = len(parts) * int(found[1]) + (len(parts) if found[2] else 1)
+        last = max(last, place[node])
+    for node in live:  # what follows a layer and belongs to none is the head
+        if place[node] and not _LAYER.match(node.name or ""):
+            place[node] = last + 1
+    layers = [f"layers.{i}.{part}".rstrip(".") for i in range(last // len(parts)) for part in parts]
+    return [_stretch(name, [n for n in live if place[n] == i]) for i, name in enumerate(["embed", *layers, "head"])]
+
+
+def _stretch(name: str, nodes: Sequence[ir.Node]) -> Stretch:
+    made = {value for node in nodes for value in node.outputs}
+    reads = dict.fromkeys(value for node in nodes for value in node.inputs if value is not None and value not in made)
+    return Stretch(name, tuple(nodes), tuple(v for v in reads if not _constant_value(v)))
+
+
+def is_constant(node: ir.Node) -> bool:
+    """Whether `node` depends on constants alone."""
+    return all(value is None or _constant_value(value) for value in node.inputs)
+
+
+def _constant_value(value: ir.Value) -> bool:
+    if value.const_value is not None:
+        return True
+    node = value.producer()
+    return node is not None and is_constant(node)
+
+
+def plain_inputs(module: Module, ids: np.ndarray, on: torch.device) -> Env:
+    """The graph's inputs for windows `ids` [B, S] that start at position 0, with an empty cache."""
+    arch, length = module.arch, ids.shape[1]
+    if arch is None:
+        raise ValueError(f"module `{module.name}` is no decoder")
+    made: dict[str, torch.Tensor] = {
+        "input_ids": torch.from_numpy(ids.astype(np.int32)),
+        "position_ids": torch.arange(length, dtype=torch.int32)[None],
+        "attention_mask": torch.from_numpy(causal_mask(length, 0)),
+    }
+    empty = torch.zeros(1, arch.kv_heads, 0, arch.head_dim)
+    return {value: made.get(value.name or "", empty).to(on) for value in module.main.graph.inputs}
+
+
+@dataclass
+class Constants:
+    """Constants as tensors, made on first use. `given` holds what stands in for a value, maybe with gradients."""
+
+    given: dict[ir.Value, torch.Tensor | Weight] = field(default_factory=dict)
+    on: torch.device = field(default_factory=device)
+    _made: Env = field(default_factory=dict)
+    _tables: dict[ir.Value, _Rows] = field(default_factory=dict)
+
+    def get(self, value: ir.Value) -> torch.Tensor:
+        held = self.given.get(value)
+        if isinstance(held, torch.Tensor):
+            return held
+        if value not in self._made:
+            made, depends = self._make(value)
+            if depends:  # on a given tensor: its graph of gradients may be used once only
+                return made
+            self._made[value] = made
+        return self._made[value]
+
+    def rows(self, table: ir.Value, ids: torch.Tensor) -> torch.Tensor:
+        """Rows `ids` [...] of a constant [V, H]; of one that lies in a file only these are read and held."""
+        if table not in self._tables:
+            held, quant = self._held(table), as_quantized(table.producer())
+            if isinstance(held, Weight):
+                self._tables[table] = _Rows(held.rows, held.dims[0], self.on)
+            elif held is None and quant is not None:
+                self._tables[table] = _Rows(quant.rows, quant.q.dims[0], self.on)
+            else:
+                return F.embedding(ids.long(), self.get(table))
+        return self._tables[table].get(ids)
+
+    def _held(self, value: ir.Value) -> torch.Tensor | Weight | None:
+        return self.given[value] if value in self.given else constant(value)
+
+    def _make(self, value: ir.Value) -> tuple[torch.Tensor, bool]:
+        node = value.producer()
+        held = self._held(value)
+        if isinstance(held, Weight):
+            return self.tensor(held), False
+        if node is None:
+            raise ValueError(f"`{value.name}` is no constant")
+        quant = as_quantized(node)
+        if quant is not None and not any(v in self.given for v in node.inputs if v is not None):
+            return torch.from_numpy(quant.rows(0, quant.q.dims[0])).to(self.on), False
+        inputs = [None if v is None else self.get(v) for v in node.inputs]
+        depends = any(v is not None and self._given_behind(v) for v in node.inputs)
+        return compute(node, inputs)[0], depends
+
+    def _given_behind(self, value: ir.Value) -> bool:
+        node = value.producer()
+        behind = () if node is None else node.inputs
+        return value in self.given or any(v is not None and self._given_behind(v) for v in behind)
+
+    def tensor(self, weight: Weight) -> torch.Tensor:
+        array = weight.numpy()
+        if array.dtype == np.float16:
+            array = array.astype(np.float32)
+        own = array.flags.owndata and array.flags.writeable
+        return torch.from_numpy(array if own else array.copy()).to(self.on)
+
+
+class _Rows:
+    """Rows of a table [V, H] as float32, read when they are first asked for."""
+
+    def __init__(self, read: Rows, count: int, on: torch.device) -> None:
+        self.read, self.on = read, on
+        self.place = np.full(count, -1, np.int64)  # of each row in `held`
+        self.held: torch.Tensor | None = None
+
+    def get(self, ids: torch.Tensor) -> torch.Tensor:
+        asked = ids.cpu().numpy()
+        new = np.unique(asked[self.place[asked] < 0])
+        if len(new):
+            parts = [] if self.held is None else [self.held]
+            for run_ in np.split(new, np.flatnonzero(np.diff(new) > _APART) + 1):
+                read = self.read(int(run_[0]), int(run_[-1]) + 1)[run_ - run_[0]]
+                parts.append(torch.from_numpy(read.astype(np.float32)).to(self.on))
+            self.place[new] = np.arange(len(new)) + (0 if self.held is None else len(self.held))
+            self.held = torch.cat(parts)
+        if self.held is None:
+            raise ValueError("no row was asked for")
+        return F.embedding(torch.from_numpy(self.place[asked]).to(self.on), self.held)
+
+
+def run(nodes: Iterable[ir.Node], env: Env, constants: Constants, wanted: Sequence[ir.Value]) -> list[torch.Tensor]:
+    """The `wanted` values, from those in `env` (left alone); nothing beyond the last of them is computed."""
+    needed = _needed(list(nodes), env, wanted)
+    last = {value: node for node in needed for value in node.inputs if value is not None}
+    values = dict(env)
+    for node in needed:
+        for value, made in zip(node.outputs, evaluate(node, values, constants), strict=False):
+            values[value] = made
+        for value in node.inputs:
+            if value is not None and last[value] is node and value not in wanted:
+                values.pop(value, None)
+    return [values[value] for value in wanted]
+
+
+def _needed(nodes: list[ir.Node], env: Env, wanted: Sequence[ir.Value]) -> list[ir.Node]:
+    open_ = {value for value in wanted if value not in env}
+    kept = []
+    for node in reversed(nodes):
+        if open_.intersection(node.outputs):
+            kept.append(node)
+            open_.difference_update(node.outputs)
+            open_.update(v for v in node.inputs if v is not None and v not in env)
+    return kept[::-1]
+
+
+def evaluate(node: ir.Node, values: Env, constants: Constants) -> tuple[torch.Tensor, ...]:
+    """One node on what is in `values`, else on constants."""
+    table = node.inputs[0] if node.op_type == "Gather" else None
+    if table is not None and table not in values and node.inputs[1] in values:
+        return (constants.rows(table, values[node.inputs[1]]),)
+    return compute(node, [None if v is None else values[v] if v in values else constants.get(v) for v in node.inputs])
+
+
+def compute(node: ir.Node, inputs: list[torch.Tensor | None]) -> tuple[torch.Tensor, ...]:
+    """One node on tensors."""
+    rule = _RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if rule is None:
+        fail(
+            "E0470",
+            f"`{node.name}` is a {node.op_type}, which calibration cannot run",
+            help="use a method that needs no calibration (rtn, mse or hqq), or calibrate before the pass that made it",
+        )
+    made = rule(node, cast(Inputs, inputs))  # an optional input that is absent is None; rules that have one look
+    return made if isinstance(made, tuple) else (made,)
+
+
+Inputs = list[torch.Tensor]
+Rule = Callable[[ir.Node, Inputs], "torch.Tensor | tuple[torch.Tensor, ...]"]
+
+
+def _ints(node: ir.Node, name: str) -> list[int]:
+    return list(node.attributes[name].as_ints())
+
+
+def _number(node: ir.Node, name: str, default: float) -> float:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.value
+
+
+def _rms_norm(node: ir.Node, x: Inputs) -> torch.Tensor:
+    spread = x[0].pow(2).mean(-1, keepdim=True)
+    return x[0] * torch.rsqrt(spread + _number(node, "epsilon", 1e-5)) * x[1]
+
+
+def _reshape(node: ir.Node, x: Inputs) -> torch.Tensor:
+    shape = [x[0].shape[i] if size == 0 else size for i, size in enumerate(x[1].tolist())]
+    return x[0].reshape(shape)
+
+
+def _rotary(node: ir.Node, x: Inputs) -> torch.Tensor:
+    """x [B,heads,S,D], cos and sin [B,S,D/2]; the halves of D turn together."""
+    cos, sin = x[1].unsqueeze(1), x[2].unsqueeze(1)
+    first, second = x[0].chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def _attention(node: ir.Node, x: Inputs) -> torch.Tensor:
+    """softmax(q [K_past, k]^T * scale + mask) [V_past, v]; the present K/V, which nobody reads, are left out."""
+    q, k, v, mask = x[:4]
+    if len(x) > 5 and x[4].shape[2]:
+        k, v = torch.cat([x[4], k], dim=2), torch.cat([x[5], v], dim=2)
+    repeat = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
+    scale = _number(node, "scale", q.shape[-1] ** -0.5)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+
+
+def _gather(node: ir.Node, x: Inputs) -> torch.Tensor:
+    return F.embedding(x[1].long(), x[0])
+
+
+def _dequantize(node: ir.Node, x: Inputs) -> torch.Tensor:
+    """(q - zero_point) * scale, a scale per block of `block_size` inputs or per row."""
+    block = int(_number(node, "block_size", 0)) or x[0].shape[1]
+    groups = x[0].float().reshape(x[0].shape[0], -1, block)
+    scale = x[1].reshape(len(groups), -1, 1)
+    if len(x) > 2:
+        groups = groups - x[2].float().reshape(scale.shape)
+    return (groups * scale).reshape(x[0].shape)
+
+
+_RULES: Mapping[str, Rule] = {
+    "Add": lambda node, x: x[0] + x[1],
+    "Attention": _attention,
+    "Cast": lambda node, x: x[0].to(_torch_type(int(_number(node, "to", 1)))),
+    "Cos": lambda node, x: torch.cos(x[0]),
+    "DequantizeLinear": _dequantize,
+    "Gather": _gather,
+    "Identity": lambda node, x: x[0],
+    "MatMul": lambda node, x: x[0] @ x[1],
+    "Mul": lambda node, x: x[0] * x[1],
+    "RMSNormalization": _rms_norm,
+    "Reshape": _reshape,
+    "RotaryEmbedding": _rotary,
+    "Sin": lambda node, x: torch.sin(x[0]),
+    "Swish": lambda node, x: F.silu(x[0] * _number(node, "alpha", 1.0)) / _number(node, "alpha", 1.0),
+    "Transpose": lambda node, x: x[0].permute(_ints(node, "perm")),
+    "Unsqueeze": lambda node, x: _unsqueeze(x),
+}
+
+
+def _unsqueeze(x: Inputs) -> torch.Tensor:
+    made = x[0]
+    for axis in sorted(x[1].tolist()):
+        made = made.unsqueeze(axis)
+    return made
+
+
+def _torch_type(code: int) -> torch.dtype:
+    return {1: torch.float32, 6: torch.int32, 7: torch.int64, 10: torch.float16}[code]
+
+
+def linear_nodes(stretch: Stretch) -> list[ir.Node]:
+    """The stretch's linears that multiply by a constant weight."""
+    return [n for n in stretch.nodes if (found := as_linear(n)) is not None and found.kind == "matmul"]

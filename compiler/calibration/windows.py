@@ -1,0 +1,132 @@
+"""Calibration windows: ids [samples, length] int32, cut from the plan's `calibration` text.
+
+Each file is tokenised alone and the ids are joined in the order of the plan; the stream is cut into windows of
+`length` tokens that do not overlap, and `seed` chooses and orders `samples` of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..diagnostics.diagnostic import Span, fail
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from ..ir.module import Module
+    from .calibration_text import Calibration
+
+_BATCH = 1 << 18  # characters
+_MOST_UNKNOWN = 0.1  # of the tokens; more, and the tokenizer was made for another kind of text
+
+
+def windows(calibration: Calibration, module: Module) -> np.ndarray:
+    """The windows for `module`, with its own tokenizer; every bad input is an error at the plan's line."""
+    at = calibration.span
+    if module.source is None or module.arch is None:
+        fail("E0455", f"`{module.name}` has no tokenizer: only decoders can be calibrated on text", at)
+    if calibration.length > module.arch.max_positions:
+        fail(
+            "E0456",
+            f"calibration windows of {calibration.length} tokens are longer than the {module.arch.max_positions} "
+            f"positions of `{module.name}`",
+            at,
+            help=f"set `length` to at most {module.arch.max_positions}",
+        )
+    ids = _tokenise(calibration.text, _tokenizer(module.source, at), at)
+    _check_ids(ids, module.arch.vocab, module.source, at)
+    return choose(ids, calibration.samples, calibration.length, calibration.seed, at)
+
+
+def choose(ids: np.ndarray, samples: int, length: int, seed: int, at: Span | None = None) -> np.ndarray:
+    """`samples` of the windows of `length` that the stream `ids` fills, in a random order."""
+    filled = len(ids) // length
+    if filled < samples:
+        fail(
+            "E0452",
+            f"the calibration text has {len(ids):,} tokens, which fill {filled:,} windows of {length}; "
+            f"{samples:,} are asked for",
+            at,
+            help=f"set `samples` to at most {filled}, or add text" if filled else "set a smaller `length`, or add text",
+        )
+    chosen = np.random.default_rng(seed).permutation(filled)[:samples]
+    return ids[: filled * length].reshape(filled, length)[chosen].astype(np.int32)
+
+
+def digest(ids: np.ndarray) -> str:
+    """What tells one set of windows from another."""
+    return hashlib.sha256(repr(ids.shape).encode() + np.ascontiguousarray(ids, np.int32).tobytes()).hexdigest()
+
+
+def _tokenizer(folder: Path, at: Span) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        fail("E0455", f"`{folder}` has no `tokenizer.json`, which calibration needs to read text", at)
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception with the parser's message
+        fail("E0455", f"`{path}` cannot be read as a tokenizer: {error}", at)
+
+
+def _tokenise(paths: Sequence[Path], tokenizer: Tokenizer, at: Span) -> np.ndarray:
+    parts = [np.empty(0, np.int32)]
+    for texts in _batches(_read(path, at) for path in paths):
+        # ids are taken at once: what else an encoding carries is many times their size
+        made = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        parts += [np.array(one.ids, np.int32) for one in made]
+    ids = np.concatenate(parts)
+    unknown = getattr(tokenizer.model, "unk_token", None)
+    number = tokenizer.token_to_id(unknown) if unknown else None
+    if number is not None and len(ids) and (share := float(np.mean(ids == number))) > _MOST_UNKNOWN:
+        fail("E0453", f"{share:.0%} of the calibration text are tokens that the tokenizer does not know", at)
+    return ids
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts by the quarter of a million characters, which the tokenizer spreads over the cores."""
+    held: list[str] = []
+    for text in texts:
+        if held and sum(map(len, held)) + len(text) > _BATCH:
+            yield held
+            held = []
+        held.append(text)
+    if held:
+        yield held
+
+
+def _read(path: Path, at: Span) -> str:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        fail("E0450", f"calibration text `{path}` cannot be read: {error.strerror}", at)
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        fail(
+            "E0451",
+            f"calibration text `{path}` is not UTF-8: byte {error.start} is 0x{raw[error.start]:02x}",
+            at,
+            help="convert it, e.g. with `iconv -t utf-8`, or take it out of `text`",
+        )
+    if not text.strip():
+        fail("E0450", f"calibration text `{path}` is empty", at)
+    return text
+
+
+def _check_ids(ids: np.ndarray, vocab: int, folder: Path, at: Span) -> None:
+    beyond = Counter(ids[ids >= vocab].tolist())
+    if beyond:
+        fail(
+            "E0453",
+            f"the tokenizer in `{folder}` makes token {max(beyond)}, the model has {vocab} embeddings",
+            at,
+            help="use the tokenizer that belongs to the model",
+        )

@@ -1,0 +1,233 @@
+"""One deploy line, from its source to emitted files.
+
+    load -> steps on weights -> compressed -> steps that place and shape -> parts -> the targets' files
+
+Perplexity is that of `compressed`: what follows changes where and in which shapes the model runs, not what it computes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..diagnostics.diagnostic import EdgecError, Label, Span
+from ..ir.levels import Level
+
+if TYPE_CHECKING:
+    from ..emit.part import Part
+    from ..emit.target import Emission
+    from ..ir.module import Module
+    from ..pipeline.pass_interface import StepResult
+    from ..pipeline.step import Step
+    from ..plan.plan import Deploy, ModelDecl, Plan
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """How to compile, as opposed to what: nothing here changes the bundle's bytes."""
+
+    jobs: int = 1
+    print_after: tuple[str, ...] = ()
+    time_passes: bool = False
+    verify_each: bool = False
+    explain_skips: bool = False
+    progress: Progress = lambda _text: None
+
+
+@dataclass
+class CompiledModel:
+    """One deploy line after emission. `compressed` is the module as quantised, before placement and buckets."""
+
+    name: str
+    deploy: Deploy
+    decl: ModelDecl
+    compressed: Module
+    final: Module
+    parts: list[Part]
+    steps: list[StepResult]
+    emission: Emission
+    weight_errors: dict[str, float] = field(default_factory=dict)  # of quantised linears, see `weight_error`
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def _blamed_on(span: Span) -> Iterator[None]:
+    """Let a failure that names no place in the plan point at `span`."""
+    try:
+        yield
+    except EdgecError as error:
+        placed = [d if d.at is not None else dataclasses.replace(d, at=Label(span)) for d in error.diagnostics]
+        raise type(error)(*placed) from error
+
+
+def load_model(decl: ModelDecl) -> Module:
+    """The module of a `model` line at level `semantic`; weights stay in their files."""
+    with _blamed_on(decl.span):
+        return _load(decl)
+
+
+def _load(decl: ModelDecl) -> Module:
+    if decl.source.kind == "onnx":
+        from ..sources.onnx.load_onnx import load_onnx
+
+        return load_onnx(decl.name, decl.source.path, decl.context)
+    from ..sources.hf.load_hf import load_hf
+
+    return load_hf(decl.name, decl.source.path, decl.context)
+
+
+def compile_model(
+    plan: Plan, deploy: Deploy, implied: Sequence[Step], directory: Path, options: CompileOptions
+) -> CompiledModel:
+    """Take one deploy line to files below `directory`; `implied` are steps that follow from the line itself."""
+    with _blamed_on(deploy.span):
+        return _compile_model(plan, deploy, implied, directory, options)
+
+
+def _compile_model(
+    plan: Plan, deploy: Deploy, implied: Sequence[Step], directory: Path, options: CompileOptions
+) -> CompiledModel:
+    from ..partition.cut_by_device import partition
+    from ..registry import targets
+    from .weight_error import weight_errors
+
+    say = options.progress
+    decl = plan.models[deploy.model]
+    clock = _Clock()
+    say(f"{deploy.model}: loading {decl.source.text}")
+    module = load_model(decl)
+    clock.lap("load")
+    weights_steps, shape_steps = _split(plan.steps(deploy))
+    results = _run(module, [*weights_steps, *implied], plan, deploy, options)
+    errors = weight_errors(module)
+    _say_lines(module, plan)
+    compressed = module.clone()
+    results += _run(module, shape_steps, plan, deploy, options)
+    clock.lap("passes")
+    target = targets()[deploy.target]()
+    parts = partition(module, deploy.device) if target.engine == "chain" else _whole(module, deploy)
+    say(f"{deploy.model}: writing {deploy.target}")
+    emission = _emit(module, parts, plan, deploy, directory, options)
+    clock.lap("emit")
+    return CompiledModel(deploy.model, deploy, decl, compressed, module, parts, results, emission, errors, clock.laps)
+
+
+def _say_lines(module: Module, plan: Plan) -> None:
+    """Let the lines that decided formats be told from the plan's folder: a bundle holds no path of this machine."""
+    folder = plan.path.parent
+    shown = {file: Path(os.path.relpath(file, folder)).as_posix() for file in plan.sources}
+    for name, line in module.decisions.items():
+        file, *place = line.rsplit(":", 2)
+        module.decisions[name] = ":".join([shown.get(file, file), *place])
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = now - self._last
+        self._last = now
+
+
+def _split(steps: Sequence[Step]) -> tuple[Sequence[Step], Sequence[Step]]:
+    """Before and from the first step that places or shapes: perplexity is that of the module in between."""
+    for index, step in enumerate(steps):
+        leaves = step.pass_.leaves
+        if leaves is not None and leaves >= Level.PLACED:
+            return steps[:index], steps[index:]
+    return steps, ()
+
+
+def _run(
+    module: Module,
+    steps: Sequence[Step],
+    plan: Plan,
+    deploy: Deploy,
+    options: CompileOptions,
+) -> list[StepResult]:
+    from ..pipeline.run_steps import PipelineOptions, run_pipeline
+    from ..registry import targets
+
+    chosen = PipelineOptions(
+        print_after=options.print_after,
+        time_passes=options.time_passes,
+        verify_each=options.verify_each,
+        explain_skips=options.explain_skips,
+    )
+    return run_pipeline(
+        module,
+        steps,
+        default_device=deploy.device,
+        options=chosen,
+        calibration=plan.calibration,
+        progress=options.progress,
+        widths=targets()[deploy.target].widths,
+    )
+
+
+def _whole(module: Module, deploy: Deploy) -> list[Part]:
+    from ..emit.part import Part
+
+    return [Part(f"{module.name}.{deploy.device}0", deploy.device, dict(module.graphs))]
+
+
+def _emit(
+    module: Module, parts: list[Part], plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions
+) -> Emission:
+    """Emit each part by the target of its device; CPU parts beside an NPU deploy are ONNX Runtime's."""
+    from ..emit.target import Emission, EmitJob
+    from ..registry import targets
+
+    known = targets()
+    (directory / deploy.model).mkdir(parents=True, exist_ok=True)
+    whole = Emission(engine=known[deploy.target].engine, parts={})
+    by_target: dict[str, list[Part]] = {}
+    for part in parts:
+        serves = deploy.target if part.device in known[deploy.target].devices else "ort"
+        by_target.setdefault(serves, []).append(part)
+    for name, own in by_target.items():
+        target = known[name]()
+        job = EmitJob(
+            module=module,
+            parts=own,
+            directory=directory,
+            folder=deploy.model,
+            device=plan.devices[0],
+            options=deploy.options if name == deploy.target else target.Options(),
+            origin=deploy.span,
+            progress=options.progress,
+        )
+        emitted = target.emit(job)
+        whole.parts.update(emitted.parts)
+        whole.libraries += [row for row in emitted.libraries if row not in whole.libraries]
+        whole.notes += emitted.notes
+        whole.stored.update(emitted.stored)
+        _lay_out_cache(whole, emitted)
+        if name == deploy.target:
+            whole.engine, whole.float_type = emitted.engine, emitted.float_type
+    return whole
+
+
+def _lay_out_cache(whole: Emission, emitted: Emission) -> None:
+    """The model's K/V layout is that of the first target whose parts hold a cache; others say theirs part by part."""
+    holders = [
+        part
+        for part in emitted.parts.values()
+        if any(spec["name"].startswith("past_") for graph in part["graphs"].values() for spec in graph["inputs"])
+    ]
+    if holders or emitted.engine != "chain":  # an engine of whole models keeps its own cache
+        whole.kv = whole.kv or emitted.kv
+    for part in holders:
+        if emitted.kv != whole.kv:
+            part["kv"] = emitted.kv

@@ -1,0 +1,246 @@
+"""The manifest's content from what was compiled. The schema is `manifest.schema.json`, its meaning `docs/bundle.md`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..bundle.manifest import arch_entry
+from ..files import cache
+from ..ir.linears import QuantizedWeight, linears
+from ..ir.module import MAIN, Bucket
+from ..oracle.text_perplexity import model_files
+
+if TYPE_CHECKING:
+    from ..ir.module import Module
+    from ..plan.devices import Device
+    from ..plan.plan import Plan
+    from .compile_model import CompiledModel
+    from .requirements import Measured
+
+TOOLS = ("edgec", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-qnn", "MNN", "numpy", "tokenizers")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
+
+
+def assemble(plan: Plan, models: Sequence[CompiledModel], measured: Measured, directory: Path) -> dict[str, Any]:
+    """The manifest of the bundle below `directory`, whose files are all written but the manifest itself."""
+    tokenizers = _tokenizers(models, directory)
+    folders = {model: name for name, facts in tokenizers.items() for model in facts["models"]}
+    parts: dict[str, Any] = {}
+    for model in models:
+        parts.update(model.emission.parts)
+    return {
+        "plan": _plan(plan),
+        "devices": [_device(device) for device in plan.devices],
+        "tools": _tool_versions(),
+        "inputs": {model.name: _inputs(model) for model in models},
+        "tokenizers": {name: {k: v for k, v in facts.items() if k != "models"} for name, facts in tokenizers.items()},
+        "models": {model.name: _model(plan, model, folders.get(model.name), directory) for model in models},
+        "parts": parts,
+        "speculation": _speculation(plan),
+        "sampling": {model.name: _sampling(model) for model in models if model.compressed.arch is not None},
+        "memory": {model.name: _memory(model, directory) for model in models},
+        "measured": _measured(measured),
+        "libraries": _libraries(models),
+    }
+
+
+def _device(device: Device) -> dict[str, Any]:
+    return {key: getattr(device, key) for key in ("name", "marketing", "sm", "soc", "arch", "vtcm_mb")}
+
+
+def _plan(plan: Plan) -> dict[str, Any]:
+    import hashlib
+
+    digest = hashlib.sha256("\0".join(plan.sources.values()).encode()).hexdigest()
+    return {"name": plan.name, "sha256": digest, "defines": {k: _json_value(v) for k, v in plan.defines.items()}}
+
+
+def _json_value(value: object) -> object:
+    return value if isinstance(value, (int, float, str, bool)) else str(value)
+
+
+def _tool_versions() -> dict[str, str]:
+    found = {}
+    for tool in TOOLS:
+        try:
+            found[tool] = importlib.metadata.version(tool)
+        except importlib.metadata.PackageNotFoundError:  # QNN exists for Linux on x86-64 only
+            continue
+    return found
+
+
+def _inputs(model: CompiledModel) -> dict[str, Any]:
+    source = model.decl.source
+    return {
+        "kind": source.kind,
+        "source": source.text,
+        "files": {
+            path.name: {"sha256": cache.digest_file(path), "size": path.stat().st_size}
+            for path in model_files(source.path)
+        },
+    }
+
+
+def _tokenizers(models: Sequence[CompiledModel], directory: Path) -> dict[str, dict[str, Any]]:
+    """Copy each distinct tokenizer once: `tokenizer`, then `tokenizer-<model>` for models that differ."""
+    found: dict[str, dict[str, Any]] = {}
+    digests: dict[str, str] = {}
+    for model in models:
+        source = model.decl.source.path
+        if model.compressed.arch is None or not (source / "tokenizer.json").is_file():
+            continue
+        digest = cache.digest_file(source / "tokenizer.json")
+        if digest in digests:
+            found[digests[digest]]["models"].append(model.name)
+            continue
+        name = "tokenizer" if not found else f"tokenizer-{model.name}"
+        digests[digest] = name
+        (directory / name).mkdir(exist_ok=True)
+        for file in TOKENIZER_FILES:
+            if (source / file).is_file():
+                shutil.copyfile(source / file, directory / name / file)
+        found[name] = {**_tokenizer_facts(source, model.compressed.arch), "directory": name, "models": [model.name]}
+    return found
+
+
+def _tokenizer_facts(source: Path, arch: Any) -> dict[str, Any]:
+    config = _json(source / "tokenizer_config.json")
+    template = bool(config.get("chat_template")) or (source / "chat_template.jinja").is_file()
+    return {
+        "bos": arch.bos,
+        "eos": list(arch.eos),
+        "add_bos": bool(config.get("add_bos_token", False)),
+        "chat_template": template,
+    }
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _model(plan: Plan, model: CompiledModel, tokenizer: str | None, directory: Path) -> dict[str, Any]:
+    arch = model.compressed.arch
+    options = {key: _json_value(value) for key, value in vars(model.deploy.options).items()}
+    entry: dict[str, Any] = {
+        "role": _role(plan, model.name),
+        "kind": "graph" if arch is None else "decoder",
+        "deploy": {
+            "device": model.deploy.device,
+            "target": model.deploy.target,
+            "pipeline": model.deploy.pipeline,
+            "options": options,
+        },
+        "engine": model.emission.engine,
+        "moved": any(step.pass_.moves_inside for step in plan.steps(model.deploy)),
+        "weights": _weights(model),
+        "bytes": _folder_bytes(directory / model.name),
+    }
+    if model.emission.engine == "chain":
+        entry["buckets"] = _buckets(model)
+    if arch is not None:
+        # a pass may have untied what the checkpoint tied
+        entry["arch"] = {**arch_entry(arch, model.decl.context), "tied": arch.tied and _tied(model.compressed)}
+        entry["tokenizer"] = tokenizer
+        entry["kv"] = model.emission.kv or None
+    return entry
+
+
+def _folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _memory(model: CompiledModel, directory: Path) -> dict[str, Any]:
+    """Bytes of the weights as stored and of each bucket's K/V cache at full capacity."""
+    arch = model.compressed.arch
+    needs: dict[str, Any] = {"weights": _folder_bytes(directory / model.name), "kv": {}}
+    if arch is None:
+        return needs
+    width = {"float32": 4, "uint8": 1}.get(model.emission.kv.get("dtype", ""), 2)
+    for row in _buckets(model) or [{"name": MAIN, "context": None}]:
+        positions = row["context"] or model.decl.context
+        needs["kv"][row["name"]] = 2 * arch.layers * arch.kv_heads * arch.head_dim * positions * width
+    return needs
+
+
+def _role(plan: Plan, name: str) -> str:
+    for line in plan.speculates:
+        if name in (line.draft, line.target):
+            return "draft" if name == line.draft else "target"
+    return "model"
+
+
+def _buckets(model: CompiledModel) -> list[dict[str, Any]]:
+    if model.emission.engine != "chain":
+        return []
+    rows = []
+    for key in model.final.graphs:
+        bucket = None if key == MAIN else Bucket.parse(key)
+        rows.append(
+            {
+                "name": key,
+                "tokens": bucket.tokens if bucket else None,
+                "context": bucket.context if bucket else None,
+                "parts": [part.name for part in model.parts],
+            }
+        )
+    return rows
+
+
+def _weights(model: CompiledModel) -> list[dict[str, Any]]:
+    rows = []
+    for linear in linears(model.compressed):
+        quant = linear.quant
+        rows.append(
+            {
+                "name": linear.name,
+                "shape": list(linear.shape),
+                "dtype": _stored(quant, model.emission.stored.get(linear.name)) if quant else model.emission.float_type,
+                "bits": quant.width if quant else None,
+                "block": quant.block if quant else None,
+                "symmetric": quant.symmetric if quant else None,
+                "source_line": model.compressed.decisions.get(linear.name),
+            }
+        )
+    return rows
+
+
+def _tied(module: Module) -> bool:
+    held = {linear.name: linear.initializer for linear in linears(module)}
+    return held.get("lm_head") is held.get("embed_tokens")
+
+
+def _stored(quant: QuantizedWeight, bits: int | None) -> str:
+    return f"{'' if quant.q.dtype.is_signed() else 'u'}int{bits or quant.bits}"
+
+
+def _speculation(plan: Plan) -> dict[str, Any] | None:
+    if not plan.speculates:
+        return None
+    line = plan.speculates[0]
+    return {"draft": line.draft, "target": line.target, "k": line.k, "accept": line.accept}
+
+
+def _sampling(model: CompiledModel) -> dict[str, Any]:
+    config = _json(model.decl.source.path / "generation_config.json")
+    known = ("do_sample", "temperature", "top_p", "top_k")
+    return {key: config[key] for key in known if key in config}
+
+
+def _measured(measured: Measured) -> dict[str, Any]:
+    return {
+        "perplexity": measured.perplexity,
+        "baseline": measured.baseline,
+        "requires": measured.requires,
+    }
+
+
+def _libraries(models: Sequence[CompiledModel]) -> list[dict[str, str]]:
+    rows: list[dict[str, str]] = []
+    for model in models:
+        rows += [row for row in model.emission.libraries if row not in rows]
+    return rows

@@ -1,0 +1,11 @@
+"""Words that messages share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def join_or(parts: Iterable[str], word: str = "or") -> str:
+    """`a`, `a or b`, `a, b or c`."""
+    *head, last = list(parts) or [""]
+    return f"{', '.join(head)} {word} {last}" if head else last

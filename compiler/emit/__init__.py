@@ -1,0 +1,1 @@
+"""What an emitter is: targets, parts, engines in child processes."""

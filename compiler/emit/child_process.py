@@ -1,0 +1,186 @@
+"""Run an engine in a process of its own: a small remote call over a socket pair.
+
+An engine that segfaults, hangs or prints to stdout must not take edgec with it. The parent writes one
+frame per call and reads one frame back:
+
+    frame = u32 n | u64 size[n] | part_0 … part_n-1      part_0 = pickle of the message, the rest = its arrays
+
+Arrays travel out of band (pickle protocol 5), so they are copied once on each side. The child's stdout and
+stderr go to a temporary file, whose tail is quoted when it dies. The pair is private to the two processes,
+so unpickling what comes through it trusts nobody new. The child leaves when the parent's end closes, whatever
+the reason.
+
+    child = Child("edgec.targets.mnn.worker", what="MNN running `draft`")
+    logits = child.call("forward", ids=[1, 2, 3])        # on the worker's side: serve({"forward": forward})
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import traceback
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from ..diagnostics.diagnostic import EdgecError, EngineError, fail
+
+_FD = "EDGEC_CHILD_FD"
+_TAIL_LINES, _TAIL_BYTES = 8, 8192
+_QUIET = {"ORT_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+
+
+class Child:
+    """A worker process; `what` names the engine and the part in every message about it."""
+
+    def __init__(
+        self, module: str, *, what: str, env: Mapping[str, str] | None = None, timeout: float | None = None
+    ) -> None:
+        self.what = what
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
+        self._socket, theirs = socket.socketpair()
+        self._socket.settimeout(timeout)
+        try:
+            self._process = subprocess.Popen(
+                # -P: the folder we happen to stand in must not shadow a module the engine imports
+                [sys.executable, "-P", "-m", module],
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                pass_fds=(theirs.fileno(),),
+                env={**os.environ, **_QUIET, **(env or {}), _FD: str(theirs.fileno())},
+            )
+        finally:
+            theirs.close()
+        self._finalizer = weakref.finalize(self, _end, self._process, self._socket, self._log)
+
+    def call(self, method: str, **kwargs: Any) -> Any:
+        """The worker's answer to `method(**kwargs)`; its death, silence and exceptions are an EngineError."""
+        if not self._finalizer.alive:
+            fail("E0990", f"{self.what} was called after it had ended", kind=EngineError)
+        try:
+            _send(self._socket, (method, kwargs))
+            status, value = _receive(self._socket)
+        except TimeoutError:
+            self._timed_out(method)
+        except (EOFError, ConnectionError):
+            self._died(method)
+        if status == "ok":
+            return value
+        if isinstance(value, EdgecError):
+            raise value
+        fail("E0992", f"{self.what} failed in `{method}`: {value}{self._tail()}", kind=EngineError)
+
+    def close(self) -> None:
+        """End the worker; calling it twice is harmless."""
+        self._finalizer()
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _died(self, method: str) -> NoReturn:
+        try:
+            code = self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            code = None
+        tail = self._tail()
+        self.close()
+        fail("E0990", f"{self.what} {_cause(code)} in `{method}`{tail}", kind=EngineError)
+
+    def _timed_out(self, method: str) -> NoReturn:
+        seconds, tail = self._socket.gettimeout(), self._tail()
+        self._process.kill()
+        self.close()
+        fail("E0991", f"{self.what} gave no answer to `{method}` within {seconds:g} s{tail}", kind=EngineError)
+
+    def _tail(self) -> str:
+        """The last lines the engine printed, indented under the message."""
+        size = os.fstat(self._log.fileno()).st_size
+        # pread: the descriptor's own position belongs to the child, which is still writing there
+        text = os.pread(self._log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode("utf-8", "replace")
+        lines = [line for line in text.splitlines() if line.strip()][-_TAIL_LINES:]
+        return "; it printed:\n    " + "\n    ".join(lines) if lines else ""
+
+
+def serve(handlers: Mapping[str, Callable[..., Any]]) -> None:
+    """Answer calls until the parent hangs up. The worker module's `main`."""
+    channel = socket.socket(fileno=int(os.environ.pop(_FD)))
+    while True:
+        try:
+            method, kwargs = _receive(channel)
+        except (EOFError, ConnectionError):
+            return
+        try:
+            answer = ("ok", handlers[method](**kwargs))
+        except EdgecError as error:
+            answer = ("error", error)
+        except Exception as error:  # the boundary: whatever an engine raises becomes a message
+            traceback.print_exc()
+            answer = ("error", f"{type(error).__name__}: {error}")
+        _send(channel, answer)
+
+
+def _cause(code: int | None) -> str:
+    if code is None:
+        return "stopped answering"
+    if code >= 0:
+        return f"exited with status {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
+def _end(process: subprocess.Popen[bytes], channel: socket.socket, log: Any) -> None:
+    channel.close()  # the worker's `serve` returns when it sees this
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    log.close()
+
+
+def _send(channel: socket.socket, message: object) -> None:
+    buffers: list[pickle.PickleBuffer] = []
+    head = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
+    parts = [memoryview(head), *(buffer.raw() for buffer in buffers)]
+    channel.sendall(struct.pack(f"<I{len(parts)}Q", len(parts), *(part.nbytes for part in parts)))
+    for part in parts:
+        channel.sendall(part)
+
+
+def _receive(channel: socket.socket) -> Any:
+    (count,) = struct.unpack("<I", _exactly(channel, 4))
+    sizes = struct.unpack(f"<{count}Q", _exactly(channel, 8 * count))
+    head, *buffers = [_exactly(channel, size) for size in sizes]
+    return pickle.loads(head, buffers=buffers)
+
+
+def _exactly(channel: socket.socket, size: int) -> bytearray:
+    data = bytearray(size)
+    view = memoryview(data)
+    while view:
+        got = channel.recv_into(view)
+        if not got:
+            raise EOFError
+        view = view[got:]
+    return data
+
+
+def peak_rss() -> int:
+    """This process's largest resident set so far, in bytes (Linux).
+
+    `ru_maxrss` would be no less than that of the process which this one was started by.
+    """
+    with open("/proc/self/status", encoding="ascii") as status:
+        return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM:"))

@@ -1,0 +1,18 @@
+"""A part: the stretch of a model that one device runs, the same stretch in every bucket."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@dataclass
+class Part:
+    """A stretch of a model on one device. `graphs`: bucket name (or "main") -> its graph."""
+
+    name: str  # "target.npu0"
+    device: str  # "cpu" | "npu"
+    graphs: dict[str, ir.Model]

@@ -1,0 +1,120 @@
+"""What an emitter is: it takes the parts of a placed, static (or dynamic) module and writes what a device loads.
+
+A *part* is a stretch of a model that runs on one device: the same stretch in every bucket. The driver cuts a model
+into parts (`partition.py`), hands each device's parts to the target that serves it (CPU parts beside an NPU go to
+`ort`), and collects the manifest's entries. The same target opens its parts again to run them on this machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .engine_protocols import GraphSession
+from .part import Part
+
+if TYPE_CHECKING:
+    from ..diagnostics.diagnostic import Diagnostic, Span
+    from ..ir.decoder_arch import DecoderArch
+    from ..ir.module import Module
+    from ..pipeline.step import Step
+    from ..plan.devices import Device
+    from ..plan.plan import Deploy, Plan
+    from .engine_protocols import LanguageModel
+
+
+@dataclass(frozen=True)
+class CheckRequest:
+    """What is known before any weight is read: the plan, one deploy line, its steps, the model's config."""
+
+    plan: Plan
+    deploy: Deploy
+    steps: tuple[Step, ...]
+    device: Device
+    arch: DecoderArch | None  # None: an imported ONNX graph
+
+
+@dataclass
+class EmitJob:
+    """Everything an emitter needs. Files go below `directory`, the bundle's folder being made."""
+
+    module: Module
+    parts: list[Part]
+    directory: Path  # the bundle's root while it is being made
+    folder: str  # the model's folder in it: "target"
+    device: Device
+    options: Any  # the target's Options
+    origin: Span | None = None  # the deploy line
+    progress: Callable[[str], None] = lambda _text: None
+
+
+@dataclass
+class Emission:
+    """What an emitter wrote: manifest entries per part (see manifest.schema.json), libraries a device needs."""
+
+    engine: str  # "chain": parts run one after the other; otherwise an engine that runs the whole model
+    parts: dict[str, dict[str, Any]]
+    libraries: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    kv: dict[str, Any] = field(default_factory=dict)  # layout of the K/V cache, for the manifest
+    float_type: str = "float32"  # how weights that are not quantised are stored
+    stored: dict[str, int] = field(default_factory=dict)  # linear -> bits of its integers, if not those of their type
+
+
+def undeployable(target: type[Target], request: CheckRequest) -> Iterator[Diagnostic]:
+    """What of a deploy line and its pipeline the target has no form for, whatever the model."""
+    from ..diagnostics.diagnostic import Diagnostic, Label
+
+    for step in request.steps:
+        wanted = getattr(step.pass_, "activations", "fp16")
+        if wanted not in target.activations:
+            yield Diagnostic(
+                "E0220",
+                f"`as {target.name}` computes in floats, and `{step.pass_name}` asks for {wanted} activations",
+                Label(step.span, "not for this deploy"),
+                (Label(request.deploy.span, f"deployed as {target.name} here"),),
+                "integer activations are for `as qnn`; leave out `activations`, or use another pipeline for this model",
+            )
+    if request.deploy.kv not in target.caches:
+        help = "`kv = uint8` is for `as qnn` with integer activations; leave it out"
+        message = f"`as {target.name}` has no {request.deploy.kv} K/V cache"
+        yield Diagnostic("E0221", message, Label(request.deploy.span), help=help)
+
+
+class Target:
+    """Base of all targets. The docstring's first line is its help; `Options` is a dataclass of params."""
+
+    name: ClassVar[str]
+    Options: ClassVar[type]
+    devices: ClassVar[frozenset[str]]
+    engine: ClassVar[str] = "chain"
+    activations: ClassVar[tuple[str, ...]] = ("fp16",)  # types of activations it emits; fp16: what it computes in
+    caches: ClassVar[tuple[str, ...]] = ("fp16",)  # types of K/V caches; fp16: what it holds by itself
+    # bits that integers are stored in (narrower ones take the next) -> bytes beside each weight, its scales left out
+    widths: ClassVar[Mapping[int, int]] = {4: 0, 8: 0}
+
+    def check(self, request: CheckRequest) -> Sequence[Diagnostic]:
+        """Mistakes that can be seen before any weight is read. Must not import numpy, onnx or an engine."""
+        return ()
+
+    def emit(self, job: EmitJob) -> Emission:
+        """Write the parts, read them back, and return the manifest's entries."""
+        raise NotImplementedError(f"target `{self.name}` cannot emit")
+
+    def open_graph(self, bundle: Path, part: dict[str, Any], bucket: str) -> GraphSession:
+        """Open one graph of a part of an emitted bundle to run it here."""
+        raise NotImplementedError(f"target `{self.name}` has no graphs to run")
+
+    def open_model(self, bundle: Path, model: dict[str, Any], manifest: dict[str, Any]) -> LanguageModel:
+        """Open a whole model, for engines that are not chains of graphs."""
+        raise NotImplementedError(f"target `{self.name}` does not run whole models")
+
+    def verify_part(self, bundle: Path, part: dict[str, Any]) -> Sequence[str]:
+        """What of a part's manifest entry (graphs, tensors, shapes) its file does not hold; empty when all is there."""
+        return ()
+
+    def inspect(self, path: Path) -> dict[str, Any] | None:
+        """Describe a file this target writes; None if it is not one of its own."""
+        return None

@@ -1,0 +1,1 @@
+"""The file system: the content-addressed cache, the atomic swap of directories, positional reads."""

@@ -1,0 +1,1 @@
+"""What is legal at each level, enforced between passes."""

@@ -1,0 +1,75 @@
+"""The legality rule about quantised weights: every DequantizeLinear of a constant is well formed.
+
+    w = (q - zero) * scale     q [.., K, ..]   scale and zero [.., K/block, ..] for blocks along axis, [K] per index of
+                               axis, [] for the whole tensor
+
+Values are not looked at: weights are lazy, and a rule that runs between passes must not read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from ..module import Module
+
+_INTEGERS = {ir.DataType[name] for name in ("INT2", "UINT2", "INT4", "UINT4", "INT8", "UINT8")}
+
+
+def dequantised_weights(module: Module) -> Iterator[str]:
+    for node in module.nodes("DequantizeLinear"):
+        weight = module.constant(node.inputs[0])
+        if weight is not None:
+            yield from (f"`{node.name}` {why}" for why in _dequant_faults(module, node, weight))
+
+
+def _dequant_faults(module: Module, node: ir.Node, weight: ir.TensorProtocol) -> Iterator[str]:
+    inputs = [*node.inputs, None, None][:3]
+    scale, zero = module.constant(inputs[1]), module.constant(inputs[2])
+    if weight.dtype not in _INTEGERS:
+        yield f"takes {weight.dtype.name.lower()} weights"
+        return
+    if scale is None:
+        yield "has no constant scale"
+        return
+    if inputs[2] is not None and zero is None:
+        yield "has no constant zero point"
+    if zero is not None and (zero.dtype != weight.dtype or zero.shape != scale.shape):
+        yield f"has a zero point {described(zero)} for weights {described(weight)} and a scale {described(scale)}"
+    if weight.dtype.is_signed() and zero is not None and _is_ours(node):
+        yield f"has a zero point, but {weight.dtype.name.lower()} weights are symmetric"
+    if not weight.dtype.is_signed() and zero is None and _is_ours(node):
+        yield f"has no zero point, which {weight.dtype.name.lower()} weights need"
+    yield from _block_faults(node, weight, scale)
+
+
+def _block_faults(node: ir.Node, weight: ir.TensorProtocol, scale: ir.TensorProtocol) -> Iterator[str]:
+    """scale [..., K/block, ...] for blocks along axis, [N] per channel, [] per tensor."""
+    dims, found = [int(d) for d in weight.shape.numpy()], [int(d) for d in scale.shape.numpy()]
+    block = node.attributes.get_int("block_size", 0) or 0
+    axis = node.attributes.get_int("axis", 1)
+    axis = 1 if axis is None else axis
+    if not found and not block:
+        return
+    if not -len(dims) <= axis < len(dims):
+        yield f"has axis {axis}, its weights have {len(dims)} dimensions"
+        return
+    if block < 0 or (block and dims[axis] % block):
+        yield f"has blocks of {block}, which do not divide the {dims[axis]} weights along axis {axis}"
+        return
+    expected = [dims[axis]]
+    if block:
+        expected = list(dims)
+        expected[axis] //= block
+    if found != expected:
+        yield f"has a scale of shape {found}, its weights {dims} need {expected}"
+
+
+def _is_ours(node: ir.Node) -> bool:
+    return (node.name or "").endswith(".dequant")
+
+
+def described(tensor: ir.TensorProtocol) -> str:
+    """Type and shape: `uint4[8, 64]`."""
+    return f"{tensor.dtype.name.lower()}[{', '.join(str(d) for d in tensor.shape.numpy())}]"

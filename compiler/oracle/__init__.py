@@ -1,0 +1,1 @@
+"""ONNX Runtime as the oracle: sessions, comparison of two modules, perplexity of a text."""

@@ -1,0 +1,86 @@
+"""Perplexity of modules on the plan's `evaluation` text, in ONNX Runtime.
+
+The text's files are joined by newlines and tokenised once; perplexity is over its first windows of 256 tokens. The
+float model's figure is kept in the cache: it depends on the model's files and the text alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..diagnostics.diagnostic import Span, fail
+from ..files import cache
+
+if TYPE_CHECKING:
+    from ..ir.module import Module
+
+WINDOW = 256
+
+
+def read_text(paths: Sequence[Path]) -> str:
+    """The files' text, joined by newlines; not UTF-8 is an error naming the file and the byte."""
+    parts = []
+    for path in paths:
+        try:
+            parts.append(path.read_bytes().decode("utf-8"))
+        except UnicodeDecodeError as error:
+            fail("E0951", f"`{path}` is not UTF-8 text (byte {error.start})")
+        except OSError as error:
+            fail("E0951", f"`{path}` cannot be read: {error.strerror}")
+    return "\n".join(parts)
+
+
+def token_ids(tokenizer: Path, text: str) -> list[int]:
+    """`text` as the ids of the tokenizer in the folder `tokenizer`, without special tokens."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(tokenizer / "tokenizer.json")).encode(text, add_special_tokens=False).ids
+
+
+def check_windows(ids: Sequence[int], windows: int, origin: Span | None = None) -> None:
+    """A text that does not fill the windows asked for is an error that says how many it fills."""
+    filled = len(ids) // WINDOW
+    if filled < windows:
+        plural = "" if filled == 1 else "s"
+        message = f"the evaluation text fills {filled} window{plural} of {WINDOW} tokens, {windows} are asked for"
+        fail("E0952", message, at=origin, help=f"set `windows` to at most {filled}" if filled else "give a longer text")
+
+
+def module_perplexity(
+    module: Module, text: Sequence[Path], windows: int, keep: bool = False, origin: Span | None = None
+) -> float:
+    """Perplexity of a decoder module; `keep` remembers it in the cache (for float models)."""
+    if module.source is None:
+        raise ValueError(f"module `{module.name}` has no source folder, so no tokenizer")
+    source, content = module.source, read_text(text)
+
+    def measure() -> float:
+        from .oracle import perplexity
+
+        ids = token_ids(source, content)
+        check_windows(ids, windows, origin)
+        return perplexity(module, ids, windows=windows, window=WINDOW)
+
+    if not keep:
+        return measure()
+    digests = [cache.digest_file(path) for path in model_files(source)]
+    key = hashlib.sha256(json.dumps([digests, content, windows, WINDOW]).encode()).hexdigest()
+
+    def build(scratch: Path) -> None:
+        (scratch / "value.json").write_text(json.dumps(measure()))
+
+    folder = cache.make("perplexity", key, build)
+    return json.loads((folder / "value.json").read_text())
+
+
+def model_files(source: Path) -> list[Path]:
+    """The files a model consists of: an ONNX file, or a folder's weights, config and tokenizer."""
+    if source.is_file():
+        return [source]
+    wanted = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    found = [source / name for name in wanted if (source / name).is_file()]
+    return found + sorted(source.glob("*.safetensors")) + sorted(source.glob("*.safetensors.index.json"))

@@ -1,0 +1,1 @@
+"""A placed module cut into parts, one device each."""

@@ -1,0 +1,155 @@
+"""What a pass is: a frozen dataclass with a name, parameters as fields, levels, a tolerance, and `run`.
+
+    @dataclass(frozen=True)
+    class FoldScale(Pass):
+        name = "fold_scale"
+        takes = (Level.SEMANTIC,)
+        tolerance = Relative(1e-5)
+
+        def run(self, module: Module, scope: Scope) -> int: ...   # how many changes
+
+Heavy imports (numpy, onnx_ir, torch) belong inside `run` or in a second module: the plan checker imports every
+installed pass to learn its parameters, and must answer in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..diagnostics.diagnostic import Diagnostic, Span
+from ..ir.levels import Level
+
+if TYPE_CHECKING:
+    from ..calibration.calibration_text import Calibration
+    from ..ir.module import Module
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far outputs may move: max|after - before| <= bound * max|before| per output; 0 demands equal bytes."""
+
+    bound: float
+    why: str = ""
+
+
+EXACT = Tolerance(0.0)
+
+
+def Relative(bound: float, why: str = "") -> Tolerance:
+    """A bound relative to the largest magnitude of each output."""
+    return Tolerance(bound, why)
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A node that a pass left alone, and why."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Figures a pass measured, for the report: each row begins with a node's name; `marked` is a column of each row."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    marked: tuple[int, ...] = ()
+
+
+@dataclass
+class Scope:
+    """What one step of a pipeline may touch, and where it says what it did.
+
+    `on`/`except_` are the plan's globs over node names (`*` also crosses dots). `origin` is the plan's line.
+    """
+
+    on: tuple[str, ...] | None = None
+    except_: tuple[str, ...] = ()
+    origin: Span | None = None
+    calibration: Calibration | None = None
+    skips: list[Skip] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    progress: Callable[[str], None] = lambda _text: None
+    widths: Mapping[int, int] = field(default_factory=lambda: dict.fromkeys((2, 3, 4, 8), 0))  # the target's `widths`
+    touched: set[str] = field(default_factory=set)  # globs of `on` that matched a candidate
+
+    def stored_width(self, bits: int) -> int:
+        """The bits that integers of `bits` take in the bundle."""
+        return next((width for width in self.widths if width >= bits), bits)
+
+    def selects(self, name: str) -> bool:
+        """Whether `on`/`except` let this step touch the node `name`."""
+        matched = [glob for glob in self.on or () if fnmatchcase(name, glob)]
+        self.touched.update(matched)
+        excepted = any(fnmatchcase(name, glob) for glob in self.except_)
+        return not excepted and (self.on is None or bool(matched))
+
+    def skip(self, node: Any, reason: str) -> bool:
+        """Record that `node` (or its name) is left alone; returns False for `return scope.skip(...)`."""
+        self.skips.append(Skip(node if isinstance(node, str) else node.name, reason))
+        return False
+
+    def note(self, text: str) -> None:
+        """Something the user should read in the report: a size it costs, a decision taken."""
+        self.notes.append(text)
+
+    def table(self, table: Table) -> None:
+        """Figures for the report that would be too many to read as notes."""
+        self.tables.append(table)
+
+
+class Pass:
+    """Base of all passes; subclasses are frozen dataclasses. The docstring's first line is its help."""
+
+    name: ClassVar[str]
+    takes: ClassVar[tuple[Level, ...]] = (Level.SEMANTIC,)
+    leaves: ClassVar[Level | None] = None  # None: the level it found
+    selects: ClassVar[bool] = True  # whether `on`/`except` make sense for it
+    keeps_shapes: ClassVar[bool] = False  # whether weights keep their names and shapes [N, K]
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """How far this pass, with these parameters, may move the outputs. Exact unless it says otherwise."""
+        return EXACT
+
+    @property
+    def needs_calibration(self) -> str | None:
+        """The setting that makes this pass read the plan's `calibration`, None if nothing does."""
+        return None
+
+    @property
+    def moves_cache(self) -> bool:
+        """Whether K/V caches hold other numbers afterwards: outputs are then compared from an empty cache."""
+        return False
+
+    @property
+    def moves_inside(self) -> bool:
+        """Whether tensors inside, but for keys and logits, hold other numbers than the float model's afterwards."""
+        return False
+
+    def check(self, weights: Mapping[str, tuple[int, int]], origin: Span) -> Iterable[Diagnostic]:
+        """Mistakes that the shapes [N, K] of the weights which the step selects tell, before any is read."""
+        return ()
+
+    def run(self, module: Module, scope: Scope) -> int:
+        """Rewrite `module` in place; return the number of changes (0 when there is nothing left to do)."""
+        raise NotImplementedError(f"pass `{self.name}` does not define run")
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step of a pipeline did."""
+
+    pass_name: str
+    changes: int
+    seconds: float
+    skips: tuple[Skip, ...]
+    notes: tuple[str, ...]
+    tables: tuple[Table, ...] = ()
+    error: Mapping[str, float] | None = None  # output -> relative error, when the step was verified

@@ -1,0 +1,1 @@
+"""A checked plan: every name resolved, every step constructed; parameters and devices."""

@@ -1,0 +1,123 @@
+"""A checked plan: every name resolved, every value of its type, every step constructed.
+
+The checker of `edgec.dsl` makes it, the driver reads it. Each part keeps the `Span` of the line it came from,
+so that a failure that shows only later still points into the plan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ..calibration.calibration_text import Calibration
+from ..diagnostics.diagnostic import Diagnostic, Span
+from ..ir.placement import Place
+from ..pipeline.step import Step
+
+if TYPE_CHECKING:
+    from .devices import Device
+
+Comparison = Literal["<=", ">=", "<", ">"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from; `text` is the path as the plan wrote it."""
+
+    kind: Literal["hf", "onnx"]
+    path: Path
+    text: str
+
+
+@dataclass(frozen=True)
+class ModelDecl:
+    name: str
+    source: Source
+    context: int
+    span: Span
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Perplexity is measured on the first `windows` windows of 256 tokens of the joined texts."""
+
+    text: tuple[Path, ...]
+    windows: int
+    span: Span
+
+
+@dataclass(frozen=True)
+class PipelineDecl:
+    name: str
+    steps: tuple[Step, ...]
+    span: Span
+
+
+@dataclass(frozen=True)
+class Deploy:
+    """`options` is an instance of the target's `Options`; `kv` the type of the K/V cache."""
+
+    model: str
+    device: Place
+    pipeline: str | None
+    target: str
+    options: object
+    kv: str
+    span: Span
+
+
+@dataclass(frozen=True)
+class Speculate:
+    draft: str
+    target: str
+    k: int
+    accept: Literal["greedy", "sample"]
+    span: Span
+
+
+@dataclass(frozen=True)
+class Require:
+    """`subject op value`, the value in bytes, or times the baseline; `text` is the line as written."""
+
+    subject: str
+    op: Comparison
+    value: float
+    relative_to_baseline: bool
+    text: str
+    span: Span
+
+    def holds(self, measured: float, baseline: float = 1.0) -> bool:
+        bound = self.value * baseline if self.relative_to_baseline else self.value
+        return {
+            "<=": measured <= bound,
+            "<": measured < bound,
+            ">=": measured >= bound,
+            ">": measured > bound,
+        }[self.op]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`sources` holds the text of every file read (for code frames), `defines` the values of all `let`s."""
+
+    name: str
+    path: Path
+    models: dict[str, ModelDecl]
+    devices: tuple[Device, ...]
+    calibration: Calibration | None
+    evaluation: Evaluation | None
+    pipelines: dict[str, PipelineDecl]
+    deploys: tuple[Deploy, ...]
+    speculates: tuple[Speculate, ...]
+    requires: tuple[Require, ...]
+    defines: dict[str, object]
+    sources: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[Diagnostic, ...] = ()
+
+    def deploy_of(self, model: str) -> Deploy | None:
+        return next((deploy for deploy in self.deploys if deploy.model == model), None)
+
+    def steps(self, deploy: Deploy) -> tuple[Step, ...]:
+        """The lines of the pipeline that `deploy` names."""
+        return self.pipelines[deploy.pipeline].steps if deploy.pipeline else ()

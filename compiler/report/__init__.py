@@ -1,0 +1,1 @@
+"""report.html: what was done, layer by layer, with plots."""

@@ -1,0 +1,1 @@
+"""A Hugging Face folder: its config, its tensors, and the decoder graph built from them."""

@@ -1,0 +1,124 @@
+"""A model's JSON config with typed, checked access: each getter gives the value or an error naming file and key."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...diagnostics.diagnostic import fail
+
+_LARGEST = 2**31 - 1  # dimensions and ids travel as int32
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; a missing file, bad JSON or another kind of value is an error."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        where = "is not there" if path.parent.is_dir() else "its folder is not there"
+        fail("E0330", f"cannot read `{path}`: {where}", help="a model folder holds config.json and *.safetensors")
+    except (OSError, UnicodeDecodeError) as problem:
+        reason = str(problem.strerror).lower() if isinstance(problem, OSError) else "it is not UTF-8 text"
+        fail("E0330", f"cannot read `{path}`: {reason}")
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        fail("E0331", f"`{path}` is not JSON that can be read: it nests too deeply")
+    except ValueError as problem:
+        reason = problem.msg.lower() if isinstance(problem, json.JSONDecodeError) else "a number is too long"
+        line = f" at line {problem.lineno}" if isinstance(problem, json.JSONDecodeError) else ""
+        fail("E0331", f"`{path}` is not JSON: {reason}{line}")
+    if not isinstance(value, dict):
+        fail("E0331", f"`{path}` holds no JSON object, but a {type(value).__name__}")
+    return value
+
+
+def pointer_hint(start: bytes) -> str | None:
+    """What to do about a file that begins with `start`, if git-lfs left it there in place of the real one."""
+    if start.startswith(b"version https://git-lfs"):
+        return "this is a pointer that git-lfs left in place of the file: run `git lfs pull` in the model's folder"
+    return None
+
+
+class Config:
+    """The keys of one JSON object and the file they come from."""
+
+    def __init__(self, values: Mapping[str, Any], path: Path, prefix: str = "") -> None:
+        self.values = values
+        self.path = path
+        self._prefix = prefix
+
+    def __contains__(self, key: str) -> bool:
+        return self.values.get(key) is not None
+
+    def section(self, key: str) -> Config | None:
+        """The object under `key`, or None where the key is absent or null."""
+        value = self.values.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, Mapping):
+            self._wrong(key, "an object")
+        return Config(value, self.path, f"{self._prefix}{key}.")
+
+    def integer(self, key: str, default: int | None = None, minimum: int = 1, maximum: int = _LARGEST) -> int:
+        value = self._value(key, default)
+        if isinstance(value, bool) or not isinstance(value, int):
+            self._wrong(key, "an integer")
+        if not minimum <= value <= maximum:
+            self._wrong(key, f"an integer from {minimum} to {maximum}")
+        return value
+
+    def number(self, key: str, default: float | None = None, positive: bool = True) -> float:
+        value = self._value(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            self._wrong(key, "a finite number")
+        if positive and value <= 0:
+            self._wrong(key, "a number above 0")
+        return float(value)
+
+    def boolean(self, key: str, default: bool) -> bool:
+        value = self._value(key, default)
+        if not isinstance(value, bool):
+            self._wrong(key, "true or false")
+        return value
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self._value(key, default)
+        if not isinstance(value, str):
+            self._wrong(key, "a string")
+        return value
+
+    def strings(self, key: str) -> list[str]:
+        """A list of strings; empty where the key is absent or null."""
+        value = self.values.get(key)
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            self._wrong(key, "a list of strings")
+        return value
+
+    def ids(self, key: str) -> tuple[int, ...]:
+        """One token id or a list of them; empty where the key is absent or null."""
+        value = self.values.get(key)
+        if value is None:
+            return ()
+        items = value if isinstance(value, list) else [value]
+        if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i <= _LARGEST for i in items):
+            self._wrong(key, "a token id or a list of them")
+        return tuple(items)
+
+    def _value(self, key: str, default: Any) -> Any:
+        value = self.values.get(key)
+        if value is None:
+            value = default
+        if value is None:
+            fail("E0336", f"`{self.path}` has no `{self._prefix}{key}`")
+        return value
+
+    def _wrong(self, key: str, wanted: str) -> Any:
+        value = json.dumps(self.values.get(key))
+        shown = value if len(value) <= 40 else value[:37] + "..."
+        fail("E0336", f"`{self._prefix}{key}` in `{self.path}` has to be {wanted}, not {shown}")

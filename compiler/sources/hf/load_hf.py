@@ -1,0 +1,71 @@
+"""A Hugging Face folder (config.json + safetensors) to a module at level `semantic`. No torch, no export trace.
+
+Only headers are read here; the weights stay in their files and are cast to float32 as someone asks for rows.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from ...diagnostics.diagnostic import fail
+from ...ir.decoder_arch import DecoderArch
+from ...ir.levels import Level
+from ...ir.module import MAIN, Module
+from ...ir.weights import Weight, cast
+from .checkpoint import EMBEDDING, HEAD, find_tensors
+from .decoder_graph import build
+from .read_decoder_arch import check_context, read_arch
+from .safetensors_index import StoredTensor
+
+
+def load_hf(name: str, folder: Path, context: int) -> Module:
+    """The decoder in `folder` under the plan's name for it."""
+    arch = read_arch(folder)
+    check_context(arch, context, folder)
+    weights = read_weights(arch, folder)
+    graph = build(arch, weights)
+    graph.graph.name = name
+    return Module(name, {MAIN: graph}, Level.SEMANTIC, arch, folder, context)
+
+
+def read_weights(arch: DecoderArch, folder: Path) -> dict[str, Weight]:
+    """A lazy float32 weight for each tensor of `arch`; what is missing, extra or of another shape is an error."""
+    found = find_tensors(arch, folder)
+    if arch.tied and HEAD in found:
+        _check_tied(found.pop(HEAD), found[EMBEDDING])
+    return {name: _weight(stored, name) for name, stored in found.items()}
+
+
+def _weight(stored: StoredTensor, name: str) -> Weight:
+    """The stored tensor as float32; reading rows that hold NaN or infinity is an error, whoever reads them."""
+    weight = cast(stored.weight(), ir.DataType.FLOAT)
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        block = weight.rows(start, stop)
+        if not np.isfinite(block.sum()):  # one pass that keeps nothing
+            _refuse_rows(stored, block, start)
+        return block
+
+    return Weight(name, weight.dtype, weight.dims, rows, weight.origin)
+
+
+def _refuse_rows(stored: StoredTensor, block: np.ndarray, start: int) -> None:
+    wrong = ~np.isfinite(block.reshape(len(block), -1)).all(axis=1)
+    if wrong.any():  # else the sum alone is beyond float32
+        row = start + int(wrong.argmax())
+        message = f"tensor `{stored.name}` in `{stored.file.path}` holds NaN or infinity in row {row}"
+        fail("E0347", message, help="the checkpoint is damaged: copy or save it again")
+
+
+def _check_tied(head: StoredTensor, embedding: StoredTensor) -> None:
+    """A tied checkpoint may store its head as well, but only as a copy."""
+    same = head.shape == embedding.shape
+    if same and head.shape:
+        first, second = head.weight(), embedding.weight()
+        same = all(np.array_equal(block, second.rows(at, at + len(block))) for at, block in first.blocks())
+    if not same:
+        message = f"`{head.file.path}` has an `{head.name}` that differs from the embedding it is tied to"
+        fail("E0344", message, help="set `tie_word_embeddings` to false in config.json if the head is its own")

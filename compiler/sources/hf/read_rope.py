@@ -1,0 +1,97 @@
+"""Rotary position embedding as a config describes it: read into a `RopeSpec`."""
+
+from __future__ import annotations
+
+import math
+
+from ...diagnostics.diagnostic import fail
+from ...ir.rope import KINDS, RopeSpec
+from .config_file import Config
+
+_REASONS = {
+    "dynamic": "its frequencies change with the length of the text, which a compiled graph cannot follow",
+    "longrope": "it switches between two sets of frequencies by the length of the text",
+}
+
+
+def read_rope(config: Config, max_positions: int) -> RopeSpec:
+    """From `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling` (before)."""
+    section = _section(config)
+    top_theta = config.number("rope_theta", 10_000.0)
+    _whole_head(config)
+    if section is None:
+        return RopeSpec(theta=top_theta)
+    _whole_head(section)
+    kind = section.text("rope_type", section.text("type", "default"))
+    theta = section.number("rope_theta", top_theta)
+    if kind == "default":
+        return RopeSpec(theta)
+    if kind not in KINDS:
+        why = f": {_REASONS[kind]}" if kind in _REASONS else ""
+        names = ", ".join(f"`{name}`" for name in KINDS)
+        fail(
+            "E0334",
+            f"`{config.path}` asks for rope type `{kind}`, which edgec cannot build{why}",
+            help=f"known: {names}",
+        )
+    if kind == "linear":
+        return RopeSpec(theta, "linear", section.number("factor"))
+    inside = section.integer("original_max_position_embeddings", max_positions)
+    original = config.integer("original_max_position_embeddings", inside)
+    if kind == "llama3":
+        low, high = section.number("low_freq_factor"), section.number("high_freq_factor")
+        if low >= high:
+            fail("E0337", f"`{config.path}`: `low_freq_factor` {low:g} is not below `high_freq_factor` {high:g}")
+        return RopeSpec(
+            theta,
+            "llama3",
+            section.number("factor"),
+            original_positions=original,
+            low_frequency_factor=low,
+            high_frequency_factor=high,
+        )
+    return _read_yarn(section, theta, original, max_positions)
+
+
+def _read_yarn(section: Config, theta: float, original: int, max_positions: int) -> RopeSpec:
+    factor = section.number("factor", max_positions / original)
+    if theta <= 1:
+        fail("E0337", f"`{section.path}`: `rope_theta` {theta:g} has to be above 1 for yarn")
+    if "attention_factor" in section:
+        attention = section.number("attention_factor")
+    elif "mscale" in section and "mscale_all_dim" in section:
+        scale, overall = section.number("mscale", positive=False), section.number("mscale_all_dim", positive=False)
+        attention = _mscale(factor, scale) / _mscale(factor, overall) if scale and overall else _mscale(factor, 1)
+    else:
+        attention = _mscale(factor, 1)
+    return RopeSpec(
+        theta,
+        "yarn",
+        factor,
+        attention,
+        original,
+        beta_fast=section.number("beta_fast", 32.0),
+        beta_slow=section.number("beta_slow", 1.0),
+        truncate=section.boolean("truncate", True),
+    )
+
+
+def _mscale(factor: float, scale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
+
+
+def _section(config: Config) -> Config | None:
+    """The rope object; one that is nested by layer type counts when all layers share `full_attention`."""
+    scaling = config.section("rope_scaling")
+    section = scaling if scaling is not None and scaling.values else config.section("rope_parameters")
+    if section is not None and "full_attention" in section:
+        return section.section("full_attention")
+    return section
+
+
+def _whole_head(config: Config) -> None:
+    if config.number("partial_rotary_factor", 1.0) != 1.0:
+        fail(
+            "E0333",
+            f"`{config.path}` uses partial rotary embedding (`partial_rotary_factor`), which edgec cannot build",
+        )

@@ -1,0 +1,133 @@
+"""The tensors of a safetensors checkpoint, found by their headers alone and read lazily.
+
+    file = u64 n | n bytes of JSON {name: {dtype, shape, data_offsets: [begin, end)}} | data
+
+A checkpoint is `model.safetensors`, or shards named by `model.safetensors.index.json`. Offsets count from the data.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...diagnostics.diagnostic import fail
+from ...files.positional_read import SourceFile
+from .config_file import Config, pointer_hint, read_json
+
+if TYPE_CHECKING:
+    from ...ir.weights import Weight
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_LONGEST_HEADER = 100 << 20  # the format's own limit
+_DTYPES = {"F32": ("FLOAT", 4), "F16": ("FLOAT16", 2), "BF16": ("BFLOAT16", 2)}  # ONNX's word for it, bytes
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where one tensor lies."""
+
+    name: str
+    file: SourceFile
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    def weight(self) -> Weight:
+        """The tensor in its stored type, read in rows on demand."""
+        import onnx_ir as ir
+
+        from ...ir.weights import from_file
+
+        self.check_type()
+        return from_file(self.name, self.file, self.offset, ir.DataType[_DTYPES[self.dtype][0]], self.shape)
+
+    def check_type(self) -> None:
+        """Fail if the stored type is none that edgec reads."""
+        if self.dtype not in _DTYPES:
+            known = ", ".join(_DTYPES)
+            message = f"tensor `{self.name}` in `{self.file.path}` is stored as {self.dtype}"
+            fail("E0346", message, help=f"edgec reads float checkpoints: {known}")
+
+
+def read_checkpoint(folder: Path) -> dict[str, StoredTensor]:
+    """All tensors of the checkpoint in `folder` by their stored names."""
+    single, index = folder / SINGLE, folder / INDEX
+    if single.exists():
+        return read_header(single)
+    if index.exists():
+        return _read_shards(folder, index)
+    if sorted(folder.glob("*.bin")) or sorted(folder.glob("*.pth")):
+        message = f"`{folder}` has its weights as pickled torch files only, which edgec does not open"
+        fail("E0340", message, help="save the model again as safetensors")
+    fail("E0340", f"`{folder}` has neither `{SINGLE}` nor `{INDEX}`")
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of one file; whatever in its header does not fit the file is an error."""
+    source = SourceFile(path)
+    try:
+        size = path.stat().st_size
+        length = int.from_bytes(source.read(0, 8), "little") if size >= 8 else size
+        if size < 8 or length > min(_LONGEST_HEADER, size - 8):
+            message = f"`{path}` is no safetensors file, or was cut: its header does not fit in its {size} bytes"
+            fail("E0341", message, help=pointer_hint(bytes(source.read(0, min(size, 64)))))
+        raw = bytes(source.read(8, length))
+    except OSError as problem:
+        fail("E0340", f"cannot read `{path}`: {(problem.strerror or str(problem)).lower()}")
+    try:
+        header = json.loads(raw)
+    except (ValueError, RecursionError):
+        fail("E0341", f"`{path}` is no safetensors file: its header is not JSON")
+    if not isinstance(header, dict):
+        fail("E0341", f"`{path}` is no safetensors file: its header is not an object")
+    start = 8 + length
+    return {name: _stored(name, entry, source, start, size) for name, entry in header.items() if name != "__metadata__"}
+
+
+def _stored(name: str, entry: Any, source: SourceFile, start: int, size: int) -> StoredTensor:
+    fields = entry if isinstance(entry, dict) else {}
+    dtype, shape, offsets = fields.get("dtype"), _naturals(fields, "shape"), _naturals(fields, "data_offsets")
+    if not isinstance(dtype, str) or shape is None or offsets is None or len(offsets) != 2:
+        fail("E0341", f"the header of `{source.path}` does not say where tensor `{name}` lies and of what type it is")
+    begin, end = offsets
+    if start + end > size:
+        missing = start + end - size
+        fail("E0342", f"`{source.path}` is cut short: tensor `{name}` ends {missing} bytes beyond the file")
+    if dtype in _DTYPES and end - begin != math.prod(shape) * _DTYPES[dtype][1]:
+        fail("E0341", f"tensor `{name}` in `{source.path}`: {end - begin} bytes do not make {dtype}{list(shape)}")
+    return StoredTensor(name, source, start + begin, dtype, shape)
+
+
+def _naturals(fields: dict[str, Any], key: str) -> tuple[int, ...] | None:
+    value = fields.get(key)
+    if isinstance(value, list) and all(type(item) is int and item >= 0 for item in value):
+        return tuple(value)
+    return None
+
+
+def _read_shards(folder: Path, index: Path) -> dict[str, StoredTensor]:
+    section = Config(read_json(index), index).section("weight_map")
+    if section is None:
+        fail("E0336", f"`{index}` has no `weight_map`")
+    headers: dict[str, dict[str, StoredTensor]] = {}
+    out = {}
+    for name in section.values:
+        shard = section.text(name)
+        if shard not in headers:
+            headers[shard] = _read_shard(folder, shard, index)
+        if name not in headers[shard]:
+            fail("E0343", f"`{folder / shard}` has no tensor `{name}`, which `{index.name}` promises")
+        out[name] = headers[shard][name]
+    return out
+
+
+def _read_shard(folder: Path, shard: str, index: Path) -> dict[str, StoredTensor]:
+    if Path(shard).name != shard:
+        fail("E0340", f"`{index}` names `{shard}`, which is not a file of its own folder")
+    if not (folder / shard).exists():
+        fail("E0340", f"`{folder}` lacks `{shard}`, which `{index.name}` names")
+    return read_header(folder / shard)

@@ -1,0 +1,163 @@
+"""An ONNX file to a module at level `semantic`: opset 24, shapes inferred, every node named, weights lazy.
+
+Weights in external files stay there and are read in rows. Weights inside the model file are in memory once the file is
+parsed, which is what protobuf's own limit of 2 GiB bounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+from google.protobuf.message import DecodeError
+
+from ...diagnostics.diagnostic import fail
+from ...ir.levels import Level
+from ...ir.module import MAIN, Module, drop_unused_initializers
+from ...ir.weights import SourceFile, Weight, from_array, from_file, unpack
+from ..hf.config_file import pointer_hint
+from .raise_opset import upgrade
+from .refusals import all_graphs, refuse_bad_text, refuse_foreign, refuse_loose_values
+
+_LARGEST = (1 << 31) - 1  # what protobuf can parse
+_LONGEST_REASON = 160
+
+
+def load_onnx(name: str, file: Path, context: int) -> Module:
+    """The graph in `file` under the plan's name for it; `context` matters to decoders only."""
+    proto = _parse(file)
+    refuse_foreign(proto, file)
+    refuse_loose_values(proto, file)
+    with _damage_named(file):
+        model = _graph(proto, file)
+        model = upgrade(model, file)
+        _tidy(model)
+    model.graph.name = name
+    return Module(name, {MAIN: model}, Level.SEMANTIC, None, file, context)
+
+
+def name_nodes(model: ir.Model) -> None:
+    """Name unnamed nodes `<OpType>_<n>`, n counting those of the type in order; make names that repeat unique."""
+    nodes = list(model.graph.all_nodes())
+    taken = {node.name for node in nodes if node.name}
+    seen: set[str] = set()
+    counts: dict[str, int] = {}
+    for node in nodes:
+        if node.name and node.name not in seen:
+            seen.add(node.name)
+            continue
+        stem = node.name or node.op_type
+        number = counts.get(stem, 1 if node.name else 0)
+        while f"{stem}_{number}" in taken:
+            number += 1
+        counts[stem] = number + 1
+        node.name = f"{stem}_{number}"
+        taken.add(node.name)
+        seen.add(node.name)
+
+
+def _parse(file: Path) -> onnx.ModelProto:
+    try:
+        size = file.stat().st_size
+        if size > _LARGEST:
+            message = f"`{file}` is {size / 2**30:.1f} GiB, beyond the 2 GiB that protobuf can hold"
+            fail("E0371", message, help="save the model with its weights as external data")
+        raw = file.read_bytes()
+    except OSError as problem:
+        fail("E0370", f"cannot read `{file}`: {str(problem.strerror).lower()}")
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(raw)
+    except DecodeError:
+        fail("E0371", f"`{file}` is not an ONNX model, or was cut: it does not parse", help=pointer_hint(raw))
+    if not proto.graph.output:
+        fail("E0371", f"`{file}` is not an ONNX model: it has no graph with outputs")
+    refuse_bad_text(proto, file)
+    _one_domain_name(proto)
+    return proto
+
+
+def _one_domain_name(proto: onnx.ModelProto) -> None:
+    """ONNX's own domain has two names, empty and `ai.onnx`; everything after reads the empty one."""
+    nodes = [node for graph in all_graphs(proto) for node in graph.node]
+    for entry in (*proto.opset_import, *nodes, *(e for f in proto.functions for e in (*f.opset_import, *f.node))):
+        if entry.domain == "ai.onnx":
+            entry.domain = ""
+
+
+def _graph(proto: onnx.ModelProto, file: Path) -> ir.Model:
+    """As IR: weights lazy, functions inlined, in topological order, constants lifted, every node named."""
+    model = ir.from_proto(proto)
+    _attach_external(model, file)
+    common.InlinePass()(model)
+    model.graph.sort()
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.LiftSubgraphInitializersToMainGraphPass()(model)
+    name_nodes(model)  # before anything is said about a node, and by the order the user sees
+    return model
+
+
+def _tidy(model: ir.Model) -> None:
+    """What the upgrade put in: constants and nodes without names; and opset imports that nothing uses."""
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    drop_unused_initializers(model.graph)
+    used = {node.domain for node in model.graph.all_nodes()} | {""}
+    for domain in [domain for domain in model.opset_imports if domain not in used]:
+        del model.opset_imports[domain]
+    name_nodes(model)
+
+
+@contextmanager
+def _damage_named(file: Path) -> Iterator[None]:
+    """A graph that contradicts itself makes the libraries raise almost anything: E0375 with their first line."""
+    try:
+        yield
+    except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, ir.serde.SerdeError) as problem:
+        root: BaseException = problem
+        while root.__cause__ is not None:
+            root = root.__cause__
+        first = (str(root).splitlines() or ["it contradicts itself"])[0][:_LONGEST_REASON]
+        fail("E0375", f"`{file}` is not a valid ONNX model: {first[:1].lower() + first[1:].rstrip('.')}")
+
+
+def _attach_external(model: ir.Model, file: Path) -> None:
+    """Replace external tensors by lazy weights, checked to lie whole within files below the model's folder."""
+    files: dict[Path, SourceFile] = {}
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = _external(value.const_value, file, files)
+    for node in model.graph.all_nodes():
+        for key, attribute in list(node.attributes.items()):
+            if attribute.type == ir.AttributeType.TENSOR and isinstance(attribute.value, ir.ExternalTensor):
+                node.attributes[key] = ir.AttrTensor(key, _external(attribute.value, file, files))
+
+
+def _external(tensor: ir.ExternalTensor, file: Path, files: dict[Path, SourceFile]) -> Weight:
+    place = str(tensor.location)
+    posix, windows = PurePosixPath(place), PureWindowsPath(place)
+    if not place or posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in windows.parts:
+        fail("E0372", f"tensor `{tensor.name}` in `{file}` points at `{place}`, outside the model's folder")
+    path = file.parent / place
+    if not path.is_file():
+        fail("E0372", f"tensor `{tensor.name}` in `{file}` lies in `{path}`, which is not there")
+    dims = [int(dim) for dim in tensor.shape.numpy()]
+    needed, offset = tensor.nbytes, tensor.offset or 0
+    if tensor.length is not None and tensor.length != needed:
+        stated = f"{tensor.length} bytes for {tensor.dtype.name.lower()}{dims}, which takes {needed}"
+        fail("E0372", f"tensor `{tensor.name}` in `{file}` is stated with {stated}")
+    if offset < 0 or offset + needed > path.stat().st_size:
+        fail("E0372", f"`{path}` is cut short: tensor `{tensor.name}` ends beyond it")
+    source = files.setdefault(path, SourceFile(path))
+    name = tensor.name or ""
+    if math.prod(dims[1:]) * tensor.dtype.bitwidth % 8 == 0:
+        return from_file(name, source, offset, tensor.dtype, dims)
+    # rows of int4 that share a byte cannot be read one by one
+    return from_array(
+        name, unpack(bytes(source.read(offset, needed)), tensor.dtype, tensor.size).reshape(dims), path.name
+    )

@@ -1,0 +1,108 @@
+"""Bring an ONNX graph to opset 24 and infer its shapes, without its weights.
+
+ONNX's converter and shape inference take one serialised model, which must stay below 2 GiB and would copy every
+weight. So they see a skeleton, in which each weight is a graph input of its type and shape; the weights come back
+afterwards under their names. Small integer and float32 constants (axes, shapes, scales) stay: adapters read them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import onnx.checker
+import onnx.defs
+import onnx.shape_inference
+import onnx.version_converter
+import onnx_ir as ir
+
+from ...diagnostics.diagnostic import fail
+from ...ir.opset import IR_VERSION, OPSET
+
+_SMALL = 1024  # bytes
+_READ_BY_ADAPTERS = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.FLOAT)
+_CHECK_ERRORS = (
+    onnx.checker.ValidationError,
+    onnx.shape_inference.InferenceError,
+    onnx.version_converter.ConvertError,
+    RuntimeError,
+)
+
+
+def upgrade(model: ir.Model, file: Path) -> ir.Model:
+    """A valid opset-24 copy of `model` with types and shapes as far as they can be inferred."""
+    version = _opset(model, file)
+    weights = _take_weights(model.graph)
+    proto = ir.to_proto(model)
+    proto.ir_version = max(proto.ir_version, IR_VERSION)
+    _call(lambda: onnx.checker.check_model(proto), "E0375", f"`{file}` is not a valid ONNX model")
+    if version != OPSET:
+        what = f"`{file}` cannot be brought from opset {version} to {OPSET}"
+        proto = _call(lambda: onnx.version_converter.convert_version(proto, OPSET), "E0373", what)
+        _call(lambda: onnx.checker.check_model(proto), "E0373", what)
+    inferred = _call(
+        lambda: onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True),
+        "E0375",
+        f"types or shapes in `{file}` do not fit",
+    )
+    out = ir.from_proto(inferred)
+    out.ir_version = IR_VERSION
+    _give_weights(out.graph, weights)
+    return out
+
+
+def _opset(model: ir.Model, file: Path) -> int:
+    version, newest = model.graph.opset_imports.get(""), onnx.defs.onnx_opset_version()
+    if version is None:
+        fail("E0373", f"`{file}` does not say which opset it uses")
+    if not 1 <= version <= newest:
+        fail("E0373", f"`{file}` is of opset {version}; known are 1 to {newest}")
+    return version
+
+
+def _take_weights(graph: ir.Graph) -> dict[str, ir.TensorProtocol]:
+    """Turn initializers into inputs; returns their tensors by name."""
+    taken: dict[str, ir.TensorProtocol] = {}
+    for name, value in list(graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None or (tensor.dtype in _READ_BY_ADAPTERS and tensor.nbytes <= _SMALL):
+            continue
+        taken[name] = tensor
+        value.dtype, value.shape = tensor.dtype, ir.Shape(tensor.shape.numpy())
+        value.const_value = None
+        del graph.initializers[name]
+        if value not in graph.inputs:
+            graph.inputs.append(value)
+    return taken
+
+
+def _give_weights(graph: ir.Graph, weights: dict[str, ir.TensorProtocol]) -> None:
+    """The inverse; an initializer that is an input as well (a default value) is an initializer only."""
+    for value in list(graph.inputs):
+        name = value.name or ""
+        if name in weights:
+            value.const_value = weights[name]
+            graph.inputs.remove(value)
+            graph.register_initializer(value)
+        elif name in graph.initializers:
+            graph.inputs.remove(value)
+
+
+def _call(step: Callable[[], onnx.ModelProto | None], code: str, what: str) -> onnx.ModelProto:
+    try:
+        return step() or onnx.ModelProto()
+    except _CHECK_ERRORS as problem:
+        fail(code, f"{what}: {_reason(str(problem))}")
+
+
+def _reason(text: str) -> str:
+    """ONNX's words without its source positions and headings: the first line that says something."""
+    newer = re.search(r"No Previous Version of (\w+) exists", text)
+    if newer:
+        return f"the op {newer.group(1)} came with a later opset"
+    text = re.sub(r"\[\w+Error\] ?|Inference error\(s\): |\S+ adapt: |^.*?Assertion `.*?` failed: ", "", text)
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "no reason given").rstrip(" .:")
+    where, node, rest = re.fullmatch(r"(\(op_type:\w+, node name: (.*?)\): )?(.*)", line).groups()  # type: ignore[union-attr]
+    return (f"`{node}`: " if where else "") + rest[:1].lower() + rest[1:]

@@ -1,0 +1,92 @@
+"""What an ONNX file may not contain, found while the nodes are still the user's own and can be named to them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Set
+from pathlib import Path
+
+import onnx
+import onnx.defs
+
+from ...diagnostics.diagnostic import fail
+
+
+def refuse_bad_text(proto: onnx.ModelProto, file: Path) -> None:
+    """Names that are not UTF-8, which protobuf hands out as bytes."""
+    nodes = [node for function in proto.functions for node in function.node]
+    texts: list[str | bytes] = []
+    for graph in all_graphs(proto):
+        nodes += graph.node
+        texts += [value.name for value in (*graph.input, *graph.output, *graph.initializer)]
+    for node in nodes:
+        texts += [node.name, node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)]
+    if any(isinstance(text, bytes) for text in texts):
+        fail("E0371", f"`{file}` is not an ONNX model, or was damaged: a name in it is not UTF-8 text")
+
+
+def refuse_foreign(proto: onnx.ModelProto, file: Path) -> None:
+    """Training parts, sparse tensors, ops that are neither ONNX's nor functions of the model."""
+    if proto.training_info:
+        fail("E0376", f"`{file}` is a training model (`training_info`)")
+    version = {entry.domain: entry.version for entry in proto.opset_import}.get("", 0)
+    functions = {(function.domain, function.name) for function in proto.functions}
+    nodes = [node for function in proto.functions for node in function.node]
+    for graph in all_graphs(proto):
+        if graph.sparse_initializer:
+            fail("E0376", f"`{file}` has the sparse initializer `{graph.sparse_initializer[0].values.name}`")
+        nodes += graph.node
+    for node in nodes:
+        if (node.domain, node.op_type) in functions:
+            continue
+        if node.domain:
+            kind = f"{node.domain}::{node.op_type}, an op of a domain that is not ONNX's"
+            fail(
+                "E0374", f"{_label(node)} in `{file}` is a {kind}", help="export the model with standard ONNX ops only"
+            )
+        if version in range(1, onnx.defs.onnx_opset_version() + 1) and not onnx.defs.has(node.op_type, version):
+            fail("E0374", f"{_label(node)} in `{file}` is a {node.op_type}, which ONNX opset {version} does not have")
+
+
+def refuse_loose_values(proto: onnx.ModelProto, file: Path) -> None:
+    """Every value that is read is made, and made once."""
+    _scope(proto.graph, frozenset(), file)
+
+
+def _scope(graph: onnx.GraphProto, outer: Set[str], file: Path) -> None:
+    """Recursion is bounded: protobuf parses at most 100 levels."""
+    constants = {tensor.name for tensor in graph.initializer}
+    given = [value.name for value in graph.input] + [name for node in graph.node for name in node.output if name]
+    twice = [name for name, count in Counter(given).items() if count > 1]
+    if twice:
+        fail("E0375", f"`{file}` is not a valid ONNX model: `{twice[0]}` is made more than once")
+    known = outer | constants | set(given)
+    for node in graph.node:
+        for name in node.input:
+            if name and name not in known:
+                fail("E0375", f"`{file}` is not a valid ONNX model: {_label(node)} reads `{name}`, which nothing makes")
+        for inner in _direct_graphs(node):
+            _scope(inner, known, file)
+    for value in graph.output:
+        if value.name not in known:
+            fail("E0375", f"`{file}` is not a valid ONNX model: nothing makes its output `{value.name}`")
+
+
+def _label(node: onnx.NodeProto) -> str:
+    return f"node `{node.name}`" if node.name else f"the node that makes `{', '.join(node.output)}`"
+
+
+def _direct_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The bodies of an If, Loop or Scan."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def all_graphs(proto: onnx.ModelProto) -> list[onnx.GraphProto]:
+    """The main graph and all graphs inside nodes, those of functions included, at any depth."""
+    found = [proto.graph, *(graph for f in proto.functions for node in f.node for graph in _direct_graphs(node))]
+    for graph in found:  # grows as it goes
+        found += [inner for node in graph.node for inner in _direct_graphs(node)]
+    return found

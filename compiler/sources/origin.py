@@ -1,0 +1,57 @@
+"""Find the float model that a bundle was made from, which `verify` compares with.
+
+A bundle holds no path of the machine that made it, only what the plan wrote and the hashes of the files. So a compile
+leaves a note in the cache, hashes -> folder, and whatever is found is believed only if its files have those hashes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..diagnostics.diagnostic import fail
+from ..files import cache
+
+
+def remember(entry: Mapping[str, Any], path: Path) -> None:
+    """Note where the model of this `inputs` entry lies on this machine."""
+    note = _note(entry)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    scratch = note.with_name(f".{note.name}.{os.getpid()}")
+    scratch.write_text(str(path.resolve()), encoding="utf-8")
+    os.replace(scratch, note)
+
+
+def find(model: str, entry: Mapping[str, Any], given: Path | None = None) -> Path | None:
+    """The model's folder or file: `given`, the path as the plan wrote it from here, or where the compile saw it."""
+    if given is not None:
+        if difference := _difference(entry, given):
+            fail("E0930", f"`{given}` is not what `{model}` was compiled from: {difference}")
+        return given
+    candidates = [Path(entry["source"])]
+    note = _note(entry)
+    if note.is_file():
+        candidates.append(Path(note.read_text(encoding="utf-8")))
+    return next((path for path in candidates if _difference(entry, path) is None), None)
+
+
+def _note(entry: Mapping[str, Any]) -> Path:
+    key = hashlib.sha256(json.dumps(entry["files"], sort_keys=True).encode()).hexdigest()
+    return cache.entry("sources", key)
+
+
+def _difference(entry: Mapping[str, Any], path: Path) -> str | None:
+    """What of the files the manifest lists is missing or other at `path`; None when all is the same."""
+    if not path.exists():
+        return "there is no such path"
+    for name, facts in entry["files"].items():
+        file = path if path.is_file() else path / name
+        if not file.is_file():
+            return f"it has no `{name}`"
+        if file.stat().st_size != facts["size"] or cache.digest_file(file) != facts["sha256"]:
+            return f"`{name}` differs"
+    return None

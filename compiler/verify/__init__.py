@@ -1,0 +1,1 @@
+"""A finished bundle checked: hashes, graphs in the binaries, error of each part, perplexity."""

@@ -1,0 +1,162 @@
+"""`edgec verify`: whether a bundle is what its manifest says, and how far it is from the float model.
+
+1. every file there, of its size and hash, and no other        3. each part's error against the float module
+2. every graph the manifest names in its binary                4. perplexity on a text, beside the float model's
+
+When files differ nothing is loaded: engines take damaged weights without a word, or crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..bundle.manifest import Manifest, hash_files, load_manifest
+from ..diagnostics.diagnostic import EdgecError
+from ..oracle.text_perplexity import module_perplexity, read_text
+from ..sources import origin as known_sources
+from ..sources.tokenizer.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from ..ir.module import Module
+
+# Read by every model when no text is given, to compare parts: any text will do, the same one always.
+PROBE_TEXT = (
+    """
+def mean(values):
+    \"\"\"The arithmetic mean of a list of numbers; an empty list has none.\"\"\"
+    if not values:
+        raise ValueError("mean of an empty list")
+    total = 0.0
+    for value in values:
+        total += value
+    return total / len(values)
+
+The quick brown fox jumps over the lazy dog, while the dog counts from 1 to 10 and back again.
+"""
+    * 6
+)
+
+
+def verify_bundle(
+    bundle: Path | str,
+    text: Path | str | None = None,
+    windows: int = 32,
+    sources: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Problems, errors per part and, with `text`, perplexities. `sources`: model -> where its float model lies."""
+    result: dict[str, Any] = {"ok": False, "problems": [], "parts": {}, "perplexity": {}, "baseline": {}}
+    problems: list[str] = result["problems"]
+    try:
+        manifest = load_manifest(Path(bundle))
+    except EdgecError as error:
+        if error.diagnostics[0].code == "E0901":  # nothing there that could be verified
+            raise
+        problems.append(error.diagnostics[0].message)
+        return result
+    for name in sources or {}:
+        manifest.model(name)
+    problems += file_problems(manifest)
+    if not problems:
+        given = None if text is None else Path(text)
+        verification = _Verification(manifest, given, windows, sources or {}, result)
+        for name in manifest.models:
+            try:
+                verification.model(name)
+            except EdgecError as error:
+                problems += [f"model `{name}`: {diagnostic.message}" for diagnostic in error.diagnostics]
+    result["ok"] = not problems
+    return result
+
+
+def file_problems(manifest: Manifest) -> list[str]:
+    """Every file that is missing, changed or not the manifest's, by name."""
+    links = [path for path in sorted(manifest.bundle.rglob("*")) if path.is_symlink()]
+    if links:
+        return [f"`{path.relative_to(manifest.bundle).as_posix()}` is a symbolic link, not a file" for path in links]
+    found = hash_files(manifest.bundle)
+    listed = manifest.files
+    problems = [f"file `{name}` is missing" for name in listed if name not in found]
+    problems += [f"file `{name}` is not in the manifest" for name in found if name not in listed]
+    for name, facts in listed.items():
+        if name in found and found[name]["size"] != facts["size"]:
+            problems.append(f"file `{name}` has {found[name]['size']} bytes, the manifest says {facts['size']}")
+        elif name in found and found[name]["sha256"] != facts["sha256"]:
+            problems.append(f"file `{name}` has been changed: its sha256 is not the manifest's")
+    return problems
+
+
+class _Verification:
+    """One run over the models of a bundle whose files are intact."""
+
+    def __init__(
+        self, manifest: Manifest, text: Path | None, windows: int, sources: Mapping[str, str], result: dict[str, Any]
+    ) -> None:
+        self.manifest, self.text, self.windows, self.sources = manifest, text, windows, sources
+        self.result = result
+        self._content = PROBE_TEXT if text is None else read_text([text])
+
+    def model(self, name: str) -> None:
+        self._look_into_parts(name)
+        module = self._float_module(name)
+        entry = self.manifest.tokenizer(name)
+        ids = [] if entry is None else Tokenizer(self.manifest.bundle / entry["directory"], entry).plain(self._content)
+        if module is not None:
+            self._compare(name, module, ids)
+        if self.text is not None and entry is not None and self.manifest.model(name)["kind"] == "decoder":
+            self._perplexity(name, module, ids, self.text)
+
+    def _look_into_parts(self, name: str) -> None:
+        from ..runtime.engines import target_of
+
+        for part in self.manifest.parts_of(name):
+            entry = self.manifest.part(part)
+            facts = {"device": entry["device"], "graphs": len(entry["graphs"]), "max_error": None}
+            self.result["parts"][part] = facts
+            problems = target_of(entry).verify_part(self.manifest.bundle, entry)
+            self.result["problems"] += [f"part `{part}`: {problem}" for problem in problems]
+
+    def _float_module(self, name: str) -> Module | None:
+        """The float model the bundle was made from; None, and said so at each part, if it is not to be found."""
+        entry = self.manifest.inputs.get(name)
+        if entry is None:
+            return None
+        given = Path(self.sources[name]) if name in self.sources else None
+        source = known_sources.find(name, entry, given)
+        if source is not None:
+            return _load(self.manifest, name, source)
+        for part in self.manifest.parts_of(name):
+            why = f"the float model `{entry['source']}` is not found; give it as --source {name}=PATH"
+            self.result["parts"][part]["why"] = why
+        return None
+
+    def _compare(self, name: str, module: Module, ids: list[int]) -> None:
+        from .part_errors import compare
+
+        for part, comparison in compare(self.manifest, name, module, ids).items():
+            self.result["parts"][part].update(comparison.facts())
+            self.result["problems"] += [f"part `{part}`: {what}" for what in comparison.far]
+
+    def _perplexity(self, name: str, module: Module | None, ids: list[int], text: Path) -> None:
+        from ..runtime.engines import open_model
+        from ..runtime.perplexity import WINDOW, perplexity
+
+        model = open_model(self.manifest, name)
+        try:
+            self.result["perplexity"][name] = perplexity(model, ids, self.windows)
+        finally:
+            model.close()
+        if module is not None:
+            windows = min(self.windows, len(ids) // WINDOW)
+            self.result["baseline"][name] = module_perplexity(module, [text], windows, keep=True)
+
+
+def _load(manifest: Manifest, name: str, source: Path) -> Module:
+    if manifest.inputs[name]["kind"] == "onnx":
+        from ..sources.onnx.load_onnx import load_onnx
+
+        return load_onnx(name, source, 0)
+    from ..sources.hf.load_hf import load_hf
+
+    return load_hf(name, source, manifest.model(name)["arch"]["context"])

@@ -1,0 +1,1 @@
+"""What `bucket` does to a graph: every shape a number."""

@@ -1,0 +1,152 @@
+"""Put static integer ranges on a decoder's activations (`compiler/activations.py` has the form).
+
+    uint16   every float tensor that an op computes, the past K/V, the logits
+    uint8    what a linear reads and what it gives, for the linears that the line selects; all else is uint16
+    kv       new and past keys and values: uint8, or else int16 around zero
+
+HTP multiplies 8-bit activations to 8-bit results only, so a linear has the same type on both sides. The right side of a
+product of activations it cuts to 8 bits where that is uint16, and takes whole where it is int16: so keys and values
+are int16. What only moves values shares the range of what it moves. cos, sin and the mask are exact to 16 bits and
+carry no pair. Inside Attention (scores, softmax) ONNX has no place for a pair: the range of the scores is kept on
+the node.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from ...compiler.calibration import windows as calibrate
+from ...compiler.diagnostics.diagnostic import fail
+from ...compiler.ir.activation_encodings import CACHE, METHOD, MOVES, SCORES, WANTED, Encoding, insert, root, strip
+from ...compiler.ir.linears import linears
+from ...compiler.ir.module import Module, constant
+from ...compiler.pipeline.pass_interface import Scope
+from ..solve.require_torch import needs_torch
+
+if TYPE_CHECKING:
+    from .activation_ranges import Seen
+
+
+def wanted(module: Module) -> bool:
+    """Whether an earlier line has asked for integer activations."""
+    return METHOD in module.main.graph.metadata_props
+
+
+def mark(module: Module, activations: str, ranges: str, scope: Scope) -> None:
+    """Note what a line wants: of the linears it selects, and, unless it is fp16, of the whole decoder."""
+    graph = module.main.graph
+    if activations != "fp16":
+        if module.arch is None:
+            fail(
+                "E0419",
+                f"`{module.name}` is no decoder that edgec built: activations are quantised in decoders only",
+                scope.origin,
+                help="leave out `activations`",
+            )
+        graph.metadata_props[METHOD] = ranges
+    for linear in linears(module):
+        if linear.kind == "matmul" and scope.selects(linear.name):
+            linear.node.metadata_props[WANTED] = activations
+
+
+def apply(module: Module, before: dict[str, Encoding], scope: Scope) -> int:
+    """Measure ranges and put the pairs in; the number of pairs that are not as `before` had them."""
+    graph = module.main.graph
+    if scope.calibration is None:
+        fail(
+            "E0454",
+            "`activations` needs a `calibration` block, which the plan has not",
+            scope.origin,
+            help='add `calibration { text = "calib/*.txt" }`, or leave activations as fp16',
+        )
+    narrow = {x.node for x in linears(module) if x.node.metadata_props.get(WANTED) == "uint8"}
+    values = [value for node in graph for value in node.outputs[:1] if _is_activation(node)]
+    method, cache = graph.metadata_props[METHOD], graph.metadata_props.get(CACHE, "int16")
+    narrow_values = {root(v) for node in narrow for v in (node.inputs[0], node.outputs[0]) if v is not None}
+    if cache == "uint8" or narrow:  # counted with 8-bit linears anyway: a cache asked for later measures nothing anew
+        narrow_values |= {root(value) for value in _cached(graph)}
+    histograms = set(values) if method in ("percentile", "mse") else narrow_values
+    needs_torch("activations", scope)
+    from .activation_ranges import ranges
+
+    ids = calibrate.windows(scope.calibration, module)
+    seen, scores = ranges(module, ids, values, histograms, scope.progress)
+    for node, held in scores.items():
+        low, high = held.range("minmax", 16)
+        node.metadata_props[SCORES] = f"{low:.9g} {high:.9g}"
+    made = _Pairs(graph, seen, method, narrow)
+    made.put(values, cache)
+    graph.sort()
+    return sum(before.get(name) != encoding for name, encoding in made.done.items()) + len(before.keys() - made.done)
+
+
+def _is_activation(node: ir.Node) -> bool:
+    """Whether a node computes an activation that gets a range of its own."""
+    name = node.name or ""
+    if node.op_type in MOVES or name.startswith("rotary.") or node.outputs[0].dtype != ir.DataType.FLOAT:
+        return False
+    return not all(value is None or _is_constant(value) for value in node.inputs)
+
+
+def _is_constant(value: ir.Value) -> bool:
+    if constant(value) is not None:
+        return True
+    node = value.producer()
+    return node is not None and all(v is None or _is_constant(v) for v in node.inputs)
+
+
+def _cached(graph: ir.Graph) -> list[ir.Value]:
+    return [value for value in graph.outputs if (value.name or "").startswith("past_")]
+
+
+class _Pairs:
+    """Puts pairs into one graph."""
+
+    def __init__(self, graph: ir.Graph, seen: dict[ir.Value, Seen], method: str, narrow: set[ir.Node]) -> None:
+        self.graph, self.seen, self.method, self.narrow = graph, seen, method, narrow
+        self.done: dict[str, Encoding] = {}
+
+    def put(self, values: list[ir.Value], cache: str) -> None:
+        """The cache first, then what linears read, then the rest: a later pair comes nearer to the producer."""
+        held = {value.name or "": (value, root(value)) for value in _cached(self.graph)}
+        for name, (value, source) in held.items():
+            encoding, base = self._encoding(source, cache), name.removesuffix("_out")
+            self._insert(value, f"{base}_new", encoding)
+            past = next(v for v in self.graph.inputs if v.name == f"{base}_in")
+            self._insert(past, f"{base}_in", encoding)
+        for value in values:
+            node = value.producer()
+            if node is None:
+                continue
+            base = node.name or ""
+            readers = [r for r in self._linear_readers(value) if r in self.narrow]
+            if readers:
+                moved = {r.inputs[0] for r in readers}
+                for at, x in enumerate(v for v in moved if v is not None):
+                    self._insert(x, base if not at else f"{base}.{at}", self._encoding(value, "uint8"), readers)
+            self._insert(value, base, self._encoding(value, "uint8" if node in self.narrow else "uint16"))
+
+    def _linear_readers(self, value: ir.Value) -> list[ir.Node]:
+        """Linears that read `value`, moved about or not."""
+        found = []
+        for use in value.uses():
+            if use.node.op_type in MOVES and use.idx == 0:
+                found += self._linear_readers(use.node.outputs[0])
+            elif use.node.op_type == "MatMul" and use.idx == 0:
+                found.append(use.node)
+        return found
+
+    def _encoding(self, value: ir.Value, dtype: str) -> Encoding:
+        low, high = self.seen[value].range(self.method, 8 if dtype == "uint8" else 16)
+        return Encoding.over(low, high, dtype)
+
+    def _insert(self, value: ir.Value, base: str, encoding: Encoding, readers: list[ir.Node] | None = None) -> None:
+        insert(self.graph, value, base, encoding, readers)
+        self.done[f"{base}.act{encoding.bits}.quantize"] = encoding
+
+
+def take_out(module: Module) -> dict[str, Encoding]:
+    """The pairs there were, taken out so that weights and ranges can be made anew."""
+    return strip(module.main.graph)

@@ -1,0 +1,248 @@
+"""The graph side of `quantize`: which weights are taken, and how their uses are led through DequantizeLinear.
+
+embedding     Gather(W, ids)                      ->  Gather(DequantizeLinear(q, scale), ids)
+linear        MatMul(x, Transpose(W[N,K]))        ->  MatMul(x, Transpose(DequantizeLinear(q[N,K], scale)))
+              MatMul(x, W[K,N])                   ->  the same: integers always lie as [N, K]
+Gemm, Conv    op(x, W, b)                         ->  op(x, DequantizeLinear(q, scale), b), Gemm with transB = 1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from ...compiler.diagnostics.diagnostic import PlanError
+from ...compiler.ir.linears import FLOATS, SOURCE, Linear, linears
+from ...compiler.ir.module import Module, drop_unused_initializers
+from ...compiler.ir.weight_format import FORMAT, Format
+from ...compiler.ir.weights import Weight, as_weight, transpose
+from ...compiler.pipeline.pass_interface import Scope
+from .blocks import indivisible
+from .round_to_nearest import Made, make
+
+Solver = Callable[[Mapping[str, Weight]], dict[str, Made]]  # float weights [N, K] by linear -> their integers
+
+
+Formats = Callable[[str], Format]  # by the name of the linear
+
+
+def quantize_graph(
+    graph: ir.Graph, module: Module, formats: Formats, scope: Scope, solver: Solver | None = None
+) -> int:
+    """Quantise the selected weights of `graph` (by rounding without a `solver`); the number of uses that changed."""
+    shelf = _Shelf(graph, formats, scope)
+    if solver is not None:
+        shelf.solved = solver(_to_solve(list(linears(module, graph)), shelf))
+    found = list(linears(module, graph))  # a solver may have scaled float weights
+    before = {linear.name: _now(linear) for linear in found}
+    for linear in found:
+        if linear.quant is not None and _now(linear).source is not None:
+            shelf.put(linear)
+    changes = 0
+    for linear in found:
+        if scope.selects(linear.name):
+            changes += _quantize(linear, module, shelf)
+    drop_unused_initializers(graph)
+    shelf.register()
+    if changes:
+        graph.sort()  # a shared DequantizeLinear has to come before its first reader
+        _note_untied(found, before, {x.name: x for x in linears(module, graph)}, scope)
+    return changes
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a use reads: the float weight behind it and the format it has now (None: float)."""
+
+    source: Weight | None
+    format_: Format | None
+
+
+def _now(linear: Linear) -> _State:
+    if linear.quant is not None:
+        meta = linear.quant.q.meta
+        return _State(meta.get(SOURCE), meta.get(FORMAT))
+    held = linear.value.const_value
+    if held is not None and not isinstance(held, Weight):
+        linear.value.const_value = as_weight(held)  # one object per tensor, so that ties can be seen
+    return _State(linear.stored if held is None else as_weight(linear.value.const_value or held), None)
+
+
+def candidates(graph: ir.Graph, module: Module, format_: Format, scope: Scope) -> dict[str, Weight]:
+    """Linear -> float weight [N, K] of all that the step selects and that can take a format like `format_`."""
+    shelf, wanted = _Shelf(graph, lambda _name: format_, scope), {}
+    for linear in linears(module, graph):
+        source = _now(linear).source
+        if scope.selects(linear.name) and _refusal(linear, format_) is None and source is not None:
+            _check_block(linear, format_, scope)
+            wanted[linear.name] = shelf.orient(linear, source)
+    return wanted
+
+
+def _to_solve(found: list[Linear], shelf: _Shelf) -> dict[str, Weight]:
+    """The weights that are about to get a new format, as the shelf will ask for them."""
+    wanted = {}
+    for linear in found:
+        state = _now(linear)
+        if not shelf.scope.selects(linear.name):
+            continue
+        format_ = shelf.formats(linear.name)
+        if _refusal(linear, format_) is None and state.source is not None and state.format_ != format_:
+            _check_block(linear, format_, shelf.scope)
+            wanted[linear.name] = shelf.orient(linear, state.source)
+    return wanted
+
+
+def _refusal(linear: Linear, format_: Format) -> str | None:
+    """Why the weight of `linear` is left alone."""
+    source = _now(linear).source
+    if linear.kind == "conv" and format_.block is not None:
+        return "a convolution is quantised per channel only: `block = channel`"
+    if source is None:
+        return "its weight is quantised in the source model already"
+    if source.dtype not in FLOATS:
+        return f"its weight is {source.dtype.name.lower()}, not float32 or float16"
+    return None
+
+
+def _check_block(linear: Linear, format_: Format, scope: Scope) -> None:
+    if format_.block is not None and linear.shape[1] % format_.block:
+        raise PlanError(indivisible(format_.block, {linear.name: linear.shape[1]}, scope.origin))
+
+
+def _quantize(linear: Linear, module: Module, shelf: _Shelf) -> int:
+    scope, format_, state = shelf.scope, shelf.formats(linear.name), _now(linear)
+    if (why := _refusal(linear, format_)) is not None or state.source is None:
+        return scope.skip(linear.node, why or "it has no float weight")
+    _check_block(linear, format_, scope)
+    module.decisions[linear.name] = str(scope.origin) if scope.origin else "quantize"
+    if state.format_ == format_:
+        return False
+    _lead(linear, shelf.get(linear, state.source))
+    return True
+
+
+@dataclass
+class _Shelf:
+    """The dequantised values there are, by float weight and format: what is there is used again."""
+
+    graph: ir.Graph
+    formats: Formats
+    scope: Scope
+    values: dict[tuple[int, Format], ir.Value] = field(default_factory=dict)
+    fresh: list[tuple[str, ir.Node]] = field(default_factory=list)
+    oriented: dict[int, Weight] = field(default_factory=dict)
+    solved: dict[str, Made] = field(default_factory=dict)
+
+    def put(self, linear: Linear) -> None:
+        state = _now(linear)
+        if state.source is not None and state.format_ is not None:
+            self.values[id(state.source), state.format_] = linear.value
+
+    def orient(self, linear: Linear, source: Weight) -> Weight:
+        """`source` as [N, K], one object for all its uses."""
+        if linear.quant is not None or linear.rows_are_outputs:
+            return source
+        return self.oriented.setdefault(id(source), transpose(source))
+
+    def get(self, linear: Linear, source: Weight) -> ir.Value:
+        source = self.orient(linear, source)
+        key = (id(source), self.formats(linear.name))
+        if key not in self.values:
+            self.values[key] = self._build(linear, source)
+        return self.values[key]
+
+    def _build(self, linear: Linear, source: Weight) -> ir.Value:
+        made, format_ = self.solved.get(linear.name), self.formats(linear.name)
+        if made is None:
+            made = make(f"{linear.name}.weight", source, format_, self.scope.origin)
+        attributes = {"axis": 1, "block_size": format_.block} if format_.block else {"axis": 0}
+        node = ir.node("DequantizeLinear", _inputs(made), attributes, name=f"{linear.name}.dequant")
+        output = node.outputs[0]
+        output.shape, output.type = ir.Shape(source.dims), ir.TensorType(made.scale.dtype)
+        self.graph.insert_before(_first_reader(linear), node)
+        self.fresh.append((f"{linear.name}.weight", node))
+        return output
+
+    def register(self) -> None:
+        """Name the new tensors once those they replace are gone."""
+        for base, node in self.fresh:
+            taken = self.graph.initializers
+            while f"{base}.q" in taken:
+                base += "_"
+            node.outputs[0].name = f"{base}.dequantised"
+            for value, part in zip(node.inputs, ("q", "scale", "zero_point"), strict=False):
+                if value is None or value.const_value is None:
+                    raise ValueError(f"`{base}` has no {part}")
+                value.name = value.const_value.name = f"{base}.{part}"
+                self.graph.register_initializer(value)
+
+
+def _inputs(made: Made) -> list[ir.Value]:
+    tensors = [t for t in (made.q, made.scale, made.zero_point) if t is not None]
+    return [ir.Value(name=t.name, type=ir.TensorType(t.dtype), shape=ir.Shape(t.dims), const_value=t) for t in tensors]
+
+
+def _first_reader(linear: Linear) -> ir.Node:
+    """The node before which a weight of `linear` has to be made: its Transpose if it has one."""
+    transposed = linear.node.inputs[1] if linear.kind == "matmul" else None
+    producer = transposed.producer() if transposed is not None else None
+    return producer if producer is not None and producer.op_type == "Transpose" else linear.node
+
+
+def _lead(linear: Linear, value: ir.Value) -> None:
+    """Let `linear` read `value` [N, K], and drop what only it read before."""
+    node, old = linear.node, linear.quant.node if linear.quant else None
+    if linear.kind == "matmul":
+        _lead_matmul(node, linear, value)
+    else:
+        node.replace_input_with(0 if linear.kind == "gather" else 1, value)
+        if linear.kind == "gemm":
+            node.attributes["transB"] = ir.AttrInt64("transB", 1)
+    if old is not None and not old.outputs[0].uses() and old.graph is not None:
+        old.graph.remove(old, safe=True)
+
+
+def _lead_matmul(node: ir.Node, linear: Linear, value: ir.Value) -> None:
+    current = node.inputs[1]
+    turn = current.producer() if current is not None else None
+    if linear.rows_are_outputs and turn is not None and current is not None and len(current.uses()) == 1:
+        turn.replace_input_with(0, value)
+        return
+    made = ir.node("Transpose", [value], {"perm": [1, 0]}, name=f"{linear.name}.transpose")
+    output = made.outputs[0]
+    n, k = linear.shape
+    output.name, output.shape, output.type = f"{linear.name}.weight_t", ir.Shape((k, n)), value.type
+    if node.graph is None:
+        raise ValueError(f"node `{node.name}` is in no graph")
+    node.graph.insert_before(node, made)
+    node.replace_input_with(1, output)
+
+
+def _note_untied(found: list[Linear], before: dict[str, _State], after: dict[str, Linear], scope: Scope) -> None:
+    """Say what it costs that ops which shared one weight do not share it any more."""
+    for first in found:
+        shared = [x for x in found if before[x.name] == before[first.name] and before[x.name].source is not None]
+        if len(shared) < 2 or shared[0] is not first:
+            continue
+        kept = after[shared[0].name].initializer
+        for other in shared[1:]:
+            linear = after[other.name]
+            if linear.initializer is kept:
+                continue
+            changed = linear if _now(linear) != before[other.name] else after[first.name]
+            size = _size(_nbytes(changed))
+            scope.note(f"`{other.name}` no longer shares its weight with `{first.name}`: {size} more")
+
+
+def _nbytes(linear: Linear) -> int:
+    if linear.quant is None:
+        return linear.stored.nbytes if linear.stored is not None else 0
+    parts = (linear.quant.q, linear.quant.scale, linear.quant.zero_point)
+    return sum(part.nbytes for part in parts if part is not None)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.2f} MiB" if count >= 1 << 20 else f"{count} bytes"

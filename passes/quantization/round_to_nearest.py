@@ -1,0 +1,161 @@
+"""Round to nearest: the integers, scales and zero points of a weight, made from its float rows as they are asked for.
+
+For the weights w of one block (or of one whole row), b bits:
+
+    symmetric    scale = fp16(max|w| / (2^(b-1) - 1))          q = clip(round(w / scale), -2^(b-1), 2^(b-1) - 1)
+    asymmetric   scale = fp16((max(w,0) - min(w,0)) / (2^b - 1))
+                 zero_point = round(-min(w,0) / scale)         q = clip(round(w / scale) + zero_point, 0, 2^b - 1)
+
+Scales are rounded to float16 before the integers are chosen, because that is how engines store them. One below
+float16's smallest number, 2^-24, is raised to it: an all-zero block has integers zero (or its zero point) and that
+scale. Scales in float16's subnormal range keep fewer digits; the error that adds is below 2^-24 * 2^(b-1). A scale
+above float16's largest number is an error, and so are weights that are not finite.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from ...compiler.diagnostics.diagnostic import Span, fail
+from ...compiler.ir.linears import SOURCE, WIDTH, dequantised
+from ...compiler.ir.weight_format import FORMAT, Format
+from ...compiler.ir.weights import Weight, derive
+
+_SMALLEST = np.float32(2.0**-24)
+_LARGEST = np.float32(65504.0)
+
+
+@dataclass(frozen=True)
+class Made:
+    """The lazy tensors of one quantised weight."""
+
+    q: Weight
+    scale: Weight
+    zero_point: Weight | None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(w.nbytes for w in (self.q, self.scale, self.zero_point) if w is not None)
+
+    def value(self) -> Weight:
+        """What the integers stand for [N, ...], float32."""
+        block = None if len(self.scale.dims) == 1 else self.q.dims[1] // self.scale.dims[1]
+
+        def rows(start: int, stop: int) -> np.ndarray:
+            return dequantised(self.q, self.scale, self.zero_point, block, start, stop)
+
+        return derive(self.q.name, ir.DataType.FLOAT, self.q.dims, rows, self.q, "dequantised")
+
+
+def quantise(w: np.ndarray, format_: Format) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """`w` float32 [rows, K] -> integers [rows, K] (int16), scales and zero points [rows, blocks]."""
+    groups = _groups(w, format_)
+    scale, zero = _scales(groups, format_)
+    low, high = (-(1 << (format_.bits - 1)), (1 << (format_.bits - 1)) - 1) if format_.symmetric else (0, _top(format_))
+    q = np.rint(groups / scale[..., None])
+    if zero is not None:
+        q += zero[..., None]
+    return np.clip(q, low, high).astype(np.int16).reshape(w.shape), scale, zero
+
+
+def scales(w: np.ndarray, format_: Format) -> tuple[np.ndarray, np.ndarray | None]:
+    """Scales and zero points alone."""
+    return _scales(_groups(w, format_), format_)
+
+
+def make(name: str, source: Weight, format_: Format, origin: Span | None) -> Made:
+    """`source` [N, ...] in `format_`, lazily. `name` is what messages call it."""
+    n = source.dims[0]
+    k = int(np.prod(source.dims[1:], dtype=np.int64))
+    per_row = (n,) if format_.block is None else (n, k // format_.block)
+    # a float16 model multiplies in float16: its dequantised weights have to be of that type too
+    scale_type = ir.DataType.FLOAT16 if source.dtype == ir.DataType.FLOAT16 else ir.DataType.FLOAT
+
+    def floats(start: int, stop: int) -> np.ndarray:
+        w = source.rows(start, stop).astype(np.float32).reshape(stop - start, k)
+        _check(name, w, start, format_, origin)
+        return w
+
+    def q_rows(start: int, stop: int) -> np.ndarray:
+        q, _, _ = quantise(floats(start, stop), format_)
+        return q.astype(format_.dtype.numpy()).reshape((stop - start, *source.dims[1:]))
+
+    def scale_rows(start: int, stop: int) -> np.ndarray:
+        made, _ = scales(floats(start, stop), format_)
+        return made.astype(scale_type.numpy()).reshape((stop - start, *per_row[1:]))
+
+    def zero_rows(start: int, stop: int) -> np.ndarray:
+        _, zero = scales(floats(start, stop), format_)
+        if zero is None:
+            raise ValueError(f"`{name}` is symmetric")
+        return zero.astype(format_.dtype.numpy()).reshape((stop - start, *per_row[1:]))
+
+    q = derive(f"{name}.q", format_.dtype, source.dims, q_rows, source, str(format_))
+    q.meta[SOURCE], q.meta[FORMAT], q.meta[WIDTH] = source, format_, format_.bits
+    scale = derive(f"{name}.scale", scale_type, per_row, scale_rows, source, "scale")
+    if format_.symmetric:
+        return Made(q, scale, None)
+    return Made(q, scale, derive(f"{name}.zero_point", format_.dtype, per_row, zero_rows, source, "zero point"))
+
+
+def _top(format_: Format) -> int:
+    return (1 << format_.bits) - 1
+
+
+def _groups(w: np.ndarray, format_: Format) -> np.ndarray:
+    return w.reshape(len(w), -1, format_.block or w.shape[1])
+
+
+def _scales(groups: np.ndarray, format_: Format) -> tuple[np.ndarray, np.ndarray | None]:
+    if format_.symmetric:
+        scale = _half(np.abs(groups).max(axis=-1) / np.float32((1 << (format_.bits - 1)) - 1))
+        return (two_level(scale) if format_.scales == "lpbq" else scale), None
+    low = np.minimum(groups.min(axis=-1), 0)
+    high = np.maximum(groups.max(axis=-1), 0)
+    scale = _half((high - low) / np.float32(_top(format_)))
+    return scale, np.clip(np.rint(-low / scale), 0, _top(format_))
+
+
+def _half(scale: np.ndarray) -> np.ndarray:
+    return np.maximum(scale.astype(np.float16).astype(np.float32), _SMALLEST)
+
+
+def two_level(scale: np.ndarray) -> np.ndarray:
+    """`scale` [rows, K/B] as i * c: i = 1 .. 15 per block, the row's c with 7 bits, so that float16 holds each i * c.
+
+    c is the row's largest scale over 15, rounded up to 7 bits; i the nearest. So a row's scales are recovered from
+    them: see `split_two_level`.
+    """
+    mantissa, exponent = np.frexp(scale.max(axis=-1, keepdims=True) / np.float32(15))
+    c = np.maximum(np.ldexp(np.ceil(mantissa * 128) / 128, exponent), _SMALLEST).astype(np.float32)
+    return (np.clip(np.rint(scale / c), 1, 15) * c).astype(np.float32)
+
+
+def _check(name: str, w: np.ndarray, start: int, format_: Format, origin: Span | None) -> None:
+    finite = np.isfinite(w).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        what = "NaN" if np.isnan(w[row]).any() else "infinity"
+        fail(
+            "E0411",
+            f"`{name}` holds {what} in row {start + row}: it cannot be quantised",
+            origin,
+            help=f'leave it as it is with `except ["{_op(name)}"]`, or repair the model',
+        )
+    largest = _LARGEST * ((1 << (format_.bits - 1)) - 1)
+    big = np.abs(w).max(axis=1, initial=0) > largest / (1 if format_.symmetric else 2)
+    if big.any():
+        row = int(np.argmax(big))
+        fail(
+            "E0412",
+            f"`{name}` holds {np.abs(w[row]).max():g} in row {start + row}: its scale does not fit float16",
+            origin,
+            help=f'leave it as it is with `except ["{_op(name)}"]`',
+        )
+
+
+def _op(name: str) -> str:
+    return name.removesuffix(".weight")

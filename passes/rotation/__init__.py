@@ -1,0 +1,1 @@
+"""What `rotate` does to a graph."""

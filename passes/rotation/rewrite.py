@@ -1,0 +1,156 @@
+"""The graph side of `rotate`: which weights turn, in which order, and the orthogonal matrices themselves.
+
+residual stream:  written by the embedding, o_proj, down_proj
+                  read by norms, and behind them by q, k, v, gate, up, head
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from ...compiler.diagnostics.diagnostic import fail
+from ...compiler.ir.fold_into_weights import bias_of, exchange, own_gain, scale_columns, turn_columns, turn_rows, untie
+from ...compiler.ir.linears import Linear, linears
+from ...compiler.ir.module import Module, constant
+from ...compiler.ir.weights import Weight, from_array
+from ...compiler.pipeline.pass_interface import Scope
+
+_MARK = "edgec.rotated"
+_WRITERS = (".o_proj", ".down_proj")
+_CORES = (1, 12, 20)
+
+
+def rotate(module: Module, residual: bool, values: bool, seed: int, scope: Scope) -> int:
+    """Turn what is asked for; the number of weights turned."""
+    arch = module.arch
+    if arch is None:
+        fail("E0460", f"`{module.name}` is no decoder that edgec built: its residual stream is not known", scope.origin)
+    changes = 0
+    if residual and not _marked(module, "residual"):
+        changes += _turn_residual(module, orthogonal(arch.hidden, seed), scope)
+    if values and not _marked(module, "values"):
+        changes += _turn_values(module, orthogonal(arch.head_dim, seed + 1))
+    return changes
+
+
+def _marked(module: Module, what: str) -> bool:
+    """Whether the module has been turned already; marks it."""
+    marks = module.main.metadata_props
+    before = marks.get(_MARK, "").split()
+    marks[_MARK] = " ".join([*before, what])
+    return what in before
+
+
+def _turn_residual(module: Module, r: np.ndarray, scope: Scope) -> int:
+    for name in [linear.name for linear in linears(module)]:
+        _own(module, name, scope)
+    found = {linear.name: linear for linear in linears(module)}
+    readers = _behind_norms(module, found)
+    changes = 0
+    for linear in found.values():
+        if linear.kind == "gather":
+            _exchange(linear, lambda w: turn_columns(w, r, "rotated"), None)
+        elif linear.name in readers:
+            gain = readers[linear.name]
+            _exchange(linear, lambda w, g=gain: turn_columns(scale_columns(w, g, "gain"), r, "rotated"), None)
+        elif linear.name.endswith(_WRITERS):
+            _exchange(linear, lambda w: turn_rows(w, r, "rotated"), lambda b: turn_rows(b, r, "rotated"))
+        else:
+            raise ValueError(f"`{linear.name}` neither reads nor writes the residual stream")
+        changes += 1
+    for node in list(module.nodes("RMSNormalization")):
+        if _is_residual_norm(node, found):
+            gain = own_gain(module, node)
+            exchange(gain, from_array(gain.name or "", np.ones(_array(gain).shape, np.float32), "ones"))
+    return changes
+
+
+def _behind_norms(module: Module, found: dict[str, Linear]) -> dict[str, np.ndarray]:
+    """Linear -> gain of the norm of the residual stream that it reads."""
+    gains = {}
+    for node in module.nodes("RMSNormalization"):
+        if _is_residual_norm(node, found):
+            for use in node.outputs[0].uses():
+                gains[use.node.name or ""] = _array(node.inputs[1]).astype(np.float32)
+    return gains
+
+
+def _is_residual_norm(node: ir.Node, found: dict[str, Linear]) -> bool:
+    """Norms whose readers are linears; those of a head's q and k are not."""
+    return all(use.node.name in found for use in node.outputs[0].uses())
+
+
+def _turn_values(module: Module, r: np.ndarray) -> int:
+    changes = 0
+    for linear in list(linears(module)):
+        if linear.name.endswith(".v_proj"):
+            _exchange(linear, lambda w: turn_rows(w, r, "rotated"), lambda b: turn_rows(b, r, "rotated"))
+        elif linear.name.endswith(".o_proj"):
+            _exchange(linear, lambda w: turn_columns(w, r, "rotated"), None)
+        else:
+            continue
+        changes += 1
+    return changes
+
+
+Turn = Callable[[Weight], Weight]
+
+
+def _exchange(linear: Linear, turn: Turn, turn_bias: Turn | None) -> None:
+    if linear.stored is None or not linear.rows_are_outputs:
+        raise ValueError(f"`{linear.name}` is not a float weight [N, K]")
+    exchange(linear.value, turn(linear.stored))
+    bias = bias_of(linear)
+    held = constant(bias)
+    if turn_bias is not None and bias is not None and held is not None:
+        exchange(bias, turn_bias(held))
+
+
+def _own(module: Module, name: str, scope: Scope) -> None:
+    linear = next(x for x in linears(module) if x.name == name)
+    before = linear.value
+    after = untie(module, linear)
+    if after.value is not before and after.stored is not None:
+        size = after.stored.nbytes / 2**20
+        scope.note(f"`{name}` no longer shares its weight: {size:.2f} MiB more in float32")
+
+
+def _array(value: ir.Value | None) -> np.ndarray:
+    held = constant(value)
+    if held is None:
+        raise ValueError("a norm without a constant gain")
+    return held.numpy()
+
+
+def orthogonal(size: int, seed: int) -> np.ndarray:
+    """An orthogonal [size, size], float64: Hadamard with random signs where there is one, else random."""
+    rng = np.random.default_rng(seed)
+    signs = rng.choice([-1.0, 1.0], size)
+    core = next((m for m in _CORES if size % m == 0 and _is_power_of_two(size // m)), None)
+    if core is None:
+        q, upper = np.linalg.qr(rng.standard_normal((size, size)))
+        return q * np.sign(np.diag(upper))
+    made = _core(core)
+    while len(made) < size:
+        made = np.block([[made, made], [made, -made]])
+    return signs[:, None] * made / np.sqrt(size)
+
+
+def _is_power_of_two(n: int) -> bool:
+    return n & (n - 1) == 0
+
+
+def _core(order: int) -> np.ndarray:
+    """Paley's Hadamard matrix of order q + 1, q a prime of the form 4n + 3."""
+    if order == 1:
+        return np.ones((1, 1))
+    q = order - 1
+    squares = {x * x % q for x in range(1, q)}
+    chi = [0 if x == 0 else 1 if x in squares else -1 for x in range(q)]
+    skew = np.zeros((order, order))
+    skew[0, 1:], skew[1:, 0] = 1, -1
+    skew[1:, 1:] = [[chi[(i - j) % q] for j in range(q)] for i in range(q)]
+    return skew + np.eye(order)

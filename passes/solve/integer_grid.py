@@ -1,0 +1,224 @@
+"""Grids of integers: w = (q - zero) * scale, a scale (and zero) per row and block, and the search for good ones.
+
+    scale [N, K/B] float32 with values float16 can hold     zero [N, K/B] integers, None when symmetric
+    symmetric: q in -2^(b-1) .. 2^(b-1)-1                    asymmetric: q, zero in 0 .. 2^b-1
+
+A symmetric grid reaches one step further on one side. A scale below zero turns that side to where a block needs it,
+so that all 2^b integers are of use and no zero point is stored.
+
+The search tries scales between a part of the largest weight and a little more, and keeps per row and block the one of
+the least e H e^T (H the block of the Hessian, [B, B]), of the least sum h e^2, or of the least sum |e|^p.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from ...compiler.ir.weight_format import Format
+
+SMALLEST = 2.0**-24
+STEPS = 48
+_LOWEST, _HIGHEST = 0.35, 1.15  # of the scale that just reaches the largest weight
+_CHUNK = {"cpu": 1 << 16}  # elements of one candidate's error that are made at once: what a core's cache holds
+_LARGE = 1 << 24  # the same on a GPU
+
+
+def ends(bits: int, symmetric: bool) -> tuple[int, int]:
+    """The least and the largest integer."""
+    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if symmetric else (0, (1 << bits) - 1)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What grids are of: `block` inputs share a scale; `positive`: the scale may not lie below zero."""
+
+    bits: int
+    block: int
+    symmetric: bool
+    positive: bool = False
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The least and the largest integer."""
+        return ends(self.bits, self.symmetric)
+
+
+def kind_of(format_: Format, k: int) -> Kind:
+    """The grids of a weight with `k` inputs. Eight bits gain nothing by a scale below zero."""
+    return Kind(format_.bits, format_.block or k, format_.symmetric, format_.positive or format_.bits == 8)
+
+
+@dataclass
+class Grid:
+    """The integers a weight [N, K] may take."""
+
+    scale: torch.Tensor
+    zero: torch.Tensor | None
+    bits: int
+    block: int
+
+    @property
+    def low(self) -> int:
+        return ends(self.bits, self.zero is None)[0]
+
+    @property
+    def high(self) -> int:
+        return ends(self.bits, self.zero is None)[1]
+
+    def quantise(self, w: torch.Tensor) -> torch.Tensor:
+        """Nearest integers, float32 [N, K]."""
+        q = torch.round(self.blocks(w) / self.scale[..., None])
+        if self.zero is not None:
+            q = q + self.zero[..., None]
+        return q.clamp_(self.low, self.high).reshape(w.shape)
+
+    def value(self, q: torch.Tensor) -> torch.Tensor:
+        """What the integers [N, K] stand for."""
+        blocks = self.blocks(q)
+        if self.zero is not None:
+            blocks = blocks - self.zero[..., None]
+        return (blocks * self.scale[..., None]).reshape(q.shape)
+
+    def blocks(self, w: torch.Tensor) -> torch.Tensor:
+        return w.reshape(len(w), -1, self.block)
+
+
+@dataclass
+class Columns:
+    """A grid held column by column, for methods that choose one column of integers after the other.
+
+    scale [K/B, N]     zero [K/B, N], None when symmetric     a column is [N]
+    """
+
+    scale: torch.Tensor
+    zero: torch.Tensor | None
+    bits: int
+    block: int
+
+    @classmethod
+    def of(cls, grid: Grid) -> Columns:
+        return cls(_turned(grid.scale), None if grid.zero is None else _turned(grid.zero), grid.bits, grid.block)
+
+    @classmethod
+    def blank(cls, w: torch.Tensor, kind: Kind) -> Columns:
+        """For `w` [N, K], to be filled block by block."""
+        scale = w.new_ones(w.shape[1] // kind.block, len(w))
+        return cls(scale, None if kind.symmetric else torch.zeros_like(scale), kind.bits, kind.block)
+
+    def grid(self) -> Grid:
+        return Grid(_turned(self.scale), None if self.zero is None else _turned(self.zero), self.bits, self.block)
+
+    def nearest(self, w: torch.Tensor, group: int) -> torch.Tensor:
+        """Integers of a column that lies in block `group`."""
+        q = torch.round(w / self.scale[group])
+        if self.zero is not None:
+            q += self.zero[group]
+        return q.clamp_(*ends(self.bits, self.zero is None))
+
+    def value(self, q: torch.Tensor, group: int) -> torch.Tensor:
+        """What integers of that column stand for."""
+        return (q if self.zero is None else q - self.zero[group]) * self.scale[group]
+
+
+def _turned(x: torch.Tensor) -> torch.Tensor:
+    return x.T.contiguous()
+
+
+def half(scale: torch.Tensor) -> torch.Tensor:
+    """Rounded to what float16 holds, and not zero."""
+    size = scale.abs().half().float().clamp_min(SMALLEST)
+    return torch.where(scale < 0, -size, size)
+
+
+def fit(w: torch.Tensor, kind: Kind, hessian: torch.Tensor | None = None) -> Grid:
+    """The grid of `w` [N, K] by clip search, each block weighted by its part of `hessian` [K, K] if there is one."""
+    scales, zeros = [], []
+    for at in range(0, w.shape[1], kind.block):
+        part = None if hessian is None else hessian[at : at + kind.block, at : at + kind.block]
+        scale, zero = fit_block(w[:, at : at + kind.block], kind, part)
+        scales.append(scale)
+        zeros.append(zero)
+    zero = None if kind.symmetric else torch.stack([z for z in zeros if z is not None], 1)
+    return Grid(torch.stack(scales, 1), zero, kind.bits, kind.block)
+
+
+def spanning(w: torch.Tensor, kind: Kind) -> Grid:
+    """The grid that reaches from each block's least to its largest weight, and zero."""
+    blocks = w.reshape(len(w), -1, kind.block)
+    least, largest = blocks.amin(-1).clamp_max(0), blocks.amax(-1).clamp_min(0)
+    low, high = kind.ends
+    if kind.symmetric and kind.positive:
+        return Grid(half(torch.maximum(largest, -least) / high), None, kind.bits, kind.block)
+    if kind.symmetric:
+        up, down = torch.maximum(largest / high, least / low), torch.maximum(least / -high, largest / -low)
+        return Grid(half(torch.where(down < up, -down, up)), None, kind.bits, kind.block)
+    scale = half((largest - least) / high)
+    return Grid(scale, torch.round(-least / scale).clamp_(0, high), kind.bits, kind.block)
+
+
+def fit_block(
+    w: torch.Tensor, kind: Kind, hessian: torch.Tensor | None = None, power: float = 2.0
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Scale and zero [N] of one block's weights [N, B]; `hessian` [B, B], [B] or None."""
+    rows = max(1, _CHUNK.get(w.device.type, _LARGE) // w.shape[1])
+    made = [_fit_rows(w[at : at + rows], kind, hessian, power) for at in range(0, len(w), rows)]
+    zero = None if kind.symmetric else torch.cat([z for _, z in made if z is not None])
+    return torch.cat([scale for scale, _ in made]), zero
+
+
+def _fit_rows(
+    w: torch.Tensor, kind: Kind, hessian: torch.Tensor | None, power: float
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    best = best_scale = best_zero = None
+    low, high = kind.ends
+    for scale, zero in _symmetric(w, kind) if kind.symmetric else _asymmetric(w, kind.bits):
+        shift = 0 if zero is None else zero[:, None]
+        q = (torch.round(w / scale[:, None]) + shift).clamp_(low, high)
+        found = error(w - (q - shift) * scale[:, None], hessian, power)
+        if best is None or best_scale is None:
+            best, best_scale, best_zero = found, scale, zero
+            continue
+        better = found < best
+        best = torch.where(better, found, best)
+        best_scale = torch.where(better, scale, best_scale)
+        if zero is not None and best_zero is not None:
+            best_zero = torch.where(better, zero, best_zero)
+    if best_scale is None:
+        raise ValueError("no scale was tried")
+    return best_scale, best_zero
+
+
+def error(e: torch.Tensor, hessian: torch.Tensor | None, power: float = 2.0) -> torch.Tensor:
+    """The cost [N] of the differences `e` [N, B]."""
+    if hessian is None:
+        return e.abs().pow(power).sum(1)
+    return ((e @ hessian) * e).sum(1) if hessian.dim() == 2 else (e * e * hessian).sum(1)
+
+
+Candidates = Iterator[tuple[torch.Tensor, torch.Tensor | None]]
+
+
+def _symmetric(w: torch.Tensor, kind: Kind) -> Candidates:
+    full = w.abs().amax(1) / kind.ends[1]
+    for part in torch.linspace(_HIGHEST, _LOWEST, STEPS):
+        yield half(full * part), None
+        if not kind.positive:
+            yield half(full * -part), None
+
+
+def _asymmetric(w: torch.Tensor, bits: int) -> Candidates:
+    """Scales down from the one that spans the block; zeros between covering its least and its largest weight."""
+    top = (1 << bits) - 1
+    least, largest = w.amin(1).clamp_max(0), w.amax(1).clamp_min(0)
+    for part in torch.linspace(1.0, _LOWEST, STEPS):
+        scale = half((largest - least) / top * part)
+        if bits <= 2:
+            for zero in range(top + 1):
+                yield scale, torch.full_like(scale, zero)
+            continue
+        first, last = torch.round(-least / scale), top - torch.round(largest / scale)
+        for share in (0.0, 1 / 3, 0.5, 2 / 3, 1.0):
+            yield scale, torch.round(first + (last - first) * share).clamp_(0, top)

@@ -1,0 +1,215 @@
+"""The residual streams of all calibration windows, one stretch of the decoder at a time.
+
+    reference  x_l  : what the module gives with the weights to be solved left in float
+    solved     x'_l : what it gives with the stretches before this one solved
+
+Held: both streams at one boundary [windows, length, H] (one, as long as nothing was solved), the constants of one
+stretch, and what one batch makes in it.
+A linear sees the error of all that was solved before it, in its own stretch too: that is what it compensates. A run
+whose answers the cache has computes no stream at all: it is moved when a stretch is met that has to be solved.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from ...compiler.calibration.torch_graph import (
+    Constants,
+    Env,
+    Stretch,
+    device,
+    linear_nodes,
+    plain_inputs,
+    run,
+    stretches,
+)
+from ...compiler.diagnostics.diagnostic import EngineError, fail
+from ...compiler.ir.linears import Linear, linears
+from ...compiler.ir.module import Module, constant
+from ...compiler.ir.weights import Weight, transpose
+from . import solution_cache as store
+
+BATCH = 8  # windows
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of one linear's inputs x' (solved) and x (reference), n rows: sums over all windows."""
+
+    hessian: torch.Tensor  # 2/n sum x'^T x'       [K, K]
+    drift: torch.Tensor | None  # 2/n sum (x - x')^T x'   [K, K]
+    magnitude: torch.Tensor  # 1/n sum |x'|        [K]
+    count: int  # n
+
+
+@dataclass
+class Flow:
+    """Walks the stretches of a decoder; `floats` are the weights to be solved, by linear.
+
+    With `halves` attention and MLP are stretches of their own: less is computed again for each group of linears.
+    """
+
+    module: Module
+    floats: Mapping[str, Weight]
+    halves: bool = False
+    on: torch.device = field(default_factory=device)
+
+    def __post_init__(self) -> None:
+        self.graph = self.module.main.graph
+        self.refresh()
+        self.stretches: list[Stretch] = stretches(self.graph, self.halves)
+        self.shared: Env = {}
+        self.stream: ir.Value | None = None
+        self.reference: list[torch.Tensor] = []
+        self.solved: list[torch.Tensor] = []
+        self._waiting: list[Callable[[], None]] = []
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing was solved so far: both streams are one."""
+        return self.solved is self.reference
+
+    def later(self, step: Callable[[], None]) -> None:
+        """Start or advance when `catch_up` is called, if it ever is."""
+        self._waiting.append(step)
+
+    def catch_up(self) -> None:
+        """Move the streams to where the walk is."""
+        for step in self._waiting:
+            step()
+        self._waiting.clear()
+
+    def content(self, stretch: Stretch, formats: Mapping[str, str]) -> str:
+        """What tells a stretch from another: its constants, and what is to be solved, in float, with its formats."""
+        parts = []
+        for node in stretch.nodes:
+            linear = self.linears.get(node.name or "")
+            if linear is not None and linear.name in self.floats:
+                parts += [linear.name, store.digest(self.floats[linear.name]), formats[linear.name]]
+                continue
+            weights = [linear.weight()] if linear is not None else [constant(v) for v in node.inputs]
+            parts += [node.name or "", *(store.digest(w) for w in weights if w is not None)]
+        return store.key(*parts)
+
+    def refresh(self) -> None:
+        """Look at the linears again, after weights were exchanged."""
+        self.linears: dict[str, Linear] = {linear.name: linear for linear in linears(self.module)}
+
+    def start(self, ids: np.ndarray, tables: Mapping[str, Weight]) -> None:
+        """Embed the windows; `tables` are embeddings already solved."""
+        stretch = self.stretches[0]
+        outputs = [value for value in stretch.outputs if not value.is_graph_output()]
+        self.stream = self.entry()
+        both = [(self.reference, self.constants({}))]
+        self.solved = self.reference
+        if tables:
+            self.solved, after = [], self.constants({})
+            after.given.update({self.linears[name].value: table for name, table in tables.items()})
+            both.append((self.solved, after))
+        for at in range(0, len(ids), BATCH):
+            env = plain_inputs(self.module, ids[at : at + BATCH], self.on)
+            for kept, constants in both:
+                made = dict(zip(outputs, run(stretch.nodes, env, constants, outputs), strict=True))
+                kept.append(made.pop(self.stream))
+                self.shared = {**{v: x for v, x in env.items() if v.name != "input_ids"}, **made}
+
+    def entry(self) -> ir.Value:
+        """The residual stream that leaves the embedding."""
+        return next(value for value in self.stretches[0].outputs if self._is_stream(value))
+
+    def _is_stream(self, value: ir.Value) -> bool:
+        """The residual stream is [B, S, H]; cos and sin are as wide as half a head."""
+        arch = self.module.arch
+        return arch is not None and value.shape is not None and value.shape[-1] == arch.hidden
+
+    def constants(self, weights: Mapping[str, torch.Tensor]) -> Constants:
+        """The module's constants with the float weights in place, and `weights` over them."""
+        made = Constants({self.linears[name].value: tensor for name, tensor in weights.items()}, self.on)
+        for name, weight in self.floats.items():
+            value = self.linears[name].value
+            if value not in made.given and value.const_value is None:  # quantised by an earlier line
+                made.given[value] = weight if self.linears[name].rows_are_outputs else transpose(weight)
+        return made
+
+    def oriented(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """A float weight [N, K] as the graph's value holds it."""
+        return weight if self.linears[name].rows_are_outputs else weight.T
+
+    def groups(self, stretch: Stretch) -> list[tuple[ir.Value, list[str]]]:
+        """The stretch's linears that are to be solved, those of one input together, in running order."""
+        found: dict[ir.Value, list[str]] = {}
+        for node in linear_nodes(stretch):
+            if node.name in self.floats and node.inputs[0] is not None:
+                found.setdefault(node.inputs[0], []).append(node.name or "")
+        return list(found.items())
+
+    def sizes(self) -> list[float]:
+        """What there is to solve in each stretch behind the embedding, for a clock."""
+        return [
+            1.0 + sum(math.prod(self.floats[name].dims) for _, names in self.groups(stretch) for name in names)
+            for stretch in self.stretches[1:]
+        ]
+
+    def moments(
+        self, stretch: Stretch, value: ir.Value, solved: Mapping[str, torch.Tensor], drift: bool = False
+    ) -> Moments:
+        """Of the inputs `value`, with the stretch's linears in `solved` exchanged."""
+        width = value.shape[-1] if value.shape is not None else None
+        if not isinstance(width, int):
+            raise ValueError(f"`{value.name}` has no static width")
+        before, after = self.constants({}), self.constants(solved)
+        hessian = torch.zeros(width, width, device=self.on)
+        moved, magnitude = torch.zeros_like(hessian) if drift else None, torch.zeros(width, device=self.on)
+        count = 0
+        with torch.no_grad():
+            for x, y in zip(self.reference, self.solved, strict=True):
+                got = run(stretch.nodes, self.env(y), after, [value])[0].flatten(0, -2)
+                hessian.addmm_(got.T, got)
+                magnitude += got.abs().sum(0)
+                count += len(got)
+                if moved is not None and (solved or not self.same):
+                    wanted = run(stretch.nodes, self.env(x), before, [value])[0].flatten(0, -2)
+                    moved.addmm_((wanted - got).T, got)
+        if not bool(torch.isfinite(hessian).all()):
+            readers = ", ".join(f"`{use.node.name}`" for use in value.uses())
+            fail("E0457", f"the calibration's activations into {readers} are not finite", kind=EngineError)
+        return Moments(hessian * (2 / count), None if moved is None else moved * (2 / count), magnitude / count, count)
+
+    def env(self, stream: torch.Tensor) -> Env:
+        if self.stream is None:
+            raise ValueError("the flow has not started")
+        return {**self.shared, self.stream: stream}
+
+    def output(self, stretch: Stretch) -> ir.Value:
+        """The residual stream (or the logits) that leaves the stretch."""
+        return next(value for value in stretch.outputs if not value.is_graph_output() or value.name == "logits")
+
+    def targets(self, stretch: Stretch) -> list[torch.Tensor]:
+        """The reference stream after the stretch."""
+        constants, output = self.constants({}), self.output(stretch)
+        with torch.no_grad():
+            return [run(stretch.nodes, self.env(x), constants, [output])[0] for x in self.reference]
+
+    def advance(self, stretch: Stretch, solved: Mapping[str, torch.Tensor]) -> None:
+        """Move both streams behind the stretch; behind the head is nothing that anybody asks for."""
+        if stretch is self.stretches[-1]:
+            return
+        output = self.output(stretch)
+        if solved and self.same:
+            self.solved = [x.clone() for x in self.reference]
+        with torch.no_grad():
+            for streams, constants in self._both(solved):
+                for x in streams:  # each in its place: new ones would lie scattered between what is freed
+                    x.copy_(run(stretch.nodes, self.env(x), constants, [output])[0])
+        self.stream = output
+
+    def _both(self, solved: Mapping[str, torch.Tensor]) -> Iterator[tuple[list[torch.Tensor], Constants]]:
+        yield self.reference, self.constants({})
+        if not self.same:
+            yield self.solved, self.constants(solved)

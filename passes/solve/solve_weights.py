@@ -1,0 +1,243 @@
+"""Solve a set of weights by one method, stretch by stretch, resuming from the cache what an earlier run has done.
+
+    wanted {linear: format}  ->  {linear: q, scale, zero_point}, lazy, from files
+
+Calibrated methods walk the decoder: gather the moments of a group of linears that share an input, solve them, go on
+to the next group with these in place. What a linear's answer depends on makes its key: the windows, everything before
+its stretch, its stretch's constants and formats, the method's settings. Embeddings see no activations: their rows are
+solved by clip search.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from ...compiler.calibration import windows as calibrate
+from ...compiler.calibration.time_left import Clock
+from ...compiler.calibration.torch_graph import Stretch, device
+from ...compiler.diagnostics.diagnostic import fail
+from ...compiler.ir.module import Module
+from ...compiler.ir.weight_format import Format
+from ...compiler.ir.weights import Weight
+from ...compiler.pipeline.pass_interface import Scope
+from ..quantization.round_to_nearest import Made, two_level
+from . import awq, gptq, hqq, mse, reconstruct
+from . import solution_cache as store
+from .integer_grid import Grid, Kind, kind_of
+from .residual_streams import Flow
+
+_ROWS = {"mse": (mse.solve, mse.Mse()), "hqq": (hqq.solve, hqq.Hqq())}
+CALIBRATED = ("awq", "gptq", "reconstruct")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a method may be tuned by; part of every key."""
+
+    method: str
+    gptq: gptq.Gptq = field(default_factory=gptq.Gptq)
+    reconstruct: reconstruct.Reconstruct = field(default_factory=reconstruct.Reconstruct)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One linear to solve: its float weight [N, K] and its format."""
+
+    source: Weight
+    format_: Format
+
+    @property
+    def kind(self) -> Kind:
+        return kind_of(self.format_, int(np.prod(self.source.dims[1:], dtype=np.int64)))
+
+
+def solve(module: Module, wanted: Mapping[str, Wanted], settings: Settings, scope: Scope) -> dict[str, Made]:
+    """The quantised weights of all linears in `wanted`."""
+    if settings.method in _ROWS:
+        clock = Clock(scope.progress, settings.method, [math.prod(one.source.dims) for one in wanted.values()])
+        keys = {}
+        for name, one in wanted.items():
+            clock.tick(name)
+            keys[name] = _by_rows(name, one, settings.method, scope)
+    elif settings.method in CALIBRATED:
+        walk = _Walk(module, wanted, settings, scope)
+        keys, wanted = walk.keys(), walk.wanted
+    else:
+        raise ValueError(f"no method `{settings.method}`")
+    return {name: store.load(f"{name}.weight", keys[name], one.source, one.format_) for name, one in wanted.items()}
+
+
+def _by_rows(name: str, one: Wanted, method: str, scope: Scope) -> str:
+    """Solve one weight without calibration; returns its key."""
+    solver, constants = _ROWS[method]
+    key = store.key(method, repr(constants), repr(one.format_), store.digest(one.source))
+
+    def parts() -> Iterator[store.Solution]:
+        for start, rows in one.source.blocks():
+            w = _float(name, rows, start, scope)
+            q, grid = solver(w, one.kind, constants)
+            if one.format_.scales == "lpbq":
+                grid.scale = _two_level(grid.scale)
+                q = grid.quantise(w)
+            yield _solution(q, grid, one)
+
+    store.keep(key, parts())
+    return key
+
+
+def _float(name: str, rows: np.ndarray, start: int, scope: Scope) -> torch.Tensor:
+    """Rows as float32 [R, K]; what is not finite is an error."""
+    w = torch.from_numpy(rows.astype(np.float32).reshape(len(rows), -1)).to(device())
+    finite = torch.isfinite(w).all(1)
+    if not bool(finite.all()):
+        row = int(torch.argmin(finite.int()))
+        what = "NaN" if bool(torch.isnan(w[row]).any()) else "infinity"
+        fail(
+            "E0411",
+            f"`{name}.weight` holds {what} in row {start + row}: it cannot be quantised",
+            scope.origin,
+            help=f'leave it as it is with `except ["{name}"]`, or repair the model',
+        )
+    return w
+
+
+def _two_level(scale: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(two_level(scale.cpu().numpy())).to(scale.device)
+
+
+def _solution(q: torch.Tensor, grid: Grid, one: Wanted, notes: list[str] | None = None) -> store.Solution:
+    made = store.Solution.of(q, grid, notes)
+    if one.format_.block is None:
+        made.scale = made.scale[:, 0]
+        made.zero = None if made.zero is None else made.zero[:, 0]
+    made.q = made.q.reshape(len(made.q), *one.source.dims[1:])
+    return made
+
+
+class _Walk:
+    """One calibrated run over a decoder."""
+
+    def __init__(self, module: Module, wanted: Mapping[str, Wanted], settings: Settings, scope: Scope) -> None:
+        if scope.calibration is None:
+            fail(
+                "E0454",
+                f"`method = {settings.method}` needs a `calibration` block, which the plan has not",
+                scope.origin,
+                help='add `calibration { text = "calib/*.txt" }`, or use a method that needs none: rtn, mse or hqq',
+            )
+        self.module, self.settings, self.scope = module, settings, scope
+        self.wanted: Mapping[str, Wanted] = wanted
+        self.ids = calibrate.windows(scope.calibration, module)
+        if settings.method == "awq":
+            self.wanted = self._scaled()
+        whole = settings.method == "reconstruct"  # which learns a block's linears together
+        self.flow = Flow(module, {name: one.source for name, one in self.wanted.items()}, halves=not whole)
+        self.found: dict[str, str] = {}
+
+    def _scaled(self) -> dict[str, Wanted]:
+        """Fold activation-aware scales into the module; what is wanted, with the weights scaled."""
+        flow = Flow(self.module, {name: one.source for name, one in self.wanted.items()}, halves=True)
+        flow.later(lambda: flow.start(self.ids, {}))
+        state = store.key("awq scales", calibrate.digest(self.ids))
+        folded = awq.scale_module(flow, {name: one.kind for name, one in self.wanted.items()}, state, self.scope)
+        self.scope.note(f"awq: {folded} groups of linears scaled by their activations")
+        made = {}
+        for name, one in self.wanted.items():
+            linear = flow.linears[name]
+            made[name] = one if linear.stored is None else Wanted(linear.weight(), one.format_)
+        return made
+
+    def keys(self) -> dict[str, str]:
+        """Solve all; the key of each linear."""
+        clock = Clock(self.scope.progress, self.settings.method, self.flow.sizes())
+        seen = self._matmuls()
+        rows = [name for name in self.wanted if name not in seen]
+        for name in rows:
+            self._rows(name)
+        self.flow.later(lambda: self.flow.start(self.ids, {name: self._table(name) for name in rows}))
+        formats = {name: repr(one.format_) for name, one in self.wanted.items()}
+        state = store.key(calibrate.digest(self.ids), *sorted(self.found.values()))
+        state = store.key(state, self.flow.content(self.flow.stretches[0], formats))
+        for stretch in self.flow.stretches[1:]:
+            if len(self.found) == len(self.wanted):
+                break
+            clock.tick(stretch.name)
+            state = store.key(state, self.flow.content(stretch, formats), repr(self.settings))
+            self._stretch(stretch, state)
+        for key in dict.fromkeys(self.found.values()):
+            for text in store.notes(key):
+                self.scope.note(text)
+        return self.found
+
+    def _matmuls(self) -> set[str]:
+        """Linears whose inputs can be seen, and that share their weight with no embedding in `wanted`."""
+        gathered = {
+            id(self.wanted[n].source) for n, x in self.flow.linears.items() if n in self.wanted and x.kind == "gather"
+        }
+        return {
+            name
+            for stretch in self.flow.stretches[1:]
+            for _, names in self.flow.groups(stretch)
+            for name in names
+            if id(self.wanted[name].source) not in gathered
+        }
+
+    def _rows(self, name: str) -> None:
+        """A weight without activations: clip search."""
+        self.scope.note(f"{self.settings.method}: `{name}` has no activations to look at: clip search alone")
+        self.found[name] = _by_rows(name, self.wanted[name], "mse", self.scope)
+
+    def _table(self, name: str) -> Weight:
+        """What is solved already, dequantised [N, K]."""
+        one = self.wanted[name]
+        return store.load(name, self.found[name], one.source, one.format_).value()
+
+    def _value(self, name: str) -> torch.Tensor:
+        """The same, as the graph's value holds it."""
+        return self.flow.oriented(name, torch.from_numpy(self._table(name).numpy()).to(device()))
+
+    def _stretch(self, stretch: Stretch, state: str) -> None:
+        names = [n for _, group in self.flow.groups(stretch) for n in group if n not in self.found]
+        keys = {name: store.key(state, name) for name in names}
+        if not all(store.known(key) for key in keys.values()):
+            self.flow.catch_up()
+            for name, made in self._solve(stretch).items():
+                one = self.wanted[name]
+                store.keep(keys[name], [_solution(made.q, made.grid, one, made.notes)])
+        self.found.update(keys)
+        self.flow.later(lambda: self.flow.advance(stretch, {name: self._value(name) for name in names}))
+
+    def _solve(self, stretch: Stretch) -> dict[str, gptq.Solved]:
+        solved: dict[str, gptq.Solved] = {}
+        values: dict[str, torch.Tensor] = {}
+        drift = self.settings.method != "awq" and self.settings.gptq.follow_drift > 0
+        for value, names in self.flow.groups(stretch):
+            names = [name for name in names if name not in self.found]
+            if not names:
+                continue
+            moments = self.flow.moments(stretch, value, values, drift)
+            for name in names:
+                one = self.wanted[name]
+                w = _float(name, one.source.numpy(), 0, self.scope)
+                format_ = one.format_
+                if self.settings.method == "awq":
+                    solved[name] = awq.quantise(w, moments.hessian, one.kind, self.settings.gptq.damping)
+                else:
+                    solved[name] = gptq.solve(name, w, moments, one.kind, self.settings.gptq)
+                if format_.scales == "lpbq":
+                    scale = _two_level(solved[name].grid.scale)
+                    solved[name] = gptq.rescaled(solved[name], scale, moments.hessian, self.settings.gptq.damping)
+                values[name] = self.flow.oriented(name, solved[name].value())
+        decoder_block = stretch is not self.flow.stretches[-1]  # a head's outputs are as wide as the vocabulary
+        if self.settings.method == "reconstruct" and solved and decoder_block:
+            settings = self.settings.reconstruct
+            if any(self.wanted[name].format_.scales == "lpbq" for name in solved):
+                settings = replace(settings, scale_rate=0.0)  # learned scales would leave their two levels
+            solved, before, after = reconstruct.learn(self.flow, stretch, solved, settings)
+            self.scope.progress(f"{stretch.name}: error of the block {before:.3g} -> {after:.3g}")
+        return solved

@@ -1,0 +1,1 @@
+"""A decoder as an MNN-LLM bundle."""

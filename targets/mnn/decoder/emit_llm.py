@@ -1,0 +1,187 @@
+"""A decoder as an MNN-LLM bundle.
+
+    config.json        how to run: files, backend, threads, memory mode, sampler
+    llm_config.json    what it is: sizes, chat template, where the embedding lies
+    llm.mnn            the graph (`lower.py`)
+    llm.mnn.weight     every linear's integers and scales, byte for byte ours (`blobs.py`)
+    embeddings_bf16.bin   the embedding, unless it lies in the weight file (`embedding.py`)
+    tokenizer.mtok     the tokenizer (`mtok.py`)
+
+The module's float linears are stored as float16 (float32 where a value would overflow). Weights stream in blocks of
+rows; models small enough for the oracle are run once in both engines.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ....compiler.diagnostics.diagnostic import EngineError, PlanError, fail
+from ....compiler.ir.module import constant
+from ....compiler.ir.weights import Weight
+from ..check import no_tokenizer
+from ..file.embedding import write_embedding
+from ..file.read_back import check_linears
+from ..file.weight_blobs import Blob
+from ..run.engine import MnnLanguageModel
+from ..tokenizer.agreement import check as check_tokenizer
+from ..tokenizer.mtok import write_mtok
+from .lower import Lowering
+
+if TYPE_CHECKING:
+    from ....compiler.ir.module import Module
+
+MODEL, WEIGHTS, TOKENIZER = "llm.mnn", "llm.mnn.weight", "tokenizer.mtok"
+_SMALL = 1 << 24  # weights of a model that is run once as it is written: the oracle holds it whole
+_BOUND = 0.02  # of the largest logit; float linears of float32 checkpoints are rounded to float16
+
+
+@dataclass
+class Bundle:
+    """What was written: where each linear lies, how each is stored, what the user should know."""
+
+    blobs: dict[str, Blob]
+    embedding: str
+    notes: list[str] = field(default_factory=list)
+
+
+def emit_llm(module: Module, folder: Path, memory: str, threads: int) -> Bundle:
+    """Write the bundle of `module` into `folder` and read it back."""
+    arch = module.arch
+    if arch is None or module.source is None:
+        raise ValueError(f"module `{module.name}` is no decoder from a folder")
+    if set(module.graphs) != {"main"}:
+        fail(
+            "E0704",
+            f"MNN's LLM engine takes any number of tokens, and `{module.name}` is in buckets",
+            help="leave `bucket` out of the pipeline of this deploy",
+        )
+    tokenizer = module.source / "tokenizer.json"
+    if not tokenizer.is_file():
+        raise PlanError(no_tokenizer(module.source))
+    folder.mkdir(parents=True, exist_ok=True)
+    text = TextConfig.read(module.source)
+    write_mtok(tokenizer, folder / TOKENIZER, arch.eos, text.chat_template, text.bos, text.eos)
+    check_tokenizer(folder / TOKENIZER, tokenizer)
+    with (folder / WEIGHTS).open("wb") as file:
+        lowering = Lowering(module, file)
+        lowering.run()
+        if lowering.embedding is None:
+            fail("E0703", f"the graph of `{module.name}` looks no embedding up")
+        place, rows, storage = write_embedding(lowering.embedding, file, lowering.blobs, lowering.linears, folder)
+    lowering.net.write(folder / MODEL, ["logits"])
+    checked = dict(lowering.linears)
+    if rows is not None:
+        lowering.blobs["embed_tokens"], checked["embed_tokens"] = rows, lowering.embedding
+    check_linears(folder / MODEL, lowering.blobs, checked)
+    _write_json(folder / "config.json", _run_config(memory, threads, module.context))
+    _write_json(folder / "llm_config.json", _model_config(module, text) | place)
+    if sum(weight.size for weight in _weights(module)) <= _SMALL:
+        compare(module, folder)
+    wide = [name for name, blob in lowering.blobs.items() if blob.bits == 32]
+    notes = [f"`{name}` is stored as float32: float16 would overflow" for name in wide]
+    return Bundle(lowering.blobs, storage, notes)
+
+
+def compare(module: Module, folder: Path) -> None:
+    """Run the bundle in MNN's exact mode beside the oracle: uneven pieces, a cache that is rolled back."""
+    from ....compiler.oracle.oracle import DecoderOracle
+
+    oracle = DecoderOracle(module)
+    ids = np.random.default_rng(0).integers(0, oracle.vocab, min(24, module.context)).tolist()
+    model = MnnLanguageModel(folder, oracle.vocab, module.context, f"MNN running `{module.name}`", {"memory": "normal"})
+    worst, scale = 0.0, 0.0
+    try:
+        for start, stop, keep in ((0, 16, 12), (12, 13, 13), (13, len(ids), 0)):
+            if not ids[start:stop]:  # a context of a few tokens
+                continue
+            expected, got = oracle.forward(ids[start:stop]), model.forward(ids[start:stop])
+            error = np.abs(got - expected).max(initial=0.0)
+            worst, scale = max(worst, float(error)), max(scale, float(np.abs(expected).max(initial=0.0)))
+            if not np.isfinite(error) or worst > _BOUND * scale:
+                fail(
+                    "E0711",
+                    f"MNN's logits of `{module.name}` are off by {error:.2g} where the module's reach {scale:.2g}",
+                    help="deploy the model `as ort`",
+                    kind=EngineError,
+                )
+            oracle.rollback(min(keep, oracle.length))
+            model.rollback(min(keep, model.length))
+    finally:
+        model.close()
+
+
+def _weights(module: Module) -> Iterator[Weight]:
+    for value in module.main.graph.initializers.values():
+        weight = constant(value)
+        if weight is not None:
+            yield weight
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """What tokenizer_config.json says beside the tokenizer itself."""
+
+    chat_template: str
+    bos: str
+    eos: str
+
+    @classmethod
+    def read(cls, folder: Path) -> TextConfig:
+        path = folder / "tokenizer_config.json"
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        template = config.get("chat_template") or ""
+        if isinstance(template, list):  # several, by name
+            template = next((entry["template"] for entry in template if entry["name"] == "default"), "")
+        own = folder / "chat_template.jinja"
+        if own.is_file():
+            template = own.read_text(encoding="utf-8")
+        return cls(template, *(_token(config.get(key)) for key in ("bos_token", "eos_token")))
+
+
+def _token(value: Any) -> str:
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value or ""
+
+
+def _run_config(memory: str, threads: int, context: int) -> dict[str, Any]:
+    return {
+        "llm_model": MODEL,
+        "llm_weight": WEIGHTS,
+        "tokenizer_file": TOKENIZER,
+        "backend_type": "cpu",
+        "thread_num": threads,
+        "precision": "low",  # float16 where the CPU computes in it, float32 elsewhere
+        "memory": memory,
+        "max_all_tokens": context,
+        "sampler_type": "greedy",
+    }
+
+
+def _model_config(module: Module, text: TextConfig) -> dict[str, Any]:
+    arch = module.arch
+    if arch is None:
+        raise ValueError(f"module `{module.name}` is no decoder")
+    config: dict[str, Any] = {
+        "model_type": arch.family,
+        "hidden_size": arch.hidden,
+        "layer_nums": arch.layers,
+        "max_position_embeddings": arch.max_positions,
+        "key_value_shape": [],
+        "attention_mask": "float",
+        "attention_type": "full",
+        "is_mrope": False,
+    }
+    if text.chat_template:
+        config["jinja"] = {"chat_template": text.chat_template, "bos": text.bos, "eos": text.eos}
+    return config
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,169 @@
+"""The semantic graph of a decoder, node by node, as the fused ops of MNN's LLM engine.
+
+    MNN holds the S new positions as [S, width, 1, 1], packed by four channels.
+
+    Gather                                       the engine looks embeddings up itself: a graph input
+    MatMul (+ Add of a constant)                 Convolution 1x1, bias included
+    Add, then RMSNormalization                   LayerNorm with two inputs: the sum and its norm
+    Reshape, (norm,) Transpose, RotaryEmbedding  RoPE for q and k at once, their norms included
+    Attention, Transpose, Reshape                Attention, which keeps K and V itself
+    Swish, Mul                                   BinaryOp MUL_SILU
+
+Each node of the graph is visited once and must find its operands in a form it knows; a node that does not fit (a
+user's pass may have rewritten anything) is an error that names it. Forms that MNN has no op for wait, unlowered, for
+the node that completes them (`forms.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from ....compiler.diagnostics.diagnostic import fail
+from ....compiler.ir.linears import as_linear, as_quantized
+from ....compiler.ir.module import constant
+from ..file import op_parameters as tables
+from .lower_attention import AttentionLowering
+from .lowered_values import Angle, Gate, Heads, Normed, Packed, Pending, Positions, Rotary, Sum
+
+_ALL = 1 << 30  # an end beyond every sequence
+_LAST = (("end", _ALL), ("axis", 0), ("step", 1))
+
+
+class Lowering(AttentionLowering):
+    """One pass over the graph. Afterwards `net` is complete, `blobs` says where each linear's weight lies."""
+
+    def run(self) -> None:
+        visit: dict[str, Callable[[ir.Node], None]] = {
+            "Gather": self._gather,
+            "MatMul": self._matmul,
+            "Add": self._add,
+            "Mul": self._mul,
+            "Swish": self._swish,
+            "RMSNormalization": self._norm,
+            "Reshape": self._reshape,
+            "Transpose": self._transpose,
+            "RotaryEmbedding": self._rotary,
+            "Attention": self._attention,
+            "Cast": self._cast,
+            "Unsqueeze": self._unsqueeze,
+            "Cos": self._turn,
+            "Sin": self._turn,
+            "DequantizeLinear": self._dequantize,
+        }
+        graph = self.module.main.graph
+        for node in graph:
+            if node.op_type == "Constant":
+                continue
+            if node.domain not in ("", "ai.onnx") or node.op_type not in visit:
+                self._refuse(node, "MNN's LLM engine has no op for it in a decoder")
+            visit[node.op_type](node)
+        self._outputs(graph)
+
+    # --- what runs on the hidden state -----------------------------------------------------------------------
+
+    def _gather(self, node: ir.Node) -> None:
+        linear = as_linear(node)
+        if linear is None or node.inputs[1] is not self._input("input_ids") or self.embedding is not None:
+            self._refuse(node, "only the embedding of `input_ids` can be looked up")
+        self.embedding = linear
+        x = self.net.one("Reshape", [self._hidden], "hidden.rows", *tables.reshape([-1, self.arch.hidden, 1, 1]))
+        x = self.net.one("ConvertTensor", [x], "hidden", *tables.layout("NCHW", "NC4HW4"))
+        self._set(node, Packed(x, self.arch.hidden))
+
+    def _matmul(self, node: ir.Node) -> None:
+        linear = as_linear(node)
+        if linear is None:
+            self._refuse(node, "its second operand is not a constant weight")
+        if linear.quant is not None and not linear.rows_are_outputs:
+            self._refuse(node, "its quantised weight is stored as [in, out]")
+        self._set(node, Pending(self._packed(node, 0), linear))
+
+    def _add(self, node: ir.Node) -> None:
+        left, right = (self._form(value) for value in node.inputs)
+        bias = constant(node.inputs[1])
+        if isinstance(left, Pending) and bias is not None and bias.dims == (left.linear.shape[0],):
+            if left.index is not None or left.bias is not None:
+                self._refuse(node, "the linear before it has its result used without the bias too")
+            self._set(node, Pending(left.x, left.linear, bias.numpy().astype(np.float32)))
+            return
+        if left is None or right is None:
+            self._refuse(node, "its operands are not two hidden states, nor a linear and its bias")
+        self._set(node, Sum(node.name or "add", self._packed(node, 0), self._packed(node, 1)))
+
+    def _mul(self, node: ir.Node) -> None:
+        forms = [self._form(value) for value in node.inputs]
+        for a, b in ((0, 1), (1, 0)):
+            gate, angle = forms[a], forms[a]
+            if isinstance(gate, Gate) and forms[b] is not None:
+                made = self.net.one(
+                    "BinaryOp",
+                    [self._packed(node, b).index, gate.x.index],
+                    node.name or "mul",
+                    *tables.binary("MUL_SILU"),
+                    layout="NC4HW4",
+                )
+                self._set(node, Packed(made, gate.x.width))
+                return
+            factor = constant(node.inputs[b])
+            if isinstance(angle, Angle | Positions | Rotary) and factor is not None:
+                self._scale(node, angle, factor.numpy().astype(np.float32))
+                return
+        self._refuse(node, "it multiplies neither a gate and a projection nor the rotary angles and a constant")
+
+    def _swish(self, node: ir.Node) -> None:
+        alpha = node.attributes.get("alpha")
+        if alpha is not None and alpha.as_float() != 1.0:
+            self._refuse(node, "its alpha is not 1")
+        self._set(node, Gate(self._packed(node, 0)))
+
+    def _norm(self, node: ir.Node) -> None:
+        x, gamma = self._form(node.inputs[0]), constant(node.inputs[1])
+        axis = node.attributes.get("axis")
+        if gamma is None or (axis is not None and axis.as_int() != -1):
+            self._refuse(node, "MNN normalises over the last axis, with a constant gain")
+        epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
+        gain = gamma.numpy().astype(np.float32).reshape(-1)
+        name = node.name or "norm"
+        if isinstance(x, Heads) and x.stage == "split" and x.norm is None and gain.size == x.dim:
+            self._set(node, x.with_norm(Normed(gain, epsilon)))
+            return
+        table = tables.norm(gain, epsilon)
+        if isinstance(x, Sum) and x.index is None:
+            pair = [x.left.index, x.right.index]
+            x.index, made = self.net.add("LayerNorm", pair, [x.name, name], table, "NC4HW4")
+            self._set(node, Packed(made, x.left.width))
+            return
+        packed = self._packed(node, 0)
+        if gain.size != packed.width:
+            self._refuse(node, f"its gain has {gain.size} values for a width of {packed.width}")
+        self._set(node, Packed(self.net.one("LayerNorm", [packed.index], name, *table, layout="NC4HW4"), packed.width))
+
+    def _dequantize(self, node: ir.Node) -> None:
+        if as_quantized(node) is None:
+            self._refuse(node, "MNN takes quantised weights, not quantised activations")
+
+    def _outputs(self, graph: ir.Graph) -> None:
+        """`logits` is the head's; everything else handed out is a cache, which `_cache` has seen."""
+        caches = {f"past_{part}_{layer}_out" for part in ("key", "value") for layer in range(self.arch.layers)}
+        attended = sum(op["type"] == "Attention" for op in self.net.ops)
+        logits = next((value for value in graph.outputs if value.name == "logits"), None)
+        head = self._forms.get(logits) if logits is not None else None
+        extra = [value.name for value in graph.outputs if value.name not in {"logits", *caches}]
+        if extra or attended != self.arch.layers or not isinstance(head, Pending):
+            what = f"output `{extra[0]}`" if extra else "graph, whose `logits` or attentions are not a decoder's,"
+            fail("E0703", f"MNN's LLM engine cannot give the {what} of `{self.module.name}`")
+        bounds = [self.net.const(f"last.{key}", np.array([value], np.int32)) for key, value in _LAST]
+        kept = self.net.one(
+            "StridedSlice",
+            [head.x.index, self._index, *bounds],
+            "last",
+            "StridedSliceParam",
+            {"fromType": 1},
+            layout="NC4HW4",
+        )
+        x = self._write(Pending(Packed(kept, head.x.width), head.linear, head.bias))
+        x = self.net.one("ConvertTensor", [x], "logits.plain", *tables.layout("NC4HW4", "NCHW"))
+        self.net.one("Reshape", [x], "logits", *tables.reshape([1, -1, head.linear.shape[0]]))

@@ -1,0 +1,1 @@
+"""The `.mnn` file: op parameters, weight blobs, writing and reading back."""

@@ -1,0 +1,89 @@
+"""The parameter tables of MNN's ops, as far as edgec emits them; the names are those of MNN's schema."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .weight_blobs import Blob
+
+Table = tuple[str, dict[str, Any]]
+
+
+def convolution(
+    blob: Blob,
+    inputs: int,
+    outputs: int,
+    kernel: Sequence[int] = (1, 1),
+    strides: Sequence[int] = (1, 1),
+    dilations: Sequence[int] = (1, 1),
+    pads: Sequence[int] = (0, 0, 0, 0),
+    group: int = 1,
+) -> Table:
+    """A convolution (a linear is one with a 1x1 kernel) whose weight lies in the weight file.
+
+    `kernel`, `strides`, `dilations` are (height, width); `pads` is ONNX's (top, left, bottom, right).
+    """
+    common = {
+        "padX": 0,
+        "padY": 0,
+        "kernelX": kernel[1],
+        "kernelY": kernel[0],
+        "strideX": strides[1],
+        "strideY": strides[0],
+        "dilateX": dilations[1],
+        "dilateY": dilations[0],
+        "padMode": "CAFFE",
+        "group": group,
+        "outputCount": outputs,
+        "inputCount": inputs,
+        "relu": False,
+        "relu6": False,
+        "hasOutputShape": False,
+    }
+    if any(pads):
+        common["pads"] = list(pads)
+    table: dict[str, Any] = {"common": common, "external": blob.external}
+    parameter = blob.parameter()
+    if parameter is not None:
+        table["quanParameter"] = parameter
+    return "Convolution2D", table
+
+
+def norm(gamma: np.ndarray, epsilon: float, beta: np.ndarray | None = None, rms: bool = True) -> Table:
+    """RMS or layer normalisation over the last axis."""
+    shift = np.zeros_like(gamma) if beta is None else beta
+    return "LayerNorm", {
+        "axis": [-1],
+        "epsilon": epsilon,
+        "group": 1,
+        "useRMSNorm": rms,
+        "gamma": gamma.astype(np.float32).tolist(),
+        "beta": shift.astype(np.float32).tolist(),
+    }
+
+
+def cast(source: str, target: str) -> Table:
+    return "CastParam", {"srcT": source, "dstT": target}
+
+
+def reshape(dims: Sequence[int]) -> Table:
+    return "Reshape", {"dims": list(dims), "dimType": "NCHW"}
+
+
+def layout(source: str, dest: str) -> Table:
+    return "TensorConvertInfo", {"source": source, "dest": dest}
+
+
+def binary(op: str) -> Table:
+    return "BinaryOp", {"opType": op, "T": "DT_FLOAT"}
+
+
+def unary(op: str) -> Table:
+    return "UnaryOp", {"opType": op, "T": "DT_FLOAT"}
+
+
+def axis(value: int) -> Table:
+    return "Axis", {"axis": value}

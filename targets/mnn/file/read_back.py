@@ -1,0 +1,157 @@
+"""Read emitted MNN files back: what a `.mnn` holds, and whether each weight in it is the module's, bit for bit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ....compiler.diagnostics.diagnostic import Diagnostic, EngineError, PlanError, fail
+from ....compiler.ir.linears import Linear, QuantizedWeight
+from ....compiler.ir.weights import SourceFile, Weight
+from . import weight_blobs as blobs
+from .weight_blobs import Blob
+from .writer import Json, dump
+
+
+def weight_file(model: Path) -> Path:
+    return model.with_name(model.name + ".weight")
+
+
+def blob_of(op: Json) -> Blob | None:
+    """Where the weight of a Convolution op lies, from the op's own fields."""
+    main = op.get("main") or {}
+    external = main.get("external")
+    if op.get("type") not in ("Convolution", "ConvolutionDepthwise") or not external:
+        return None
+    common, quant = main["common"], main.get("quanParameter")
+    rows = common["outputCount"]
+    if quant is None:
+        columns = external[1] // (4 * rows)
+        return Blob(external[0], external[1], 0, external[2], rows, columns, 32, 0, True, False)
+    offset, code_bytes, alpha_bytes, bias_bytes = external[:4]
+    if quant.get("type") == 3:
+        return Blob(offset, code_bytes, 0, bias_bytes, rows, code_bytes // (2 * rows), 16, 0, True, False)
+    bits = quant["aMaxOrBits"]
+    kernel = common.get("kernelX", 1) * common.get("kernelY", 1)
+    columns = common["inputCount"] // common.get("group", 1) * kernel
+    symmetric = not quant.get("readType")
+    half = quant.get("scaleStorage") == "FP16"
+    scales = alpha_bytes // ((2 if half else 4) * (1 if symmetric else 2))
+    return Blob(
+        offset, code_bytes, alpha_bytes, bias_bytes, rows, columns, bits, columns * rows // scales, symmetric, half
+    )
+
+
+class WeightReader:
+    """The weights of one `.weight` file."""
+
+    def __init__(self, path: Path) -> None:
+        self.source = SourceFile(path)
+
+    def codes(self, blob: Blob, start: int, stop: int) -> np.ndarray:
+        """Stored codes u of rows [start, stop), a multiple of eight rows (or up to the last)."""
+        bits = start * blob.columns * blob.bits
+        if bits % 8:
+            raise ValueError(f"row {start} does not begin at a byte")
+        count = (stop - start) * blob.columns
+        raw = self.source.read(blob.offset + blob.header_bytes + bits // 8, (count * blob.bits + 7) // 8)
+        return blobs.unpack(raw, blob.bits, count).reshape(stop - start, blob.columns)
+
+    def header(self, blob: Blob) -> bytes:
+        return bytes(self.source.read(blob.offset, blob.header_bytes))
+
+    def floats(self, blob: Blob, start: int, stop: int) -> np.ndarray:
+        """Rows of a float weight, as stored."""
+        dtype = np.dtype(np.float16 if blob.bits == 16 else np.float32)
+        width = blob.columns * dtype.itemsize
+        raw = self.source.read(blob.offset + start * width, (stop - start) * width)
+        return np.frombuffer(raw, dtype).reshape(stop - start, blob.columns)
+
+    def alpha(self, blob: Blob, start: int, stop: int) -> np.ndarray:
+        """Scales [rows, blocks], or (zero, scale) [rows, blocks, 2]; float32."""
+        dtype = np.dtype(np.float16 if blob.half_alpha else np.float32)
+        shape = (blob.columns // blob.block, *(() if blob.symmetric else (2,)))
+        width = int(np.prod(shape)) * dtype.itemsize
+        raw = self.source.read(blob.offset + blob.code_bytes + start * width, (stop - start) * width)
+        return np.frombuffer(raw, dtype).astype(np.float32).reshape(stop - start, *shape)
+
+
+def check_linears(model: Path, written: Mapping[str, Blob], linears: Mapping[str, Linear]) -> None:
+    """Every op of `model` points at the blob written for it, and the blob holds the module's integers and scales."""
+    stored = {op["name"]: blob_of(op) for op in dump(model)["oplists"]}
+    reader = WeightReader(weight_file(model))
+    for name, blob in written.items():
+        if name in stored and stored[name] != blob:
+            fail("E0706", f"`{name}` in `{model.name}` points elsewhere than its weight was written", kind=EngineError)
+        linear = linears[name]
+        same = (
+            _same_floats(reader, blob, linear.weight())
+            if linear.quant is None
+            else _same_integers(reader, blob, linear.quant)
+        )
+        if not same:
+            fail("E0706", f"the weight of `{name}` read back from `{model.name}` differs", kind=EngineError)
+
+
+def _same_integers(reader: WeightReader, blob: Blob, quant: QuantizedWeight) -> bool:
+    if reader.header(blob) != blobs.header(blob.rows, blob.columns, blob.bits):
+        return False
+    shift = 1 << (blob.bits - 1) if quant.q.dtype.is_signed() else 0
+    for start, stop in blobs.row_ranges(quant):
+        block = quant.q.rows(start, stop)
+        ours = block.reshape(len(block), -1).astype(np.int16) + shift
+        if not np.array_equal(ours, reader.codes(blob, start, stop)):
+            return False
+        zero = None if quant.zero_point is None else quant.zero_point.rows(start, stop)
+        scale = quant.scale.rows(start, stop).reshape(len(block), -1)
+        alpha = blobs.alpha_of(scale, None if zero is None else zero.reshape(scale.shape), blob.bits)
+        if not np.array_equal(alpha, reader.alpha(blob, start, stop)):
+            return False
+    return True
+
+
+def _same_floats(reader: WeightReader, blob: Blob, weight: Weight) -> bool:
+    dtype = np.float16 if blob.bits == 16 else np.float32
+    return all(
+        np.array_equal(
+            block.reshape(len(block), -1).astype(np.float32).astype(dtype),
+            reader.floats(blob, start, start + len(block)),
+        )
+        for start, block in weight.blocks()
+    )
+
+
+def inspect(path: Path) -> dict[str, Any] | None:
+    """A `.mnn` file in words: ops by type, inputs, outputs, each weight's format and size. None: not one."""
+    if path.suffix != ".mnn" or not path.is_file():
+        return None
+    try:
+        graph = dump(path)
+    except EngineError as error:
+        message = f"`{path}` is no MNN model, or is damaged: MNN's own converter fails on it"
+        raise PlanError(Diagnostic("E0954", message)) from error
+    names, ops = graph.get("tensorName") or [], graph.get("oplists") or []
+    inputs = [op for op in ops if op["type"] == "Input"]
+    weights = [(op["name"], blob_of(op)) for op in ops]
+    return {
+        "kind": "mnn",
+        "file": path.name,
+        "inputs": [{"name": op["name"], "shape": (op.get("main") or {}).get("dims", [])} for op in inputs],
+        "outputs": graph.get("outputName") or [],
+        "tensors": len(names),
+        "ops": dict(sorted(Counter(op["type"] for op in ops).items())),
+        "weights": [
+            {
+                "name": name,
+                "shape": [blob.rows, blob.columns],
+                "format": blob.describe(),
+                "bytes": blob.end - blob.offset,
+            }
+            for name, blob in weights
+            if blob is not None
+        ],
+    }

@@ -1,0 +1,201 @@
+"""Weights of one linear or convolution as MNN stores them in `<model>.mnn.weight`.
+
+    quantised   u8 2 | u16 oc | u16 ic      (i32 each if one is over 65535)
+                u8 2^bits mod 256 | i8 -2^(bits-1) … 2^(bits-1)-1          the code book
+                u = q + 2^(bits-1) of every weight, row-major [oc][ic], packed from the high bits of each byte
+                alpha [oc][blocks] scale, or [oc][blocks][2] = (zero, scale)
+                bias f32[oc]
+    half        f16[oc][ic] | bias f32[oc]
+    float       f32[oc][ic] | bias f32[oc]
+
+    w[o, i] = v[o, i] * scale[o, i // block] + zero[o, i // block],   v = u - 2^(bits-1)
+
+ONNX's unsigned integers with a zero point, w = (q - zp) * scale, have u = q and zero = (2^(bits-1) - zp) * scale. That
+product needs more digits than float16 has: alpha is stored as float16 only if every value of it survives, otherwise
+as float32. Weights stream in row blocks; of a matrix, only its alphas are held whole.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ....compiler.ir.linears import QuantizedWeight
+from ....compiler.ir.weights import BLOCK_BYTES, Weight
+
+LOOKED_UP = 4  # bits at least of rows that are looked up: MNN's embedding reads narrower ones wrong
+ROW_MULTIPLE = 8  # eight rows fill whole bytes at any width
+SHORT = 65535  # larger dimensions are stored in 32 bits
+
+
+@dataclass(frozen=True)
+class Blob:
+    """Where one weight lies and how it is coded; the fields of an op's Convolution2D table come from it."""
+
+    offset: int
+    code_bytes: int  # header and integers, or halves
+    alpha_bytes: int
+    bias_bytes: int
+    rows: int
+    columns: int
+    bits: int  # 16: half, 32: float
+    block: int  # columns per scale; 0 for floats
+    symmetric: bool
+    half_alpha: bool
+
+    @property
+    def external(self) -> list[int]:
+        """MNN's `external` list."""
+        if self.bits == 32:
+            return [self.offset, self.code_bytes, self.bias_bytes]
+        return [self.offset, self.code_bytes, self.alpha_bytes, self.bias_bytes, 0]
+
+    @property
+    def header_bytes(self) -> int:
+        return 0 if self.bits >= 16 else len(header(self.rows, self.columns, self.bits))
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.code_bytes + self.alpha_bytes + self.bias_bytes
+
+    def parameter(self) -> dict[str, Any] | None:
+        """MNN's `quanParameter`; None for float32."""
+        if self.bits == 32:
+            return None
+        common = {"useInt32": False, "quantScale": 1.0, "scaleIn": 0.0, "scaleOut": 0.0, "weightSize": 0}
+        if self.bits == 16:
+            return {**common, "type": 3, "has_scaleInt": False}
+        return {
+            **common,
+            "type": 1,
+            "aMaxOrBits": self.bits,
+            # aMin = 1 says that `zero` belongs to v = 0 (0 or less: to the smallest v)
+            "aMin": 0 if self.symmetric else 1,
+            "readType": 0 if self.symmetric else self.rows * (self.columns // self.block),
+            "has_scaleInt": False,
+            "shapeInt32": max(self.rows, self.columns) > SHORT,
+            "scaleStorage": "FP16" if self.half_alpha else "FP32",
+        }
+
+    def describe(self) -> str:
+        """For people: `int4 block 32 symmetric`."""
+        if self.bits >= 16:
+            return f"float{self.bits}"
+        grain = "per channel" if self.block == self.columns else f"block {self.block}"
+        return f"int{self.bits} {grain} {'symmetric' if self.symmetric else 'asymmetric'}"
+
+
+def header(rows: int, columns: int, bits: int) -> bytes:
+    """What stands before the packed integers."""
+    dims = struct.pack("<ii" if max(rows, columns) > SHORT else "<HH", rows, columns)
+    half = 1 << (bits - 1)
+    book = np.arange(-half, half, dtype=np.int16).astype(np.int8)
+    return b"\x02" + dims + bytes([(1 << bits) & 255]) + book.tobytes()
+
+
+def pack(codes: np.ndarray, bits: int) -> bytes:
+    """Codes 0 … 2^bits - 1 as a bit stream, the first code in the high bits of the first byte."""
+    flat = codes.reshape(-1).astype(np.uint8)
+    if bits == 8:
+        return flat.tobytes()
+    if bits == 4 and flat.size % 2 == 0:
+        return ((flat[0::2] << 4) | flat[1::2]).tobytes()
+    places = np.arange(bits - 1, -1, -1, dtype=np.uint8)
+    return np.packbits((flat[:, None] >> places) & 1).tobytes()
+
+
+def unpack(data: bytes | bytearray, bits: int, count: int) -> np.ndarray:
+    """The inverse of `pack`: `count` codes as uint8."""
+    raw = np.frombuffer(data, np.uint8)
+    if bits == 8:
+        return raw[:count].copy()
+    if bits == 4:
+        return np.stack([raw >> 4, raw & 15], axis=-1).reshape(-1)[:count]
+    stream = np.unpackbits(raw, count=count * bits).reshape(count, bits)
+    places = np.arange(bits - 1, -1, -1, dtype=np.uint8)
+    return (stream << places).sum(axis=1, dtype=np.uint8)
+
+
+def write_quantized(file: BinaryIO, weight: QuantizedWeight, bias: np.ndarray | None = None, least: int = 1) -> Blob:
+    """Append a quantised weight [oc, ic] (a kernel's trailing axes count as ic) with its integers as they are.
+
+    They are stored in as many bits as they need, or `least` if that is more.
+    """
+    rows, columns = weight.q.dims[0], int(np.prod(weight.q.dims[1:], dtype=np.int64))
+    offset, bits, block = file.tell(), max(least, weight.width), weight.block or columns
+    head = header(rows, columns, bits)
+    file.write(head)
+    written = len(head)
+    for codes in _codes(weight, bits):
+        written += file.write(pack(codes, bits))
+    values = _alpha(weight, bits)
+    half = bool(np.array_equal(values.astype(np.float16).astype(np.float32), values))
+    alpha = file.write(values.astype(np.float16 if half else np.float32).tobytes())
+    return Blob(
+        offset, written, alpha, _write_bias(file, bias, rows), rows, columns, bits, block, weight.symmetric, half
+    )
+
+
+def write_float(file: BinaryIO, weight: Weight, bias: np.ndarray | None = None) -> Blob:
+    """Append a float weight: as float16 if no value overflows or vanishes in it, otherwise as float32."""
+    rows, columns = weight.dims[0], int(np.prod(weight.dims[1:], dtype=np.int64))
+    dtype = np.float16 if fits_half(weight) else np.float32
+    offset, size = file.tell(), 0
+    for _, block in weight.blocks():
+        size += file.write(np.ascontiguousarray(block.astype(np.float32).astype(dtype)).tobytes())
+    bias_bytes = _write_bias(file, bias, rows)
+    return Blob(offset, size, 0, bias_bytes, rows, columns, 8 * np.dtype(dtype).itemsize, 0, True, False)
+
+
+def fits_half(weight: Weight) -> bool:
+    """Whether float16 holds every value of `weight` without overflow."""
+    limit = float(np.finfo(np.float16).max)
+    return all(float(np.abs(block.astype(np.float32)).max(initial=0.0)) <= limit for _, block in weight.blocks())
+
+
+def alpha_of(scale: np.ndarray, zero: np.ndarray | None, bits: int) -> np.ndarray:
+    """MNN's alpha of ONNX's scale and zero point: [oc, blocks], or [oc, blocks, 2]; exact in float32."""
+    scale = scale.astype(np.float32)
+    if zero is None:
+        return scale
+    shift = (float(1 << (bits - 1)) - zero.astype(np.float32)) * scale
+    return np.stack([shift, scale], axis=-1)
+
+
+def _codes(weight: QuantizedWeight, bits: int) -> Iterator[np.ndarray]:
+    """The stored codes u of `weight`, in blocks of rows."""
+    shift = 1 << (bits - 1) if weight.q.dtype.is_signed() else 0
+    for start, stop in row_ranges(weight):
+        yield weight.q.rows(start, stop).astype(np.int16) + shift
+
+
+def _alpha(weight: QuantizedWeight, bits: int) -> np.ndarray:
+    """All alphas, the one thing held whole: a sixteenth of the float32 weight at blocks of 16, less above.
+
+    They are asked for in the rows that the integers come in: scales are made from the same float rows.
+    """
+    parts = []
+    for start, stop in row_ranges(weight):
+        scale = weight.scale.rows(start, stop).reshape(stop - start, -1)
+        zero = None if weight.zero_point is None else weight.zero_point.rows(start, stop).reshape(scale.shape)
+        parts.append(alpha_of(scale, zero, bits))
+    return np.concatenate(parts)
+
+
+def row_ranges(weight: QuantizedWeight) -> Iterator[tuple[int, int]]:
+    """The rows of `weight` in ranges whose float32 form is of bounded size and that fill whole bytes."""
+    rows, columns = weight.q.dims[0], int(np.prod(weight.q.dims[1:], dtype=np.int64))
+    step = max(ROW_MULTIPLE, BLOCK_BYTES // (4 * columns) // ROW_MULTIPLE * ROW_MULTIPLE)
+    for start in range(0, rows, step):
+        yield start, min(start + step, rows)
+
+
+def _write_bias(file: BinaryIO, bias: np.ndarray | None, rows: int) -> int:
+    values = np.zeros(rows, np.float32) if bias is None else np.ascontiguousarray(bias, np.float32)
+    if values.shape != (rows,):
+        raise ValueError(f"a bias of shape {values.shape} for {rows} outputs")
+    return file.write(values.tobytes())

@@ -1,0 +1,1 @@
+"""Any other graph as a plain `.mnn`."""

@@ -1,0 +1,201 @@
+"""A general ONNX graph as an MNN graph, one op after the other (`graph_ops.py`).
+
+Tensors keep the names of the ONNX values, so that any of them can be read back. Linears become 1x1 convolutions:
+
+    y[.., N] = x[.., K] @ W^T + b      x -> [M, K, 1, 1] packed -> convolution -> [.., N],   M the product of ..
+
+Their weights go to the weight file; so do big tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
+
+import numpy as np
+import onnx_ir as ir
+
+from ....compiler.diagnostics.diagnostic import fail
+from ....compiler.ir.linears import Linear, as_linear, as_quantized
+from ....compiler.ir.module import constant
+from ..conformance.table import check_format
+from ..file import op_parameters as tables
+from ..file import weight_blobs as blobs
+from ..file.op_parameters import Table
+from ..file.weight_blobs import Blob
+from ..file.writer import Net
+from .ops import HANDLERS
+
+if TYPE_CHECKING:
+    from ....compiler.ir.module import Module
+
+_INLINE = 1 << 16  # elements of a constant that still goes through JSON
+_TYPES = {
+    ir.DataType.FLOAT: "DT_FLOAT",
+    ir.DataType.INT32: "DT_INT32",
+    ir.DataType.INT64: "DT_INT32",  # MNN has no int64: the values have to fit, as ids do
+}
+_ALIASES = ("Identity", "Dropout")
+
+
+class GraphLowering:
+    """One pass over the graph; `net` is the result. `known`: the ops that MNN runs right (None: being found out)."""
+
+    def __init__(self, module: Module, weights: BinaryIO, known: Container[str] | None) -> None:
+        self.module, self.file, self.known = module, weights, known
+        self.net = Net()
+        self.blobs: dict[str, Blob] = {}
+        self.linears: dict[str, Linear] = {}
+        self._values: dict[ir.Value, int] = {}
+
+    def run(self) -> None:
+        graph = self.module.main.graph
+        for value in graph.inputs:
+            if value.dtype is None or value.dtype not in _TYPES or value.shape is None:
+                fail("E0710", f"input `{value.name}` of `{self.module.name}` is of a type or shape MNN cannot take")
+            dims = [d if isinstance(d, int) else -1 for d in value.shape]
+            self._values[value] = self.net.input(value.name or "", dims, _TYPES[value.dtype])
+        for node in graph:
+            self._visit(node)
+
+    def _visit(self, node: ir.Node) -> None:
+        if node.op_type == "Constant" or as_quantized(node) is not None or self._is_weight_transpose(node):
+            return  # what reads it, reads through it
+        if node.op_type in _ALIASES:
+            source = self.value(node, 0)
+            made = self.op(node, "Identity", [source], None) if node.outputs[0].is_graph_output() else source
+        elif node.domain not in ("", "ai.onnx") or node.op_type not in HANDLERS:
+            self.refuse(node, "no lowering for it")
+        elif self.known is not None and node.op_type not in self.known:
+            self.refuse(node, "MNN is not known to run it right (see `targets/mnn/conformance/table.json`)")
+        else:
+            made = HANDLERS[node.op_type](self, node)
+        self._values[node.outputs[0]] = made
+
+    # --- what handlers ask ------------------------------------------------------------------------------------
+
+    def value(self, node: ir.Node, position: int) -> int:
+        """Operand `position` as a tensor; a constant is added when it is first read."""
+        value = node.inputs[position]
+        if value is None:
+            self.refuse(node, f"operand {position} is left out")
+        if value not in self._values:
+            self._values[value] = self._constant_tensor(node, value)
+        return self._values[value]
+
+    def constant(self, node: ir.Node, position: int) -> np.ndarray:
+        """Operand `position`, which has to be a constant."""
+        weight = constant(node.inputs[position])
+        if weight is None:
+            self.refuse(node, f"operand {position} is not a constant")
+        return np.asarray(weight.numpy())
+
+    def rank(self, node: ir.Node, position: int) -> int:
+        value = node.inputs[position]
+        if value is None or value.shape is None:
+            self.refuse(node, "an operand of unknown rank")
+        return len(value.shape)
+
+    def name(self, node: ir.Node) -> str:
+        """The name of the node's result."""
+        return node.outputs[0].name or node.name or ""
+
+    def op(self, node: ir.Node, kind: str, inputs: list[int], table: Table | None) -> int:
+        """An op of MNN whose result is the node's."""
+        return self.net.add(kind, inputs, [self.name(node)], table)[0]
+
+    def packed(self, node: ir.Node, kind: str, table: Table) -> int:
+        """An op on the packed layout, with conversions around it."""
+        name = self.name(node)
+        x = self.net.one("ConvertTensor", [self.value(node, 0)], f"{name}/in", *tables.layout("NCHW", "NC4HW4"))
+        x = self.net.one(kind, [x], f"{name}/packed", *table, layout="NC4HW4")
+        return self.op(node, "ConvertTensor", [x], tables.layout("NC4HW4", "NCHW"))
+
+    def is_linear(self, node: ir.Node) -> bool:
+        return as_linear(node) is not None
+
+    def linear(self, node: ir.Node) -> Linear:
+        linear = as_linear(node)
+        if linear is None:
+            self.refuse(node, "its weight is not a constant")
+        if linear.quant is not None and not linear.rows_are_outputs:
+            self.refuse(node, "its quantised weight is stored as [in, out]")
+        return linear
+
+    def write(self, linear: Linear, bias: np.ndarray | None) -> Blob:
+        """Stream a weight into the weight file."""
+        if linear.quant is not None:
+            blob = blobs.write_quantized(self.file, linear.quant, bias)
+        else:
+            blob = blobs.write_float(self.file, linear.weight(), bias)
+        if self.known is not None:
+            check_format(linear.name, blob.describe())
+        self.blobs[linear.name], self.linears[linear.name] = blob, linear
+        return blob
+
+    def dense(self, node: ir.Node, bias: np.ndarray | None) -> int:
+        """A linear on the last axis of any number of leading ones."""
+        linear, name, x = self.linear(node), self.name(node), self.value(node, 0)
+        rows, columns = linear.shape[:2]
+        leading = list(node.inputs[0].shape or ())[:-1] if node.inputs[0] is not None else []
+        y = self.net.one("Reshape", [x], f"{name}/rows", *tables.reshape([-1, columns, 1, 1]))
+        y = self.net.one("ConvertTensor", [y], f"{name}/in", *tables.layout("NCHW", "NC4HW4"))
+        table = tables.convolution(self.write(linear, bias), columns, rows)
+        y = self.net.one("Convolution", [y], f"{name}/packed", *table, layout="NC4HW4")
+        y = self.net.one("ConvertTensor", [y], f"{name}/plain", *tables.layout("NC4HW4", "NCHW"))
+        if sum(not isinstance(d, int) for d in leading) <= 1:
+            dims = [d if isinstance(d, int) else -1 for d in leading]
+            return self.op(node, "Reshape", [y], tables.reshape([*dims, rows]))
+        return self.op(
+            node, "Reshape", [y, self._leading(name, x, len(leading), rows)], ("Reshape", {"dimType": "NCHW"})
+        )
+
+    def refuse(self, node: ir.Node, why: str) -> NoReturn:
+        fail(
+            "E0710",
+            f"MNN cannot run `{node.name}` ({node.op_type}) of `{self.module.name}`: {why}",
+            help="deploy the model `as ort`, or rewrite this node with a pass of your own",
+        )
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _leading(self, name: str, x: int, rank: int, width: int) -> int:
+        """The shape [.., width] of a result, computed from the operand's at run time."""
+        shape = self.net.one("Shape", [x], f"{name}/shape")
+        parts = {"begin": [0], "end": [rank], "step": [1]}
+        bounds = [self.net.const(f"{name}/{key}", np.array(value, np.int32)) for key, value in parts.items()]
+        kept = self.net.one(
+            "StridedSlice", [shape, *bounds], f"{name}/leading", "StridedSliceParam", {"fromType": 0, "T": "DT_INT32"}
+        )
+        last = self.net.const(f"{name}/width", np.array([width], np.int32))
+        return self.net.one("Concat", [kept, last], f"{name}/shape_out", *tables.axis(0))
+
+    def _constant_tensor(self, node: ir.Node, value: ir.Value) -> int:
+        weight = constant(value)
+        if weight is None:
+            self.refuse(node, f"its operand `{value.name}` is not known")
+        if weight.dtype not in _TYPES:
+            self.refuse(node, f"its constant `{value.name}` is of type {weight.dtype.name.lower()}")
+        name = value.name or f"{node.name}/constant"
+        if weight.size > _INLINE and weight.dtype == ir.DataType.FLOAT:
+            return self._table(name, weight)
+        array = np.asarray(weight.numpy())
+        if array.dtype == np.int64:
+            info = np.iinfo(np.int32)
+            array = array.clip(info.min, info.max).astype(np.int32)
+        return self.net.const(name, array)
+
+    def _table(self, name: str, weight: blobs.Weight) -> int:
+        """A big float constant, streamed into the weight file."""
+        offset, size = self.file.tell(), 0
+        for _, block in weight.blocks():
+            size += self.file.write(np.ascontiguousarray(block, np.float32).tobytes())
+        fields = {"dims": list(weight.dims), "dataFormat": "NCHW", "dataType": "DT_FLOAT", "external": [offset, size]}
+        return self.net.one("Const", [], name, "Blob", fields)
+
+    def _is_weight_transpose(self, node: ir.Node) -> bool:
+        if node.op_type != "Transpose" or node.inputs[0] is None:
+            return False
+        source = node.inputs[0]
+        stored = constant(source) is not None or as_quantized(source.producer()) is not None
+        return stored and all(self.is_linear(reader) for reader, _ in node.outputs[0].uses())

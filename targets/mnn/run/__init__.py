@@ -1,0 +1,1 @@
+"""MNN in child processes: the engine's two faces and the converter."""

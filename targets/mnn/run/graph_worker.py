@@ -1,0 +1,45 @@
+"""The child process that runs one plain `.mnn` file through MNN's Module API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ....compiler.emit.child_process import serve
+
+_state: dict[str, Any] = {}
+
+
+def load(path: str, inputs: list[str], outputs: list[str], memory: str, threads: int) -> None:
+    import MNN
+    from MNN import nn
+
+    expr: Any = MNN.expr  # an extension module: its names are not known to a type checker
+    memory_mode = {"low": expr.MemoryMode.Low, "normal": expr.MemoryMode.Normal}[memory]
+    # without a runtime manager: one made by `create_runtime_manager` takes no notice of a memory mode
+    module = nn.load_module_from_file(
+        path, inputs, outputs, memory_mode=memory_mode, precision_mode=expr.PrecisionMode.High, thread_num=threads
+    )
+    _state.update(module=module, inputs=inputs, outputs=outputs, expr=expr)
+
+
+def run(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    expr = _state["expr"]
+    variables = []
+    for name in _state["inputs"]:
+        array = feeds[name]
+        if array.dtype == np.int64:  # MNN's integers have 32 bits
+            array = array.astype(np.int32)
+        kind = expr.float if array.dtype == np.float32 else expr.int
+        variables.append(expr.const(np.ascontiguousarray(array), list(array.shape), expr.NCHW, kind))
+    answers = _state["module"].onForward(variables)
+    made = {}
+    for name, answer in zip(_state["outputs"], answers, strict=True):
+        answer = expr.convert(answer, expr.NCHW)
+        made[name] = np.array(answer.read()).reshape(answer.shape)
+    return made
+
+
+if __name__ == "__main__":
+    serve({"load": load, "run": run})

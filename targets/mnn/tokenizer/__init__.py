@@ -1,0 +1,1 @@
+"""The `.mtok` tokenizer of MNN-LLM, and its agreement with the model's own."""

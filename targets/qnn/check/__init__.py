@@ -1,0 +1,1 @@
+"""What the plan's checker says about a deploy to HTP."""

@@ -1,0 +1,1 @@
+"""What HTP is known to compute right: cases, rows, the table, and how it is measured."""

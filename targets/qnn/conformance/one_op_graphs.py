@@ -1,0 +1,255 @@
+"""Small static-level graphs of one op each, with random values that fp16 holds: what the conformance grid runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from ....compiler.ir.weights import Weight, from_array
+from ..lower.builder import CONTRIB
+
+_F32 = ir.DataType.FLOAT
+Made = tuple[ir.Model, dict[str, np.ndarray]]  # a graph and its feeds
+
+
+class Sketch:
+    """A one-op graph in the making: inputs with random values that fp16 holds, constants, nodes."""
+
+    def __init__(self, dtype: ir.DataType = _F32) -> None:
+        self.rng, self.dtype = np.random.default_rng(7), dtype
+        self.feeds: dict[str, np.ndarray] = {}
+        self.inputs: list[ir.Value] = []
+        self.nodes: list[ir.Node] = []
+        self.initializers: list[ir.Value] = []
+
+    def input(self, name: str, *shape: int, values: np.ndarray | None = None) -> ir.Value:
+        if values is None:
+            values = self.rng.standard_normal(shape)
+        if values.dtype.kind == "f":
+            values = values.astype(np.float16).astype(self.dtype.numpy())
+        self.feeds[name] = values
+        dtype = ir.DataType.from_numpy(values.dtype)
+        self.inputs.append(ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(values.shape)))
+        return self.inputs[-1]
+
+    def const(self, name: str, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
+        if dtype is not None:  # int4 and friends
+            array = array.astype(dtype.numpy())
+        weight: Weight = from_array(name, array)
+        self.initializers.append(
+            ir.Value(name=name, type=ir.TensorType(weight.dtype), shape=ir.Shape(weight.dims), const_value=weight)
+        )
+        return self.initializers[-1]
+
+    def op(
+        self,
+        kind: str,
+        *inputs: ir.Value | None,
+        shape: Sequence[int],
+        name: str = "op",
+        outputs: int = 1,
+        **attrs: Any,
+    ) -> ir.Value:
+        domain = attrs.pop("domain", "")
+        made = [ir.Value(name=f"{name}.{i}", type=ir.TensorType(self.dtype)) for i in range(outputs)]
+        made[0].shape = ir.Shape(shape)
+        attributes = ir.convenience.convert_attributes(attrs)
+        self.nodes.append(ir.Node(domain, kind, inputs, attributes, outputs=made, name=name))
+        return made[0]
+
+    def done(self, *outputs: ir.Value) -> Made:
+        for index, value in enumerate(outputs):
+            value.name = value.name if (value.name or "").startswith("past_") else f"y{index}"
+        graph = ir.Graph(
+            self.inputs, list(outputs), nodes=self.nodes, initializers=self.initializers,
+            opset_imports={"": 24 if self.dtype == _F32 else 23, CONTRIB: 1}, name="case",
+        )  # fmt: skip
+        return ir.Model(graph, ir_version=11), self.feeds
+
+
+def nbits(tokens: int, k: int, n: int, bits: int, block: int | str, symmetric: bool) -> Made:
+    """A quantised linear in the form the quantize pass leaves; block "channel": one scale per output.
+
+    Symmetric scales of four bits are of both signs, as the clip search makes them (passes/solve/grid.py).
+    """
+    g = Sketch()
+    dtype = getattr(ir.DataType, f"{'' if symmetric else 'U'}INT{bits}")
+    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if symmetric else (0, (1 << bits) - 1)
+    q = g.const("op.weight", g.rng.integers(low, high + 1, (n, k)), dtype)
+    grain = (n,) if block == "channel" else (n, k // int(block))
+    scale = (g.rng.uniform(0.5, 1.5, grain) / (high - low) / math.sqrt(k) * 4).astype(np.float16)
+    if symmetric and bits == 4:
+        scale *= g.rng.choice(np.array((-1, 1), np.float16), grain)
+    inputs = [q, g.const("op.weight_scale", scale.astype(np.float32))]
+    if not symmetric:
+        inputs.append(g.const("op.weight_zero", g.rng.integers(low, high + 1, grain), dtype))
+    attrs = {"axis": 0} if block == "channel" else {"axis": 1, "block_size": int(block)}
+    w = g.op("DequantizeLinear", *inputs, shape=(n, k), name="op.dequant", **attrs)
+    turned = g.op("Transpose", w, shape=(k, n), name="op.transpose", perm=[1, 0])
+    return g.done(g.op("MatMul", g.input("x", 1, tokens, k), turned, shape=(1, tokens, n)))
+
+
+def matmul(tokens: int, k: int, n: int) -> Made:
+    g = Sketch()
+    w = g.const("op.weight", (g.rng.standard_normal((n, k)) / math.sqrt(k)).astype(np.float32))
+    turned = g.op("Transpose", w, shape=(k, n), name="op.transpose", perm=[1, 0])
+    return g.done(g.op("MatMul", g.input("x", 1, tokens, k), turned, shape=(1, tokens, n)))
+
+
+def norm(kind: str, heads: int, rows: int, size: int) -> Made:
+    """`heads` > 1: over the last axis of [1,S,heads,size], as q and k norms are."""
+    g = Sketch()
+    shape = (1, rows // heads, heads, size) if heads > 1 else (1, rows, size)
+    gains = [g.const("gain", g.rng.uniform(0.5, 1.5, size).astype(np.float32))]
+    if kind == "LayerNormalization":
+        gains.append(g.const("shift", g.rng.standard_normal(size).astype(np.float32)))
+    return g.done(g.op(kind, g.input("x", *shape), *gains, shape=shape, axis=-1, epsilon=1e-6))
+
+
+def rotary(tokens: int, heads: int, head_dim: int, turned: bool) -> Made:
+    g = Sketch()
+    half = head_dim // 2 if turned else head_dim // 4
+    angle = np.outer(np.arange(tokens) + 3, 10000.0 ** (-np.arange(half) / half))[None]
+    x = g.input("x", 1, heads, tokens, head_dim)
+    cos, sin = g.input("cos", values=np.cos(angle)), g.input("sin", values=np.sin(angle))
+    attrs: dict[str, Any] = {} if turned else {"rotary_embedding_dim": 2 * half, "num_heads": heads}
+    return g.done(g.op("RotaryEmbedding", x, cos, sin, shape=(1, heads, tokens, head_dim), **attrs))
+
+
+def attention(tokens: int, context: int, heads: int, kv_heads: int, head_dim: int, cache: bool, mask: bool) -> Made:
+    """Half of the cache is filled; the rest is masked and holds large values, as uninitialised memory would."""
+    g = Sketch()
+    past = context - tokens
+    q, k, v = (
+        g.input(name, 1, n, tokens, head_dim) for name, n in zip("qkv", (heads, kv_heads, kv_heads), strict=True)
+    )
+    inputs: list[ir.Value | None] = [q, k, v, None]
+    if mask:
+        allowed = np.concatenate(
+            [np.broadcast_to(np.arange(past) < past // 2, (tokens, past)), np.tri(tokens, dtype=bool)], axis=1
+        )
+        inputs[3] = g.input("attention_mask", values=np.where(allowed, 0.0, -1000.0)[None, None])
+    if cache:
+        for name in ("key", "value"):
+            values = g.rng.standard_normal((1, kv_heads, past, head_dim))
+            values[:, :, past // 2 :] = 30.0 if name == "key" else 2.0
+            inputs.append(g.input(f"past_{name}_0_in", values=values))
+    y = g.op("Attention", *inputs, shape=(1, heads, tokens, head_dim), outputs=3 if cache else 1, scale=head_dim**-0.5)
+    return g.done(y)
+
+
+def swish(rank: int, elements: int) -> Made:
+    g = Sketch()
+    shape = spread(rank, elements)
+    return g.done(g.op("Swish", g.input("x", *shape), shape=shape))
+
+
+def embedding(tokens: int, vocab: int, size: int) -> Made:
+    g = Sketch()
+    table = g.const("op.weight", g.rng.standard_normal((vocab, size)).astype(np.float16).astype(np.float32))
+    ids = g.input("ids", values=g.rng.integers(0, vocab, (1, tokens)).astype(np.int32))
+    return g.done(g.op("Gather", table, ids, shape=(1, tokens, size), axis=0))
+
+
+def softmax(rank: int, rows: int, size: int) -> Made:
+    g = Sketch()
+    shape = (*spread(rank - 1, rows), size)
+    return g.done(g.op("Softmax", g.input("x", *shape), shape=shape, axis=-1))
+
+
+def unary(kind: str, rank: int, elements: int) -> Made:
+    g = Sketch()
+    shape = spread(rank, elements)
+    x = g.input("x", values=np.abs(g.rng.standard_normal(shape)) + 0.1) if kind == "Sqrt" else g.input("x", *shape)
+    return g.done(g.op(kind, x, shape=shape))
+
+
+def binary(kind: str, rank: int, elements: int) -> Made:
+    g = Sketch()
+    shape = spread(rank, elements)
+    b = g.input("b", values=np.abs(g.rng.standard_normal(shape)) + 0.5) if kind == "Div" else g.input("b", *shape)
+    return g.done(g.op(kind, g.input("a", *shape), b, shape=shape))
+
+
+def product(rank: int, m: int, k: int, n: int) -> Made:
+    g = Sketch()
+    lead = (1, 2)[4 - rank :]
+    return g.done(g.op("MatMul", g.input("a", *lead, m, k), g.input("b", *lead, k, n), shape=(*lead, m, n)))
+
+
+def conv(kernel: int, depthwise: bool, channels: int, inputs: int, size: int) -> Made:
+    g = Sketch()
+    group = channels if depthwise else 1
+    w = g.rng.standard_normal((channels, inputs // group, kernel, kernel)) / kernel / math.sqrt(inputs // group)
+    bias = g.const("bias", g.rng.standard_normal(channels).astype(np.float32))
+    x, pad = g.input("x", 1, inputs, size, size), kernel // 2
+    return g.done(
+        g.op("Conv", x, g.const("w", w.astype(np.float32)), bias, shape=(1, channels, size, size),
+             kernel_shape=[kernel, kernel], pads=[pad] * 4, group=group)
+    )  # fmt: skip
+
+
+def pool(kind: str, channels: int, size: int) -> Made:
+    g = Sketch()
+    if kind == "GlobalAveragePool":
+        return g.done(g.op(kind, g.input("x", 1, channels, 8, 8), shape=(1, channels, 1, 1)))
+    x = g.input("x", 1, channels, 2 * size, 2 * size)
+    return g.done(g.op(kind, x, shape=(1, channels, size, size), kernel_shape=[2, 2], strides=[2, 2]))
+
+
+def transpose(perm: str, elements: int) -> Made:
+    g = Sketch()
+    axes = [int(axis) for axis in perm]
+    shape = spread(len(axes), elements)
+    return g.done(g.op("Transpose", g.input("x", *shape), shape=[shape[a] for a in axes], perm=axes))
+
+
+def concat(rank: int, axis: int, elements: int) -> Made:
+    g = Sketch()
+    shape = list(spread(rank, elements // 2))
+    a, b = g.input("a", *shape), g.input("b", *shape)
+    shape[axis] *= 2
+    return g.done(g.op("Concat", a, b, shape=shape, axis=axis))
+
+
+def slice_(rank: int, elements: int) -> Made:
+    g = Sketch()
+    shape = list(spread(rank, elements * 2))
+    bounds = [g.const(name, np.array([value])) for name, value in (("s", 0), ("e", shape[-1] // 2), ("ax", rank - 1))]
+    x = g.input("x", *shape)
+    return g.done(g.op("Slice", x, *bounds, shape=(*shape[:-1], shape[-1] // 2)))
+
+
+def clip(rank: int, elements: int) -> Made:
+    g = Sketch()
+    shape = spread(rank, elements)
+    low, high = (g.const(name, np.array(v, np.float32)) for name, v in (("low", -0.5), ("high", 0.75)))
+    return g.done(g.op("Clip", g.input("x", *shape), low, high, shape=shape))
+
+
+def reduce_mean(rank: int, elements: int) -> Made:
+    g = Sketch()
+    shape = spread(rank, elements)
+    x = g.input("x", *shape)
+    return g.done(g.op("ReduceMean", x, g.const("axes", np.array([-1])), shape=(*shape[:-1], 1), keepdims=1))
+
+
+def reshape(rank: int) -> Made:
+    g = Sketch()
+    shape = spread(rank, 4096)
+    x = g.input("x", 1, 8, 512)
+    return g.done(g.op("Reshape", x, g.const("to", np.array(shape)), shape=shape))
+
+
+def spread(rank: int, elements: int) -> tuple[int, ...]:
+    """A shape of that rank and size: 1s first, the last axis the largest power of two up to 512."""
+    last = math.gcd(elements, 512) if rank > 1 else elements
+    middle = elements // last
+    if rank <= 2:
+        return (elements,) if rank == 1 else (middle, last)
+    head = math.gcd(middle, 4) if rank > 3 else 1
+    return (*(1,) * (rank - 3), head, middle // head, last) if rank > 3 else (1, middle, last)

@@ -1,0 +1,81 @@
+"""The one-op graphs of `makers.py` on integer activations: pairs on what comes in and goes out, as the passes put them.
+
+Ranges are those of the case's own values. What Attention's cache holds beyond its filled half is clipped to the range
+of the keys, as anything stored in integers is.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from ....compiler.ir.activation_encodings import SCORES, Encoding, insert
+from ....compiler.oracle.oracle import run
+from . import one_op_graphs as makers
+from .one_op_graphs import Made, Sketch
+
+ROOM = 1.1  # as calibration leaves it
+_FREE = ("cos", "sin", "attention_mask")  # these get their encoding from the emitter
+
+
+def integers(made: Made, dtype: str = "uint16", cache: str = "int16") -> Made:
+    """`made` with a pair on every float input and output; `cache` for K/V."""
+    model, feeds = made
+    outputs = run(model, feeds)
+    graph = model.graph
+    for value in list(graph.inputs):
+        name = value.name or ""
+        if name in _FREE or feeds[name].dtype.kind != "f":
+            continue
+        held = feeds[{"past_key_0_in": "k", "past_value_0_in": "v"}.get(name, name)]
+        kind = cache if name in ("k", "v") or name.startswith("past_") else dtype
+        insert(graph, value, name, _over(held, kind), None)
+    for value in list(graph.outputs):
+        insert(graph, value, f"{value.name}.made", _over(outputs[value.name or ""], dtype), None)
+    for node in graph:
+        if node.op_type == "Attention":
+            low, high = _scores(feeds, node.attributes["scale"].as_float())
+            node.metadata_props[SCORES] = f"{ROOM * low} {ROOM * high}"
+    return model, feeds
+
+
+def _over(array: np.ndarray, dtype: str) -> Encoding:
+    return Encoding.over(float(array.min()), float(array.max()), dtype)
+
+
+def _scores(feeds: dict[str, np.ndarray], scale: float) -> tuple[float, float]:
+    """Ends of q k^T over all positions, the unfilled ones clipped."""
+    q, k = feeds["q"], feeds["k"]
+    if "past_key_0_in" in feeds:
+        k = np.concatenate([feeds["past_key_0_in"].clip(k.min(), k.max()), k], axis=2)
+    repeat = q.shape[1] // k.shape[1]
+    scores = q @ np.repeat(k, repeat, axis=1).swapaxes(-1, -2) * scale
+    return float(scores.min()), float(scores.max())
+
+
+def linear(tokens: int, k: int, n: int, weights: str, format: str, block: int, activations: str) -> Made:
+    """A linear in one of the formats of `linear_integers.py`; int16 stands for a float weight."""
+    if weights == "int16":
+        return integers(makers.matmul(tokens, k, n), activations)
+    g, bits = Sketch(), int(weights.removeprefix("int"))
+    dtype = ir.DataType[weights.upper()]
+    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    q = g.const("op.weight", g.rng.integers(low, high + 1, (n, k)), dtype)
+    grain = (n, k // block) if block else (n,)
+    scale = g.rng.uniform(0.5, 1.5, grain)
+    if format == "lpbq":
+        parts = g.rng.integers(1, 16, grain)
+        parts[:, 0] = 15
+        scale = parts * np.round(g.rng.uniform(4, 8, (n, 1)) * 16) / 1024
+    scale = (scale / 2.0 ** round(math.log2((high - low) * math.sqrt(k) / 4))).astype(np.float32)
+    attributes = {"axis": 1, "block_size": block} if block else {"axis": 0}
+    w = g.op("DequantizeLinear", q, g.const("op.weight_scale", scale), shape=(n, k), name="op.dequant", **attributes)
+    turned = g.op("Transpose", w, shape=(k, n), name="op.transpose", perm=[1, 0])
+    made = g.done(g.op("MatMul", g.input("x", 1, tokens, k), turned, shape=(1, tokens, n)))
+    return integers(made, activations)
+
+
+def attention(tokens: int, context: int, heads: int, kv_heads: int, head_dim: int, kv: str) -> Made:
+    return integers(makers.attention(tokens, context, heads, kv_heads, head_dim, True, True), "uint16", kv)

@@ -1,0 +1,1 @@
+"""Genie on the host: its config, and a driver of libGenie."""

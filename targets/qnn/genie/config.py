@@ -1,0 +1,85 @@
+"""Genie, Qualcomm's own runtime for language models: its configuration for a bundle, and a run of it on this machine.
+
+Genie reads the same context binary by its tensor names. On a phone it loads the shared binary; here it loads the
+unshared twins, in a worker process, and has to generate what our runner generates.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ....compiler.emit.child_process import Child
+from ..htp.context_binary import WORKER
+
+if TYPE_CHECKING:
+    from ....compiler.emit.target import EmitJob
+    from ....compiler.ir.decoder_arch import DecoderArch
+    from ..htp.compile import Compiled
+
+CONFIG = "genie_config.json"
+_NEEDED = {"input_ids", "attention_mask", "position_ids_cos", "position_ids_sin"}
+
+
+def write_config(job: EmitJob, compiled: Compiled) -> str | None:
+    """Write `genie_config.json` beside the binary; why not, where Genie could not run this model.
+
+    Paths in it are relative to its folder: Genie is started there.
+    """
+    arch, graphs = job.module.arch, compiled.info.graphs.values()
+    if arch is None:
+        return "it is no decoder"
+    for graph in graphs:
+        if not ({spec.name for spec in graph.inputs} >= _NEEDED and "logits" in {spec.name for spec in graph.outputs}):
+            return "a part of it runs on the CPU, which Genie has no place for"
+    if any(spec.quantization for graph in graphs for spec in graph.inputs):
+        return "its inputs are integers, with which Genie was never compared with our runner"
+    if arch.rope.kind != "default":
+        return f"Genie computes the angles itself, and its {arch.rope.kind} scaling was never compared with ours"
+    context = max(spec.shape[-1] for g in graphs for spec in g.inputs if spec.name == "attention_mask")
+    made = config(arch, context, "../tokenizer/tokenizer.json", [compiled.binary.name])
+    compiled.binary.with_name(CONFIG).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    return None
+
+
+def config(arch: DecoderArch, context: int, tokenizer: str, binaries: Sequence[str]) -> dict[str, Any]:
+    """A greedy dialog over these binaries."""
+    tokens: dict[str, int] = {}
+    if arch.bos is not None:
+        tokens["bos-token"] = arch.bos
+    if arch.eos:
+        tokens["eos-token"] = arch.eos[0]
+    backend = {
+        "version": 1,
+        "type": "QnnHtp",
+        "QnnHtp": {
+            "version": 1,
+            "use-mmap": False,
+            "spill-fill-bufsize": 0,
+            "mmap-budget": 0,
+            "poll": False,
+            "pos-id-dim": arch.head_dim // 2,
+            "cpu-mask": "0xe0",
+            "kv-dim": arch.head_dim,
+            "rope-theta": int(arch.rope.theta),
+            "allow-async-init": False,
+        },
+    }
+    model = {"version": 1, "type": "binary", "binary": {"version": 1, "ctx-bins": list(binaries)}}
+    return {
+        "dialog": {
+            "version": 1,
+            "type": "basic",
+            "context": {"version": 1, "size": context, "n-vocab": arch.vocab, **tokens},
+            "sampler": {"version": 1, "seed": 42, "temp": 1.0, "top-k": 1, "top-p": 1.0},
+            "tokenizer": {"version": 1, "path": tokenizer},
+            "engine": {"version": 1, "n-threads": 3, "backend": backend, "model": model},
+        }
+    }
+
+
+def generate(config: Mapping[str, Any], ids: Sequence[int], count: int) -> list[int]:
+    """What Genie generates after `ids` on this machine; it puts the BOS token in front itself."""
+    with Child(WORKER, what="Genie", timeout=600) as child:
+        return child.call("generate", config=json.dumps(config), ids=list(ids), count=count)

@@ -1,0 +1,1 @@
+"""Calls of the HTP compiler and emulator, context binaries and how they are read back."""

@@ -1,0 +1,1 @@
+"""A static graph rewritten into what HTP computes right."""

@@ -1,0 +1,77 @@
+"""Ops that move values without computing: every shape is known, so reshapes carry theirs as a constant."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from ....compiler.diagnostics.diagnostic import fail
+from ....compiler.ir.module import constant
+from .builder import static_shape
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from .lowering import Lowering
+
+
+def _reshape(low: Lowering, node: ir.Node) -> ir.Value:
+    """Reshape, Flatten, Squeeze, Unsqueeze: all are one Reshape to a static shape."""
+    shape = static_shape(node.outputs[0])
+    low.use("op.Reshape", node, rank=len(shape))
+    return low.build.reshape(low.value(node.inputs[0]), shape)
+
+
+def _transpose(low: Lowering, node: ir.Node) -> ir.Value:
+    shape = static_shape(node.outputs[0])
+    perm = list(node.attributes["perm"].as_ints()) if "perm" in node.attributes else list(range(len(shape)))[::-1]
+    low.use("op.Transpose", node, perm="".join(str(axis) for axis in perm), elements=math.prod(shape))
+    return low.build.op("Transpose", low.value(node.inputs[0]), shape=shape, perm=perm)
+
+
+def _concat(low: Lowering, node: ir.Node) -> ir.Value:
+    shape = static_shape(node.outputs[0])
+    axis = node.attributes["axis"].as_int()
+    low.use("op.Concat", node, rank=len(shape), axis=axis % len(shape), elements=math.prod(shape))
+    inputs = [low.value(value) for value in node.inputs]
+    return low.build.op("Concat", *inputs, shape=shape, axis=axis)
+
+
+def _slice(low: Lowering, node: ir.Node) -> ir.Value:
+    shape = static_shape(node.outputs[0])
+    bounds = [constant(value) for value in node.inputs[1:]]
+    if any(bound is None for bound in bounds):
+        fail("E0634", f"`{node.name}`: Slice needs constant bounds on HTP", help="place it on cpu")
+    low.use("op.Slice", node, rank=len(shape), elements=math.prod(shape))
+    ints = [low.build.ints(*(int(i) for i in bound.numpy())) for bound in bounds if bound is not None]
+    return low.build.op("Slice", low.value(node.inputs[0]), *ints, shape=shape)
+
+
+def _split(low: Lowering, node: ir.Node) -> list[ir.Value]:
+    """One Slice per output: the sizes are in the outputs' shapes."""
+    whole = node.inputs[0]
+    if whole is None:
+        raise ValueError(f"Split `{node.name}` lacks its input")
+    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+    axis %= len(static_shape(whole))
+    made, start, build = [], 0, low.build
+    for index, output in enumerate(node.outputs):
+        shape = static_shape(output)
+        stop = start + shape[axis]
+        low.use("op.Slice", node, rank=len(shape), elements=math.prod(shape))
+        bounds = (build.ints(start), build.ints(stop), build.ints(axis))
+        made.append(build.op("Slice", low.value(whole), *bounds, shape=shape, step=f"part{index}"))
+        start = stop
+    return made
+
+
+RULES = {
+    "Reshape": _reshape,
+    "Flatten": _reshape,
+    "Squeeze": _reshape,
+    "Unsqueeze": _reshape,
+    "Transpose": _transpose,
+    "Concat": _concat,
+    "Slice": _slice,
+    "Split": _split,
+}
