@@ -3,7 +3,7 @@
     Plan --load--> Module --steps--> Module --partition--> Parts --targets--> files --assemble--> manifest.json
 
 Only this module and `cli.py` know the other packages; passes and targets arrive through the registry. The bundle
-appears whole or not at all (`bundle.write_bundle`), and nothing is measured that was not asked for.
+appears whole or not at all (`bundle.write`), and nothing is measured that was not asked for.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 One scale (and for `symmetric = false` one zero point) per block of B inputs of one output, or one per output with
 `block = channel`. Linears and embeddings take blocks; convolutions are quantised per channel only. Weights are made
-row by row when they are written (`quantize_rtn.py`), always from the float original, so that a later line replaces
-an earlier one without adding its error. Two ops that share a weight keep sharing it while both get the same format.
+row by row when they are written (`quantization/round_to_nearest.py`), always from the float original, so that a
+later line replaces an earlier one without adding its error. Two ops that share a weight keep sharing it while both get the same format.
 """
 
 from __future__ import annotations

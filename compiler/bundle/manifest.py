@@ -178,7 +178,7 @@ def _say_sources(data: dict[str, Any]) -> None:
 
 
 def load_manifest(bundle: Path) -> Manifest:
-    """Read and check a bundle's manifest; the other files are looked at by `intact.check_files` and `verify`."""
+    """Read and check a bundle's manifest; the other files are looked at by `file_hashes.check_files` and `verify`."""
     path = bundle / MANIFEST
     if not path.is_file():
         what = "is not there" if not bundle.exists() else f"is not a bundle: it has no {MANIFEST}"

@@ -1,7 +1,7 @@
 """What an emitter is: it takes the parts of a placed, static (or dynamic) module and writes what a device loads.
 
 A *part* is a stretch of a model that runs on one device: the same stretch in every bucket. The driver cuts a model
-into parts (`partition.py`), hands each device's parts to the target that serves it (CPU parts beside an NPU go to
+into parts (`partition/`), hands each device's parts to the target that serves it (CPU parts beside an NPU go to
 `ort`), and collects the manifest's entries. The same target opens its parts again to run them on this machine.
 """
 

@@ -1,4 +1,4 @@
-"""The levels a module goes through. Each has a legality check (`legality.py`) that runs between passes."""
+"""The levels a module goes through. Each has a legality check (`legality/`) that runs between passes."""
 
 from __future__ import annotations
 

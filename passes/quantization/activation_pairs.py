@@ -1,4 +1,4 @@
-"""Put static integer ranges on a decoder's activations (`compiler/activations.py` has the form).
+"""Put static integer ranges on a decoder's activations (`compiler/ir/activation_encodings.py` has the form).
 
     uint16   every float tensor that an op computes, the past K/V, the logits
     uint8    what a linear reads and what it gives, for the linears that the line selects; all else is uint16

@@ -1,4 +1,4 @@
-"""How integers are chosen: one file per method, run over a module layer by layer (`run.solve`).
+"""How integers are chosen: one file per method, run over a module layer by layer (`solve_weights.solve`).
 
     mse          clip search                             no calibration
     hqq          half-quadratic splitting                no calibration

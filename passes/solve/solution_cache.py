@@ -92,7 +92,7 @@ def notes(entry_key: str) -> list[str]:
 
 
 def load(name: str, entry_key: str, source: Weight, format_: Format) -> Made:
-    """The lazy tensors of the entry, as `quantize_rtn.make` gives them. `name` is the weight's."""
+    """The lazy tensors of the entry, as `round_to_nearest.make` gives them. `name` is the weight's."""
     folder = cache.entry(KIND, entry_key)
     n, k = source.dims[0], int(np.prod(source.dims[1:], dtype=np.int64))
     grain = (n,) if format_.block is None else (n, k // format_.block)

@@ -16,7 +16,6 @@ from .check import no_tokenizer
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ...compiler.diagnostics.diagnostic import Span
     from ...compiler.emit.engine_protocols import LanguageModel
 
 

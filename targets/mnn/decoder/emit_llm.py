@@ -3,7 +3,7 @@
     config.json        how to run: files, backend, threads, memory mode, sampler
     llm_config.json    what it is: sizes, chat template, where the embedding lies
     llm.mnn            the graph (`lower.py`)
-    llm.mnn.weight     every linear's integers and scales, byte for byte ours (`blobs.py`)
+    llm.mnn.weight     every linear's integers and scales, byte for byte ours (`file/weight_blobs.py`)
     embeddings_bf16.bin   the embedding, unless it lies in the weight file (`embedding.py`)
     tokenizer.mtok     the tokenizer (`mtok.py`)
 

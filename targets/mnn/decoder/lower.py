@@ -11,7 +11,7 @@
 
 Each node of the graph is visited once and must find its operands in a form it knows; a node that does not fit (a
 user's pass may have rewritten anything) is an error that names it. Forms that MNN has no op for wait, unlowered, for
-the node that completes them (`forms.py`).
+the node that completes them (`lowered_values.py`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A general ONNX graph as a plain `.mnn` with its weights beside it, compared with ONNX Runtime before it counts.
 
-    <model>.mnn          the graph (`lower_graph.py`)
+    <model>.mnn          the graph (`lower.py`)
     <model>.mnn.weight   the weights, byte for byte ours
 
 The graph that was written runs on random inputs in both engines, in MNN's exact mode (`memory = normal`): what

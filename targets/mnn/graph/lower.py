@@ -1,4 +1,4 @@
-"""A general ONNX graph as an MNN graph, one op after the other (`graph_ops.py`).
+"""A general ONNX graph as an MNN graph, one op after the other (`ops.py`).
 
 Tensors keep the names of the ONNX values, so that any of them can be read back. Linears become 1x1 convolutions:
 

@@ -74,7 +74,7 @@ class Sketch:
 def nbits(tokens: int, k: int, n: int, bits: int, block: int | str, symmetric: bool) -> Made:
     """A quantised linear in the form the quantize pass leaves; block "channel": one scale per output.
 
-    Symmetric scales of four bits are of both signs, as the clip search makes them (passes/solve/grid.py).
+    Symmetric scales of four bits are of both signs, as the clip search makes them (passes/solve/integer_grid.py).
     """
     g = Sketch()
     dtype = getattr(ir.DataType, f"{'' if symmetric else 'U'}INT{bits}")

@@ -1,4 +1,4 @@
-"""The one-op graphs of `makers.py` on integer activations: pairs on what comes in and goes out, as the passes put them.
+"""One-op graphs on integer activations: pairs on what comes in and goes out, as the passes put them.
 
 Ranges are those of the case's own values. What Attention's cache holds beyond its filled half is clipped to the range
 of the keys, as anything stored in integers is.

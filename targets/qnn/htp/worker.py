@@ -1,6 +1,7 @@
 """The worker process of the qnn target: compiles with the HTP compiler, runs on the HTP emulator, reads contexts.
 
-`python -m edgec.targets.qnn.htp.worker` answers the calls of `compile.py`, `engine.py`, `context.py` and `genie.py`.
+`python -m edgec.targets.qnn.htp.worker` answers the calls of `compile.py`, `emulator.py`,
+`context_binary.py` and `genie/config.py`.
 The engine prints to stdout and may segfault; neither reaches the parent.
 """
 

@@ -9,9 +9,9 @@
     past_key_i_out, past_value_i_out [1,KV,S,HD]            [KV,1,HD,S], [KV,1,S,HD]
 
 Every other input and output keeps name and shape; float32 becomes fp16, int64 inputs int32. Where the graph's
-activations are integers (`compiler/activations.py`), floats become uint16 or uint8 instead: see `integers.py`. An op
-has a rule in `rules.RULES` or is an error. Each rule notes what it used (`Use`), which `legal.py` looks up in the
-conformance table.
+activations are integers (`compiler/ir/activation_encodings.py`), floats become uint16 or uint8 instead: see
+`integer_activations.py`. An op has a rule in `rules.RULES` or is an error. Each rule notes what it used (`Use`), which
+`conformance/legality.py` looks up in the conformance table.
 """
 
 from __future__ import annotations
