@@ -5,7 +5,8 @@
 One scale (and for `symmetric = false` one zero point) per block of B inputs of one output, or one per output with
 `block = channel`. Linears and embeddings take blocks; convolutions are quantised per channel only. Weights are made
 row by row when they are written (`quantization/round_to_nearest.py`), always from the float original, so that a
-later line replaces an earlier one without adding its error. Two ops that share a weight keep sharing it while both get the same format.
+later line replaces an earlier one without adding its error. Two ops that share a weight keep sharing it while both get
+the same format.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from ..compiler.diagnostics.diagnostic import Diagnostic, Span
     from ..compiler.ir.module import Module
-    from ..compiler.ir.weight_format import Format
+    from ..compiler.ir.weight_format import WeightFormat
     from ..compiler.ir.weights import Weight
     from .quantization.round_to_nearest import Made
 
@@ -172,7 +173,7 @@ class Quantize(Pass):
         block = None if isinstance(self.block, str) else self.block
         fixed = None if self.weights == "auto" else self._format(int(self.weights.removeprefix("int")), block)
 
-        def format_of(name: str) -> Format:
+        def format_of(name: str) -> WeightFormat:
             return fixed or formats[name]
 
         if self.method == "rtn":
@@ -191,14 +192,14 @@ class Quantize(Pass):
 
         return quantize_graph(graph, module, format_of, scope, solver)
 
-    def _format(self, bits: int, block: int | None) -> Format:
-        from ..compiler.ir.weight_format import Format
+    def _format(self, bits: int, block: int | None) -> WeightFormat:
+        from ..compiler.ir.weight_format import WeightFormat
 
         lpbq = self.scales == "lpbq" or (self.scales == "auto" and self.activations != "fp16" and self._fits_lpbq)
         integers = self.activations != "fp16"  # their dequantised weights go through QDQ, whose scales are positive
-        return Format(bits, block, self.symmetric, self.method, "lpbq" if lpbq else "float", integers or lpbq)
+        return WeightFormat(bits, block, self.symmetric, self.method, "lpbq" if lpbq else "float", integers or lpbq)
 
-    def _chosen(self, module: Module, scope: Scope) -> dict[str, Format]:
+    def _chosen(self, module: Module, scope: Scope) -> dict[str, WeightFormat]:
         """Mixed precision: a format for each selected linear."""
         from .quantization.rewrite import candidates
         from .solve.require_torch import needs_torch

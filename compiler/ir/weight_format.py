@@ -10,7 +10,7 @@ FORMAT = "edgec.format"  # key in the `meta` of integers: the format they were m
 
 
 @dataclass(frozen=True)
-class Format:
+class WeightFormat:
     """How integers and scales are laid out; `block` None means one scale per row."""
 
     bits: int

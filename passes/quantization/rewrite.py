@@ -16,7 +16,7 @@ import onnx_ir as ir
 from ...compiler.diagnostics.diagnostic import PlanError
 from ...compiler.ir.linears import FLOATS, SOURCE, Linear, linears
 from ...compiler.ir.module import Module, drop_unused_initializers
-from ...compiler.ir.weight_format import FORMAT, Format
+from ...compiler.ir.weight_format import FORMAT, WeightFormat
 from ...compiler.ir.weights import Weight, as_weight, transpose
 from ...compiler.pipeline.pass_interface import Scope
 from .blocks import indivisible
@@ -25,7 +25,7 @@ from .round_to_nearest import Made, make
 Solver = Callable[[Mapping[str, Weight]], dict[str, Made]]  # float weights [N, K] by linear -> their integers
 
 
-Formats = Callable[[str], Format]  # by the name of the linear
+Formats = Callable[[str], WeightFormat]  # by the name of the linear
 
 
 def quantize_graph(
@@ -57,7 +57,7 @@ class _State:
     """What a use reads: the float weight behind it and the format it has now (None: float)."""
 
     source: Weight | None
-    format_: Format | None
+    format_: WeightFormat | None
 
 
 def _now(linear: Linear) -> _State:
@@ -70,7 +70,7 @@ def _now(linear: Linear) -> _State:
     return _State(linear.stored if held is None else as_weight(linear.value.const_value or held), None)
 
 
-def candidates(graph: ir.Graph, module: Module, format_: Format, scope: Scope) -> dict[str, Weight]:
+def candidates(graph: ir.Graph, module: Module, format_: WeightFormat, scope: Scope) -> dict[str, Weight]:
     """Linear -> float weight [N, K] of all that the step selects and that can take a format like `format_`."""
     shelf, wanted = _Shelf(graph, lambda _name: format_, scope), {}
     for linear in linears(module, graph):
@@ -95,7 +95,7 @@ def _to_solve(found: list[Linear], shelf: _Shelf) -> dict[str, Weight]:
     return wanted
 
 
-def _refusal(linear: Linear, format_: Format) -> str | None:
+def _refusal(linear: Linear, format_: WeightFormat) -> str | None:
     """Why the weight of `linear` is left alone."""
     source = _now(linear).source
     if linear.kind == "conv" and format_.block is not None:
@@ -107,7 +107,7 @@ def _refusal(linear: Linear, format_: Format) -> str | None:
     return None
 
 
-def _check_block(linear: Linear, format_: Format, scope: Scope) -> None:
+def _check_block(linear: Linear, format_: WeightFormat, scope: Scope) -> None:
     if format_.block is not None and linear.shape[1] % format_.block:
         raise PlanError(indivisible(format_.block, {linear.name: linear.shape[1]}, scope.origin))
 
@@ -131,7 +131,7 @@ class _Shelf:
     graph: ir.Graph
     formats: Formats
     scope: Scope
-    values: dict[tuple[int, Format], ir.Value] = field(default_factory=dict)
+    values: dict[tuple[int, WeightFormat], ir.Value] = field(default_factory=dict)
     fresh: list[tuple[str, ir.Node]] = field(default_factory=list)
     oriented: dict[int, Weight] = field(default_factory=dict)
     solved: dict[str, Made] = field(default_factory=dict)

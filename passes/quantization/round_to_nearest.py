@@ -21,7 +21,7 @@ import onnx_ir as ir
 
 from ...compiler.diagnostics.diagnostic import Span, fail
 from ...compiler.ir.linears import SOURCE, WIDTH, dequantised
-from ...compiler.ir.weight_format import FORMAT, Format
+from ...compiler.ir.weight_format import FORMAT, WeightFormat
 from ...compiler.ir.weights import Weight, derive
 
 _SMALLEST = np.float32(2.0**-24)
@@ -50,7 +50,7 @@ class Made:
         return derive(self.q.name, ir.DataType.FLOAT, self.q.dims, rows, self.q, "dequantised")
 
 
-def quantise(w: np.ndarray, format_: Format) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def quantise(w: np.ndarray, format_: WeightFormat) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """`w` float32 [rows, K] -> integers [rows, K] (int16), scales and zero points [rows, blocks]."""
     groups = _groups(w, format_)
     scale, zero = _scales(groups, format_)
@@ -61,12 +61,12 @@ def quantise(w: np.ndarray, format_: Format) -> tuple[np.ndarray, np.ndarray, np
     return np.clip(q, low, high).astype(np.int16).reshape(w.shape), scale, zero
 
 
-def scales(w: np.ndarray, format_: Format) -> tuple[np.ndarray, np.ndarray | None]:
+def scales(w: np.ndarray, format_: WeightFormat) -> tuple[np.ndarray, np.ndarray | None]:
     """Scales and zero points alone."""
     return _scales(_groups(w, format_), format_)
 
 
-def make(name: str, source: Weight, format_: Format, origin: Span | None) -> Made:
+def make(name: str, source: Weight, format_: WeightFormat, origin: Span | None) -> Made:
     """`source` [N, ...] in `format_`, lazily. `name` is what messages call it."""
     n = source.dims[0]
     k = int(np.prod(source.dims[1:], dtype=np.int64))
@@ -101,15 +101,15 @@ def make(name: str, source: Weight, format_: Format, origin: Span | None) -> Mad
     return Made(q, scale, derive(f"{name}.zero_point", format_.dtype, per_row, zero_rows, source, "zero point"))
 
 
-def _top(format_: Format) -> int:
+def _top(format_: WeightFormat) -> int:
     return (1 << format_.bits) - 1
 
 
-def _groups(w: np.ndarray, format_: Format) -> np.ndarray:
+def _groups(w: np.ndarray, format_: WeightFormat) -> np.ndarray:
     return w.reshape(len(w), -1, format_.block or w.shape[1])
 
 
-def _scales(groups: np.ndarray, format_: Format) -> tuple[np.ndarray, np.ndarray | None]:
+def _scales(groups: np.ndarray, format_: WeightFormat) -> tuple[np.ndarray, np.ndarray | None]:
     if format_.symmetric:
         scale = _half(np.abs(groups).max(axis=-1) / np.float32((1 << (format_.bits - 1)) - 1))
         return (two_level(scale) if format_.scales == "lpbq" else scale), None
@@ -134,7 +134,7 @@ def two_level(scale: np.ndarray) -> np.ndarray:
     return (np.clip(np.rint(scale / c), 1, 15) * c).astype(np.float32)
 
 
-def _check(name: str, w: np.ndarray, start: int, format_: Format, origin: Span | None) -> None:
+def _check(name: str, w: np.ndarray, start: int, format_: WeightFormat, origin: Span | None) -> None:
     finite = np.isfinite(w).all(axis=1)
     if not finite.all():
         row = int(np.argmin(finite))

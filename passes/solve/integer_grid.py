@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...compiler.ir.weight_format import Format
+from ...compiler.ir.weight_format import WeightFormat
 
 SMALLEST = 2.0**-24
 STEPS = 48
@@ -46,7 +46,7 @@ class Kind:
         return ends(self.bits, self.symmetric)
 
 
-def kind_of(format_: Format, k: int) -> Kind:
+def kind_of(format_: WeightFormat, k: int) -> Kind:
     """The grids of a weight with `k` inputs. Eight bits gain nothing by a scale below zero."""
     return Kind(format_.bits, format_.block or k, format_.symmetric, format_.positive or format_.bits == 8)
 

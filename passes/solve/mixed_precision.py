@@ -26,7 +26,7 @@ from ...compiler.calibration.torch_graph import Constants, Stretch, run
 from ...compiler.diagnostics.diagnostic import PlanError, fail
 from ...compiler.files import cache
 from ...compiler.ir.module import Module
-from ...compiler.ir.weight_format import Format
+from ...compiler.ir.weight_format import WeightFormat
 from ...compiler.ir.weights import Weight
 from ...compiler.pipeline.pass_interface import Scope
 from ...compiler.pipeline.pass_interface import Table as Sensitivities
@@ -40,11 +40,11 @@ WINDOWS = (16, 64)  # that divergence is measured on, at least and at most
 _ROOM = 1 << 29  # bytes that the variants' streams may take beyond the least number of windows
 _UNITS = 1 << 18  # steps of the budget at most
 
-Table = dict[str, dict[Format, float]]
-Variant = tuple[str, Format]  # one linear in one format, the others in float
+Table = dict[str, dict[WeightFormat, float]]
+Variant = tuple[str, WeightFormat]  # one linear in one format, the others in float
 
 
-def choose(table: Table, shapes: Mapping[str, Sequence[int]], budget: float, scope: Scope) -> dict[str, Format]:
+def choose(table: Table, shapes: Mapping[str, Sequence[int]], budget: float, scope: Scope) -> dict[str, WeightFormat]:
     """The formats of least summed divergence within `budget` bits a weight."""
     weights = sum(math.prod(shapes[name]) for name in table)
     sizes = {
@@ -57,12 +57,12 @@ def choose(table: Table, shapes: Mapping[str, Sequence[int]], budget: float, sco
     return {name: list(table[name])[i] for name, i in picked.items()}
 
 
-def _stored(shape: Sequence[int], format_: Format, scope: Scope) -> int:
+def _stored(shape: Sequence[int], format_: WeightFormat, scope: Scope) -> int:
     bits = scope.stored_width(format_.bits)
     return stored_bits(shape[0], math.prod(shape[1:]), bits, format_.block, format_.symmetric)
 
 
-def _beside(format_: Format, row: Iterable[Format], scope: Scope) -> int:
+def _beside(format_: WeightFormat, row: Iterable[WeightFormat], scope: Scope) -> int:
     """Bytes beside the weight that the format takes more than the frugalest: what every choice takes is no choice."""
     taken = {f: scope.widths.get(scope.stored_width(f.bits), 0) for f in row}
     return taken[format_] - min(taken.values())
@@ -94,7 +94,7 @@ def _least(sizes: Mapping[str, list[int]], costs: Mapping[str, list[float]], roo
     return {name: found[name] for name in sizes}
 
 
-def tell(table: Table, chosen: Mapping[str, Format], shapes: Mapping[str, Sequence[int]], scope: Scope) -> None:
+def tell(table: Table, chosen: Mapping[str, WeightFormat], shapes: Mapping[str, Sequence[int]], scope: Scope) -> None:
     """What was chosen, in a note, and what each format of each linear would cost, in a table of the report."""
     weights = sum(math.prod(shapes[name]) for name in chosen)
     bits = sum(_stored(shapes[name], f, scope) for name, f in chosen.items()) / weights
@@ -108,7 +108,9 @@ def tell(table: Table, chosen: Mapping[str, Format], shapes: Mapping[str, Sequen
     scope.table(Sensitivities(title, ("linear", *map(str, formats)), tuple(rows), tuple(marked)))
 
 
-def sensitivities(module: Module, sources: Mapping[str, Weight], formats: Sequence[Format], scope: Scope) -> Table:
+def sensitivities(
+    module: Module, sources: Mapping[str, Weight], formats: Sequence[WeightFormat], scope: Scope
+) -> Table:
     """Linear -> format -> divergence; from the cache if these windows, weights and formats were measured before."""
     if scope.calibration is None:
         fail("E0454", "`weights = auto` needs a `calibration` block, which the plan has not", scope.origin)
@@ -128,7 +130,12 @@ def sensitivities(module: Module, sources: Mapping[str, Weight], formats: Sequen
 
 class _Measure:
     def __init__(
-        self, module: Module, sources: Mapping[str, Weight], formats: Sequence[Format], scope: Scope, ids: np.ndarray
+        self,
+        module: Module,
+        sources: Mapping[str, Weight],
+        formats: Sequence[WeightFormat],
+        scope: Scope,
+        ids: np.ndarray,
     ) -> None:
         self.sources, self.formats, self.scope = sources, formats, scope
         self.flow = Flow(module, sources)
@@ -200,7 +207,7 @@ class _Measure:
             self._push(stretch, constants, made[name, format_])
         return made
 
-    def _exchanged(self, stretch: Stretch) -> Iterator[tuple[str, Format, Constants]]:
+    def _exchanged(self, stretch: Stretch) -> Iterator[tuple[str, WeightFormat, Constants]]:
         """The stretch's constants with one linear in one format."""
         for value, names in self.flow.groups(stretch):
             moments = self.flow.moments(stretch, value, {})
@@ -226,5 +233,5 @@ class _Measure:
         return {key: total / count for key, total in totals.items()}
 
 
-def _solved(name: str, w: torch.Tensor, moments: Moments, format_: Format) -> torch.Tensor:
+def _solved(name: str, w: torch.Tensor, moments: Moments, format_: WeightFormat) -> torch.Tensor:
     return gptq.solve(name, w, moments, kind_of(format_, w.shape[1]), gptq.Gptq(rounds=0)).value()

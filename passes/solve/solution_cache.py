@@ -20,7 +20,7 @@ import torch
 
 from ...compiler.files import cache
 from ...compiler.ir.linears import SOURCE, WIDTH
-from ...compiler.ir.weight_format import FORMAT, Format
+from ...compiler.ir.weight_format import FORMAT, WeightFormat
 from ...compiler.ir.weights import SourceFile, Weight, cast, derive, from_file
 from ..quantization.round_to_nearest import Made
 from .integer_grid import Grid
@@ -91,7 +91,7 @@ def notes(entry_key: str) -> list[str]:
     return json.loads((cache.entry(KIND, entry_key) / "notes.json").read_text())
 
 
-def load(name: str, entry_key: str, source: Weight, format_: Format) -> Made:
+def load(name: str, entry_key: str, source: Weight, format_: WeightFormat) -> Made:
     """The lazy tensors of the entry, as `round_to_nearest.make` gives them. `name` is the weight's."""
     folder = cache.entry(KIND, entry_key)
     n, k = source.dims[0], int(np.prod(source.dims[1:], dtype=np.int64))
@@ -111,7 +111,7 @@ def load(name: str, entry_key: str, source: Weight, format_: Format) -> Made:
     return Made(q, scale, zero)
 
 
-def _narrow(wide: Weight, format_: Format, source: Weight) -> Weight:
+def _narrow(wide: Weight, format_: WeightFormat, source: Weight) -> Weight:
     """Bytes as the integers of the format."""
     target = format_.dtype.numpy()
     return derive(

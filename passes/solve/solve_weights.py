@@ -22,7 +22,7 @@ from ...compiler.calibration.time_left import Clock
 from ...compiler.calibration.torch_graph import Stretch, device
 from ...compiler.diagnostics.diagnostic import fail
 from ...compiler.ir.module import Module
-from ...compiler.ir.weight_format import Format
+from ...compiler.ir.weight_format import WeightFormat
 from ...compiler.ir.weights import Weight
 from ...compiler.pipeline.pass_interface import Scope
 from ..quantization.round_to_nearest import Made, two_level
@@ -49,7 +49,7 @@ class Wanted:
     """One linear to solve: its float weight [N, K] and its format."""
 
     source: Weight
-    format_: Format
+    format_: WeightFormat
 
     @property
     def kind(self) -> Kind:

@@ -122,7 +122,7 @@ def test_the_error_is_seen_by_the_checker(monkeypatch: pytest.MonkeyPatch) -> No
 
     true = quantize_rtn.quantise
 
-    def shifted(w: np.ndarray, format_: quantize_rtn.Format):
+    def shifted(w: np.ndarray, format_: quantize_rtn.WeightFormat):
         q, scale, zero = true(w, format_)
         return np.minimum(q + 1, 7), scale, zero
 

@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 from edgec.compiler.diagnostics.diagnostic import EdgecError
 from edgec.compiler.ir.linears import QuantizedWeight
-from edgec.compiler.ir.weight_format import Format
+from edgec.compiler.ir.weight_format import WeightFormat
 from edgec.compiler.ir.weights import Weight, from_array
 from edgec.passes.quantization.round_to_nearest import make, quantise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-FORMATS = [Format(bits, block, symmetric) for bits in (4, 8) for block in (16, 32, None) for symmetric in (True, False)]
+FORMATS = [
+    WeightFormat(bits, block, symmetric) for bits in (4, 8) for block in (16, 32, None) for symmetric in (True, False)
+]
 WEIGHTS = hnp.arrays(np.float32, (3, 64), elements=st.floats(-100, 100, width=32))
 
 
-def restored(w: np.ndarray, format_: Format) -> tuple[np.ndarray, np.ndarray]:
+def restored(w: np.ndarray, format_: WeightFormat) -> tuple[np.ndarray, np.ndarray]:
     """Dequantised weights, and the scale of each of them."""
     q, scale, zero = quantise(w, format_)
     block = format_.block or w.shape[1]
@@ -29,7 +31,7 @@ def restored(w: np.ndarray, format_: Format) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("format_", FORMATS, ids=str)
 @given(w=WEIGHTS)
 @settings(max_examples=40, deadline=None)
-def test_error_is_half_a_step(format_: Format, w: np.ndarray) -> None:
+def test_error_is_half_a_step(format_: WeightFormat, w: np.ndarray) -> None:
     made, scale = restored(w, format_)
     # float16 rounds a scale by up to 2^-11 of itself (2^-25 below its normal range), and the outermost integers feel
     # that fully; a zero point adds its own rounding, at most half a step where the range is clipped
@@ -42,7 +44,7 @@ def test_error_is_half_a_step(format_: Format, w: np.ndarray) -> None:
 @pytest.mark.parametrize("format_", FORMATS, ids=str)
 @given(w=WEIGHTS)
 @settings(max_examples=20, deadline=None)
-def test_scales_are_float16_and_integers_in_range(format_: Format, w: np.ndarray) -> None:
+def test_scales_are_float16_and_integers_in_range(format_: WeightFormat, w: np.ndarray) -> None:
     q, scale, zero = quantise(w, format_)
     assert (scale == scale.astype(np.float16)).all()
     assert (scale > 0).all()
@@ -54,17 +56,17 @@ def test_scales_are_float16_and_integers_in_range(format_: Format, w: np.ndarray
 
 def test_known_integers() -> None:
     w = np.array([[7.0, -7.0, 3.4, -3.6] + [0.0] * 12], np.float32)
-    q, scale, _ = quantise(w, Format(4, 16, True))
+    q, scale, _ = quantise(w, WeightFormat(4, 16, True))
     assert scale.tolist() == [[1.0]]
     assert q[0, :4].tolist() == [7, -7, 3, -4]
-    q, scale, zero = quantise(np.array([[0.0, 15.0, 6.0, 9.0] * 4], np.float32), Format(4, 16, False))
+    q, scale, zero = quantise(np.array([[0.0, 15.0, 6.0, 9.0] * 4], np.float32), WeightFormat(4, 16, False))
     assert (scale.tolist(), zero.tolist()) == ([[1.0]], [[0.0]])
     assert q[0, :4].tolist() == [0, 15, 6, 9]
 
 
 @pytest.mark.parametrize("format_", FORMATS, ids=str)
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e-8, 1e-6])
-def test_blocks_of_almost_nothing(format_: Format, size: float) -> None:
+def test_blocks_of_almost_nothing(format_: WeightFormat, size: float) -> None:
     """Zeros stay zeros; what is below float16's smallest scale stays below it."""
     made, _ = restored(np.full((2, 64), size, np.float32), format_)
     assert np.isfinite(made).all()
@@ -75,7 +77,7 @@ def test_blocks_of_almost_nothing(format_: Format, size: float) -> None:
 def test_not_finite(value: float, golden_error) -> None:
     w = np.zeros((40, 32), np.float32)
     w[33, 5] = value
-    made = make("layers.3.mlp.up_proj.weight", from_array("w", w), Format(4, 32, True), None)
+    made = make("layers.3.mlp.up_proj.weight", from_array("w", w), WeightFormat(4, 32, True), None)
     made.q.rows(0, 33)  # nothing wrong up to there
     with pytest.raises(EdgecError, match=r"`layers\.3\.mlp\.up_proj\.weight` holds (NaN|infinity) in row 33") as raised:
         made.q.rows(20, 40)
@@ -88,15 +90,15 @@ def test_not_finite(value: float, golden_error) -> None:
 def test_too_large_for_a_scale(golden_error) -> None:
     w = np.zeros((4, 32), np.float32)
     w[2, 1] = 65504 * 7
-    make("head.weight", from_array("w", w), Format(4, 32, True), None).q.rows(0, 4)  # just fits
+    make("head.weight", from_array("w", w), WeightFormat(4, 32, True), None).q.rows(0, 4)  # just fits
     w[2, 1] *= 1.01
     with pytest.raises(EdgecError) as raised:
-        make("head.weight", from_array("w", w), Format(4, 32, True), None).q.rows(0, 4)
+        make("head.weight", from_array("w", w), WeightFormat(4, 32, True), None).q.rows(0, 4)
     golden_error("E0412", raised.value)
 
 
 @pytest.mark.parametrize("format_", FORMATS, ids=str)
-def test_lazy_rows_do_not_depend_on_where_they_are_cut(format_: Format) -> None:
+def test_lazy_rows_do_not_depend_on_where_they_are_cut(format_: WeightFormat) -> None:
     w = np.random.default_rng(0).standard_normal((50, 96)).astype(np.float32)
     made = make("w", from_array("w", w), format_, None)
     for weight in (made.q, made.scale, made.zero_point):
@@ -110,7 +112,7 @@ def test_nothing_is_read_before_rows_are_asked_for() -> None:
         raise AssertionError("read")
 
     source = Weight("w", from_array("w", np.zeros((1, 1), np.float32)).dtype, (1 << 20, 4096), never, "nowhere")
-    made = make("w", source, Format(4, 32, True), None)
+    made = make("w", source, WeightFormat(4, 32, True), None)
     assert made.nbytes == (1 << 31) + (1 << 29)  # half a byte a weight; a float32 scale for 32
 
 

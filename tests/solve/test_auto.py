@@ -11,16 +11,16 @@ import pytest
 from edgec.compiler.diagnostics.diagnostic import PlanError
 from edgec.compiler.ir.linears import linears
 from edgec.compiler.ir.module import Module
-from edgec.compiler.ir.weight_format import Format
+from edgec.compiler.ir.weight_format import WeightFormat
 from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.passes.quantization.blocks import stored_bits
 from edgec.passes.quantize import Quantize
 from edgec.passes.solve.mixed_precision import choose
 
-FORMATS = [Format(bits, 32, True, "gptq") for bits in (3, 4, 8)]
+FORMATS = [WeightFormat(bits, 32, True, "gptq") for bits in (3, 4, 8)]
 
 
-def stored(shape: tuple[int, int], format_: Format) -> int:
+def stored(shape: tuple[int, int], format_: WeightFormat) -> int:
     return stored_bits(*shape, format_.bits, format_.block, format_.symmetric)
 
 
@@ -55,7 +55,7 @@ def test_the_budget_counts_what_the_target_stores() -> None:
 def test_what_lies_beside_a_weight_is_counted() -> None:
     """A code book of 2^bits bytes: with one per weight, eight bits for the one that gains are too many by a little."""
     shapes = {f"l{i}": (64, 64) for i in range(4)}
-    formats = [Format(bits, 32, True, "gptq") for bits in (4, 8)]
+    formats = [WeightFormat(bits, 32, True, "gptq") for bits in (4, 8)]
     table = {name: {f: 4.0**-f.bits * (9.0 if name == "l0" else 1.0) for f in formats} for name in shapes}
     books = {bits: 1 << bits for bits in (4, 8)}
     assert Counter(f.bits for f in choose(table, shapes, 5.5, Scope()).values()) == {4: 3, 8: 1}
