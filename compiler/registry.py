@@ -37,10 +37,12 @@ _OWN = "edgec."  # the packages of this distribution
 
 
 def pass_names() -> list[str]:
+    """Names of the installed passes. None of them is imported."""
     return list(_entries("edgec.passes"))
 
 
 def target_names() -> list[str]:
+    """Names of the installed targets. None of them is imported."""
     return list(_entries("edgec.targets"))
 
 

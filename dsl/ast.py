@@ -13,42 +13,58 @@ from ..compiler.plan.parameters import Pattern
 
 @dataclass(frozen=True)
 class Node:
+    """A construct of a plan file, with the text range it was read from."""
+
     span: Span = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class Name(Node):
+    """An identifier that names something: a model, a pass, a key."""
+
     text: str
 
 
 @dataclass(frozen=True)
 class Number(Node):
+    """`32` or `0.5`: a number without a unit."""
+
     value: int | float
 
 
 @dataclass(frozen=True)
 class Quantity(Node):
+    """`4.5 bits`, `3.4 GiB`: a number with its unit, both as written."""
+
     value: int | float
     unit: str
 
 
 @dataclass(frozen=True)
 class Percent(Node):
+    """`80%`."""
+
     value: int | float  # as written: 80% is 80
 
 
 @dataclass(frozen=True)
 class PatternLiteral(Node):
+    """`2:4`: keep n of every m values."""
+
     value: Pattern
 
 
 @dataclass(frozen=True)
 class String(Node):
+    """`"models/a"`: the text between the quotes, escapes resolved."""
+
     value: str
 
 
 @dataclass(frozen=True)
 class Boolean(Node):
+    """`true` or `false`."""
+
     value: bool
 
 
@@ -61,18 +77,24 @@ class Word(Node):
 
 @dataclass(frozen=True)
 class Call(Node):
+    """`hf("folder")`: a source and its argument."""
+
     name: Name
     argument: Value
 
 
 @dataclass(frozen=True)
 class Product(Node):
+    """`1.03 * baseline`: a bound relative to a measured value."""
+
     factor: int | float
     name: Name
 
 
 @dataclass(frozen=True)
 class ListLiteral(Node):
+    """`[1, 64]`."""
+
     items: tuple[Value, ...]
 
 
@@ -81,54 +103,74 @@ Value = Number | Quantity | Percent | PatternLiteral | String | Boolean | Word |
 
 @dataclass(frozen=True)
 class Setting(Node):
+    """`key = value`, in braces of a block or in parentheses of a step."""
+
     key: Name
     value: Value
 
 
 @dataclass(frozen=True)
 class PlanName(Node):
+    """`plan chat`."""
+
     name: Name
 
 
 @dataclass(frozen=True)
 class Let(Node):
+    """`let bs = 32`."""
+
     name: Name
     value: Value
 
 
 @dataclass(frozen=True)
 class Include(Node):
+    """`include "base.edge"`: statements of another plan file."""
+
     path: String
 
 
 @dataclass(frozen=True)
 class Use(Node):
+    """`use "my_pass.py"`: passes defined in a Python file."""
+
     path: String
 
 
 @dataclass(frozen=True)
 class Device(Node):
+    """`device snapdragon_8_gen_3`."""
+
     value: Value
 
 
 @dataclass(frozen=True)
 class Model(Node):
+    """`model chat { source = hf("…") context = 2048 }`."""
+
     name: Name
     settings: tuple[Setting, ...]
 
 
 @dataclass(frozen=True)
 class Calibration(Node):
+    """`calibration { text = "calib/*.txt" }`."""
+
     settings: tuple[Setting, ...]
 
 
 @dataclass(frozen=True)
 class Evaluation(Node):
+    """`evaluation { text = "eval.txt" }`."""
+
     settings: tuple[Setting, ...]
 
 
 @dataclass(frozen=True)
 class Step(Node):
+    """One line of a pipeline: `quantize(weights = int4) on "layers.*" except "lm_head"`."""
+
     name: Name
     settings: tuple[Setting, ...]
     on: Value | None
@@ -137,12 +179,16 @@ class Step(Node):
 
 @dataclass(frozen=True)
 class Pipeline(Node):
+    """`pipeline npu { … }`: steps in the order they run."""
+
     name: Name
     steps: tuple[Step, ...]
 
 
 @dataclass(frozen=True)
 class Deploy(Node):
+    """`deploy chat on npu through npu as qnn { kv = uint8 }`."""
+
     model: Name
     place: Name
     pipeline: Name | None
@@ -152,6 +198,8 @@ class Deploy(Node):
 
 @dataclass(frozen=True)
 class Speculate(Node):
+    """`speculate draft -> chat { k = 3 }`."""
+
     draft: Name
     target: Name
     settings: tuple[Setting, ...]
@@ -159,6 +207,8 @@ class Speculate(Node):
 
 @dataclass(frozen=True)
 class Condition(Node):
+    """`chat.perplexity <= 1.03 * baseline`: one line of a `require` block."""
+
     subject: str
     op: str
     bound: Value | Product
@@ -166,6 +216,8 @@ class Condition(Node):
 
 @dataclass(frozen=True)
 class Require(Node):
+    """`require { … }`: conditions the finished bundle has to meet."""
+
     conditions: tuple[Condition, ...]
 
 
@@ -176,4 +228,6 @@ Statement = (
 
 @dataclass(frozen=True)
 class File:
+    """All statements of one plan file, in the order of the text."""
+
     statements: tuple[Statement, ...]

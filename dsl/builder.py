@@ -37,117 +37,147 @@ class Builder(Transformer):
     # statements
 
     def plan(self, meta: Any, children: list[Any]) -> list[ast.Statement]:
+        """A whole file: its statements."""
         return children
 
     def plan_name(self, meta: Any, children: list[Any]) -> ast.PlanName:
+        """`plan NAME`."""
         return ast.PlanName(self._span(meta), *_nodes(children))
 
     def let(self, meta: Any, children: list[Any]) -> ast.Let:
+        """`let NAME = VALUE`."""
         return ast.Let(self._span(meta), *_nodes(children))
 
     def include(self, meta: Any, children: list[Any]) -> ast.Include:
+        """`include "FILE"`."""
         return ast.Include(self._span(meta), *_nodes(children))
 
     def use(self, meta: Any, children: list[Any]) -> ast.Use:
+        """`use "FILE.py"`."""
         return ast.Use(self._span(meta), *_nodes(children))
 
     def device(self, meta: Any, children: list[Any]) -> ast.Device:
+        """`device NAME`."""
         return ast.Device(self._span(meta), *_nodes(children))
 
     def model(self, meta: Any, children: list[Any]) -> ast.Model:
+        """`model NAME { SETTINGS }`."""
         name, *settings = _nodes(children)
         return ast.Model(self._span(meta), name, tuple(settings))
 
     def calibration(self, meta: Any, children: list[Any]) -> ast.Calibration:
+        """`calibration { SETTINGS }`."""
         return ast.Calibration(self._span(meta), tuple(_nodes(children)))
 
     def evaluation(self, meta: Any, children: list[Any]) -> ast.Evaluation:
+        """`evaluation { SETTINGS }`."""
         return ast.Evaluation(self._span(meta), tuple(_nodes(children)))
 
     def pipeline(self, meta: Any, children: list[Any]) -> ast.Pipeline:
+        """`pipeline NAME { STEPS }`."""
         name, *steps = _nodes(children)
         return ast.Pipeline(self._span(meta), name, tuple(steps))
 
     def step(self, meta: Any, children: list[Any]) -> ast.Step:
+        """`PASS(ARGUMENTS) on GLOBS except GLOBS`; None for each part that is left out."""
         name, arguments, on, except_ = children
         return ast.Step(self._span(meta), name, arguments or (), on, except_)
 
     def deploy(self, meta: Any, children: list[Any]) -> ast.Deploy:
+        """`deploy MODEL on PLACE through PIPELINE as TARGET { SETTINGS }`."""
         model, place, through, target, options = [x for x in children if not isinstance(x, Token)]
         return ast.Deploy(self._span(meta), model, place, through, target, options or ())
 
     def speculate(self, meta: Any, children: list[Any]) -> ast.Speculate:
+        """`speculate DRAFT -> TARGET { SETTINGS }`."""
         draft, target, options = [x for x in children if not isinstance(x, Token)]
         return ast.Speculate(self._span(meta), draft, target, options or ())
 
     def require(self, meta: Any, children: list[Any]) -> ast.Require:
+        """`require { CONDITIONS }`."""
         return ast.Require(self._span(meta), tuple(_nodes(children)))
 
     # their parts
 
     def setting(self, meta: Any, children: list[Any]) -> ast.Setting:
+        """`KEY = VALUE`."""
         return ast.Setting(self._span(meta), *_nodes(children))
 
     def options(self, meta: Any, children: list[Any]) -> tuple[ast.Setting, ...]:
+        """The settings of a block in braces, or of a step in parentheses."""
         return tuple(_nodes(children))
 
     arguments = options
 
     def through(self, meta: Any, children: list[Any]) -> Any:
+        """The one node after a keyword, the keyword dropped."""
         return _nodes(children)[0]
 
     on = except_ = value = through
 
     def subject(self, meta: Any, children: list[Any]) -> str:
+        """`MODEL.perplexity` as one string."""
         return ".".join(name.text for name in _nodes(children))
 
     def condition(self, meta: Any, children: list[Any]) -> ast.Condition:
+        """`SUBJECT <= BOUND`."""
         subject, op, bound = children
         return ast.Condition(self._span(meta), subject, str(op), bound)
 
     def product(self, meta: Any, children: list[Any]) -> ast.Product:
+        """`NUMBER * NAME`."""
         number, name = _nodes(children)
         return ast.Product(self._span(meta), number.value, name)
 
     def name(self, meta: Any, children: list[Any]) -> ast.Name:
+        """An identifier in the place of a name."""
         return ast.Name(*self._literal(meta, children))
 
     # values
 
     def word(self, meta: Any, children: list[Any]) -> ast.Word:
+        """An identifier in the place of a value."""
         return ast.Word(*self._literal(meta, children))
 
     def call(self, meta: Any, children: list[Any]) -> ast.Call:
+        """`SOURCE("PATH")`."""
         return ast.Call(self._span(meta), *_nodes(children))
 
     def list(self, meta: Any, children: list[Any]) -> ast.ListLiteral:
+        """`[VALUE, VALUE]`."""
         return ast.ListLiteral(self._span(meta), tuple(_nodes(children)))
 
     def boolean(self, meta: Any, children: list[Any]) -> ast.Boolean:
+        """`true` or `false`."""
         return ast.Boolean(self._span(meta), children[0] == "true")
 
     def pattern(self, meta: Any, children: list[Any]) -> ast.PatternLiteral:
+        """`N:M`."""
         span, text = self._literal(meta, children)
         n, m = (self._number(span, part) for part in text.split(":"))
         return ast.PatternLiteral(span, Pattern(int(n), int(m)))
 
     def integer(self, meta: Any, children: list[Any]) -> ast.Number:
+        """A number without a unit, an `int` if it is written without a point."""
         span, text = self._literal(meta, children)
         return ast.Number(span, self._number(span, text))
 
     decimal = integer
 
     def percent(self, meta: Any, children: list[Any]) -> ast.Percent:
+        """`N%`; the value is as written, not divided by 100."""
         span, text = self._literal(meta, children)
         return ast.Percent(span, self._number(span, text.rstrip("%").rstrip()))
 
     def quantity(self, meta: Any, children: list[Any]) -> ast.Quantity:
+        """`NUMBER UNIT`; the unit is checked where the parameter is known."""
         span, text = self._literal(meta, children)
         match = _QUANTITY.fullmatch(text)
         assert match, text  # the terminal is a number and a unit
         return ast.Quantity(span, self._number(span, match[1]), match[2])
 
     def string(self, meta: Any, children: list[Any]) -> ast.String:
+        """A string in double quotes; an unknown escape is E0007 and stays as it is written."""
         span, text = self._literal(meta, children)
 
         def unescape(match: re.Match[str]) -> str:

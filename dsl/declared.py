@@ -32,6 +32,7 @@ class Declared:
 
 
 def collect(loaded: Loaded, report: Report) -> Declared:
+    """Sort the statements by kind. A second declaration of one name, or a second `device`, is E0109."""
     found = Declared()
     by_type: dict[type, list] = {}
     for statement in loaded.statements:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class Deploys:
+    """Checks `deploy` and `speculate` lines against the plan's declarations and the installed targets."""
+
     reader: Reader
     loaded: Loaded
     declared: Declared
@@ -32,6 +34,7 @@ class Deploys:
 
     @property
     def report(self) -> Report:
+        """Where errors go."""
         return self.reader.report
 
     def check(self, deploy: ast.Deploy) -> Deploy | None:
@@ -104,6 +107,10 @@ class Deploys:
         models: Mapping[str, ModelDecl],
         pipelines: Mapping[str, PipelineDecl],
     ) -> Speculate | None:
+        """The resolved `speculate` line; None after an error in it.
+
+        Both models have to be deployed and share a tokenizer, and the target's pipeline needs a bucket of k + 1 tokens.
+        """
         before = self.report.errors
         owner = f"speculate {speculate.draft.text} -> {speculate.target.text}"
         values = self.reader.read(speculate.settings, SpeculateBlock, owner, speculate.span)

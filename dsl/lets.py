@@ -29,6 +29,8 @@ _KINDS = {
 
 @dataclass
 class Lets:
+    """The plan's lets by name, the values that `-D` gives them, and what is reported about either."""
+
     report: Report
     declared: dict[str, ast.Let] = field(default_factory=dict)
     overrides: dict[str, ast.Value] = field(default_factory=dict)
@@ -144,6 +146,7 @@ def plain(value: ast.Value) -> object:
 
 
 def kind_of(value: ast.Value) -> str:
+    """The kind of a literal in words, for messages: `an integer`, `a string`."""
     if isinstance(value, ast.Number):
         return "an integer" if isinstance(value.value, int) else "a number"
     return _KINDS[type(value)]

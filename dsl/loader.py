@@ -23,6 +23,8 @@ from .source import read_source, what_is
 
 @dataclass
 class Loaded:
+    """Everything read for one plan: statements, texts for code frames, passes from `use`d files."""
+
     statements: list[ast.Statement] = field(default_factory=list)
     lost: list[Lost] = field(default_factory=list)
     sources: dict[str, str] = field(default_factory=dict)
@@ -30,6 +32,7 @@ class Loaded:
     passes_unknown: bool = False  # a `use`d file failed: its passes are no typing mistakes
 
     def lost_names(self, keyword: str) -> set[str]:
+        """Names of statements of kind `keyword` that could not be read."""
         return {lost.name for lost in self.lost if lost.keyword == keyword}
 
     @property

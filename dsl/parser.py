@@ -37,6 +37,8 @@ class Lost:
 
 @dataclass
 class Parsed:
+    """The tree of one file, the statements that could not be read, and why."""
+
     file: ast.File
     lost: list[Lost] = field(default_factory=list)
     problems: list[Diagnostic] = field(default_factory=list)
@@ -51,6 +53,7 @@ def _lark() -> Lark:
 
 
 def parse(source: Source) -> Parsed:
+    """Parse a whole file. Syntax errors are returned in `problems`, at most `MAX_PROBLEMS` of them."""
     scanned = scan(source)
     result = Parsed(ast.File(()), problems=list(scanned.problems))
     builder = Builder(source, result.problems)

@@ -29,6 +29,7 @@ class Pipelines:
     globs: dict[str, list[tuple[str, Span]]] = field(default_factory=dict)
 
     def check(self, pipeline: ast.Pipeline) -> None:
+        """Check one pipeline; `checked` gets it if every step is right and the passes' levels follow."""
         name = pipeline.name.text
         self.globs[name] = []
         steps = [self._step(step, name) for step in pipeline.steps]

@@ -12,6 +12,8 @@ MAX_SHOWN = 100
 
 @dataclass
 class Report:
+    """The diagnostics found so far, in the order they were found."""
+
     diagnostics: list[Diagnostic] = field(default_factory=list)
 
     def error(
@@ -23,9 +25,11 @@ class Report:
         also: Iterable[Label] = (),
         help: str | None = None,
     ) -> None:
+        """Add an error. `label` is written under the marked text, `also` marks further places."""
         self._add("error", code, message, at, label, also, help)
 
     def warning(self, code: str, message: str, at: Span | None, label: str = "", help: str | None = None) -> None:
+        """Add a warning, which does not stop the plan."""
         self._add("warning", code, message, at, label, (), help)
 
     def take(self, error: EdgecError, at: Span, label: str = "") -> None:
@@ -35,6 +39,7 @@ class Report:
 
     @property
     def errors(self) -> int:
+        """How many errors there are."""
         return sum(diagnostic.severity == "error" for diagnostic in self.diagnostics)
 
     def sorted(self, files: Iterable[str]) -> list[Diagnostic]:

@@ -74,12 +74,15 @@ class Chunk:
 
 @dataclass
 class Scan:
+    """The statements of a file as ranges of its text, and what is wrong at this level."""
+
     chunks: list[Chunk] = field(default_factory=list)
     problems: list[Diagnostic] = field(default_factory=list)
     complete: bool = True  # False: stopped early
 
 
 def scan(source: Source) -> Scan:
+    """Cut the text of `source` into statements."""
     return _Scanner(source).run()
 
 

@@ -37,12 +37,16 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class ModelBlock:
+    """The keys of a `model` block."""
+
     source: ModelSource = param(doc='the model: hf("folder") or onnx("file.onnx")')  # noqa: RUF009
     context: int = param(0, doc="tokens the K/V cache holds", minimum=2, maximum=1 << 20)
 
 
 @dataclass(frozen=True)
 class CalibrationBlock:
+    """The keys of a `calibration` block."""
+
     text: tuple[str, ...] = param(doc="text files, or globs of them")
     samples: int = param(128, doc="how many pieces of text", minimum=1)
     length: int = param(512, doc="tokens of each piece", minimum=1)
@@ -51,17 +55,23 @@ class CalibrationBlock:
 
 @dataclass(frozen=True)
 class EvaluationBlock:
+    """The keys of an `evaluation` block."""
+
     text: tuple[str, ...] = param(doc="text files, or globs of them")
     windows: int = param(32, doc="windows of 256 tokens that perplexity is measured on", minimum=1)
 
 
 @dataclass(frozen=True)
 class DeployBlock:
+    """The keys every `deploy` line takes, whatever its target."""
+
     kv: str = param("fp16", doc="type of the K/V cache", choices=("fp16", "uint8"))
 
 
 @dataclass(frozen=True)
 class SpeculateBlock:
+    """The keys of a `speculate` line."""
+
     k: int = param(3, doc="tokens the draft proposes in a round", minimum=1, maximum=64)
     accept: str = param("greedy", doc="rule by which the target accepts", choices=("greedy", "sample"))
 
@@ -239,5 +249,6 @@ class Reader:
 
 
 def unit_help(unit: str) -> str:
+    """The help line for an unknown unit: the nearest one, or all of them."""
     near = nearest(unit, UNITS)
     return f"there is a unit `{near}`" if near else f"units are: {', '.join(UNITS)}, %"

@@ -14,6 +14,8 @@ MAX_BYTES = 256 << 10  # a plan is written by a person; what is larger is some o
 
 @dataclass(frozen=True)
 class Source:
+    """The text of one plan file and the name it is shown under."""
+
     file: str
     text: str
     starts: list[int] = field(init=False, repr=False, compare=False)
@@ -23,6 +25,7 @@ class Source:
         object.__setattr__(self, "starts", starts)
 
     def span(self, start: int, stop: int) -> Span:
+        """The lines and columns (from 1) of the characters [start, stop)."""
         line, column = self._place(start)
         end_line, end_column = self._place(max(start, stop))
         return Span(self.file, line, column, end_line, end_column)

@@ -35,6 +35,7 @@ class Bucket(Pass):
     context: tuple[int, ...] = param(doc="positions in all, new ones included", minimum=2)
 
     def validate(self) -> list[str | tuple[str, str]]:
+        """Both lists have to rise, and a bucket of C positions takes fewer than C tokens."""
         problems: list[str | tuple[str, str]] = []
         for field in ("tokens", "context"):
             values = getattr(self, field)

@@ -38,22 +38,27 @@ class Manifest:
 
     @property
     def models(self) -> dict[str, dict[str, Any]]:
+        """Entries by model name: kind, parts or buckets, inputs and outputs."""
         return self.data["models"]
 
     @property
     def parts(self) -> dict[str, dict[str, Any]]:
+        """Entries by part name: model, target, files, graphs."""
         return self.data["parts"]
 
     @property
     def files(self) -> dict[str, dict[str, Any]]:
+        """Entries by path inside the bundle: size in bytes and sha256."""
         return self.data["files"]
 
     @property
     def inputs(self) -> dict[str, dict[str, Any]]:
+        """What the bundle was compiled from: path and sha256 of each source."""
         return self.data["inputs"]
 
     @property
     def speculation(self) -> dict[str, Any] | None:
+        """The `speculate` line (draft, target, k, accept); None without one."""
         return self.data["speculation"]
 
     def model(self, name: str) -> dict[str, Any]:
@@ -69,12 +74,15 @@ class Manifest:
         return {**self.parts[name], "name": name}
 
     def parts_of(self, model: str) -> list[str]:
+        """Names of the parts of `model`, in the order they run."""
         return [name for name, part in self.parts.items() if part["model"] == model]
 
     def buckets(self, model: str) -> list[dict[str, Any]]:
+        """The buckets of `model` (tokens, context, graphs); empty without `bucket` in its pipeline."""
         return self.model(model).get("buckets", [])
 
     def tokenizer(self, model: str) -> dict[str, Any] | None:
+        """The tokenizer entry of `model`; None without one."""
         name = self.model(model).get("tokenizer")
         return None if name is None else self.data["tokenizers"][name]
 

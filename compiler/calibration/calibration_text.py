@@ -10,6 +10,8 @@ from ..diagnostics.diagnostic import Span
 
 @dataclass(frozen=True)
 class Calibration:
+    """A plan's `calibration` block: text files, number of windows, tokens of each window, random seed."""
+
     text: tuple[Path, ...]
     samples: int
     length: int

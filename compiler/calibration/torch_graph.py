@@ -118,6 +118,7 @@ class Constants:
     _tables: dict[ir.Value, _Rows] = field(default_factory=dict)
 
     def get(self, value: ir.Value) -> torch.Tensor:
+        """The value of a constant as a tensor: the one given for it, or computed from the graph and kept."""
         held = self.given.get(value)
         if isinstance(held, torch.Tensor):
             return held
@@ -163,6 +164,7 @@ class Constants:
         return value in self.given or any(v is not None and self._given_behind(v) for v in behind)
 
     def tensor(self, weight: Weight) -> torch.Tensor:
+        """A weight read from its source as a tensor on the device; float16 becomes float32."""
         array = weight.numpy()
         if array.dtype == np.float16:
             array = array.astype(np.float32)

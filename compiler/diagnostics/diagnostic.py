@@ -34,12 +34,16 @@ class Span:
 
 @dataclass(frozen=True)
 class Label:
+    """A marked range of a plan's text, with the words written under it."""
+
     span: Span
     text: str = ""
 
 
 @dataclass(frozen=True)
 class Diagnostic:
+    """One error, warning or note: its code, sentence, place, further places, and the fix in `help`."""
+
     code: str
     message: str
     at: Label | None = None

@@ -86,9 +86,11 @@ class DecoderOracle:
         self.length = length
 
     def reset(self) -> None:
+        """Empty the K/V cache."""
         self.rollback(0)
 
     def close(self) -> None:
+        """Drop the K/V cache; the session is shared with other oracles and stays open."""
         self._cache = self._empty(1)
         self.length = 0
 

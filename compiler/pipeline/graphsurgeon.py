@@ -40,6 +40,7 @@ class GraphSurgeonPass(Pass):
 
     @property
     def tolerance(self) -> Tolerance:
+        """The bound that `@graphsurgeon_pass(tolerance=…)` was given."""
         return self.bound
 
     def run(self, module: Module, scope: Scope) -> int:

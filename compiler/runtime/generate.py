@@ -93,6 +93,7 @@ class Runner:
         )
 
     def close(self) -> None:
+        """Close every model the runner has opened; the next call opens them again."""
         for engine in self._open.values():
             engine.close()
         self._open = {}

@@ -48,10 +48,12 @@ class KvCache:
 
     @property
     def inputs(self) -> set[str]:
+        """Names of the graph inputs that carry past positions."""
         return {f"{name}_in" for name in self.axes}
 
     @property
     def outputs(self) -> set[str]:
+        """Names of the graph outputs that carry new positions."""
         return {f"{name}_out" for name in self.axes}
 
     def feeds(self, capacity: int) -> dict[str, np.ndarray]:
@@ -73,6 +75,7 @@ class KvCache:
         self.length = end
 
     def rollback(self, length: int) -> None:
+        """Forget all positions from `length` on; ValueError if there are fewer."""
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot roll back from {self.length} positions to {length}")
         self.length = length

@@ -33,6 +33,7 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
+        """True if the temperature is 0: the most likely token is always taken."""
         return self.temperature == 0
 
     def distribution(self, logits: np.ndarray) -> np.ndarray:

@@ -34,10 +34,12 @@ class Stats:
 
     @property
     def tokens_per_round(self) -> float:
+        """Tokens of the answer per call of the target."""
         return self.tokens / self.rounds if self.rounds else 0.0
 
     @property
     def acceptance(self) -> float:
+        """Accepted tokens as a fraction of the drafted ones, 0 to 1."""
         return self.accepted / self.drafted if self.drafted else 0.0
 
 

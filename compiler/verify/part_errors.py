@@ -38,6 +38,7 @@ class Comparison:
         self.far: list[str] = []
 
     def add(self, tensor: str, bucket: str, engine: np.ndarray, reference: np.ndarray) -> None:
+        """Take in one tensor: the engine's value, and the float module's in the same order of elements."""
         a, b = (array.astype(np.float64).ravel() for array in (engine, reference))
         if a.size != b.size:
             self.far.append(f"`{tensor}` of bucket `{bucket}` has {a.size} values, the float module {b.size}")
@@ -53,6 +54,7 @@ class Comparison:
             self.far.append(f"`{tensor}` of bucket `{bucket}` has a cosine of {cosine:.3f} with the float module's")
 
     def facts(self) -> dict[str, Any]:
+        """The errors as `edgec verify` and the report show them; None where nothing was compared."""
         return {"max_error": self.max_error, "relative_error": self.relative_error, "worst": self.worst}
 
 

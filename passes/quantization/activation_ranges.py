@@ -44,10 +44,12 @@ class Seen:
     counts: torch.Tensor | None = None
 
     def add(self, x: torch.Tensor) -> None:
+        """First walk: widen [low, high] to the values of `x`, any shape."""
         low, high = torch.aminmax(x)
         self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
 
     def count(self, x: torch.Tensor) -> None:
+        """Second walk, once the ends are known: count the values of `x` in equal bins between them."""
         found = torch.histc(x.float(), _BINS, self.low, self.high).double().cpu()
         self.counts = found if self.counts is None else self.counts + found
 

@@ -38,6 +38,7 @@ class Made:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of integers, scales and zero points, each in its packed form."""
         return sum(w.nbytes for w in (self.q, self.scale, self.zero_point) if w is not None)
 
     def value(self) -> Weight:

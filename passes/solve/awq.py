@@ -56,6 +56,7 @@ class Feeder:
         return magnitude.reshape(-1, self.repeat, self.head).mean(1).reshape(-1)
 
     def widen(self, s: torch.Tensor) -> torch.Tensor:
+        """A factor per channel of the producer, repeated for the heads that share a K/V head."""
         if self.repeat == 1:
             return s
         return s.reshape(-1, 1, self.head).expand(-1, self.repeat, -1).reshape(-1)
@@ -160,6 +161,7 @@ def fold(module: Module, feed: Feeder, s: torch.Tensor) -> dict[str, Weight]:
 
 
 def readers(flow: Flow, value: ir.Value) -> list[Linear]:
+    """The linears that read `value`."""
     return [flow.linears[use.node.name or ""] for use in value.uses()]
 
 

@@ -52,6 +52,7 @@ class Solved:
     notes: list[str]
 
     def value(self) -> torch.Tensor:
+        """The quantised weight, float32 [N, K]."""
         return self.grid.value(self.q)
 
 

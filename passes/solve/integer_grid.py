@@ -62,10 +62,12 @@ class Grid:
 
     @property
     def low(self) -> int:
+        """The least integer."""
         return ends(self.bits, self.zero is None)[0]
 
     @property
     def high(self) -> int:
+        """The largest integer."""
         return ends(self.bits, self.zero is None)[1]
 
     def quantise(self, w: torch.Tensor) -> torch.Tensor:
@@ -83,6 +85,7 @@ class Grid:
         return (blocks * self.scale[..., None]).reshape(q.shape)
 
     def blocks(self, w: torch.Tensor) -> torch.Tensor:
+        """[N, K] as [N, K/B, B]: one row of values per scale."""
         return w.reshape(len(w), -1, self.block)
 
 
@@ -100,6 +103,7 @@ class Columns:
 
     @classmethod
     def of(cls, grid: Grid) -> Columns:
+        """The same grid, transposed."""
         return cls(_turned(grid.scale), None if grid.zero is None else _turned(grid.zero), grid.bits, grid.block)
 
     @classmethod
@@ -109,6 +113,7 @@ class Columns:
         return cls(scale, None if kind.symmetric else torch.zeros_like(scale), kind.bits, kind.block)
 
     def grid(self) -> Grid:
+        """The same grid row by row, as `Grid`."""
         return Grid(_turned(self.scale), None if self.zero is None else _turned(self.zero), self.bits, self.block)
 
     def nearest(self, w: torch.Tensor, group: int) -> torch.Tensor:

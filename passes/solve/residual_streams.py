@@ -182,6 +182,7 @@ class Flow:
         return Moments(hessian * (2 / count), None if moved is None else moved * (2 / count), magnitude / count, count)
 
     def env(self, stream: torch.Tensor) -> Env:
+        """What a segment reads: the graph inputs all segments share, and `stream` [1, S, H] as the residual stream."""
         if self.stream is None:
             raise ValueError("the flow has not started")
         return {**self.shared, self.stream: stream}

@@ -66,6 +66,7 @@ def digest(weight: Weight) -> str:
 
 
 def known(entry_key: str) -> bool:
+    """Whether the cache has a complete solution under `entry_key`."""
     return cache.entry(KIND, entry_key).is_dir()
 
 

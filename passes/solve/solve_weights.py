@@ -53,6 +53,7 @@ class Wanted:
 
     @property
     def kind(self) -> Kind:
+        """The width, block and symmetry of the grid this weight is put on."""
         return kind_of(self.format_, int(np.prod(self.source.dims[1:], dtype=np.int64)))
 
 

@@ -32,6 +32,7 @@ class OrtOptions:
     )
 
     def validate(self) -> list[str | tuple[str, str]]:
+        """`compute = int8` exists for `format = matmulnbits` only."""
         if self.compute == "int8" and self.format != "matmulnbits":
             return [("compute", "`compute = int8` is a mode of MatMulNBits: it needs `format = matmulnbits`")]
         return []
@@ -46,16 +47,19 @@ class OrtTarget(Target):
     widths: ClassVar[Mapping[int, int]] = {2: 0, 4: 0, 8: 0}
 
     def emit(self, job: EmitJob) -> Emission:
+        """Write the ONNX file and its external data; see `emit.py`."""
         from .emit import emit
 
         return emit(job)
 
     def verify_part(self, bundle: Path, part: dict[str, Any]) -> Sequence[str]:
+        """What is wrong with a written part, one sentence each; see `verify.py`."""
         from .verify import verify_part
 
         return verify_part(bundle, part)
 
     def open_graph(self, bundle: Path, part: dict[str, Any], bucket: str) -> GraphSession:
+        """One graph of a part in an ONNX Runtime session; see `session.py`."""
         from .session import open_graph
 
         return open_graph(bundle, part, bucket)

@@ -56,6 +56,7 @@ def is_packable(quant: QuantizedWeight) -> str | None:
 
 
 def block_count(k: int, block: int) -> int:
+    """Blocks of `block` columns that cover `k` columns; the last may be partly padding."""
     return -(-k // block)
 
 
@@ -75,6 +76,7 @@ def packed(name: str, quant: QuantizedWeight, flat: bool = False) -> Weight:
 
 
 def scales(name: str, quant: QuantizedWeight) -> Weight:
+    """The scales as float32 [N, blocks]; a scale per channel is repeated for each block."""
     n, k = quant.q.dims
     blocks = block_count(k, stored_block(quant))
 
@@ -105,6 +107,7 @@ def zero_points(name: str, quant: QuantizedWeight) -> Weight | None:
 
 
 def unsigned(quant: QuantizedWeight, q: np.ndarray) -> np.ndarray:
+    """Integers `q` moved to [0, 2^bits) by half the range if they are signed, uint8."""
     shift = 1 << (stored_bits(quant) - 1) if quant.q.dtype.is_signed() else 0
     return (q.astype(np.int16) + shift).astype(np.uint8)
 

@@ -28,6 +28,7 @@ class OrtGraph:
         self._outputs = [made.name for made in self._session.get_outputs()]
 
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name; `feeds` has at least the inputs. ValueError if one is missing, E0803 if the engine fails."""
         missing = self._inputs - feeds.keys()
         if missing:
             raise ValueError(f"`{self._name}` wants {', '.join(sorted(missing))}")
@@ -38,9 +39,11 @@ class OrtGraph:
         return {name: np.asarray(array) for name, array in zip(self._outputs, made, strict=True)}
 
     def close(self) -> None:
+        """Free the session."""
         del self._session
 
 
 def open_graph(bundle: Path, part: dict[str, Any], bucket: str) -> OrtGraph:
+    """The graph that `part` (a manifest entry) has for `bucket`, with the optimisation it was checked under."""
     graph = part["graphs"][bucket]
     return OrtGraph(bundle / graph.get("file", part["file"]), part.get("details", {}).get("optimisation", EXACT))

@@ -37,26 +37,31 @@ class QnnTarget(Target):
     caches: ClassVar[tuple[str, ...]] = ("fp16", "uint8")
 
     def check(self, request: CheckRequest) -> Sequence[Diagnostic]:
+        """What a plan asks of HTP that it cannot have, before any weight is read; see `check/`."""
         from .check.check import check
 
         return check(request)
 
     def emit(self, job: EmitJob) -> Emission:
+        """Write the context binaries of one part; see `emit.py`."""
         from .emit import emit
 
         return emit(job)
 
     def verify_part(self, bundle: Path, part: dict[str, Any]) -> Sequence[str]:
+        """What is wrong with a written part, one sentence each; see `verify.py`."""
         from .verify import verify_part
 
         return verify_part(bundle, part)
 
     def open_graph(self, bundle: Path, part: dict[str, Any], bucket: str) -> GraphSession:
+        """One graph of a part in the HTP emulator; see `emit.open_twin`."""
         from .emit import open_twin
 
         return open_twin(part, bucket)
 
     def inspect(self, path: Path) -> dict[str, Any] | None:
+        """The graphs and tensors of a context binary (`.bin`); None for any other file."""
         if path.suffix != ".bin":
             return None
         from .htp.context_binary import describe

@@ -64,6 +64,7 @@ class Config:
         return Config(value, self.path, f"{self._prefix}{key}.")
 
     def integer(self, key: str, default: int | None = None, minimum: int = 1, maximum: int = _LARGEST) -> int:
+        """The integer `key`, `default` where it is absent or null. E0336 if it is anything else or out of range."""
         value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
             self._wrong(key, "an integer")
@@ -72,6 +73,7 @@ class Config:
         return value
 
     def number(self, key: str, default: float | None = None, positive: bool = True) -> float:
+        """The finite number `key` as a float, `default` where it is absent or null. E0336 otherwise."""
         value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             self._wrong(key, "a finite number")
@@ -80,12 +82,14 @@ class Config:
         return float(value)
 
     def boolean(self, key: str, default: bool) -> bool:
+        """The boolean `key`, `default` where it is absent or null. E0336 otherwise."""
         value = self._value(key, default)
         if not isinstance(value, bool):
             self._wrong(key, "true or false")
         return value
 
     def text(self, key: str, default: str | None = None) -> str:
+        """The string `key`, `default` where it is absent or null. E0336 otherwise."""
         value = self._value(key, default)
         if not isinstance(value, str):
             self._wrong(key, "a string")

@@ -133,6 +133,7 @@ class TextConfig:
 
     @classmethod
     def read(cls, folder: Path) -> TextConfig:
+        """Read tokenizer_config.json; a chat_template.jinja beside it takes precedence. Absent files give ""."""
         path = folder / "tokenizer_config.json"
         config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         template = config.get("chat_template") or ""

@@ -36,6 +36,7 @@ class Lowering(AttentionLowering):
     """One pass over the graph. Afterwards `net` is complete, `blobs` says where each linear's weight lies."""
 
     def run(self) -> None:
+        """Lower every node of the graph, in its order. A node that has no place in MNN's decoder is E0703."""
         visit: dict[str, Callable[[ir.Node], None]] = {
             "Gather": self._gather,
             "MatMul": self._matmul,

@@ -92,5 +92,6 @@ class LoweringState:
 
 
 def number(node: ir.Node, name: str) -> float:
+    """A numeric attribute of `node`, 0.0 where it is absent."""
     attribute = node.attributes.get(name)
     return 0.0 if attribute is None else float(attribute.value)

@@ -58,12 +58,15 @@ class Heads:
     turn: tuple[int, int] | None = None  # cos, sin [S, dim]
 
     def with_norm(self, norm: Normed) -> Heads:
+        """The same heads, normalised by `norm`."""
         return replace(self, norm=norm)
 
     def by_head(self) -> Heads:
+        """The same heads after the transpose to [B, heads, S, dim]."""
         return replace(self, stage="by_head")
 
     def rotated(self, turn: tuple[int, int]) -> Heads:
+        """The same heads after a rotary embedding by the pair of tensors `turn` (cosines, sines)."""
         return replace(self, turn=turn)
 
 

@@ -66,24 +66,30 @@ def norm(gamma: np.ndarray, epsilon: float, beta: np.ndarray | None = None, rms:
 
 
 def cast(source: str, target: str) -> Table:
+    """Parameters of `Cast`; both types are MNN's names (`DT_FLOAT`, `DT_INT32`)."""
     return "CastParam", {"srcT": source, "dstT": target}
 
 
 def reshape(dims: Sequence[int]) -> Table:
+    """Parameters of `Reshape`: 0 keeps a dimension, -1 is computed from the rest."""
     return "Reshape", {"dims": list(dims), "dimType": "NCHW"}
 
 
 def layout(source: str, dest: str) -> Table:
+    """Parameters of `ConvertTensor`; both layouts are MNN's names (`NCHW`, `NC4HW4`)."""
     return "TensorConvertInfo", {"source": source, "dest": dest}
 
 
 def binary(op: str) -> Table:
+    """Parameters of an elementwise op of two operands; `op` is a name of MNN's `BinaryOpOperation`."""
     return "BinaryOp", {"opType": op, "T": "DT_FLOAT"}
 
 
 def unary(op: str) -> Table:
+    """Parameters of an elementwise op of one operand; `op` is a name of MNN's `UnaryOpOperation`."""
     return "UnaryOp", {"opType": op, "T": "DT_FLOAT"}
 
 
 def axis(value: int) -> Table:
+    """Parameters of ops that take one axis: `Softmax`, `Concat`."""
     return "Axis", {"axis": value}

@@ -18,6 +18,7 @@ from .writer import Json, dump
 
 
 def weight_file(model: Path) -> Path:
+    """The weight file that belongs to a `.mnn` file: the same name with `.weight` behind it."""
     return model.with_name(model.name + ".weight")
 
 
@@ -62,6 +63,7 @@ class WeightReader:
         return blobs.unpack(raw, blob.bits, count).reshape(stop - start, blob.columns)
 
     def header(self, blob: Blob) -> bytes:
+        """The bytes before the integers of a quantised weight."""
         return bytes(self.source.read(blob.offset, blob.header_bytes))
 
     def floats(self, blob: Blob, start: int, stop: int) -> np.ndarray:

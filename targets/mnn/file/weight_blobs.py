@@ -56,10 +56,12 @@ class Blob:
 
     @property
     def header_bytes(self) -> int:
+        """Bytes before the integers; float weights have none."""
         return 0 if self.bits >= 16 else len(header(self.rows, self.columns, self.bits))
 
     @property
     def end(self) -> int:
+        """The first byte behind the weight."""
         return self.offset + self.code_bytes + self.alpha_bytes + self.bias_bytes
 
     def parameter(self) -> dict[str, Any] | None:

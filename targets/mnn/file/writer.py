@@ -85,6 +85,7 @@ class Net:
         return self.one("Const", [], name, "Blob", fields)
 
     def to_json(self, outputs: Sequence[str]) -> Json:
+        """The graph as MNN's schema has it, in JSON form."""
         return {
             "bizCode": "edgec",
             "extraInfo": {"version": VERSION},

@@ -149,6 +149,7 @@ def _smallest_table(graph: ir.Graph) -> int:
 
 
 def reference(model: ir.Model, feeds: Feeds) -> Feeds:
+    """The outputs of `model` under ONNX Runtime, by name: what MNN's are compared with."""
     from ....compiler.oracle.oracle import run
 
     return run(model, feeds)

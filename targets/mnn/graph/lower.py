@@ -49,6 +49,7 @@ class GraphLowering:
         self._values: dict[ir.Value, int] = {}
 
     def run(self) -> None:
+        """Lower every node of the graph, in its order. The first that MNN cannot run is E0710."""
         graph = self.module.main.graph
         for value in graph.inputs:
             if value.dtype is None or value.dtype not in _TYPES or value.shape is None:
@@ -91,6 +92,7 @@ class GraphLowering:
         return np.asarray(weight.numpy())
 
     def rank(self, node: ir.Node, position: int) -> int:
+        """The rank of an operand; E0710 if it is unknown."""
         value = node.inputs[position]
         if value is None or value.shape is None:
             self.refuse(node, "an operand of unknown rank")
@@ -112,9 +114,11 @@ class GraphLowering:
         return self.op(node, "ConvertTensor", [x], tables.layout("NC4HW4", "NCHW"))
 
     def is_linear(self, node: ir.Node) -> bool:
+        """Whether the node multiplies by a constant weight."""
         return as_linear(node) is not None
 
     def linear(self, node: ir.Node) -> Linear:
+        """The linear `node` stands for; E0710 if its weight is not a constant or is stored as [in, out]."""
         linear = as_linear(node)
         if linear is None:
             self.refuse(node, "its weight is not a constant")
@@ -151,6 +155,7 @@ class GraphLowering:
         )
 
     def refuse(self, node: ir.Node, why: str) -> NoReturn:
+        """Raise E0710 for `node`; `why` completes "MNN cannot run it: …"."""
         fail(
             "E0710",
             f"MNN cannot run `{node.name}` ({node.op_type}) of `{self.module.name}`: {why}",

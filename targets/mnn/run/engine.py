@@ -53,6 +53,7 @@ class MnnLanguageModel:
             self.length = length
 
     def reset(self) -> None:
+        """Empty the K/V cache."""
         self._child.call("reset")
         self.length = 0
 
@@ -61,6 +62,7 @@ class MnnLanguageModel:
         return self._child.call("encode", texts=[text])[0]
 
     def close(self) -> None:
+        """End the process that holds the model."""
         self._child.close()
 
 
@@ -75,9 +77,11 @@ class MnnGraph:
         self._child.call("load", path=str(path), **arguments)
 
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name; `feeds` has every input by name. EngineError if MNN's process dies."""
         return self._child.call("run", feeds=feeds)
 
     def close(self) -> None:
+        """End the process that holds the graph."""
         self._child.close()
 
 

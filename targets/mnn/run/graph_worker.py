@@ -12,6 +12,7 @@ _state: dict[str, Any] = {}
 
 
 def load(path: str, inputs: list[str], outputs: list[str], memory: str, threads: int) -> None:
+    """Load a `.mnn` file. `memory` is "low" (weights stay quantised) or "normal" (they are expanded at load)."""
     import MNN
     from MNN import nn
 
@@ -25,6 +26,7 @@ def load(path: str, inputs: list[str], outputs: list[str], memory: str, threads:
 
 
 def run(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Outputs by name in the shapes MNN gives; int64 feeds are narrowed to int32, the only integers MNN has."""
     expr = _state["expr"]
     variables = []
     for name in _state["inputs"]:

@@ -36,18 +36,22 @@ def forward(ids: Sequence[int], vocab: int) -> np.ndarray:
 
 
 def erase(keep: int) -> None:
+    """Forget all but the first `keep` tokens."""
     _state["engine"].erase_history(keep, 0)
 
 
 def reset() -> None:
+    """Empty the K/V cache."""
     _state["model"].reset()
 
 
 def length() -> int:
+    """Tokens in the K/V cache."""
     return int(_state["engine"].get_current_history())
 
 
 def encode(texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text, by MNN's own tokenizer."""
     return [list(_state["engine"].tokenizer_encode(text)) for text in texts]
 
 
@@ -64,6 +68,7 @@ def _token_bytes(token: int) -> bytes:
 
 
 def settings() -> dict[str, Any]:
+    """The configuration MNN runs with, its defaults filled in."""
     return json.loads(_state["engine"].dump_config())
 
 

@@ -53,12 +53,15 @@ class TokenizerProbe:
         self._child.call("load", config=str(folder / "config.json"), settings={})
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text."""
         return self._child.call("encode", texts=list(texts))
 
     def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`."""
         return self._child.call("decode", ids=list(ids))
 
     def close(self) -> None:
+        """End the process and remove its folder."""
         self._child.close()
         self._folder.cleanup()
 

@@ -22,6 +22,8 @@ NO_FP16 = {
 
 @dataclass(frozen=True)
 class Chip:
+    """What QNN has to know of a chip: its `soc_model`, the Hexagon version (75 for v75), VTCM in MiB."""
+
     name: str
     soc_model: int
     arch: int

@@ -23,6 +23,8 @@ _FIXED: Mapping[str, str] = {"ufixed16": "uint16", "ufixed8": "uint8", "sfixed16
 
 @dataclass(frozen=True)
 class TensorSpec:
+    """One input or output of a graph, as the binary's metadata has it."""
+
     name: str
     dtype: str
     shape: tuple[int, ...]
@@ -42,6 +44,8 @@ class GraphSpec:
 
 @dataclass(frozen=True)
 class ContextInfo:
+    """The metadata of a context binary: QNN's build, the chip, its size, graphs by name, VTCM each was given."""
+
     build: str
     soc_model: int
     bytes: int

@@ -37,6 +37,7 @@ class QnnEmulator:
         return QnnSession(self._child, handle)
 
     def close(self) -> None:
+        """End the process; its sessions cannot be used any more."""
         self._child.close()
 
 

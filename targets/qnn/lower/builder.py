@@ -76,9 +76,11 @@ class Builder:
         self._contrib = False
 
     def at(self, source: str) -> None:
+        """Ops added from now on come from the node `source`; errors name it."""
         self._source = source
 
     def input(self, name: str, shape: Sequence[int], dtype: ir.DataType | None = None) -> ir.Value:
+        """A new graph input of static `shape`, of the float type unless `dtype` is given."""
         value = ir.Value(name=name, type=ir.TensorType(dtype or self.float_type), shape=ir.Shape(shape))
         self._taken.add(name)
         self.inputs.append(value)
@@ -149,6 +151,7 @@ class Builder:
         return nodes
 
     def append(self, node: ir.Node) -> None:
+        """Add a node that was made elsewhere."""
         self._nodes.append(node)
 
     def fresh(self, name: str) -> str:

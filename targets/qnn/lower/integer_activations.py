@@ -46,6 +46,7 @@ class Integers:
         return self.of(node.inputs[0])
 
     def known(self, value: ir.Value) -> Encoding:
+        """The encoding of `value`; ValueError without one."""
         found = self.of(value)
         if found is None:
             raise ValueError(f"`{value.name}` has no range")
