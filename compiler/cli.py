@@ -71,7 +71,7 @@ class _Command(NamedTuple):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="edgec", description="Compile a deployment plan for an on-device LLM.")
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, row in _COMMANDS.items():
         command = commands.add_parser(name, help=row.help, description=row.help)
@@ -94,62 +94,74 @@ def _later(place: str) -> Callable[[argparse.Namespace], int]:
 
 def _plan(command: argparse.ArgumentParser) -> None:
     command.add_argument("plan", type=Path, help="the plan, a .edge or .plan file")
-    command.add_argument("-D", dest="defines", action="append", default=[], metavar="NAME=VALUE", help="override a let")
+    command.add_argument(
+        "-D",
+        dest="defines",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="give the `let` NAME of the plan another value; may be repeated",
+    )
 
 
 def _compile(command: argparse.ArgumentParser) -> None:
     _plan(command)
     add = command.add_argument
-    add("-o", "--output", type=Path, metavar="DIR", help="the bundle (default build/<plan name>)")
-    add("--jobs", type=_positive, default=1, metavar="N", help="models compiled at a time (default 1)")
-    printed = "print the graph after PASS (`all`: after each)"
+    add("-o", "--output", type=Path, metavar="DIR", help="directory of the bundle (default build/<plan name>)")
+    add("--jobs", type=_positive, default=1, metavar="N", help="number of models compiled at the same time (default 1)")
+    printed = "print the graph as text after the pass PASS (`all`: after each pass)"
     add("--print-after", action="append", default=[], metavar="PASS", help=printed)
     add("--time-passes", action="store_true", help="print the seconds each pass took")
-    add("--verify-each", action="store_true", help="run the module before and after each pass")
-    add("--explain-skips", action="store_true", help="print each node a pass left alone, and why")
-    add("--quiet", action="store_true", help="no progress")
+    compared = "run the model before and after each pass; fail if outputs differ by more than the pass allows"
+    add("--verify-each", action="store_true", help=compared)
+    add("--explain-skips", action="store_true", help="print each node that a pass did not change, and why")
+    add("--quiet", action="store_true", help="print no progress")
 
 
 def _run(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("bundle", type=Path, help="the directory that `edgec compile` made")
+    add("bundle", type=Path, help="the directory that `edgec compile` wrote")
     add("--prompt", metavar="TEXT", help="the text to continue")
-    add("--tokens", type=_positive, default=64, metavar="N", help="new tokens at most (default 64)")
-    add("--no-speculation", action="store_true", help="the target alone, through the same bucket")
-    add("--model", metavar="NAME", help="the model to run, when the bundle has several")
+    add("--tokens", type=_positive, default=64, metavar="N", help="generate at most N tokens (default 64)")
+    alone = "run the target model without the draft, through the same bucket"
+    add("--no-speculation", action="store_true", help=alone)
+    add("--model", metavar="NAME", help="the model to run, if the bundle has several")
     add("--chat", action="store_true", help="apply the model's chat template to the prompt")
-    asked = "0 is greedy (default; with `accept = sample` the model's own)"
-    add("--temperature", type=float, metavar="T", help=asked)
-    add("--top-p", type=float, metavar="P", help="sample from the likeliest P only (default 1)")
-    add("--seed", type=int, default=0, metavar="N", help="of the sampler (default 0)")
-    add("--inputs", type=Path, metavar="NPZ", help="inputs of a model that is no language model")
-    add("--outputs", type=Path, metavar="NPZ", help="where to write that model's outputs")
+    default = "0: always the most likely token (default; with `accept = sample` the model's own temperature)"
+    add("--temperature", type=float, metavar="T", help=default)
+    nucleus = "sample from the most likely tokens of total probability P (default 1: from all)"
+    add("--top-p", type=float, metavar="P", help=nucleus)
+    add("--seed", type=int, default=0, metavar="N", help="random seed of the sampler (default 0)")
+    add("--inputs", type=Path, metavar="NPZ", help="inputs by name, for a model that is not a language model")
+    add("--outputs", type=Path, metavar="NPZ", help="file to write that model's outputs to")
 
 
 def _verify(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("bundle", type=Path, help="the directory that `edgec compile` made")
+    add("bundle", type=Path, help="the directory that `edgec compile` wrote")
     add("--text", type=Path, metavar="FILE", help="measure perplexity on this text")
-    add("--windows", type=_positive, default=32, metavar="N", help="windows of 256 tokens (default 32)")
-    told = "where a model's source is"
-    add("--source", type=_assignment, action="append", default=[], metavar="MODEL=PATH", help=told)
+    count = "measure it on the first N windows of 256 tokens (default 32)"
+    add("--windows", type=_positive, default=32, metavar="N", help=count)
+    moved = "folder or file of the float model MODEL, if it is not where the manifest says; may be repeated"
+    add("--source", type=_assignment, action="append", default=[], metavar="MODEL=PATH", help=moved)
 
 
 def _inspect(command: argparse.ArgumentParser) -> None:
-    told = "a .edge, .plan, .onnx, .mnn or .bin file, a model's folder, or a bundle"
-    command.add_argument("file", type=Path, help=told)
+    kinds = "a .edge, .plan, .onnx, .mnn or .bin file, a model's folder, or a bundle"
+    command.add_argument("file", type=Path, help=kinds)
 
 
 def _passes(command: argparse.ArgumentParser) -> None:
-    command.add_argument("name", nargs="?", help="show this pass's parameters")
+    command.add_argument("name", nargs="?", help="print the parameters of this pass; without it, the list of passes")
 
 
 def _devices(command: argparse.ArgumentParser) -> None:
-    command.add_argument("name", nargs="?", help="show this device's figures and their sources")
+    figures = "print the figures of this device and their sources; without it, the list of devices"
+    command.add_argument("name", nargs="?", help=figures)
 
 
 def _explain(command: argparse.ArgumentParser) -> None:
-    command.add_argument("code", nargs="?", help="a code such as E0102; without it, the list of codes")
+    command.add_argument("code", nargs="?", help="an error code such as E0102; without it, the list of codes")
 
 
 def _nothing(_command: argparse.ArgumentParser) -> None:
@@ -181,10 +193,12 @@ _COMMANDS: dict[str, _Command] = {
     "compile": _Command("compile a plan into a bundle", "compile:run_compile", _compile),
     "check": _Command("find every mistake in a plan, without reading a weight", _run_check, _plan),
     "run": _Command("run a bundle on this machine", "run:run_run", _run),
-    "verify": _Command("check a bundle: hashes, parts, errors, perplexity", "run:run_verify", _verify),
-    "inspect": _Command("describe a plan, model, bundle or any file of one", "inspect:run_inspect", _inspect),
-    "passes": _Command("list the installed passes, or one's parameters", "lists:run_passes", _passes),
-    "devices": _Command("list the devices a plan can name, or one's figures", "lists:run_devices", _devices),
+    "verify": _Command(
+        "check a bundle: hashes, binaries, errors against the float model, perplexity", "run:run_verify", _verify
+    ),
+    "inspect": _Command("describe a plan, a model, a bundle or a file of one", "inspect:run_inspect", _inspect),
+    "passes": _Command("list the installed passes, or the parameters of one", "lists:run_passes", _passes),
+    "devices": _Command("list the devices a plan can name, or the figures of one", "lists:run_devices", _devices),
     "explain": _Command("explain an error code", "lists:run_explain", _explain, json=False),
     "schema": _Command("print the JSON Schema of a bundle's manifest", _run_schema, _nothing, json=False),
 }

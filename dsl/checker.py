@@ -178,7 +178,7 @@ class _Checker:
             return
         for step in (step for pipeline in pipelines.checked.values() for step in pipeline.steps):
             if setting := step.pass_.needs_calibration:
-                message = f"`{setting}` needs a `calibration` block, which the plan has not"
+                message = f"`{setting}` needs a `calibration` block, but the plan has none"
                 help = 'add `calibration { text = "calib/*.txt" }`, or use a method that needs none: rtn, mse or hqq'
                 self.report.error("E0454", message, step.span, help=help)
 

@@ -40,7 +40,7 @@ class ModelBlock:
     """The keys of a `model` block."""
 
     source: ModelSource = param(doc='the model: hf("folder") or onnx("file.onnx")')  # noqa: RUF009
-    context: int = param(0, doc="tokens the K/V cache holds", minimum=2, maximum=1 << 20)
+    context: int = param(0, doc="number of tokens the K/V cache has room for", minimum=2, maximum=1 << 20)
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class CalibrationBlock:
     """The keys of a `calibration` block."""
 
     text: tuple[str, ...] = param(doc="text files, or globs of them")
-    samples: int = param(128, doc="how many pieces of text", minimum=1)
-    length: int = param(512, doc="tokens of each piece", minimum=1)
-    seed: int = param(0, doc="which pieces", minimum=0)
+    samples: int = param(128, doc="number of windows of text", minimum=1)
+    length: int = param(512, doc="tokens of each window", minimum=1)
+    seed: int = param(0, doc="random seed that picks the windows", minimum=0)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class EvaluationBlock:
     """The keys of an `evaluation` block."""
 
     text: tuple[str, ...] = param(doc="text files, or globs of them")
-    windows: int = param(32, doc="windows of 256 tokens that perplexity is measured on", minimum=1)
+    windows: int = param(32, doc="number of windows of 256 tokens on which perplexity is measured", minimum=1)
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class DeployBlock:
 class SpeculateBlock:
     """The keys of a `speculate` line."""
 
-    k: int = param(3, doc="tokens the draft proposes in a round", minimum=1, maximum=64)
-    accept: str = param("greedy", doc="rule by which the target accepts", choices=("greedy", "sample"))
+    k: int = param(3, doc="tokens the draft proposes per round", minimum=1, maximum=64)
+    accept: str = param("greedy", doc="rule by which the target accepts a token", choices=("greedy", "sample"))
 
 
 @dataclass

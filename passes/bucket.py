@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bucket(Pass):
-    """Make one static graph per number of tokens and context length."""
+    """Make one graph with static shapes per number of tokens and context length."""
 
     name: ClassVar[str] = "bucket"
     takes: ClassVar[tuple[Level, ...]] = (Level.SEMANTIC, Level.COMPRESSED, Level.PLACED, Level.STATIC)
@@ -31,8 +31,8 @@ class Bucket(Pass):
     selects: ClassVar[bool] = False
     keeps_shapes: ClassVar[bool] = True
 
-    tokens: tuple[int, ...] = param(doc="new positions per call", minimum=1)
-    context: tuple[int, ...] = param(doc="positions in all, new ones included", minimum=2)
+    tokens: tuple[int, ...] = param(doc="new tokens per call, one graph for each number", minimum=1)
+    context: tuple[int, ...] = param(doc="positions a graph attends to, the new tokens included", minimum=2)
 
     def validate(self) -> list[str | tuple[str, str]]:
         """Both lists have to rise, and a bucket of C positions takes fewer than C tokens."""

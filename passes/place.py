@@ -32,7 +32,7 @@ class Place(Pass):
     leaves: ClassVar[Level | None] = Level.PLACED
     keeps_shapes: ClassVar[bool] = True
 
-    device: str = param(doc="where the matched ops run", choices=PLACES)
+    device: str = param(doc="device on which the selected ops run", choices=PLACES)
 
     def run(self, module: Module, scope: Scope) -> int:
         """Return how many nodes were moved."""

@@ -51,49 +51,59 @@ class Quantize(Pass):
     keeps_shapes: ClassVar[bool] = True
 
     weights: str = param(
-        doc="integer type of the weights; auto: for each one of `bits` and `blocks`, measured, within `budget`",
+        doc="integer type of the weights; auto: a width of `bits` and a block of `blocks` for each weight, chosen by "
+        "what it costs the model, within `budget`",
         choices=("int4", "int8", "int3", "int2", "auto"),
     )
     block: int | str = param(
         32,
-        doc="inputs that share one scale; `channel`: all inputs of an output",
+        doc="number of consecutive inputs that share one scale; channel: one scale for all inputs of an output",
         choices=(*BLOCKS, "channel"),
     )
-    symmetric: bool = param(True, doc="false: one zero point per block beside the scale")
+    symmetric: bool = param(
+        True, doc="true: integers around zero, a scale per block; false: a scale and a zero point per block"
+    )
     method: str = param(
         "rtn",
-        doc="how integers are chosen; awq, gptq and reconstruct read the plan's `calibration`",
+        doc="how the integers are chosen (docs/solvers.md); awq, gptq and reconstruct need the plan's `calibration`",
         choices=("rtn", "mse", "hqq", "awq", "gptq", "reconstruct"),
     )
     act_order: bool = param(
-        False, doc="gptq takes columns in the order of falling activations, over grids searched before"
+        False, doc="true: gptq solves the inputs with the largest activations first; scales are chosen before it starts"
     )
     damping: float = param(
         _DAMPING,
-        doc="what is added to the Hessian's diagonal, as a part of its mean; grows where that is too little",
+        doc="gptq: added to the Hessian's diagonal, as a fraction of its mean; raised tenfold until the matrix is "
+        "positive definite",
         minimum=0,
         maximum=1,
     )
     bits: tuple[int, ...] = param((3, 4, 8), doc="widths that `weights = auto` chooses from", choices=(2, 3, 4, 8))
     blocks: tuple[int, ...] = param(
-        (16, 32, 128), doc="blocks that `weights = auto` chooses from, instead of `block`", choices=BLOCKS
+        (16, 32, 128), doc="block sizes that `weights = auto` chooses from; it ignores `block`", choices=BLOCKS
     )
     budget: float = param(
-        4.5, doc="bits a weight that `weights = auto` may take, scales included", unit="bits", minimum=2
+        4.5,
+        doc="bits per weight that `weights = auto` may spend on average, scales and zero points included",
+        unit="bits",
+        minimum=2,
     )
     scales: str = param(
         "auto",
-        doc="lpbq: an integer of 1 to 15 per block times a float per output; auto: lpbq where an NPU wants it",
+        doc="how scales are stored; float: a float16 per block; lpbq: an integer from 1 to 15 per block and one float "
+        "per output; auto: lpbq if the activations are integers and the format allows it, else float",
         choices=("auto", "float", "lpbq"),
     )
     activations: str = param(
         "fp16",
-        doc="type of what linears read and give; uint8 leaves the rest of the decoder at uint16",
+        doc="type of the selected linears' inputs and outputs (docs/activations.md); with uint8 the rest of the "
+        "decoder is uint16",
         choices=("fp16", "uint16", "uint8"),
     )
     ranges: str = param(
         "auto",
-        doc="how integer activations get their range; auto: minmax for uint16, mse for uint8",
+        doc="how the range of integer activations is chosen from calibration text; auto: minmax for uint16, mse for "
+        "uint8",
         choices=("auto", "minmax", "percentile", "mse"),
     )
 

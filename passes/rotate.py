@@ -1,13 +1,13 @@
-"""Turn the residual stream and the heads' values by orthogonal matrices, folded into weights: outputs do not change.
+"""Rotate the residual stream and the heads' values by orthogonal matrices, folded into weights: outputs do not change.
 
     R1 [H, H]   x' = x R1:   embedding E R1,  o_proj and down_proj R1^T W,  q, k, v, gate, up and head (W g) R1,  g = 1
     R2 [D, D]   v' = v R2:   v_proj R2^T W per K/V head,  o_proj W R2 per head
 
 QuaRot (Ashkboos et al. 2024, arXiv 2404.00456, section 4, stage 1) and SpinQuant (Liu et al. 2024, arXiv 2405.16406,
-section 3.1) without the rotations that run online. RMSNorm commutes with R1 once its gain g is in the linears behind
-it: |x R1| = |x|. Activations lose their outliers, so that few bits hold them. R is a Hadamard matrix with random signs
-(sizes m 2^k with m = 1, 12 or 20), else a random orthogonal one. A tied head is untied: embedding and head turn
-differently. With R2 the V caches hold turned values; K stays.
+section 3.1) without the rotations that run online. RMSNorm commutes with R1 once its gain g is folded into the linears
+that read it: |x R1| = |x|. Activations lose their outliers, so that fewer bits represent them. R is a Hadamard matrix
+with random signs (sizes m 2^k with m = 1, 12 or 20), else a random orthogonal one. A tied head is untied, since
+embedding and head are rotated differently. With R2 the V caches contain rotated values; K does not change.
 """
 
 from __future__ import annotations
@@ -25,34 +25,37 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rotate(Pass):
-    """Turn hidden states and head values by orthogonal matrices, so that few bits hold them; outputs unchanged."""
+    """Rotate hidden states and attention values by orthogonal matrices folded into the weights.
+
+    Outputs do not change, and activations lose their outliers, so that fewer bits represent them.
+    """
 
     name: ClassVar[str] = "rotate"
     takes: ClassVar[tuple[Level, ...]] = (Level.SEMANTIC,)
     selects: ClassVar[bool] = False
     keeps_shapes: ClassVar[bool] = True
 
-    residual: bool = param(True, doc="R1: turn the residual stream")
-    values: bool = param(True, doc="R2: turn the values of each head (and what the V cache holds)")
-    seed: int = param(0, doc="of the random signs", minimum=0)
+    residual: bool = param(True, doc="rotate the residual stream (R1 of SpinQuant)")
+    values: bool = param(True, doc="rotate the values of each head, and with them the V cache (R2 of SpinQuant)")
+    seed: int = param(0, doc="seed of the random signs of the rotation matrices", minimum=0)
 
     @property
     def tolerance(self) -> Tolerance:
-        """Turned weights are rounded to float32 once more."""
-        return Relative(1e-4, "weights turned in float64, stored in float32")
+        """Rotated weights are rounded to float32 once more."""
+        return Relative(1e-4, "weights rotated in float64, stored in float32")
 
     @property
     def moves_cache(self) -> bool:
-        """R2 turns what the V cache holds."""
+        """R2 rotates what the V cache holds."""
         return self.values
 
     @property
     def moves_inside(self) -> bool:
-        """R1 turns what parts hand to each other, R2 the V cache."""
+        """R1 rotates what parts pass to each other, R2 the V cache."""
         return self.residual or self.values
 
     def run(self, module: Module, scope: Scope) -> int:
-        """Return how many weights were turned; a second run finds the marks of the first and does nothing."""
+        """Return how many weights were rotated; a second run finds the marks of the first and does nothing."""
         from .rotation.rewrite import rotate
 
         return rotate(module, self.residual, self.values, self.seed, scope)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
+import textwrap
 from dataclasses import asdict
 from typing import Any
 
@@ -39,7 +41,7 @@ def _pass_facts(name: str, cls: type) -> dict[str, Any]:
     leaves = cls.leaves
     return {
         "name": name,
-        "help": (cls.__doc__ or "").strip(),
+        "help": inspect.getdoc(cls) or "",
         "takes": [level.label for level in cls.takes],
         "leaves": leaves.label if leaves is not None else None,
         "selects": cls.selects,
@@ -66,7 +68,8 @@ def _print_pass(cls: type, facts: dict[str, Any]) -> None:
     print(f"{facts['help']}\n\ntakes a module at level {' or '.join(facts['takes'])}{leaves}")
     for parameter in parameters(cls):
         default = "required" if parameter.required else f"default {parameter.written(parameter.default)}"
-        print(f"\n  {parameter.name} = {parameter.describe()}   ({default})\n      {parameter.doc}")
+        print(f"\n  {parameter.name} = {parameter.describe()}   ({default})")
+        print(textwrap.fill(parameter.doc, 100, initial_indent=" " * 6, subsequent_indent=" " * 6))
 
 
 def run_devices(arguments: argparse.Namespace) -> int:

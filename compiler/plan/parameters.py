@@ -83,17 +83,19 @@ class Parameter:
             return "a pattern like 2:4"
         noun = {
             "%": "a percentage like 80%",
-            "bits": "a number of bits like `4 bits`",
+            "bits": "a width like `4.5 bits`",
             "B": "a size like `512 MiB`",
             "tok/s": "a rate like `15 tok/s`",
         }.get(self.unit or "", "an integer" if kind is int else "a number")
-        return noun + self._describe_range()
+        bounds = self._describe_range()
+        return f"{noun}, {bounds}" if bounds and self.unit else f"{noun} {bounds}".rstrip()
 
     def _describe_range(self) -> str:
         low, high = (self._show(bound) for bound in (self.minimum, self.maximum))
         if low and high:
-            return f" from {low} to {high}"
-        return f" of at least {low}" if low else f" of at most {high}" if high else ""
+            return f"from {low} to {high}"
+        of = "" if self.unit else "of "
+        return f"{of}at least {low}" if low else f"{of}at most {high}" if high else ""
 
     def written(self, value: Any) -> str:
         """A value as a plan writes it: `[3, 4, 8]`, `true`, `4.5 bits`."""

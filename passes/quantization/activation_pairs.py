@@ -57,7 +57,7 @@ def apply(module: Module, before: dict[str, Encoding], scope: Scope) -> int:
     if scope.calibration is None:
         fail(
             "E0454",
-            "`activations` needs a `calibration` block, which the plan has not",
+            "`activations` needs a `calibration` block, but the plan has none",
             scope.origin,
             help='add `calibration { text = "calib/*.txt" }`, or leave activations as fp16',
         )

@@ -113,7 +113,7 @@ def sensitivities(
 ) -> Table:
     """Linear -> format -> divergence; from the cache if these windows, weights and formats were measured before."""
     if scope.calibration is None:
-        fail("E0454", "`weights = auto` needs a `calibration` block, which the plan has not", scope.origin)
+        fail("E0454", "`weights = auto` needs a `calibration` block, but the plan has none", scope.origin)
     ids = calibrate.windows(scope.calibration, module)
     parts = [f"{name}:{store.digest(weight)}" for name, weight in sources.items()]
     key = store.key("sensitivity 2", calibrate.digest(ids), *parts, *map(repr, formats))

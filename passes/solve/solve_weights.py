@@ -127,7 +127,7 @@ class _Walk:
         if scope.calibration is None:
             fail(
                 "E0454",
-                f"`method = {settings.method}` needs a `calibration` block, which the plan has not",
+                f"`method = {settings.method}` needs a `calibration` block, but the plan has none",
                 scope.origin,
                 help='add `calibration { text = "calib/*.txt" }`, or use a method that needs none: rtn, mse or hqq',
             )

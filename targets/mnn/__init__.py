@@ -28,10 +28,11 @@ class MnnOptions:
 
     memory: str = param(
         "low",
-        doc="low: quantised weights stay packed, activations are int8 at run time; normal: weights become float32",
+        doc="memory mode of the engine; low: quantised weights stay packed and linears round their inputs to int8; "
+        "normal: weights are expanded to float32 when the model is loaded",
         choices=("low", "normal"),
     )
-    threads: int = param(4, doc="CPU threads the bundle's config asks for", minimum=1, maximum=64)
+    threads: int = param(4, doc="number of CPU threads, written to the bundle's config.json", minimum=1, maximum=64)
 
 
 class MnnTarget(Target):

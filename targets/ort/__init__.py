@@ -22,12 +22,13 @@ class OrtOptions:
 
     format: str = param(
         "matmulnbits",
-        doc="how quantised linears are written: ONNX Runtime's MatMulNBits, or standard DequantizeLinear and MatMul",
+        doc="operators for quantised linears: ONNX Runtime's MatMulNBits, or standard DequantizeLinear and MatMul",
         choices=("matmulnbits", "dequantize"),
     )
     compute: str = param(
         "float32",
-        doc="what MatMulNBits multiplies in; int8 rounds activations block by block as it runs, faster and less exact",
+        doc="type in which MatMulNBits multiplies; int8: activations are rounded block by block at run time, which is "
+        "faster and less exact",
         choices=("float32", "int8"),
     )
 

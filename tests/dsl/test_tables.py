@@ -65,7 +65,7 @@ def test_parameters_come_from_the_fields_alone():
         "16, 32 or channel",
         "an integer of at least 1, or a list of them",
         "auto or an integer of at least 1",
-        "a percentage like 80% from 10% to 100%",
+        "a percentage like 80%, from 10% to 100%",
     ]
 
 
