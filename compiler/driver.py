@@ -21,7 +21,6 @@ from .diagnostics.nearest import nearest_help
 from .files.cache import make_root
 
 if TYPE_CHECKING:
-    from .pipeline.step import Step
     from .plan.plan import Deploy, Plan
 
 __all__ = ["BrokenRequirement", "CompileOptions", "CompileResult", "compile_plan", "load_plan"]
@@ -99,20 +98,10 @@ def compile_models(plan: Plan, directory: Path, options: CompileOptions) -> list
     """Every deploy line, up to `jobs` at a time: engines work in processes of their own, so threads are enough."""
 
     def one(deploy: Deploy) -> CompiledModel:
-        return compile_model(plan, deploy, _implied_steps(deploy), directory, options)
+        return compile_model(plan, deploy, directory, options)
 
     with ThreadPoolExecutor(options.jobs) as pool:
         return list(pool.map(one, plan.deploys))
-
-
-def _implied_steps(deploy: Deploy) -> list[Step]:
-    """What a deploy line's `kv` adds behind the pipeline's work on weights and activations."""
-    if deploy.kv == "fp16":
-        return []
-    from ..passes.quantization.kv_cache import KvCache
-    from .pipeline.step import Step
-
-    return [Step("kv_cache", KvCache(type=deploy.kv), None, (), deploy.span)]
 
 
 def _finish(

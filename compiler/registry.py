@@ -1,4 +1,5 @@
-"""Installed passes and targets: what the entry points `edgec.passes` and `edgec.targets` lead to.
+"""Installed passes and targets: what the entry points `edgec.passes`, `edgec.caches` (the pass that makes a type of
+K/V cache) and `edgec.targets` lead to.
 
 A plug-in is imported when its name is asked for. One that cannot be imported, or is not what it claims to be, is an
 error for who names it and a line in `broken_plugins()` for who lists; it never stops the others. edgec's own
@@ -13,19 +14,27 @@ from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .diagnostics.diagnostic import Diagnostic, PlanError
+from .diagnostics.diagnostic import Diagnostic, PlanError, fail
 from .diagnostics.nearest import nearest
+from .emit.capabilities import Capabilities
 from .emit.target import Target
 from .pipeline.pass_interface import Pass
+from .pipeline.step import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .diagnostics.diagnostic import Span
+
 __all__ = [
     "broken_plugins",
+    "cache_steps",
+    "cache_types",
+    "capabilities",
     "find_pass",
     "find_target",
     "nearest",
+    "part_target",
     "pass_fault",
     "pass_names",
     "passes",
@@ -66,6 +75,41 @@ def targets() -> dict[str, type[Target]]:
     return _working("edgec.targets")
 
 
+def capabilities() -> dict[str, Capabilities]:
+    """What each installed target that works states about itself."""
+    return {name: target.capabilities for name, target in targets().items()}
+
+
+def part_target(deployed: str, device: str) -> type[Target]:
+    """The target that emits a part on `device` of a model deployed `as deployed`; PlanError when none does.
+
+    The deploy line's own target, else the first (edgec's before a plug-in's) that runs parts beside another's.
+    """
+    own = find_target(deployed)
+    if device in own.capabilities.places:
+        return own
+    beside = [one for one in targets().values() if one.capabilities.beside and device in one.capabilities.places]
+    if not beside:
+        fail("E0505", f"no installed target runs parts of a model on `{device}` beside `as {deployed}`")
+    return min(beside, key=lambda one: not one.__module__.startswith(_OWN))
+
+
+def cache_types() -> list[str]:
+    """The types of K/V caches that a deploy line can name, besides the target's own floats."""
+    return list(_entries("edgec.caches"))
+
+
+def cache_steps(kind: str, at: Span) -> list[Step]:
+    """What a deploy line's `kv` adds behind its pipeline's work on weights and activations; nothing for `fp16`.
+
+    KeyError for a type that no installed pass makes.
+    """
+    if kind == "fp16":
+        return []
+    made = _load("edgec.caches", kind)()
+    return [Step(made.name, made, None, (), at)]
+
+
 def broken_plugins() -> list[Diagnostic]:
     """What is wrong with the plug-ins that `passes()` and `targets()` leave out."""
     found = []
@@ -94,11 +138,16 @@ def pass_fault(cls: object) -> str | None:
 def _target_fault(cls: object) -> str | None:
     if not (isinstance(cls, type) and issubclass(cls, Target)):
         return "it is not a subclass of `Target`"
-    missing = [name for name in ("name", "Options", "devices") if not hasattr(cls, name)]
+    missing = [name for name in ("name", "Options", "capabilities") if not hasattr(cls, name)]
     return f"`{cls.__name__}` lacks `{missing[0]}`" if missing else None
 
 
-_FAULTS: dict[str, Callable[[object], str | None]] = {"edgec.passes": pass_fault, "edgec.targets": _target_fault}
+_FAULTS: dict[str, Callable[[object], str | None]] = {
+    "edgec.passes": pass_fault,
+    "edgec.caches": pass_fault,
+    "edgec.targets": _target_fault,
+}
+_KINDS = {"edgec.passes": "pass", "edgec.caches": "pass for a cache", "edgec.targets": "target"}
 
 
 @functools.cache
@@ -118,7 +167,7 @@ def _distinct(entries: Iterable[EntryPoint]) -> list[EntryPoint]:
 
 @functools.cache
 def _load(group: str, name: str) -> Any:
-    kind = {"edgec.passes": "pass", "edgec.targets": "target"}[group]
+    kind = _KINDS[group]
     entries = _entries(group)[name]
     if len(entries) > 1:
         places = " and ".join(f"`{entry.value}`" for entry in entries)
@@ -129,7 +178,7 @@ def _load(group: str, name: str) -> Any:
     except Exception as error:  # whatever a third party's module raises while it is imported
         _broken(kind, name, f"importing `{entry.value}` raised {type(error).__name__}: {error}", _whose(entry))
     fault = _FAULTS[group](cls)
-    if fault is None and cls.name != name:
+    if fault is None and group != "edgec.caches" and cls.name != name:
         fault = f"`{entry.value}` calls itself `{cls.name}`"
     if fault is not None:
         _broken(kind, name, fault, _whose(entry))

@@ -13,10 +13,11 @@ from pathlib import Path
 from ..compiler.calibration.calibration_text import Calibration
 from ..compiler.diagnostics.diagnostic import Diagnostic, EdgecError, PlanError
 from ..compiler.diagnostics.nearest import nearest_help
+from ..compiler.emit.capabilities import Wording
 from ..compiler.emit.target import CheckRequest, undeployable
 from ..compiler.plan.devices import Device, devices
 from ..compiler.plan.plan import Deploy, Evaluation, ModelDecl, Plan
-from ..compiler.registry import find_target
+from ..compiler.registry import cache_steps, capabilities, find_target
 from . import ast
 from .declared import Declared, collect
 from .deploys import Deploys
@@ -84,6 +85,7 @@ class _Checker:
             sources=self.loaded.sources,
         )
         plan = self._deployed(plan)
+        self._possible(plan)
         self._targets_agree(plan)
         self._unused()
         return plan
@@ -177,10 +179,23 @@ class _Checker:
         if self.declared.calibration is not None or self.loaded.lost_names("calibration"):
             return
         for step in (step for pipeline in pipelines.checked.values() for step in pipeline.steps):
-            if setting := step.pass_.needs_calibration:
+            if setting := step.demands.calibration:
                 message = f"`{setting}` needs a `calibration` block, but the plan has none"
                 help = 'add `calibration { text = "calib/*.txt" }`, or use a method that needs none: rtn, mse or hqq'
                 self.report.error("E0454", message, step.span, help=help)
+
+    def _possible(self, plan: Plan) -> None:
+        """What a line needs of this machine and of the model, whatever the target: torch, room for its buckets."""
+        found: dict[Diagnostic, None] = {}
+        for deploy in plan.deploys:
+            model = plan.models.get(deploy.model)
+            pipeline = plan.pipelines.get(deploy.pipeline or "")
+            for step in (*(pipeline.steps if pipeline else ()), *cache_steps(deploy.kv, deploy.span)):
+                problems = [step.demands.without_torch(step.span)]
+                if model is not None:
+                    problems.append(step.demands.beyond_context(model.name, model.context, step.span))
+                found.update((problem, None) for problem in problems if problem is not None)
+        self.report.diagnostics += found
 
     def _fit_models(self, pipelines: Pipelines, name: str) -> None:
         """Globs and blocks have to fit the models that go through a pipeline."""
@@ -209,11 +224,12 @@ class _Checker:
         """Ask each target about its deploy line, once everything it may look at is right."""
         if self.report.errors or not plan.devices:
             return
+        wording = Wording(capabilities)
         for deploy in plan.deploys:
             request = CheckRequest(plan, deploy, plan.steps(deploy), plan.devices[0], self.models[deploy.model].arch)
             target = find_target(deploy.target)
             try:
-                for found in (*undeployable(target, request), *target().check(request)):
+                for found in (*undeployable(target, request, wording), *target().check(request)):
                     self.report.take(PlanError(found), deploy.span)
             except EdgecError as error:
                 self.report.take(error, deploy.span)

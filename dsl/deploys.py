@@ -90,9 +90,9 @@ class Deploys:
             help = f"a model runs on {' or '.join(f'`{x}`' for x in PLACES)}"
             self.report.error("E0115", f"unknown place `{place.text}`", place.span, help=help)
             return
-        if target is not None and place.text not in target.devices:
-            serves = " and ".join(f"`{x}`" for x in sorted(target.devices))
-            fits = [name for name, cls in targets().items() if place.text in cls.devices]
+        if target is not None and place.text not in target.capabilities.places:
+            serves = " and ".join(f"`{x}`" for x in sorted(target.capabilities.places))
+            fits = [name for name, cls in targets().items() if place.text in cls.capabilities.places]
             help = f"targets for `{place.text}`: {', '.join(fits)}" if fits else None
             message = f"target `{deploy.target.text}` does not run on `{place.text}`"
             self.report.error("E0213", message, deploy.target.span, f"it runs on {serves}", help=help)
@@ -157,12 +157,11 @@ class Deploys:
     def _bucket(self, speculate: ast.Speculate, k: int, pipeline: PipelineDecl) -> None:
         """A round hands the target k drafted tokens and the one before them, in one bucket of that size."""
         for step in pipeline.steps:
-            tokens = getattr(step.pass_, "tokens", None)
-            if step.pass_name != "bucket" or not isinstance(tokens, tuple) or k + 1 in tokens:
+            tokens = sorted({tokens for tokens, _ in step.demands.buckets})
+            if not tokens or k + 1 in tokens:
                 continue
             message = f"no bucket of {k + 1} tokens for the rounds of speculation"
             also = [Label(step.span, f"buckets of {', '.join(map(str, tokens))} tokens")]
-            numbers = [x for x in tokens if isinstance(x, int)]
-            wanted = ", ".join(map(str, sorted({*numbers, k + 1})))
+            wanted = ", ".join(map(str, sorted({*tokens, k + 1})))
             help = f"k = {k} needs a bucket of k + 1: `tokens = [{wanted}]`"
             self.report.error("E0210", message, speculate.span, also=also, help=help)

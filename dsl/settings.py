@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from ..compiler.diagnostics.diagnostic import Label, Span
 from ..compiler.diagnostics.nearest import nearest, nearest_help
 from ..compiler.plan.parameters import Parameter, Pattern, param, parameters
+from ..compiler.registry import cache_types
 from . import ast
 from .lets import Lets, kind_of
 from .printer import show
@@ -65,7 +66,7 @@ class EvaluationBlock:
 class DeployBlock:
     """The keys every `deploy` line takes, whatever its target."""
 
-    kv: str = param("fp16", doc="type of the K/V cache", choices=("fp16", "uint8"))
+    kv: str = param("fp16", doc="type of the K/V cache", choices=("fp16", *cache_types()))
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ..compiler.diagnostics.diagnostic import fail
+from ..compiler.diagnostics.diagnostic import PlanError, fail
 from ..compiler.ir.levels import Level
+from ..compiler.pipeline.demands import Demands
 from ..compiler.pipeline.pass_interface import Pass, Scope
 from ..compiler.plan.parameters import param
 
@@ -50,6 +51,11 @@ class Bucket(Pass):
             )
         return problems
 
+    def demands(self) -> Demands:
+        """Static graphs of these shapes; a bucket whose tokens leave no room for a cache is not made."""
+        pairs = tuple((tokens, context) for context in self.context for tokens in self.tokens)
+        return Demands(static=True, buckets=pairs, decoder="bucket")
+
     def run(self, module: Module, scope: Scope) -> int:
         """Return how many buckets were made."""
         from ..compiler.ir.module import MAIN
@@ -74,15 +80,8 @@ class Bucket(Pass):
                 scope.origin,
                 help="drop the line, or give the graph static shapes where it is exported",
             )
-        too_long = [c for c in self.context if module.context and c > module.context]
-        if too_long:
-            fail(
-                "E0408",
-                f"a bucket of {max(too_long)} positions is longer than the context of `{module.name}`, "
-                f"{module.context}",
-                scope.origin,
-                help=f"raise `context` of the model to {max(too_long)}",
-            )
+        if problem := self.demands().beyond_context(module.name, module.context, scope.origin):
+            raise PlanError(problem)
         pairs = [Shape(t, c) for c in self.context for t in self.tokens]
         for shape in pairs:
             if shape.tokens >= shape.context:

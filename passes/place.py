@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ..compiler.ir.levels import Level
 from ..compiler.ir.placement import PLACES
+from ..compiler.pipeline.demands import Demands
 from ..compiler.pipeline.pass_interface import Pass, Scope
 from ..compiler.plan.parameters import param
 
@@ -33,6 +34,10 @@ class Place(Pass):
     keeps_shapes: ClassVar[bool] = True
 
     device: str = param(doc="device on which the selected ops run", choices=PLACES)
+
+    def demands(self) -> Demands:
+        """The device of the matched ops."""
+        return Demands(places=frozenset((self.device,)))
 
     def run(self, module: Module, scope: Scope) -> int:
         """Return how many nodes were moved."""

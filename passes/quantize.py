@@ -14,7 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from ..compiler.diagnostics.diagnostic import Diagnostic, PlanError
 from ..compiler.ir.levels import Level
+from ..compiler.ir.weight_format import WeightFormat
+from ..compiler.pipeline.demands import Demands
 from ..compiler.pipeline.pass_interface import Pass, Relative, Scope, Tolerance
 from ..compiler.plan.parameters import param
 from .quantization.blocks import BLOCKS, indivisible, stored_bits, unmet
@@ -22,9 +25,8 @@ from .quantization.blocks import BLOCKS, indivisible, stored_bits, unmet
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ..compiler.diagnostics.diagnostic import Diagnostic, Span
+    from ..compiler.diagnostics.diagnostic import Span
     from ..compiler.ir.module import Module
-    from ..compiler.ir.weight_format import WeightFormat
     from ..compiler.ir.weights import Weight
     from .quantization.round_to_nearest import Made
 
@@ -117,12 +119,18 @@ class Quantize(Pass):
         bound = noise * _STEP[weights] * spread + _ACTIVATIONS[self.activations]
         return Relative(bound, f"{weights} weights, {self.activations} activations")
 
-    @property
-    def needs_calibration(self) -> str | None:
-        """Methods that look at activations, and static ranges."""
-        if self.method in _CALIBRATED:
-            return f"method = {self.method}"
-        return f"activations = {self.activations}" if self.activations != "fp16" else None
+    def demands(self) -> Demands:
+        """Formats as written (all candidates of `auto`); what reads calibration text or computes with torch."""
+        integers = None if self.activations == "fp16" else f"activations = {self.activations}"
+        solved = None if self.method == "rtn" else f"method = {self.method}"
+        auto = "weights = auto" if self.weights == "auto" else None
+        return Demands(
+            weights=self._formats(),
+            activations=None if integers is None else self.activations,
+            calibration=solved if self.method in _CALIBRATED else integers,
+            torch=auto or integers or solved,
+            decoder=integers,
+        )
 
     @property
     def moves_cache(self) -> bool:
@@ -179,18 +187,16 @@ class Quantize(Pass):
         from .quantization.rewrite import quantize_graph
 
         graph = module.main.graph
-        formats = self._chosen(module, scope) if self.weights == "auto" else {}
-        block = None if isinstance(self.block, str) else self.block
-        fixed = None if self.weights == "auto" else self._format(int(self.weights.removeprefix("int")), block)
+        auto = self.weights == "auto"
+        formats = self._chosen(module, scope) if auto else {}
+        fixed = None if auto else self._formats()[0]
 
         def format_of(name: str) -> WeightFormat:
             return fixed or formats[name]
 
         if self.method == "rtn":
             return quantize_graph(graph, module, format_of, scope)
-        from .solve.require_torch import needs_torch
-
-        needs_torch(f"method = {self.method}", scope)
+        self._demand_torch(scope)
         from .solve.gptq import Gptq
         from .solve.solve_weights import Settings, Wanted, solve
 
@@ -202,9 +208,19 @@ class Quantize(Pass):
 
         return quantize_graph(graph, module, format_of, scope, solver)
 
-    def _format(self, bits: int, block: int | None) -> WeightFormat:
-        from ..compiler.ir.weight_format import WeightFormat
+    def _demand_torch(self, scope: Scope) -> None:
+        if problem := self.demands().without_torch(scope.origin):
+            raise PlanError(problem)
 
+    def _formats(self) -> tuple[WeightFormat, ...]:
+        """The format of the line; with `weights = auto` all that it chooses from."""
+        if self.weights == "auto":
+            widths, blocks = sorted(set(self.bits)), sorted(set(self.blocks))
+            return tuple(self._format(bits, block) for bits in widths for block in blocks)
+        block = None if isinstance(self.block, str) else self.block
+        return (self._format(int(self.weights.removeprefix("int")), block),)
+
+    def _format(self, bits: int, block: int | None) -> WeightFormat:
         lpbq = self.scales == "lpbq" or (self.scales == "auto" and self.activations != "fp16" and self._fits_lpbq)
         integers = self.activations != "fp16"  # their dequantised weights go through QDQ, whose scales are positive
         return WeightFormat(bits, block, self.symmetric, self.method, "lpbq" if lpbq else "float", integers or lpbq)
@@ -212,12 +228,11 @@ class Quantize(Pass):
     def _chosen(self, module: Module, scope: Scope) -> dict[str, WeightFormat]:
         """Mixed precision: a format for each selected linear."""
         from .quantization.rewrite import candidates
-        from .solve.require_torch import needs_torch
 
-        needs_torch("weights = auto", scope)
+        self._demand_torch(scope)
         from .solve.mixed_precision import choose, sensitivities, tell
 
-        formats = [self._format(bits, block) for bits in sorted(set(self.bits)) for block in sorted(set(self.blocks))]
+        formats = list(self._formats())
         sources = candidates(module.main.graph, module, formats[0], scope)
         table = sensitivities(module, sources, formats, scope)
         shapes = {name: source.dims for name, source in sources.items()}

@@ -32,7 +32,7 @@ ALLOWED = {
     "runtime": "diagnostics bundle sources emit registry",
     "report": "diagnostics pipeline plan compile",
     "verify": "diagnostics ir bundle oracle sources runtime",
-    "driver": "diagnostics files bundle sources pipeline plan compile report",
+    "driver": "diagnostics files bundle sources plan compile report",
     "commands": "diagnostics ir bundle sources plan registry runtime verify driver",
     "cli": "diagnostics commands",
 }

@@ -21,7 +21,7 @@ from ..ir.levels import Level
 
 if TYPE_CHECKING:
     from ..emit.part import Part
-    from ..emit.target import Emission
+    from ..emit.target import Emission, Target
     from ..ir.module import Module
     from ..pipeline.pass_interface import StepResult
     from ..pipeline.step import Step
@@ -84,19 +84,15 @@ def _load(decl: ModelDecl) -> Module:
     return load_hf(decl.name, decl.source.path, decl.context)
 
 
-def compile_model(
-    plan: Plan, deploy: Deploy, implied: Sequence[Step], directory: Path, options: CompileOptions
-) -> CompiledModel:
-    """Take one deploy line to files below `directory`; `implied` are steps that follow from the line itself."""
+def compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions) -> CompiledModel:
+    """Take one deploy line to files below `directory`."""
     with _blamed_on(deploy.span):
-        return _compile_model(plan, deploy, implied, directory, options)
+        return _compile_model(plan, deploy, directory, options)
 
 
-def _compile_model(
-    plan: Plan, deploy: Deploy, implied: Sequence[Step], directory: Path, options: CompileOptions
-) -> CompiledModel:
+def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions) -> CompiledModel:
     from ..partition.cut_by_device import partition
-    from ..registry import targets
+    from ..registry import cache_steps, find_target
     from .weight_error import weight_errors
 
     say = options.progress
@@ -105,14 +101,14 @@ def _compile_model(
     say(f"{deploy.model}: loading {decl.source.text}")
     module = load_model(decl)
     clock.lap("load")
-    weights_steps, shape_steps = _split(plan.steps(deploy))
-    results = _run(module, [*weights_steps, *implied], plan, deploy, options)
+    weights_steps, shape_steps = split_steps(plan.steps(deploy))
+    results = _run(module, [*weights_steps, *cache_steps(deploy.kv, deploy.span)], plan, deploy, options)
     errors = weight_errors(module)
     _say_lines(module, plan)
     compressed = module.clone()
     results += _run(module, shape_steps, plan, deploy, options)
     clock.lap("passes")
-    target = targets()[deploy.target]()
+    target = find_target(deploy.target)
     parts = partition(module, deploy.device) if target.engine == "chain" else _whole(module, deploy)
     say(f"{deploy.model}: writing {deploy.target}")
     emission = _emit(module, parts, plan, deploy, directory, options)
@@ -140,7 +136,7 @@ class _Clock:
         self._last = now
 
 
-def _split(steps: Sequence[Step]) -> tuple[Sequence[Step], Sequence[Step]]:
+def split_steps(steps: Sequence[Step]) -> tuple[Sequence[Step], Sequence[Step]]:
     """Before and from the first step that places or shapes: perplexity is that of the module in between."""
     for index, step in enumerate(steps):
         leaves = step.pass_.leaves
@@ -157,7 +153,7 @@ def _run(
     options: CompileOptions,
 ) -> list[StepResult]:
     from ..pipeline.run_steps import PipelineOptions, run_pipeline
-    from ..registry import targets
+    from ..registry import find_target
 
     chosen = PipelineOptions(
         print_after=options.print_after,
@@ -172,7 +168,7 @@ def _run(
         options=chosen,
         calibration=plan.calibration,
         progress=options.progress,
-        widths=targets()[deploy.target].widths,
+        widths=find_target(deploy.target).capabilities.widths,
     )
 
 
@@ -185,19 +181,17 @@ def _whole(module: Module, deploy: Deploy) -> list[Part]:
 def _emit(
     module: Module, parts: list[Part], plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions
 ) -> Emission:
-    """Emit each part by the target of its device; CPU parts beside an NPU deploy are ONNX Runtime's."""
+    """Emit each part by the target of its device (`registry.part_target`)."""
     from ..emit.target import Emission, EmitJob
-    from ..registry import targets
+    from ..registry import find_target, part_target
 
-    known = targets()
     (directory / deploy.model).mkdir(parents=True, exist_ok=True)
-    whole = Emission(engine=known[deploy.target].engine, parts={})
-    by_target: dict[str, list[Part]] = {}
+    whole = Emission(engine=find_target(deploy.target).engine, parts={})
+    by_target: dict[type[Target], list[Part]] = {}
     for part in parts:
-        serves = deploy.target if part.device in known[deploy.target].devices else "ort"
-        by_target.setdefault(serves, []).append(part)
-    for name, own in by_target.items():
-        target = known[name]()
+        by_target.setdefault(part_target(deploy.target, part.device), []).append(part)
+    for cls, own in by_target.items():
+        name, target = cls.name, cls()
         job = EmitJob(
             module=module,
             parts=own,

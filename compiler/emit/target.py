@@ -7,11 +7,12 @@ into parts (`partition/`), hands each device's parts to the target that serves i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .capabilities import Capabilities, Wording
 from .engine_protocols import GraphSession
 from .part import Part
 
@@ -63,24 +64,18 @@ class Emission:
     stored: dict[str, int] = field(default_factory=dict)  # linear -> bits of its integers, if not those of their type
 
 
-def undeployable(target: type[Target], request: CheckRequest) -> Iterator[Diagnostic]:
+def undeployable(target: type[Target], request: CheckRequest, wording: Wording) -> Iterator[Diagnostic]:
     """What of a deploy line and its pipeline the target has no form for, whatever the model."""
     from ..diagnostics.diagnostic import Diagnostic, Label
 
+    capabilities, deploy = target.capabilities, request.deploy
+    also = (Label(deploy.span, f"deployed as {target.name} here"),)
     for step in request.steps:
-        wanted = getattr(step.pass_, "activations", "fp16")
-        if wanted not in target.activations:
-            yield Diagnostic(
-                "E0220",
-                f"`as {target.name}` computes in floats, and `{step.pass_name}` asks for {wanted} activations",
-                Label(step.span, "not for this deploy"),
-                (Label(request.deploy.span, f"deployed as {target.name} here"),),
-                "integer activations are for `as qnn`; leave out `activations`, or use another pipeline for this model",
-            )
-    if request.deploy.kv not in target.caches:
-        help = "`kv = uint8` is for `as qnn` with integer activations; leave it out"
-        message = f"`as {target.name}` has no {request.deploy.kv} K/V cache"
-        yield Diagnostic("E0221", message, Label(request.deploy.span), help=help)
+        for found in capabilities.takes(target.name, step.demands, wording):
+            message = found.message.format(step.pass_name)
+            yield Diagnostic(found.code, message, Label(step.span, "not for this deploy"), also, found.help)
+    for found in capabilities.takes_cache(target.name, deploy.kv, wording):
+        yield Diagnostic(found.code, found.message, Label(deploy.span), help=found.help)
 
 
 class Target:
@@ -88,12 +83,8 @@ class Target:
 
     name: ClassVar[str]
     Options: ClassVar[type]
-    devices: ClassVar[frozenset[str]]
+    capabilities: ClassVar[Capabilities]
     engine: ClassVar[str] = "chain"
-    activations: ClassVar[tuple[str, ...]] = ("fp16",)  # types of activations it emits; fp16: what it computes in
-    caches: ClassVar[tuple[str, ...]] = ("fp16",)  # types of K/V caches; fp16: what it holds by itself
-    # bits that integers are stored in (narrower ones take the next) -> bytes beside each weight, its scales left out
-    widths: ClassVar[Mapping[int, int]] = {4: 0, 8: 0}
 
     def check(self, request: CheckRequest) -> Sequence[Diagnostic]:
         """Mistakes that can be seen before any weight is read. Must not import numpy, onnx or an engine."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import onnx_ir as ir
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 FORMAT = "edgec.format"  # key in the `meta` of integers: the format they were made in
 
@@ -23,6 +25,8 @@ class WeightFormat:
     @property
     def dtype(self) -> ir.DataType:
         """The type integers are held in; those of 2 and 3 bits lie in the narrowest that ONNX Runtime runs."""
+        import onnx_ir as ir  # here: the plan's checker reads formats and must stay light
+
         width = 4 if self.bits <= 4 else 8
         return ir.DataType[f"INT{width}" if self.symmetric else f"UINT{width}"]
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..diagnostics.diagnostic import Diagnostic, Span
 from ..ir.levels import Level
+from .demands import Demands
 
 if TYPE_CHECKING:
     from ..calibration.calibration_text import Calibration
@@ -118,10 +119,9 @@ class Pass:
         """How far this pass, with these parameters, may move the outputs. Exact unless it says otherwise."""
         return EXACT
 
-    @property
-    def needs_calibration(self) -> str | None:
-        """The setting that makes this pass read the plan's `calibration`, None if nothing does."""
-        return None
+    def demands(self) -> Demands:
+        """What a line with these parameters asks of the compile and of the target, whatever the model."""
+        return Demands(static=self.leaves is not None and self.leaves >= Level.STATIC)
 
     @property
     def moves_cache(self) -> bool:
@@ -144,9 +144,10 @@ class Pass:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step of a pipeline did."""
+    """What one step of a pipeline did. `origin` is the line it came from."""
 
     pass_name: str
+    origin: Span | None
     changes: int
     seconds: float
     skips: tuple[Skip, ...]

@@ -113,7 +113,7 @@ def _run_step(
     if before is not None:
         error = _verify(step, before, module, _bound(done))
     told = (tuple(scope.skips), tuple(scope.notes), tuple(scope.tables))
-    return StepResult(step.pass_name, changes, seconds, *told, error)
+    return StepResult(step.pass_name, step.span, changes, seconds, *told, error)
 
 
 def call(pass_: Pass, module: Module, scope: Scope) -> int:
@@ -218,7 +218,7 @@ def _place_rest(module: Module, device: str) -> None:
 def _bound(done: Sequence[Step]) -> float:
     """How far the last step may move outputs: a step that replaces an earlier one's work also undoes its error."""
     last = done[-1]
-    return sum(step.pass_.tolerance.bound for step in done if step is last or step.pass_name == last.pass_name)
+    return sum(step.pass_.tolerance.bound for step in done if isinstance(step.pass_, type(last.pass_)))
 
 
 def _verify(step: Step, before: Module, after: Module, bound: float) -> dict[str, float]:

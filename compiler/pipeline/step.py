@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..diagnostics.diagnostic import Span
+from .demands import Demands
 from .pass_interface import Pass
 
 
@@ -17,3 +18,8 @@ class Step:
     on: tuple[str, ...] | None
     except_: tuple[str, ...]
     span: Span
+
+    @property
+    def demands(self) -> Demands:
+        """What this line asks of the compile and of the target."""
+        return self.pass_.demands()

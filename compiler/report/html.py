@@ -168,7 +168,7 @@ def _written(model: CompiledModel, plan: Plan) -> Iterator[tuple[StepResult, str
     """Each step that ran, with what the plan says for it (a step that the deploy line implies has its name)."""
     steps = list(plan.steps(model.deploy))
     for result in model.steps:
-        if steps and steps[0].pass_name == result.pass_name:
+        if steps and steps[0].span == result.origin:
             yield result, _text(steps.pop(0).span, plan.sources)
         else:
             yield result, result.pass_name

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from ...compiler.calibration import windows as calibrate
-from ...compiler.diagnostics.diagnostic import fail
+from ...compiler.diagnostics.diagnostic import PlanError, fail
 from ...compiler.ir.activation_encodings import CACHE, METHOD, MOVES, SCORES, WANTED, Encoding, insert, root, strip
 from ...compiler.ir.linears import linears
 from ...compiler.ir.module import Module, constant
+from ...compiler.pipeline.demands import Demands
 from ...compiler.pipeline.pass_interface import Scope
-from ..solve.require_torch import needs_torch
 
 if TYPE_CHECKING:
     from .activation_ranges import Seen
@@ -68,7 +68,8 @@ def apply(module: Module, before: dict[str, Encoding], scope: Scope) -> int:
     if cache == "uint8" or narrow:  # counted with 8-bit linears anyway: a cache asked for later measures nothing anew
         narrow_values |= {root(value) for value in _cached(graph)}
     histograms = set(values) if method in ("percentile", "mse") else narrow_values
-    needs_torch("activations", scope)
+    if problem := Demands(torch="activations").without_torch(scope.origin):
+        raise PlanError(problem)
     from .activation_ranges import ranges
 
     ids = calibrate.windows(scope.calibration, module)

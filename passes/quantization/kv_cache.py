@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ...compiler.diagnostics.diagnostic import fail
 from ...compiler.ir.levels import Level
+from ...compiler.pipeline.demands import Demands
 from ...compiler.pipeline.pass_interface import Pass, Relative, Scope, Tolerance
 from ...compiler.plan.parameters import param
 
@@ -29,7 +30,7 @@ class KvCache(Pass):
     takes: ClassVar[tuple[Level, ...]] = (Level.COMPRESSED,)
     selects: ClassVar[bool] = False
 
-    type: str = param(doc="type of keys and values", choices=("uint8",))
+    type: str = param("uint8", doc="type of keys and values", choices=("uint8",))
 
     @property
     def tolerance(self) -> Tolerance:
@@ -40,6 +41,11 @@ class KvCache(Pass):
     def moves_cache(self) -> bool:
         """It rounds what the cache holds."""
         return True
+
+    def demands(self) -> Demands:
+        """The cache's type, and ranges measured for it."""
+        setting = f"kv = {self.type}"
+        return Demands(cache=self.type, calibration=setting, torch=setting, decoder=setting)
 
     def run(self, module: Module, scope: Scope) -> int:
         """Return how many ranges changed."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...compiler.diagnostics.diagnostic import Diagnostic, Label
+from ...compiler.emit.capabilities import Capabilities
 from ...compiler.emit.engine_protocols import GraphSession
 from ...compiler.emit.target import CheckRequest, Emission, EmitJob, Target
-from ...compiler.ir.levels import Level
 from ...compiler.plan.parameters import param
 from .check import no_tokenizer
 
@@ -40,8 +40,10 @@ class MnnTarget(Target):
 
     name: ClassVar[str] = "mnn"
     Options: ClassVar[type] = MnnOptions
-    devices: ClassVar[frozenset[str]] = frozenset({"cpu"})
-    widths: ClassVar[Mapping[int, int]] = {bits: 1 << bits for bits in (2, 3, 4, 8)}  # the code book
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        frozenset({"cpu"}),
+        widths={bits: 1 << bits for bits in (2, 3, 4, 8)},  # the code book
+    )
     engine: ClassVar[str] = "mnn-llm"
 
     def check(self, request: CheckRequest) -> Sequence[Diagnostic]:
@@ -53,11 +55,12 @@ class MnnTarget(Target):
         for step in request.steps:
             at = Label(step.span, "not for this deploy")
             also = (Label(request.deploy.span, "deployed to MNN here"),)
-            if step.pass_.leaves is not None and step.pass_.leaves >= Level.STATIC:
+            demands = step.demands
+            if demands.static:
                 message = f"MNN takes any number of tokens, and `{step.pass_name}` makes static shapes"
                 found.append(Diagnostic("E0704", message, at, also, _LEAVE_OUT.format(step.pass_name)))
-            elif step.pass_name == "place" and getattr(step.pass_, "device", "cpu") != "cpu":
-                message = "MNN runs a model whole on the CPU, and `place` puts a part of it on the NPU"
+            elif demands.places - self.capabilities.places:
+                message = f"MNN runs a model whole on the CPU, and `{step.pass_name}` puts a part of it on the NPU"
                 found.append(Diagnostic("E0708", message, at, also, _LEAVE_OUT.format(step.pass_name)))
         return found
 

@@ -6,11 +6,12 @@ the plan's checker reads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ...compiler.emit.capabilities import Capabilities
 from ...compiler.emit.engine_protocols import GraphSession
 from ...compiler.emit.target import Emission, EmitJob, Target
 from ...compiler.plan.parameters import param
@@ -44,8 +45,7 @@ class OrtTarget(Target):
 
     name: ClassVar[str] = "ort"
     Options: ClassVar[type] = OrtOptions
-    devices: ClassVar[frozenset[str]] = frozenset({"cpu"})
-    widths: ClassVar[Mapping[int, int]] = {2: 0, 4: 0, 8: 0}
+    capabilities: ClassVar[Capabilities] = Capabilities(frozenset({"cpu"}), widths={2: 0, 4: 0, 8: 0}, beside=True)
 
     def emit(self, job: EmitJob) -> Emission:
         """Write the ONNX file and its external data; see `emit.py`."""

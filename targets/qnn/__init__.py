@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ...compiler.emit.capabilities import Capabilities
 from ...compiler.emit.target import CheckRequest, Emission, EmitJob, Target
 
 if TYPE_CHECKING:
@@ -31,10 +32,10 @@ class QnnTarget(Target):
 
     name: ClassVar[str] = "qnn"
     Options: ClassVar[type] = QnnOptions
-    devices: ClassVar[frozenset[str]] = frozenset({"npu"})
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        frozenset({"npu"}), activations=("fp16", "uint16", "uint8"), caches=("fp16", "uint8")
+    )
     engine: ClassVar[str] = "chain"
-    activations: ClassVar[tuple[str, ...]] = ("fp16", "uint16", "uint8")
-    caches: ClassVar[tuple[str, ...]] = ("fp16", "uint8")
 
     def check(self, request: CheckRequest) -> Sequence[Diagnostic]:
         """What a plan asks of HTP that it cannot have, before any weight is read; see `check/`."""

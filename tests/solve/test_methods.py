@@ -149,7 +149,7 @@ def test_without_calibration_it_says_so(draft: Module) -> None:
 def test_without_torch_it_says_what_to_install(
     draft: Module, scope: Scope, golden_error: Golden, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgec.passes.solve.require_torch.find_spec", lambda _name: None)
+    monkeypatch.setattr("edgec.compiler.pipeline.demands.find_spec", lambda _name: None)
     with pytest.raises(PlanError) as raised:
         Quantize(weights="int4", method="gptq").run(draft, scope)
     golden_error("E0461", raised.value)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ....compiler.diagnostics.diagnostic import Diagnostic, EdgecError, Label
 from ..htp.chip import NO_FP16, Chip
-from .integer_formats import integer_format, integers, safer
+from .integer_formats import described, integer_format, integers, safer
 
 if TYPE_CHECKING:
     from ....compiler.emit.target import CheckRequest
@@ -28,7 +28,7 @@ def check(request: CheckRequest) -> list[Diagnostic]:
     problems += _device(request, at)
     problems += _buckets(request, at)
     for step in request.steps:
-        if step.pass_name == "quantize":
+        if step.demands.weights:
             problems += integer_format(step, chip) if integers(request) else _format(step, chip)
     if request.deploy.kv == "uint8" and not integers(request):
         message = "an 8-bit K/V cache needs integer activations around it, and the pipeline has none"
@@ -65,8 +65,7 @@ def _device(request: CheckRequest, at: Label) -> Iterator[Diagnostic]:
 
 
 def _buckets(request: CheckRequest, at: Label) -> Iterator[Diagnostic]:
-    has_buckets = any(step.pass_name == "bucket" for step in request.steps)
-    if request.arch is not None and not has_buckets:
+    if request.arch is not None and not any(step.demands.static for step in request.steps):
         yield Diagnostic(
             "E0605",
             f"`{request.deploy.model}` has no buckets: an NPU graph needs static shapes",
@@ -80,16 +79,13 @@ def _format(step: Step, chip: Chip) -> Iterator[Diagnostic]:
     from ..conformance.table import load_reports
 
     at = Label(step.span)
-    block = getattr(step.pass_, "block", None)
-    weights = getattr(step.pass_, "weights", "int4")
     reports = [r for r in load_reports() if f"v{chip.arch}" in r.archs]
     if any(r.format == "matmul_nbits" and r.works for r in reports):
         return
-    grain = f"block {block}" if isinstance(block, int) else "one scale per channel"
     other = safer(reports)
     yield Diagnostic(
         "W0601",
-        f"{weights} with {grain} and fp16 activations was run on the HTP emulator only: "
+        f"{described(step.demands.weights)} and fp16 activations was run on the HTP emulator only: "
         f"no phone with a v{chip.arch} NPU is reported to take it",
         at,
         help=f"{other}try the bundle on a device before shipping it; "

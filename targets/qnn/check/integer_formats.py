@@ -6,49 +6,56 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ....compiler.diagnostics.diagnostic import Diagnostic, Label
+from ....compiler.diagnostics.wording import join_or
 from ..htp.chip import Chip
 
 if TYPE_CHECKING:
     from ....compiler.emit.target import CheckRequest
+    from ....compiler.ir.weight_format import WeightFormat
     from ....compiler.pipeline.step import Step
     from ..conformance.table import Report
-
-_LPBQ_BLOCKS = (16, 32, 64)
 
 
 def integers(request: CheckRequest) -> bool:
     """Whether a line of the pipeline makes activations integers: then all of them are."""
-    return any(getattr(step.pass_, "activations", "fp16") != "fp16" for step in request.steps)
+    return any(step.demands.activations is not None for step in request.steps)
 
 
-def format_of(step: Step) -> str:
-    """How the line's weights are emitted beside integer activations: per_channel, lpbq or block."""
-    pass_ = step.pass_
-    if not isinstance(getattr(pass_, "block", None), int):
+def described(formats: Sequence[WeightFormat]) -> str:
+    """`int4 with block 32`; of several: `int3, int4 or int8 with block 16 or 32`."""
+    widths = join_or(dict.fromkeys(f"int{one.bits}" for one in formats))
+    blocks = list(dict.fromkeys(one.block for one in formats))
+    return f"{widths} with " + (
+        "one scale per channel" if blocks == [None] else f"block {join_or(str(block or 'channel') for block in blocks)}"
+    )
+
+
+def form_of(format_: WeightFormat) -> str:
+    """How weights of this format are emitted beside integer activations: per_channel, lpbq or block."""
+    if format_.block is None:
         return "per_channel"
-    own = getattr(pass_, "scales", "auto")
-    # what `auto` means is the pass's to say: it looks at its own line only
-    two_level = own == "lpbq" or (own == "auto" and getattr(pass_, "activations", "fp16") != "fp16")
-    fits = getattr(pass_, "weights", "") in ("int2", "int3", "int4") and getattr(pass_, "block", 0) in _LPBQ_BLOCKS
-    return "lpbq" if two_level and fits else "block"
+    return "lpbq" if format_.scales == "lpbq" else "block"
 
 
 def integer_format(step: Step, chip: Chip) -> Iterator[Diagnostic]:
     """Errors for what HTP has no form for, a warning for what no phone is reported to take."""
-    at, form = Label(step.span), format_of(step)
-    narrow = getattr(step.pass_, "activations", "fp16") == "uint8"
-    if not getattr(step.pass_, "symmetric", True):
+    at, demands = Label(step.span), step.demands
+    forms = {form_of(one): one for one in demands.weights}
+    narrow = demands.activations == "uint8"
+    if any(not one.symmetric for one in demands.weights):
         message = "HTP takes no zero points in weights beside integer activations"
         yield Diagnostic("E0637", message, at, help="leave out `symmetric = false`, or use `activations = fp16`")
-    elif narrow and form == "block":
+    elif narrow and "block" in forms:
         message = "HTP takes no float scales per block beside 8-bit activations"
         help = "use `block = channel`, int4 in blocks of 16, 32 or 64 (two-level scales), or `activations = uint16`"
         yield Diagnostic("E0637", message, at, help=help)
     else:
-        yield from _evidence(step, chip, form, narrow)
+        for form in forms:
+            of = [one for one in demands.weights if form_of(one) == form]
+            yield from _evidence(at, of, chip, form, narrow)
 
 
-def _evidence(step: Step, chip: Chip, form: str, narrow: bool) -> Iterator[Diagnostic]:
+def _evidence(at: Label, formats: Sequence[WeightFormat], chip: Chip, form: str, narrow: bool) -> Iterator[Diagnostic]:
     from ..conformance.table import load_reports
 
     reports = [r for r in load_reports() if f"v{chip.arch}" in r.archs]
@@ -57,12 +64,12 @@ def _evidence(step: Step, chip: Chip, form: str, narrow: bool) -> Iterator[Diagn
         return
     grains = {"lpbq": "two-level scales", "per_channel": "one scale per channel", "block": "float scales per block"}
     bits = "8-bit" if narrow else "16-bit"
-    weights = getattr(step.pass_, "weights", "int4")
+    widths = join_or(dict.fromkeys(f"int{one.bits}" for one in formats))
     yield Diagnostic(
         "W0601",
-        f"{weights} with {grains[form]} and {bits} activations was run on the HTP emulator only: "
+        f"{widths} with {grains[form]} and {bits} activations was run on the HTP emulator only: "
         f"no phone with a v{chip.arch} NPU is reported to take it",
-        Label(step.span),
+        at,
         help=f"{safer(reports)}try the bundle on a device before shipping it; "
         "docs/conformance.md lists what phones are reported to take",
         severity="warning",

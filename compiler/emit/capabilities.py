@@ -1,0 +1,75 @@
+"""What a target states about itself, and what it says to a demand it cannot meet.
+
+    takes(demands, kv) -> Refusal, …        compared with what lines of the pipeline and the deploy line ask for
+
+A refusal is a sentence about a subject that may be many: `{}` stands for it, so that 28 nodes refused for one reason
+are one diagnostic (`refused`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from ..diagnostics.wording import join_or
+
+if TYPE_CHECKING:
+    from ..pipeline.demands import Demands
+
+Cause = Literal["place", "format", "shape"]  # which line of the plan a user would change: where a node runs, its
+# weight's format, or the numbers of tokens and positions
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why something is not taken. In `message` and `help`, `{}` stands for the subject, e.g. the name of a node."""
+
+    code: str
+    message: str
+    node: str = ""  # empty: the refusal is of a whole deploy or of a line
+    help: str | None = None
+    cause: Cause = "place"
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a target runs. Types of activations and caches are named as plans name them; `fp16`: its own floats."""
+
+    places: frozenset[str]  # devices it emits for: `cpu`, `npu`
+    activations: tuple[str, ...] = ("fp16",)
+    caches: tuple[str, ...] = ("fp16",)
+    # bits that integers are stored in (narrower ones take the next) -> bytes beside each weight, its scales left out
+    widths: Mapping[int, int] = field(default_factory=lambda: {4: 0, 8: 0})
+    beside: bool = False  # runs parts of a model that another target is deployed for
+
+    def takes(self, target: str, demands: Demands, wording: Wording) -> Iterator[Refusal]:
+        """What of a line's demands has no form here; help names the installed targets that have one."""
+        integers = demands.activations
+        if integers is not None and integers not in self.activations:
+            yield Refusal(
+                "E0220",
+                f"`as {target}` computes in floats, and `{{}}` asks for {integers} activations",
+                help=f"{wording.takers(lambda one: integers in one.activations, f'{integers} activations')}; "
+                "leave them out, or use another pipeline for this model",
+            )
+
+    def takes_cache(self, target: str, kind: str, wording: Wording) -> Iterator[Refusal]:
+        """Whether it holds a K/V cache of this type."""
+        if kind not in self.caches:
+            taken = wording.takers(lambda one: kind in one.caches, f"a {kind} cache")
+            help = f"{taken}; leave out `kv`"
+            yield Refusal("E0221", f"`as {target}` has no {kind} K/V cache", help=help)
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What the installed targets can do, for help texts: name -> capabilities, read when a refusal needs it."""
+
+    installed: Callable[[], Mapping[str, Capabilities]]
+
+    def takers(self, can: Callable[[Capabilities], bool], what: str) -> str:
+        """`as qnn` takes uint16 activations."""
+        names = [f"`as {name}`" for name, one in self.installed().items() if can(one)]
+        verb = "takes" if len(names) == 1 else "take"
+        return f"{join_or(names, 'and')} {verb} {what}" if names else f"no installed target takes {what}"
