@@ -1,5 +1,5 @@
-"""Installed passes and targets: what the entry points `edgec.passes`, `edgec.caches` (the pass that makes a type of
-K/V cache) and `edgec.targets` lead to.
+"""Installed plug-ins: what the entry points of `edgec.sources`, `edgec.passes`, `edgec.caches` (the pass that makes a
+type of K/V cache) and `edgec.targets` lead to.
 
 A plug-in is imported when its name is asked for. One that cannot be imported, or is not what it claims to be, is an
 error for who names it and a line in `broken_plugins()` for who lists; it never stops the others. edgec's own
@@ -15,11 +15,12 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .diagnostics.diagnostic import Diagnostic, PlanError, fail
-from .diagnostics.nearest import nearest
+from .diagnostics.nearest import nearest_help
 from .emit.capabilities import Capabilities
 from .emit.target import Target
 from .pipeline.pass_interface import Pass
 from .pipeline.step import Step
+from .sources.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,17 +33,25 @@ __all__ = [
     "cache_types",
     "capabilities",
     "find_pass",
+    "find_source",
     "find_target",
-    "nearest",
+    "forget",
     "part_target",
     "pass_fault",
     "pass_names",
     "passes",
+    "source_names",
+    "sources",
     "target_names",
     "targets",
 ]
 
 _OWN = "edgec."  # the packages of this distribution
+
+
+def source_names() -> list[str]:
+    """Words of the installed sources. None of them is imported."""
+    return list(_entries("edgec.sources"))
 
 
 def pass_names() -> list[str]:
@@ -55,6 +64,14 @@ def target_names() -> list[str]:
     return list(_entries("edgec.targets"))
 
 
+def find_source(word: str) -> type[Source]:
+    """The source class installed as `word`; PlanError when there is none, or its plug-in is broken."""
+    if word not in _entries("edgec.sources"):
+        help = nearest_help(word, source_names(), "source") or f"sources are: {', '.join(source_names())}"
+        fail("E0114", f"unknown source `{word}`", help=help)
+    return _load("edgec.sources", word)
+
+
 def find_pass(name: str) -> type[Pass]:
     """The pass class installed as `name`; KeyError without one, PlanError when its plug-in is broken."""
     return _load("edgec.passes", name)
@@ -63,6 +80,11 @@ def find_pass(name: str) -> type[Pass]:
 def find_target(name: str) -> type[Target]:
     """The target class installed as `name`; KeyError without one, PlanError when its plug-in is broken."""
     return _load("edgec.targets", name)
+
+
+def sources() -> dict[str, type[Source]]:
+    """Every installed source that works, by its word."""
+    return _working("edgec.sources")
 
 
 def passes() -> dict[str, type[Pass]]:
@@ -111,15 +133,21 @@ def cache_steps(kind: str, at: Span) -> list[Step]:
 
 
 def broken_plugins() -> list[Diagnostic]:
-    """What is wrong with the plug-ins that `passes()` and `targets()` leave out."""
+    """What is wrong with the plug-ins that `sources()`, `passes()` and `targets()` leave out."""
     found = []
-    for group in ("edgec.passes", "edgec.targets"):
+    for group in _DOORS:
         for name in _entries(group):
             try:
                 _load(group, name)
             except PlanError as error:
                 found += error.diagnostics
     return found
+
+
+def forget() -> None:
+    """Look for installed plug-ins anew; what was found before is kept for the life of the process otherwise."""
+    _entries.cache_clear()
+    _load.cache_clear()
 
 
 def pass_fault(cls: object) -> str | None:
@@ -142,12 +170,29 @@ def _target_fault(cls: object) -> str | None:
     return f"`{cls.__name__}` lacks `{missing[0]}`" if missing else None
 
 
-_FAULTS: dict[str, Callable[[object], str | None]] = {
-    "edgec.passes": pass_fault,
-    "edgec.caches": pass_fault,
-    "edgec.targets": _target_fault,
+def _source_fault(cls: object) -> str | None:
+    if not (isinstance(cls, type) and issubclass(cls, Source)):
+        return "it is not a subclass of `Source`"
+    missing = [name for name in ("word", "accepts", "takes") if not hasattr(cls, name)]
+    missing += [name for name in ("outline", "load") if getattr(cls, name) is getattr(Source, name)]
+    return f"`{cls.__name__}` lacks `{missing[0]}`" if missing else None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Door:
+    """One group of entry points: what it brings, why a class may not pass, which attribute is its name in a plan."""
+
+    noun: str
+    fault: Callable[[object], str | None]
+    named: str | None = "name"
+
+
+_DOORS = {
+    "edgec.sources": _Door("source", _source_fault, "word"),
+    "edgec.passes": _Door("pass", pass_fault),
+    "edgec.caches": _Door("pass for a cache", pass_fault, None),
+    "edgec.targets": _Door("target", _target_fault),
 }
-_KINDS = {"edgec.passes": "pass", "edgec.caches": "pass for a cache", "edgec.targets": "target"}
 
 
 @functools.cache
@@ -167,21 +212,21 @@ def _distinct(entries: Iterable[EntryPoint]) -> list[EntryPoint]:
 
 @functools.cache
 def _load(group: str, name: str) -> Any:
-    kind = _KINDS[group]
+    door = _DOORS[group]
     entries = _entries(group)[name]
     if len(entries) > 1:
         places = " and ".join(f"`{entry.value}`" for entry in entries)
-        _broken(kind, name, f"two plug-ins bring it: {places}", "uninstall one of them")
+        _broken(door.noun, name, f"two plug-ins bring it: {places}", "uninstall one of them")
     entry = entries[0]
     try:
         cls = entry.load()
     except Exception as error:  # whatever a third party's module raises while it is imported
-        _broken(kind, name, f"importing `{entry.value}` raised {type(error).__name__}: {error}", _whose(entry))
-    fault = _FAULTS[group](cls)
-    if fault is None and group != "edgec.caches" and cls.name != name:
-        fault = f"`{entry.value}` calls itself `{cls.name}`"
+        _broken(door.noun, name, f"importing `{entry.value}` raised {type(error).__name__}: {error}", _whose(entry))
+    fault = door.fault(cls)
+    if fault is None and door.named and getattr(cls, door.named) != name:
+        fault = f"`{entry.value}` calls itself `{getattr(cls, door.named)}`"
     if fault is not None:
-        _broken(kind, name, fault, _whose(entry))
+        _broken(door.noun, name, fault, _whose(entry))
     return cls
 
 

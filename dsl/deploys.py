@@ -137,15 +137,17 @@ class Deploys:
     def _same_tokens(self, speculate: ast.Speculate, models: Mapping[str, ModelDecl]) -> None:
         pair = [models.get(name.text) for name in (speculate.draft, speculate.target)]
         for name, model in zip((speculate.draft, speculate.target), pair, strict=True):
-            if model is not None and model.source.kind != "hf":
-                message = f"`{name.text}` is an ONNX graph without a tokenizer"
-                self.report.error("E0217", message, name.span, help='speculation needs two `hf("…")` models')
+            if model is not None and model.source.tokenizer_folder is None:
+                message = f"`{name.text}` is read by `{model.source.reader.word}`, which brings no tokenizer"
+                self.report.error("E0217", message, name.span, help="speculation needs two language models")
                 return
         draft, target = pair
         if draft is None or target is None:
             return
+        folders = [draft.source.tokenizer_folder, target.source.tokenizer_folder]
+        one, other = [folder / "tokenizer.json" for folder in folders if folder is not None]
         try:
-            why = disagreement(draft.source.path / "tokenizer.json", target.source.path / "tokenizer.json")
+            why = disagreement(one, other)
         except PlanError as error:
             self.report.take(error, speculate.span)
             return

@@ -1,5 +1,4 @@
-"""What a plan names outside itself: model folders and files, texts. Of a Hugging Face folder config.json and the
-headers of the checkpoint are read; an ONNX file has to be loaded, so a plan with one takes longer to check."""
+"""What a plan names outside itself: models, which their source outlines without reading a weight, and texts."""
 
 from __future__ import annotations
 
@@ -11,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from ..compiler.diagnostics.diagnostic import PlanError, Span
 from ..compiler.diagnostics.nearest import nearest
-from ..compiler.plan.plan import ModelDecl, Source
+from ..compiler.plan.plan import ModelDecl, ModelSource
+from ..compiler.registry import sources
+from ..compiler.sources.source import Outline, Source, check_context
 from . import ast
 from .lets import Lets
 from .loader import resolve_path
@@ -43,50 +44,45 @@ def check_model(model: ast.Model, reader: Reader) -> CheckedModel | None:
     if values is None:
         return None
     block = ModelBlock(**values[0])
-    written = block.source.path
+    source, written = block.source.reader, block.source.path
     path = resolve_path(written.value, written.span)
-    before, arch, nodes = report.errors, None, ()
-    weights: dict[str, tuple[int, int]] = {}
-    if block.source.kind == "onnx":
-        if what_is(path) == "file":
-            nodes, weights = _onnx_names(model.name.text, path, written.span, report)
-        else:
-            _missing(path, written, "file", report)
-    elif _is_folder(path, written, report):
-        arch = _architecture(path, written.span, report)
-        nodes, weights = (tuple(arch.node_names()), arch.weights()) if arch else ((), {})
-        if block.context:
-            _check_context(arch, block.context, path, _setting_span(model, "context"), report)
-        else:
-            report.error("E0205", f"{owner} needs `context`", model.name.span, help="write e.g. `context = 2048`")
+    if not _is_there(source, path, written, report):
+        return None
+    before = report.errors
+    outline = _outline(source, path, written.span, report)
+    if outline.arch is not None and not block.context:
+        report.error("E0205", f"{owner} needs `context`", model.name.span, help="write e.g. `context = 2048`")
+    elif outline.arch is not None:
+        try:
+            check_context(outline.arch, block.context, path)
+        except PlanError as error:
+            report.take(error, _setting_span(model, "context"))
     if report.errors > before:
         return None
-    source = Source("onnx" if block.source.kind == "onnx" else "hf", path, written.value)
-    return CheckedModel(ModelDecl(model.name.text, source, block.context, model.span), arch, nodes, weights)
+    found = ModelSource(source, path, written.value)
+    decl = ModelDecl(model.name.text, found, block.context, model.span)
+    return CheckedModel(decl, outline.arch, outline.nodes, outline.weights)
 
 
-def _onnx_names(name: str, path: Path, at: Span, report: Report) -> tuple[tuple[str, ...], dict[str, tuple[int, int]]]:
-    """The names the loader gives an ONNX graph's nodes, which are not in the file, and its weights' shapes."""
-    from ..compiler.ir.linears import float_shapes
-    from ..compiler.sources.onnx.load_onnx import load_onnx
-
+def _outline(source: Source, path: Path, at: Span, report: Report) -> Outline:
     try:
-        module = load_onnx(name, path, 0)
+        return source.outline(path)
     except PlanError as error:
         report.take(error, at)
-        return (), {}
-    return tuple(node.name for node in module.main.graph.all_nodes() if node.name), float_shapes(module)
+        return Outline()
 
 
-def _is_folder(path: Path, written: ast.String, report: Report) -> bool:
+def _is_there(source: Source, path: Path, written: ast.String, report: Report) -> bool:
     found = what_is(path)
-    if found == "folder":
+    if found == source.accepts:
         return True
-    if found == "file":
-        help = '`hf` takes the folder that holds config.json; a file of ONNX is `onnx("…")`'
-        report.error("E0302", f"`{written.value}` is a file, not a folder", written.span, help=help)
-    else:
-        _missing(path, written, "folder", report)
+    if found is None:
+        _missing(path, written, source.accepts, report)
+        return False
+    others = [other for other in sources().values() if other.accepts == found]
+    help = "; ".join(f"`{one.word}` takes {one.takes}" for one in (source, *others))
+    message = f"`{written.value}` is a {found}, not a {source.accepts}"
+    report.error("E0302", message, written.span, help=help)
     return False
 
 
@@ -97,29 +93,6 @@ def _missing(path: Path, written: ast.String, kind: str, report: Report) -> None
         near = None
     help = f"there is `{near}` beside it" if near else "paths are relative to the file they are written in"
     report.error("E0301", f"there is no {kind} `{written.value}`", written.span, f"looked for {path}", help=help)
-
-
-def _architecture(path: Path, at: Span, report: Report) -> DecoderArch | None:
-    from ..compiler.sources.hf.checkpoint import find_tensors
-    from ..compiler.sources.hf.read_decoder_arch import read_arch
-
-    try:
-        arch = read_arch(path)
-        find_tensors(arch, path)
-        return arch
-    except PlanError as error:
-        report.take(error, at)
-        return None
-
-
-def _check_context(arch: DecoderArch | None, context: int, path: Path, at: Span, report: Report) -> None:
-    from ..compiler.sources.hf.read_decoder_arch import check_context
-
-    if arch is not None:
-        try:
-            check_context(arch, context, path)
-        except PlanError as error:
-            report.take(error, at)
 
 
 def _setting_span(model: ast.Model, key: str) -> Span:

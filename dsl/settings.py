@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from ..compiler.diagnostics.diagnostic import Label, Span
+from ..compiler.diagnostics.diagnostic import Label, PlanError, Span
 from ..compiler.diagnostics.nearest import nearest, nearest_help
 from ..compiler.plan.parameters import Parameter, Pattern, param, parameters
-from ..compiler.registry import cache_types
+from ..compiler.registry import cache_types, find_source
+from ..compiler.sources.source import Source
 from . import ast
 from .lets import Lets, kind_of
 from .printer import show
@@ -29,10 +30,10 @@ class _Failed(Exception):
 
 
 @dataclass(frozen=True)
-class ModelSource:
-    """`hf("folder")` or `onnx("file")`."""
+class SourceCall:
+    """`hf("folder")`: the source that reads a model, and the path as written."""
 
-    kind: str
+    reader: Source
     path: ast.String
 
 
@@ -40,7 +41,7 @@ class ModelSource:
 class ModelBlock:
     """The keys of a `model` block."""
 
-    source: ModelSource = param(doc='the model: hf("folder") or onnx("file.onnx")')  # noqa: RUF009
+    source: SourceCall = param(doc='the model, e.g. hf("folder") or onnx("file.onnx")')  # noqa: RUF009
     context: int = param(0, doc="number of tokens the K/V cache has room for", minimum=2, maximum=1 << 20)
 
 
@@ -171,7 +172,7 @@ class Reader:
             if not 0 < value.value.n < value.value.m:
                 self._refuse("E0203", parameter, value, f"`{value.value}` keeps none or all of the values")
             return value.value
-        if isinstance(value, ast.Call) and ModelSource in parameter.types:
+        if isinstance(value, ast.Call) and SourceCall in parameter.types:
             return self._source(value)
         self._mistyped(parameter, value)
 
@@ -219,19 +220,20 @@ class Reader:
             return value.value
         if value.value in choices:
             self._refuse("E0201", parameter, value, f"`{parameter.name}` is a word, not a string", "drop the quotes")
-        if ModelSource in parameter.types:
+        if SourceCall in parameter.types:
             self._refuse("E0201", parameter, value, "a source says what it is", f"write `hf({show(value)})`")
         self._mistyped(parameter, value)
 
-    def _source(self, value: ast.Call) -> ModelSource:
-        if value.name.text not in ("hf", "onnx"):
-            help = nearest_help(value.name.text, ("hf", "onnx"), "source") or "sources are: hf, onnx"
-            self.report.error("E0114", f"unknown source `{value.name.text}`", value.name.span, help=help)
-            raise _Failed
+    def _source(self, value: ast.Call) -> SourceCall:
+        try:
+            source = find_source(value.name.text)
+        except PlanError as error:
+            self.report.take(error, value.name.span)
+            raise _Failed from None
         if not isinstance(value.argument, ast.String):
             self.report.error("E0201", f"`{value.name.text}` takes a path in quotes", value.argument.span)
             raise _Failed
-        return ModelSource(value.name.text, value.argument)
+        return SourceCall(source(), value.argument)
 
     def _unit(self, parameter: Parameter, value: ast.Value) -> NoReturn:
         if parameter.unit is None:

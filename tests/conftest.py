@@ -5,17 +5,32 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from edgec.compiler import registry
 from edgec.compiler.diagnostics.diagnostic import Diagnostic, EdgecError, render
 from edgec.compiler.ir.module import Module
 from edgec.compiler.sources.hf.load_hf import load_hf
 
 ERRORS = Path(__file__).parent / "errors"
-MODELS = Path(__file__).resolve().parents[1] / "examples" / "models"
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ROOT / "examples" / "models"
+
+
+def pytest_configure() -> None:
+    """Stop at once where the installation is older than pyproject.toml: entry points are read from the former."""
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
+    wanted = {(group, name, value) for group, entries in groups.items() for name, value in entries.items()}
+    installed = {(entry.group, entry.name, entry.value) for entry in distribution("edgec").entry_points}
+    if missing := sorted(name for _, name, _ in wanted - installed):
+        pytest.exit(f"not installed: {', '.join(missing)}; run `pip install --no-deps -e .` again", returncode=4)
 
 
 @pytest.fixture
@@ -28,6 +43,32 @@ def draft() -> Module:
 def target() -> Module:
     """A Qwen3 of six layers, tied, with q/k norms: 5 M weights, hidden 256."""
     return load_hf("target", MODELS / "pycode-qwen3", 512)
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str, dict[str, str]], None]]:
+    """Install distributions that bring entry points, as a package manager would lay them out.
+
+    plugin("name", "[edgec.passes]\nword = module:Class\n", {"module.py": text})
+    """
+    site = tmp_path / "site"
+    site.mkdir()
+
+    def install(name: str, entries: str, files: dict[str, str]) -> None:
+        info = site / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(entries)
+        for file, text in files.items():
+            (site / file).write_text(text)
+            monkeypatch.delitem(sys.modules, Path(file).stem, raising=False)
+        importlib.invalidate_caches()
+        registry.forget()
+
+    monkeypatch.syspath_prepend(str(site))
+    yield install
+    monkeypatch.undo()
+    registry.forget()
 
 
 def _compare(path: Path, text: str) -> None:

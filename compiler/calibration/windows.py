@@ -29,7 +29,7 @@ _MOST_UNKNOWN = 0.1  # of the tokens; more, and the tokenizer was made for anoth
 def windows(calibration: Calibration, module: Module) -> np.ndarray:
     """The windows for `module`, with its own tokenizer; every bad input is an error at the plan's line."""
     at = calibration.span
-    if module.source is None or module.arch is None:
+    if module.tokenizer_folder is None or module.arch is None:
         fail("E0455", f"`{module.name}` has no tokenizer: only decoders can be calibrated on text", at)
     if calibration.length > module.arch.max_positions:
         fail(
@@ -39,8 +39,8 @@ def windows(calibration: Calibration, module: Module) -> np.ndarray:
             at,
             help=f"set `length` to at most {module.arch.max_positions}",
         )
-    ids = _tokenise(calibration.text, _tokenizer(module.source, at), at)
-    _check_ids(ids, module.arch.vocab, module.source, at)
+    ids = _tokenise(calibration.text, _tokenizer(module.tokenizer_folder, at), at)
+    _check_ids(ids, module.arch.vocab, module.tokenizer_folder, at)
     return choose(ids, calibration.samples, calibration.length, calibration.seed, at)
 
 

@@ -31,19 +31,17 @@ def describe(path: Path) -> dict[str, Any]:
     if path.is_dir():
         if (path / MANIFEST).is_file():
             return _bundle(path)
-        if (path / "config.json").is_file():
-            return _model_folder(path)
-        fail("E0954", f"`{path}` is neither a bundle nor a model's folder", help="a model's folder has a config.json")
-    if path.suffix in PLANS:
+    elif path.suffix in PLANS:
         return _plan(path)
-    from ..registry import targets
+    from ..registry import sources, targets
 
-    for target in targets().values():
-        facts = target().inspect(path)
+    kinds = sources() if path.is_dir() else {**targets(), **sources()}  # a target knows its own .onnx files better
+    for kind in kinds.values():
+        facts = kind().inspect(path)
         if facts is not None:
             return facts
-    if path.suffix == ".onnx":
-        return _onnx(path)
+    if path.is_dir():
+        fail("E0954", f"`{path}` is neither a bundle nor a model's folder", help="a model's folder has a config.json")
     known = "known: .edge, .plan, .onnx, .mnn and .bin files, model folders, bundles"
     fail("E0954", f"`{path}` is of no kind edgec knows", help=known)
 
@@ -91,28 +89,6 @@ def _count(values: Any) -> dict[str, int]:
     return counted
 
 
-def _model_folder(path: Path) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from ..sources.hf.read_decoder_arch import read_arch
-
-    arch = read_arch(path)
-    return {
-        "kind": "model",
-        "arch": asdict(arch),
-        "parameters": sum(_product(shape) for shape in arch.tensors().values()),
-        "linears": {name: list(shape) for name, shape in arch.linears().items()},
-        "nodes": arch.node_names(),
-    }
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    out = 1
-    for dim in shape:
-        out *= dim
-    return out
-
-
 def _plan(path: Path) -> dict[str, Any]:
     from ..driver import load_plan
 
@@ -138,23 +114,6 @@ def _step(step: Any) -> str:
     selected = f" on {json.dumps(step.on)}" if step.on else ""
     excepted = f" except {json.dumps(step.except_)}" if step.except_ else ""
     return f"{step.pass_name} ({values}){selected}{excepted}"
-
-
-def _onnx(path: Path) -> dict[str, Any]:
-    from ..ir.linears import linears
-    from ..sources.onnx.load_onnx import load_onnx
-
-    module = load_onnx(path.stem, path, 0)
-    graph = module.main.graph
-    return {
-        "kind": "onnx",
-        "opset": graph.opset_imports.get(""),
-        "inputs": {value.name: f"{value.dtype} {value.shape}" for value in graph.inputs},
-        "outputs": {value.name: f"{value.dtype} {value.shape}" for value in graph.outputs},
-        "ops": _count(sorted(node.op_type for node in graph)),
-        "linears": {row.name: list(row.shape) for row in linears(module)},
-        "nodes": [node.name for node in graph],
-    }
 
 
 def _lines(value: Any, depth: int = 0) -> list[str]:

@@ -71,17 +71,7 @@ def _blamed_on(span: Span) -> Iterator[None]:
 def load_model(decl: ModelDecl) -> Module:
     """The module of a `model` line at level `semantic`; weights stay in their files."""
     with _blamed_on(decl.span):
-        return _load(decl)
-
-
-def _load(decl: ModelDecl) -> Module:
-    if decl.source.kind == "onnx":
-        from ..sources.onnx.load_onnx import load_onnx
-
-        return load_onnx(decl.name, decl.source.path, decl.context)
-    from ..sources.hf.load_hf import load_hf
-
-    return load_hf(decl.name, decl.source.path, decl.context)
+        return decl.source.reader.load(decl.name, decl.source.path, decl.context)
 
 
 def compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions) -> CompiledModel:

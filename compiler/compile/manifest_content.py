@@ -13,7 +13,6 @@ from ..bundle.manifest import arch_entry
 from ..files import cache
 from ..ir.linears import QuantizedWeight, linears
 from ..ir.module import MAIN, Bucket
-from ..oracle.text_perplexity import model_files
 
 if TYPE_CHECKING:
     from ..ir.module import Module
@@ -77,12 +76,9 @@ def _tool_versions() -> dict[str, str]:
 def _inputs(model: CompiledModel) -> dict[str, Any]:
     source = model.decl.source
     return {
-        "kind": source.kind,
+        "kind": source.reader.word,
         "source": source.text,
-        "files": {
-            path.name: {"sha256": cache.digest_file(path), "size": path.stat().st_size}
-            for path in model_files(source.path)
-        },
+        "files": {path.name: {"sha256": cache.digest_file(path), "size": path.stat().st_size} for path in source.files},
     }
 
 
@@ -91,8 +87,8 @@ def _tokenizers(models: Sequence[CompiledModel], directory: Path) -> dict[str, d
     found: dict[str, dict[str, Any]] = {}
     digests: dict[str, str] = {}
     for model in models:
-        source = model.decl.source.path
-        if model.compressed.arch is None or not (source / "tokenizer.json").is_file():
+        source = model.decl.source.tokenizer_folder
+        if model.compressed.arch is None or source is None or not (source / "tokenizer.json").is_file():
             continue
         digest = cache.digest_file(source / "tokenizer.json")
         if digest in digests:
@@ -226,7 +222,8 @@ def _speculation(plan: Plan) -> dict[str, Any] | None:
 
 
 def _sampling(model: CompiledModel) -> dict[str, Any]:
-    config = _json(model.decl.source.path / "generation_config.json")
+    folder = model.decl.source.tokenizer_folder
+    config = {} if folder is None else _json(folder / "generation_config.json")
     known = ("do_sample", "temperature", "top_p", "top_k")
     return {key: config[key] for key in known if key in config}
 

@@ -35,7 +35,8 @@ def measure(plan: Plan, models: Sequence[CompiledModel], progress: Progress) -> 
         progress(f"{model.name}: perplexity over {plan.evaluation.windows} windows")
         text = plan.evaluation.text
         windows = plan.evaluation.windows
-        measured.baseline[model.name] = module_perplexity(load_model(model.decl), text, windows, keep=True)
+        files = model.decl.source.files
+        measured.baseline[model.name] = module_perplexity(load_model(model.decl), text, windows, files)
         measured.perplexity[model.name] = module_perplexity(model.compressed, text, windows)
     return measured
 

@@ -8,7 +8,7 @@ model the path of the linear without `model.` and `.weight`; for an imported ONN
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +52,7 @@ class Module:
     source: Path | None = None  # the model's folder or file
     context: int = 0
     decisions: dict[str, str] = field(default_factory=dict)  # op name -> the plan's line that decided its format
+    tokenizer_folder: Path | None = None  # where tokenizer.json is, if the source has one
 
     @property
     def main(self) -> ir.Model:
@@ -62,7 +63,7 @@ class Module:
     def clone(self) -> Module:
         """A copy whose graphs can be rewritten; the weights are shared."""
         graphs = {key: model.clone() for key, model in self.graphs.items()}
-        return Module(self.name, graphs, self.level, self.arch, self.source, self.context, dict(self.decisions))
+        return replace(self, graphs=graphs, decisions=dict(self.decisions))
 
     def nodes(self, op_type: str | None = None) -> Iterator[ir.Node]:
         """All nodes of all graphs in topological order, those of one op type if given."""

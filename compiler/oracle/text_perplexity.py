@@ -51,23 +51,31 @@ def check_windows(ids: Sequence[int], windows: int, origin: Span | None = None) 
 
 
 def module_perplexity(
-    module: Module, text: Sequence[Path], windows: int, keep: bool = False, origin: Span | None = None
+    module: Module,
+    text: Sequence[Path],
+    windows: int,
+    model_files: Sequence[Path] = (),
+    origin: Span | None = None,
 ) -> float:
-    """Perplexity of a decoder module; `keep` remembers it in the cache (for float models)."""
-    if module.source is None:
-        raise ValueError(f"module `{module.name}` has no source folder, so no tokenizer")
-    source, content = module.source, read_text(text)
+    """Perplexity of a decoder module on the joined `text`.
+
+    `model_files` are for a float model the files it was read from: its perplexity depends on them and the text alone,
+    and is kept in the cache.
+    """
+    if module.tokenizer_folder is None:
+        raise ValueError(f"module `{module.name}` has no tokenizer")
+    tokenizer, content = module.tokenizer_folder, read_text(text)
 
     def measure() -> float:
         from .oracle import perplexity
 
-        ids = token_ids(source, content)
+        ids = token_ids(tokenizer, content)
         check_windows(ids, windows, origin)
         return perplexity(module, ids, windows=windows, window=WINDOW)
 
-    if not keep:
+    if not model_files:
         return measure()
-    digests = [cache.digest_file(path) for path in model_files(source)]
+    digests = [cache.digest_file(path) for path in model_files]
     key = hashlib.sha256(json.dumps([digests, content, windows, WINDOW]).encode()).hexdigest()
 
     def build(scratch: Path) -> None:
@@ -75,12 +83,3 @@ def module_perplexity(
 
     folder = cache.make("perplexity", key, build)
     return json.loads((folder / "value.json").read_text())
-
-
-def model_files(source: Path) -> list[Path]:
-    """The files a model consists of: an ONNX file, or a folder's weights, config and tokenizer."""
-    if source.is_file():
-        return [source]
-    wanted = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-    found = [source / name for name in wanted if (source / name).is_file()]
-    return found + sorted(source.glob("*.safetensors")) + sorted(source.glob("*.safetensors.index.json"))

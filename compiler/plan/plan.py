@@ -6,6 +6,7 @@ so that a failure that shows only later still points into the plan.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -16,24 +17,35 @@ from ..ir.placement import Place
 from ..pipeline.step import Step
 
 if TYPE_CHECKING:
+    from ..sources.source import Source
     from .devices import Device
 
 Comparison = Literal["<=", ">=", "<", ">"]
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a model comes from; `text` is the path as the plan wrote it."""
+class ModelSource:
+    """`hf("folder")`: how a model is read and from where; `text` is the path as the plan wrote it."""
 
-    kind: Literal["hf", "onnx"]
+    reader: Source
     path: Path
     text: str
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """Every file the model consists of."""
+        return self.reader.files(self.path)
+
+    @property
+    def tokenizer_folder(self) -> Path | None:
+        """The folder of the model's tokenizer files; None for models without a tokenizer."""
+        return self.reader.tokenizer_folder(self.path)
 
 
 @dataclass(frozen=True)
 class ModelDecl:
     name: str
-    source: Source
+    source: ModelSource
     context: int
     span: Span
 
@@ -114,9 +126,6 @@ class Plan:
     defines: dict[str, object]
     sources: dict[str, str] = field(default_factory=dict)
     warnings: tuple[Diagnostic, ...] = ()
-
-    def deploy_of(self, model: str) -> Deploy | None:
-        return next((deploy for deploy in self.deploys if deploy.model == model), None)
 
     def steps(self, deploy: Deploy) -> tuple[Step, ...]:
         """The lines of the pipeline that `deploy` names."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..diagnostics.diagnostic import fail
 from ..files import cache
+from .source import Source
 
 
 def remember(entry: Mapping[str, Any], path: Path) -> None:
@@ -26,17 +27,17 @@ def remember(entry: Mapping[str, Any], path: Path) -> None:
     os.replace(scratch, note)
 
 
-def find(model: str, entry: Mapping[str, Any], given: Path | None = None) -> Path | None:
+def find(model: str, entry: Mapping[str, Any], source: Source, given: Path | None = None) -> Path | None:
     """The model's folder or file: `given`, the path as the plan wrote it from here, or where the compile saw it."""
     if given is not None:
-        if difference := _difference(entry, given):
+        if difference := _difference(entry, source, given):
             fail("E0930", f"`{given}` is not what `{model}` was compiled from: {difference}")
         return given
     candidates = [Path(entry["source"])]
     note = _note(entry)
     if note.is_file():
         candidates.append(Path(note.read_text(encoding="utf-8")))
-    return next((path for path in candidates if _difference(entry, path) is None), None)
+    return next((path for path in candidates if _difference(entry, source, path) is None), None)
 
 
 def _note(entry: Mapping[str, Any]) -> Path:
@@ -44,12 +45,12 @@ def _note(entry: Mapping[str, Any]) -> Path:
     return cache.entry("sources", key)
 
 
-def _difference(entry: Mapping[str, Any], path: Path) -> str | None:
+def _difference(entry: Mapping[str, Any], source: Source, path: Path) -> str | None:
     """What of the files the manifest lists is missing or other at `path`; None when all is the same."""
     if not path.exists():
         return "there is no such path"
     for name, facts in entry["files"].items():
-        file = path if path.is_file() else path / name
+        file = source.find(path, name)
         if not file.is_file():
             return f"it has no `{name}`"
         if file.stat().st_size != facts["size"] or cache.digest_file(file) != facts["sha256"]:

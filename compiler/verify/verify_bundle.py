@@ -8,14 +8,15 @@ When files differ nothing is loaded: engines take damaged weights without a word
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bundle.manifest import Manifest, hash_files, load_manifest
 from ..diagnostics.diagnostic import EdgecError
 from ..oracle.text_perplexity import module_perplexity, read_text
-from ..sources import origin as known_sources
+from ..registry import find_source, source_names
+from ..sources import origin
 from ..sources.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class _Verification:
     ) -> None:
         self.manifest, self.text, self.windows, self.sources = manifest, text, windows, sources
         self.result = result
+        self._float_files: dict[str, Sequence[Path]] = {}
         self._content = PROBE_TEXT if text is None else read_text([text])
 
     def model(self, name: str) -> None:
@@ -122,14 +124,22 @@ class _Verification:
         entry = self.manifest.inputs.get(name)
         if entry is None:
             return None
+        if entry["kind"] not in source_names():
+            self._not_compared(name, f"the source `{entry['kind']}` that read the float model is not installed")
+            return None
         given = Path(self.sources[name]) if name in self.sources else None
-        source = known_sources.find(name, entry, given)
-        if source is not None:
-            return _load(self.manifest, name, source)
-        for part in self.manifest.parts_of(name):
+        reader = find_source(entry["kind"])()
+        path = origin.find(name, entry, reader, given)
+        if path is None:
             why = f"the float model `{entry['source']}` is not found; give it as --source {name}=PATH"
+            self._not_compared(name, why)
+            return None
+        self._float_files[name] = reader.files(path)
+        return reader.load(name, path, (self.manifest.model(name).get("arch") or {}).get("context", 0))
+
+    def _not_compared(self, name: str, why: str) -> None:
+        for part in self.manifest.parts_of(name):
             self.result["parts"][part]["why"] = why
-        return None
 
     def _compare(self, name: str, module: Module, ids: list[int]) -> None:
         from .part_errors import compare
@@ -149,14 +159,5 @@ class _Verification:
             model.close()
         if module is not None:
             windows = min(self.windows, len(ids) // WINDOW)
-            self.result["baseline"][name] = module_perplexity(module, [text], windows, keep=True)
-
-
-def _load(manifest: Manifest, name: str, source: Path) -> Module:
-    if manifest.inputs[name]["kind"] == "onnx":
-        from ..sources.onnx.load_onnx import load_onnx
-
-        return load_onnx(name, source, 0)
-    from ..sources.hf.load_hf import load_hf
-
-    return load_hf(name, source, manifest.model(name)["arch"]["context"])
+            files = self._float_files[name]
+            self.result["baseline"][name] = module_perplexity(module, [text], windows, files)

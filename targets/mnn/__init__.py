@@ -49,8 +49,8 @@ class MnnTarget(Target):
     def check(self, request: CheckRequest) -> Sequence[Diagnostic]:
         """MNN takes a module whole, on the CPU and with dynamic shapes."""
         found = []
-        folder = request.plan.models[request.deploy.model].source.path
-        if request.arch is not None and not (folder / "tokenizer.json").is_file():
+        folder = request.plan.models[request.deploy.model].source.tokenizer_folder
+        if folder is not None and not (folder / "tokenizer.json").is_file():
             found.append(no_tokenizer(folder, request.deploy.span))
         for step in request.steps:
             at = Label(step.span, "not for this deploy")

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from pathlib import Path
-
 import pytest
 from edgec.compiler import registry
 from edgec.compiler.diagnostics.diagnostic import PlanError
@@ -38,31 +34,6 @@ class Plain(Pass):
 class Idle(Pass):
     name = "idle"
 '''
-
-
-@pytest.fixture
-def plugin(tmp_path, monkeypatch):
-    """Install distributions that bring entry points, as a package manager would lay them out."""
-
-    def install(name: str, entries: str, files: dict[str, str]) -> None:
-        info = tmp_path / f"{name}-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(entries)
-        for file, text in files.items():
-            (tmp_path / file).write_text(text)
-            monkeypatch.delitem(sys.modules, Path(file).stem, raising=False)
-        importlib.invalidate_caches()
-        clear()
-
-    def clear() -> None:
-        registry._entries.cache_clear()
-        registry._load.cache_clear()
-
-    monkeypatch.syspath_prepend(str(tmp_path))
-    yield install
-    monkeypatch.undo()
-    clear()
 
 
 def test_the_built_in_passes_and_targets_come_through_entry_points():

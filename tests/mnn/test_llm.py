@@ -295,8 +295,8 @@ def test_a_missing_file_is_an_engine_error(draft, tmp_path, golden_error):
 
 def test_the_chat_template_travels(draft, tmp_path):
     source = tmp_path / "model"
-    shutil.copytree(draft.source, source)
-    draft.source = source
+    shutil.copytree(draft.tokenizer_folder, source)
+    draft.tokenizer_folder = source
     template = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
     (source / "chat_template.jinja").write_text(template)
     emit_llm(draft, tmp_path / "out", "low", 1)

@@ -13,6 +13,7 @@ from edgec.compiler.oracle.oracle import DecoderOracle
 from edgec.compiler.runtime.generate import Runner, choose_model, run_bundle
 from edgec.compiler.runtime.plain_graph import run_graph
 from edgec.compiler.runtime.sample import Sampling
+from edgec.compiler.sources.hf.hf_source import HfSource
 from edgec.compiler.sources.hf.load_hf import load_hf
 from edgec.compiler.sources.origin import find
 
@@ -71,7 +72,7 @@ def test_a_text_longer_than_the_small_context(runner):
 
 def test_one_dynamic_model_equals_its_oracle(runner, pair):
     """The draft is float32 in one dynamic graph: token for token the module itself."""
-    source = find("draft", runner.manifest.inputs["draft"])
+    source = find("draft", runner.manifest.inputs["draft"], HfSource())
     assert source is not None
     ids = runner.tokenizer.encode(PROMPTS[0])
     made = run_bundle(pair, PROMPTS[0], 24, model="draft")["tokens"]

@@ -17,6 +17,7 @@ from edgec.compiler.oracle.oracle import perplexity as oracle_perplexity
 from edgec.compiler.oracle.text_perplexity import token_ids
 from edgec.compiler.runtime.perplexity import perplexity
 from edgec.compiler.runtime.plain_graph import run_graph
+from edgec.compiler.sources.hf.hf_source import HfSource
 from edgec.compiler.sources.hf.load_hf import load_hf
 from edgec.compiler.sources.origin import find, remember
 from edgec.compiler.verify.verify_bundle import verify_bundle
@@ -152,20 +153,20 @@ def test_without_the_float_model_nothing_is_compared(copy, tmp_path, monkeypatch
 def test_another_model_is_not_taken_for_the_source(pair, golden_error, tmp_path):
     entry = json.loads((pair / MANIFEST).read_text())["inputs"]["draft"]
     with pytest.raises(PlanError) as caught:
-        find("draft", entry, MODELS / "pycode-qwen3")
+        find("draft", entry, HfSource(), MODELS / "pycode-qwen3")
     golden_error("E0930", caught.value, hide={str(MODELS): "MODELS"})
     with pytest.raises(PlanError, match="there is no such path"):
-        find("draft", entry, tmp_path / "gone")
+        find("draft", entry, HfSource(), tmp_path / "gone")
 
 
 def test_a_note_of_a_moved_model_is_not_believed(pair, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEC_CACHE", str(tmp_path / "cache"))
     entry = json.loads((pair / MANIFEST).read_text())["inputs"]["draft"]
-    assert find("draft", entry) is None
+    assert find("draft", entry, HfSource()) is None
     remember(entry, MODELS / "pycode-qwen3")
-    assert find("draft", entry) is None
+    assert find("draft", entry, HfSource()) is None
     remember(entry, MODELS / "pycode-qwen2")
-    assert find("draft", entry) == (MODELS / "pycode-qwen2").resolve()
+    assert find("draft", entry, HfSource()) == (MODELS / "pycode-qwen2").resolve()
 
 
 def test_perplexity_of_the_oracle_is_the_oracles():

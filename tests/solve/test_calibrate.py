@@ -88,7 +88,7 @@ def test_windows_longer_than_the_model(draft: Module, calibration: Calibration, 
 def test_a_model_without_tokenizer(
     draft: Module, calibration: Calibration, tmp_path: Path, golden_error: Golden
 ) -> None:
-    draft.source = tmp_path
+    draft.tokenizer_folder = tmp_path
     with pytest.raises(PlanError) as raised:
         calibrate.windows(calibration, draft)
     golden_error("E0455", raised.value, hide={str(tmp_path): "TMP"})

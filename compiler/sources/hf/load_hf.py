@@ -15,9 +15,10 @@ from ...ir.decoder_arch import DecoderArch
 from ...ir.levels import Level
 from ...ir.module import MAIN, Module
 from ...ir.weights import Weight, cast
+from ..source import check_context
 from .checkpoint import EMBEDDING, HEAD, find_tensors
 from .decoder_graph import build
-from .read_decoder_arch import check_context, read_arch
+from .read_decoder_arch import read_arch
 from .safetensors_index import StoredTensor
 
 
@@ -28,7 +29,7 @@ def load_hf(name: str, folder: Path, context: int) -> Module:
     weights = read_weights(arch, folder)
     graph = build(arch, weights)
     graph.graph.name = name
-    return Module(name, {MAIN: graph}, Level.SEMANTIC, arch, folder, context)
+    return Module(name, {MAIN: graph}, Level.SEMANTIC, arch, folder, context, tokenizer_folder=folder)
 
 
 def read_weights(arch: DecoderArch, folder: Path) -> dict[str, Weight]:

@@ -60,13 +60,6 @@ def read_arch(folder: Path) -> DecoderArch:
     )
 
 
-def check_context(arch: DecoderArch, context: int, folder: Path) -> None:
-    """A context beyond the positions the model knows gives text without sense: an error."""
-    if context > arch.max_positions:
-        message = f"context {context} is longer than the {arch.max_positions} positions that `{folder}` is made for"
-        fail("E0338", message, help=f"set `context` to at most {arch.max_positions}")
-
-
 def _family(config: Config) -> str:
     for key in _MODALITY_KEYS:
         if key in config:

@@ -53,19 +53,19 @@ class Bundle:
 def emit_llm(module: Module, folder: Path, memory: str, threads: int) -> Bundle:
     """Write the bundle of `module` into `folder` and read it back."""
     arch = module.arch
-    if arch is None or module.source is None:
-        raise ValueError(f"module `{module.name}` is no decoder from a folder")
+    if arch is None or module.tokenizer_folder is None:
+        raise ValueError(f"module `{module.name}` is no decoder with a tokenizer")
     if set(module.graphs) != {"main"}:
         fail(
             "E0704",
             f"MNN's LLM engine takes any number of tokens, and `{module.name}` is in buckets",
             help="leave `bucket` out of the pipeline of this deploy",
         )
-    tokenizer = module.source / "tokenizer.json"
+    tokenizer = module.tokenizer_folder / "tokenizer.json"
     if not tokenizer.is_file():
-        raise PlanError(no_tokenizer(module.source))
+        raise PlanError(no_tokenizer(module.tokenizer_folder))
     folder.mkdir(parents=True, exist_ok=True)
-    text = TextConfig.read(module.source)
+    text = TextConfig.read(module.tokenizer_folder)
     write_mtok(tokenizer, folder / TOKENIZER, arch.eos, text.chat_template, text.bos, text.eos)
     check_tokenizer(folder / TOKENIZER, tokenizer)
     with (folder / WEIGHTS).open("wb") as file:

@@ -1,0 +1,51 @@
+"""`hf("folder")`: a Hugging Face checkpoint, config.json beside *.safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..source import Outline, Source, describe_decoder
+
+if TYPE_CHECKING:
+    from ...ir.module import Module
+
+_TEXT = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+class HfSource(Source):
+    """A decoder in a Hugging Face folder; its graph is built from config.json, its weights stay in their files."""
+
+    word: ClassVar[str] = "hf"
+    accepts: ClassVar = "folder"
+    takes: ClassVar[str] = "the folder that holds config.json and the *.safetensors files"
+
+    def outline(self, path: Path) -> Outline:
+        """From config.json and the headers of the checkpoint; each tensor the config implies has to be there."""
+        from .checkpoint import find_tensors
+        from .read_decoder_arch import read_arch
+
+        arch = read_arch(path)
+        find_tensors(arch, path)
+        return Outline(arch, tuple(arch.node_names()), arch.weights())
+
+    def load(self, name: str, path: Path, context: int) -> Module:
+        """The decoder in the folder `path`."""
+        from .load_hf import load_hf
+
+        return load_hf(name, path, context)
+
+    def files(self, path: Path) -> list[Path]:
+        """Configuration, tokenizer and weights; other files in the folder are none of the model's."""
+        found = [path / name for name in _TEXT if (path / name).is_file()]
+        return found + sorted(path.glob("*.safetensors")) + sorted(path.glob("*.safetensors.index.json"))
+
+    def tokenizer_folder(self, path: Path) -> Path:
+        """The model's own folder."""
+        return path
+
+    def inspect(self, path: Path) -> dict[str, Any] | None:
+        """Architecture, linears and node names of a folder that holds config.json."""
+        from .read_decoder_arch import read_arch
+
+        return describe_decoder(read_arch(path)) if (path / "config.json").is_file() else None

@@ -1,0 +1,52 @@
+"""`onnx("file.onnx")`: any graph of standard ops."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..source import Outline, Source
+
+if TYPE_CHECKING:
+    from ...ir.module import Module
+
+
+class OnnxSource(Source):
+    """A graph in an ONNX file. Its names are the loader's, so that even a check has to load it."""
+
+    word: ClassVar[str] = "onnx"
+    accepts: ClassVar = "file"
+    takes: ClassVar[str] = "an ONNX file"
+
+    def outline(self, path: Path) -> Outline:
+        """From the loaded graph: the names of unnamed nodes are the loader's."""
+        from ...ir.linears import float_shapes
+
+        module = self.load(path.stem, path, 0)
+        nodes = tuple(node.name for node in module.main.graph.all_nodes() if node.name)
+        return Outline(None, nodes, float_shapes(module))
+
+    def load(self, name: str, path: Path, context: int) -> Module:
+        """The graph in the file `path`."""
+        from .load_onnx import load_onnx
+
+        return load_onnx(name, path, context)
+
+    def inspect(self, path: Path) -> dict[str, Any] | None:
+        """Inputs, outputs, ops and node names of an `.onnx` file."""
+        if path.suffix != ".onnx" or not path.is_file():
+            return None
+        from ...ir.linears import linears
+
+        module = self.load(path.stem, path, 0)
+        graph = module.main.graph
+        return {
+            "kind": "onnx",
+            "opset": graph.opset_imports.get(""),
+            "inputs": {value.name: f"{value.dtype} {value.shape}" for value in graph.inputs},
+            "outputs": {value.name: f"{value.dtype} {value.shape}" for value in graph.outputs},
+            "ops": dict(Counter(sorted(node.op_type for node in graph))),
+            "linears": {row.name: list(row.shape) for row in linears(module)},
+            "nodes": [node.name for node in graph],
+        }
