@@ -123,7 +123,9 @@ class _Checker:
             self.report.error("E0201", "a device is a name", value.span, help=help)
             return None
         if value.text not in known:
-            help = nearest_help(value.text, known, "device") or "`edgec devices` lists them"
+            part = next((name for name, device in known.items() if device.sm == value.text.upper()), None)
+            near = nearest_help(value.text, known, "device") or "`edgec devices` lists them"
+            help = f"{value.text.upper()} is `{part}`" if part else near
             self.report.error("E0103", f"unknown device `{value.text}`", value.span, help=help)
         return known.get(value.text)
 
@@ -217,7 +219,7 @@ class _Checker:
 
     def _one_speculation(self, lines: Sequence[ast.Speculate]) -> Sequence[ast.Speculate]:
         for line in lines[1:]:
-            self.report.error("E0109", "`speculate` stands twice in the plan", line.span)
+            self.report.error("E0109", "the plan has two `speculate` statements", line.span)
         return lines[:1]
 
     def _targets_agree(self, plan: Plan) -> None:

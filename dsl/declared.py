@@ -53,7 +53,7 @@ def collect(loaded: Loaded, report: Report) -> Declared:
 def _single(statements: Sequence[_Single], noun: str, report: Report) -> _Single | None:
     for again in statements[1:]:
         also = [Label(statements[0].span, "first here")]
-        report.error("E0109", f"{noun} stands twice in the plan", again.span, also=also)
+        report.error("E0109", f"the plan has two {noun} statements", again.span, also=also)
     return statements[0] if statements else None
 
 

@@ -44,7 +44,7 @@ class Lets:
             name, file = name.strip(), f"-D {text}"
             if not equals or not value.strip():
                 help = f"write `-D {name or 'NAME'}=VALUE`"
-                self.report.error("E0113", f"`-D {text}` gives no value", None, help=help)
+                self.report.error("E0113", f"`-D {text}` has no value", None, help=help)
                 continue
             if name in self.lost:
                 continue
@@ -101,7 +101,9 @@ class Lets:
         if name in path:
             also = [Label(self.declared[other].span, "and this one") for other in path[path.index(name) + 1 :]]
             circle = " -> ".join((*path[path.index(name) :], name))
-            self.report.error("E0111", f"lets need each other in a circle: {circle}", let.name.span, also=also)
+            self.report.error(
+                "E0111", f"these lets refer to each other in a circle: {circle}", let.name.span, also=also
+            )
             result = None
         else:
             result = self._inner(self.overrides.get(name, let.value), (*path, name))

@@ -94,7 +94,7 @@ def _use(statement: ast.Use, loaded: Loaded, report: Report) -> None:
     name = f"edgec_plan_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        report.error("E0302", f"`{path}` is no Python file", at, help="`use` takes a file that ends in .py")
+        report.error("E0302", f"`{path}` is not a Python file", at, help="`use` takes a file that ends in .py")
         loaded.passes_unknown = True
         return
     module = importlib.util.module_from_spec(spec)
@@ -126,7 +126,7 @@ def _register(cls: type[Pass], path: Path, at: Span, loaded: Loaded, report: Rep
         loaded.passes_unknown = True
         report.error("E0304", f"`{path}` holds a pass that cannot be used: {fault}", at)
     elif cls.name in pass_names() or loaded.passes.get(cls.name, cls) is not cls:
-        message = f"a pass named `{cls.name}` is there already"
+        message = f"there is already a pass named `{cls.name}`"
         report.error("E0119", message, at, f"`{cls.__name__}` in this file takes the name", help="give it another name")
     else:
         loaded.passes[cls.name] = cls

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from .source import what_is
 if TYPE_CHECKING:
     from ..compiler.ir.decoder_arch import DecoderArch
 
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _WILD = ("*", "?", "[")
 
 
@@ -92,6 +94,8 @@ def _missing(path: Path, written: ast.String, kind: str, report: Report) -> None
     except OSError:
         near = None
     help = f"there is `{near}` beside it" if near else "paths are relative to the file they are written in"
+    if kind == "folder" and _HUB_NAME.fullmatch(written.value) and not path.parent.exists():
+        help += f"; a model of the Hub has to be downloaded first: `hf download {written.value} --local-dir FOLDER`"
     report.error("E0301", f"there is no {kind} `{written.value}`", written.span, f"looked for {path}", help=help)
 
 

@@ -122,7 +122,9 @@ def _run(source: Source, chunk: Chunk, start: str, problems: list[Diagnostic]):
         position = chunk.stop if ended else error.token.start_pos or 0
         problems.append(_unexpected(source, position, ended, accepts))
     except UnexpectedCharacters as error:
-        problems.append(_unexpected(source, error.pos_in_stream, False, set(error.allowed or ())))
+        # `error.allowed` would be what may follow in any statement: the parser's state knows the one at hand
+        accepts = error.interactive_parser.accepts() if error.interactive_parser else set()
+        problems.append(_unexpected(source, error.pos_in_stream, False, accepts))
     except UnexpectedInput as error:
         problems.append(_unexpected(source, error.pos_in_stream or chunk.start, False, set()))
     return None

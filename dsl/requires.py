@@ -85,7 +85,8 @@ def _bound(condition: ast.Condition, size: bool, reader: Reader) -> float | None
     if size and isinstance(value, ast.Quantity) and value.unit in SIZES:
         return float(value.value * SIZES[value.unit])
     if size:
-        report.error("E0202", "`bundle.size` is a size", value.span, help="write e.g. `3.4 GiB`")
+        example = f"{show(value)} MB" if isinstance(value, ast.Number) else "3.4 GiB"
+        report.error("E0202", "`bundle.size` is a size", value.span, help=f"give it a unit, e.g. `{example}`")
         return None
     if isinstance(value, ast.Number) and value.value > 0:
         return float(value.value)

@@ -93,6 +93,7 @@ class _Scanner:
         self.open: list[tuple[str, int]] = []
         self.chunk: Chunk | None = None
         self.previous = ""  # the last token that means something
+        self.swallowed = False  # an unclosed string may have taken closing brackets of this statement with it
 
     def run(self) -> Scan:
         line_first = True
@@ -142,6 +143,7 @@ class _Scanner:
 
     def _begin(self, position: int, stop: int) -> None:
         self._end(stop)
+        self.swallowed = False
         self.chunk = Chunk(position)
         self.result.chunks.append(self.chunk)
 
@@ -163,11 +165,13 @@ class _Scanner:
         if opening != _CLOSES[text]:
             while self.open.pop()[0] != _CLOSES[text]:  # one mistake, however many brackets it leaves open
                 pass
+            if self.swallowed:
+                return
             also = (Label(self.source.span(where, where + 1), "opened here"),)
             self._problem("E0006", f"`{opening}` is closed by `{text}`", position, 1, also=also)
 
     def _unclosed(self) -> None:
-        if self.open:
+        if self.open and not self.swallowed:
             opening, where = self.open[0]
             closing = next(key for key, value in _CLOSES.items() if value == opening)
             help = f"add the missing `{closing}`"
@@ -176,6 +180,7 @@ class _Scanner:
     def _open_string(self, text: str, position: int) -> None:
         help = 'add the missing `"`; a string ends on the line it begins on'
         self._problem("E0003", "a string is not closed", position, len(text.rstrip()), help=help)
+        self.swallowed = True
 
     def _text(self, text: str, position: int) -> None:
         control = _CONTROL.search(text)

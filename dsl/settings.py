@@ -170,7 +170,7 @@ class Reader:
             return value.value
         if isinstance(value, ast.PatternLiteral) and Pattern in parameter.types:
             if not 0 < value.value.n < value.value.m:
-                self._refuse("E0203", parameter, value, f"`{value.value}` keeps none or all of the values")
+                self._refuse("E0203", parameter, value, f"`{value.value}` would keep none or all of the values")
             return value.value
         if isinstance(value, ast.Call) and SourceCall in parameter.types:
             return self._source(value)
@@ -241,7 +241,9 @@ class Reader:
         self._refuse("E0202", parameter, value, f"`{parameter.name}` is {_WANTS[parameter.unit or '']}")
 
     def _mistyped(self, parameter: Parameter, value: ast.Value) -> NoReturn:
-        self._refuse("E0201", parameter, value, f"`{parameter.name}` cannot be {kind_of(value)}")
+        meant = [choice for choice in parameter.choices_of(str) if str(choice).endswith(show(value))]
+        help = f"did you mean `{meant[0]}`?" if meant else None
+        self._refuse("E0201", parameter, value, f"`{parameter.name}` cannot be {kind_of(value)}", help)
 
     def _refuse(
         self, code: str, parameter: Parameter, value: ast.Value, message: str, help: str | None = None

@@ -44,7 +44,7 @@ class Bucket(Pass):
                 problems.append((field, f"`{field}` is empty: a bucket needs at least one"))
             if list(values) != sorted(set(values)):
                 fixed = ", ".join(map(str, sorted(set(values))))
-                problems.append((field, f"`{field}` has to rise without repeats: [{fixed}]"))
+                problems.append((field, f"`{field}` has to be in rising order without repetitions: [{fixed}]"))
         if self.tokens and self.context and min(self.tokens) >= max(self.context):
             problems.append(
                 ("context", f"no context is longer than {min(self.tokens)} tokens: a bucket of C positions takes fewer")

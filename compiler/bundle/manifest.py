@@ -189,7 +189,7 @@ def load_manifest(bundle: Path) -> Manifest:
     """Read and check a bundle's manifest; the other files are looked at by `file_hashes.check_files` and `verify`."""
     path = bundle / MANIFEST
     if not path.is_file():
-        what = "is not there" if not bundle.exists() else f"is not a bundle: it has no {MANIFEST}"
+        what = "does not exist" if not bundle.exists() else f"is not a bundle: it has no {MANIFEST}"
         fail("E0901", f"`{bundle}` {what}", help="give the directory that `edgec compile -o` made")
     raw = path.read_bytes()
     try:

@@ -65,7 +65,7 @@ def check_replaceable(final: Path) -> None:
         return
     if final.is_dir() and not any(final.iterdir()):
         return
-    what = "a directory that is no edgec bundle" if final.is_dir() else "a file"
+    what = "a directory that is not an edgec bundle" if final.is_dir() else "a file"
     fail("E0906", f"`{final}` is {what}; a compile does not replace it", help="give `-o` another name, or remove it")
 
 

@@ -43,7 +43,7 @@ def describe(path: Path) -> dict[str, Any]:
     if path.is_dir():
         fail("E0954", f"`{path}` is neither a bundle nor a model's folder", help="a model's folder has a config.json")
     known = "known: .edge, .plan, .onnx, .mnn and .bin files, model folders, bundles"
-    fail("E0954", f"`{path}` is of no kind edgec knows", help=known)
+    fail("E0954", f"`{path}` is not a kind of file that edgec can describe", help=known)
 
 
 def _bundle(path: Path) -> dict[str, Any]:

@@ -5,31 +5,38 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 MAX_EDITS = 2
+MAX_SHOWN = 4
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name nearest to `name`, None when all are too far (a short name has to be nearer).
+    """The known name nearest to `name`, the first of several; None when all are too far."""
+    return next(iter(all_nearest(name, known)), None)
 
-    Case, `_` and `-` do not count: `snapdragon8gen3` is nearest to `snapdragon_8_gen_3`.
+
+def all_nearest(name: str, known: Iterable[str]) -> list[str]:
+    """The known names nearest to `name`, all with the same number of edits.
+
+    Case, `_` and `-` do not count: `snapdragon8gen3` is nearest to `snapdragon_8_gen_3`. A name of up to four letters
+    may have one edit, two if one name contains the other (`head`, `lm_head`).
     """
     folded = _fold(name)
-    limit = min(MAX_EDITS, len(folded) // 2)
-    best: tuple[int, str] | None = None
+    found: dict[int, list[str]] = {}
     for candidate in known:
         other = _fold(candidate)
-        if abs(len(other) - len(folded)) > limit:
-            continue
-        distance = _edits(folded, other)
-        if distance <= limit and (best is None or distance < best[0]):
-            best = (distance, candidate)
-    return best[1] if best else None
+        short = len(folded) < 5 and folded not in other and other not in folded
+        limit = min(MAX_EDITS, len(folded) // 2, 1 if short else MAX_EDITS)
+        if abs(len(other) - len(folded)) <= limit and (distance := _edits(folded, other)) <= limit:
+            found.setdefault(distance, []).append(candidate)
+    return found[min(found)] if found else []
 
 
 def nearest_help(name: str, known: Iterable[str], noun: str) -> str | None:
-    """A help line naming the nearest known name, None without one."""
-    found = nearest(name, known)
+    """A help line naming the nearest known names, None without one."""
+    found = all_nearest(name, known)[:MAX_SHOWN]
+    if len(found) > 1:
+        return f"there are {noun}s named {', '.join(f'`{one}`' for one in found)}"
     article = "an" if noun[0] in "aeiou" else "a"
-    return f"there is {article} {noun} named `{found}`" if found else None
+    return f"there is {article} {noun} named `{found[0]}`" if found else None
 
 
 def _fold(name: str) -> str:

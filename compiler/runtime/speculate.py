@@ -61,7 +61,7 @@ class Decoder:
         if not prompt:
             fail(
                 "E0913",
-                "the prompt has no tokens, and the tokenizer opens texts with none",
+                "the prompt is empty, and the tokenizer adds no token to the beginning of a text",
                 help="give a longer prompt",
             )
         if not fits(self.target, len(prompt)):

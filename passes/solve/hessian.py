@@ -50,7 +50,7 @@ def prepare(name: str, hessian: torch.Tensor, damping: float, by_importance: boo
         if used > _MOST:
             fail(
                 "E0458",
-                f"the inputs of `{name}` give no positive definite Hessian, not even damped by {_MOST:g} of its mean",
+                f"the inputs of `{name}` give no positive definite Hessian, even if damped by {_MOST:g} times its mean",
                 kind=EngineError,
                 help="calibrate on more or other text, or quantise this linear with a method that needs none",
             )

@@ -226,10 +226,10 @@ def model(body: str, opset: int = 17, domains: str = "", head: str = "float[2,4]
             "the op CumProd came with a later opset",
         ),
         (model("[n] y = Foo(x)"), "E0374", "node `n` in"),
-        (model("y = Swish(x)"), "E0374", "the node that makes `y`"),
+        (model("y = Swish(x)"), "E0374", "the node that computes `y`"),
         (model("y = Swish(x)"), "E0374", "is a Swish, which ONNX opset 17 does not have"),
         (model("y = com.microsoft.Gelu(x)", domains=', "com.microsoft" : 1'), "E0374", "com.microsoft::Gelu"),
-        (model("y = Relu(none)"), "E0375", "the node that makes `y` reads `none`, which nothing makes"),
+        (model("y = Relu(none)"), "E0375", "the node that computes `y` reads `none`, which nothing makes"),
         (model("y = Relu(x)  y = Relu(x)"), "E0375", "`y` is made more than once"),
         (model("z = Relu(x)"), "E0375", "nothing makes its output `y`"),
         (model("y = Relu(t)  t = Neg(y)"), "E0375", "cycle"),
@@ -317,7 +317,7 @@ def entry(proto: onnx.ModelProto, **fields: object) -> None:
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        (lambda p: entry(p, location="gone.data"), "gone.data`, which is not there"),
+        (lambda p: entry(p, location="gone.data"), "gone.data`, which does not exist"),
         (lambda p: entry(p, location="/etc/passwd"), "outside the model's folder"),
         (lambda p: entry(p, location="../m.data"), "outside the model's folder"),
         (lambda p: entry(p, location="..\\m.data"), "outside the model's folder"),

@@ -130,9 +130,9 @@ def test_config_is_no_json(text: bytes, code: str, says: str, tmp_path: Path) ->
 def test_no_config(tmp_path: Path) -> None:
     assert refused(lambda: read_arch(tmp_path)) == (
         "E0330",
-        f"cannot read `{tmp_path / 'config.json'}`: is not there",
+        f"cannot read `{tmp_path / 'config.json'}`: it does not exist",
     )
-    assert "its folder is not there" in refused(lambda: read_arch(tmp_path / "nowhere"))[1]
+    assert "its folder does not exist" in refused(lambda: read_arch(tmp_path / "nowhere"))[1]
     (tmp_path / "config.json").mkdir()
     assert "is a directory" in refused(lambda: read_arch(tmp_path))[1]
 

@@ -110,8 +110,8 @@ def test_twice(draft: Module, golden_error) -> None:
 @pytest.mark.parametrize(
     ("tokens", "context", "field", "message"),
     [
-        ((4, 1), (16,), "tokens", "has to rise without repeats: [1, 4]"),
-        ((1, 1), (16,), "tokens", "has to rise without repeats: [1]"),
+        ((4, 1), (16,), "tokens", "has to be in rising order without repetitions: [1, 4]"),
+        ((1, 1), (16,), "tokens", "has to be in rising order without repetitions: [1]"),
         ((1,), (32, 16), "context", "[16, 32]"),
         ((), (16,), "tokens", "is empty"),
         ((32, 64), (16, 32), "context", "no context is longer than 32 tokens"),

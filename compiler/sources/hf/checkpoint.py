@@ -35,7 +35,7 @@ def find_tensors(arch: DecoderArch, folder: Path) -> dict[str, StoredTensor]:
     extra = [name for name in stored if name not in needed and name not in copied and not name.endswith(_RECOMPUTED)]
     if extra:
         files = ", ".join(sorted({f"`{stored[name].file.path.name}`" for name in extra}))
-        message = f"the checkpoint in `{folder}` has tensors that a {arch.family} of this config has no use for"
+        message = f"the checkpoint in `{folder}` has tensors that a {arch.family} of this config does not use"
         fail("E0344", f"{message}: {_listed(extra, stored)} in {files}")
     for name, shape in needed.items():
         _check(stored[name], shape)

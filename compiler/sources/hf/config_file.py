@@ -18,7 +18,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        where = "is not there" if path.parent.is_dir() else "its folder is not there"
+        where = "it does not exist" if path.parent.is_dir() else "its folder does not exist"
         fail("E0330", f"cannot read `{path}`: {where}", help="a model folder holds config.json and *.safetensors")
     except (OSError, UnicodeDecodeError) as problem:
         reason = str(problem.strerror).lower() if isinstance(problem, OSError) else "it is not UTF-8 text"

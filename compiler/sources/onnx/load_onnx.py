@@ -145,7 +145,7 @@ def _external(tensor: ir.ExternalTensor, file: Path, files: dict[Path, SourceFil
         fail("E0372", f"tensor `{tensor.name}` in `{file}` points at `{place}`, outside the model's folder")
     path = file.parent / place
     if not path.is_file():
-        fail("E0372", f"tensor `{tensor.name}` in `{file}` lies in `{path}`, which is not there")
+        fail("E0372", f"tensor `{tensor.name}` of `{file}` is stored in `{path}`, which does not exist")
     dims = [int(dim) for dim in tensor.shape.numpy()]
     needed, offset = tensor.nbytes, tensor.offset or 0
     if tensor.length is not None and tensor.length != needed:

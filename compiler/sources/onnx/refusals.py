@@ -73,7 +73,7 @@ def _scope(graph: onnx.GraphProto, outer: Set[str], file: Path) -> None:
 
 
 def _label(node: onnx.NodeProto) -> str:
-    return f"node `{node.name}`" if node.name else f"the node that makes `{', '.join(node.output)}`"
+    return f"node `{node.name}`" if node.name else f"the node that computes `{', '.join(node.output)}`"
 
 
 def _direct_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:

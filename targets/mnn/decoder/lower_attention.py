@@ -128,7 +128,7 @@ class AttentionLowering(LoweringState):
     def _turn(self, node: ir.Node) -> None:
         x = self._form(node.inputs[0])
         if not isinstance(x, Angle):
-            self._refuse(node, "only rotary angles are turned")
+            self._refuse(node, "Cos and Sin are known on rotary angles only")
         op = node.op_type.upper()
         self._set(node, Rotary(self.net.one("UnaryOp", [x.index], node.name or op, *tables.unary(op)), op))
 

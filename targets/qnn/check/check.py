@@ -58,7 +58,7 @@ def _device(request: CheckRequest, at: Label) -> Iterator[Diagnostic]:
     if reason and not integers(request):
         yield Diagnostic(
             "E0604",
-            f"the NPU of `{request.device.name}` computes no fp16, and the pipeline asks for nothing else: {reason}",
+            f"the NPU of `{request.device.name}` does not compute in fp16, which this pipeline needs: {reason}",
             at,
             help="add `activations = uint16` to a `quantize` line, or deploy the model on cpu for this device",
         )

@@ -38,7 +38,7 @@ class Chip:
         if arch not in ARCHS:
             fail(
                 "E0602",
-                f"the NPU of `{device.name}` is Hexagon {device.arch}, which the qnn target was never run with",
+                f"the NPU of `{device.name}` is Hexagon {device.arch}, with which the qnn target was never tested",
                 help="supported: " + ", ".join(f"v{known}" for known in ARCHS),
             )
         # the engine's own default where the table has no figure; less VTCM than the chip has is safe

@@ -113,7 +113,11 @@ def _context_node(graph: str, model: Any) -> Any:
     nodes = list(model.graph.node)
     if len(nodes) != 1 or nodes[0].op_type != "EPContext":
         found = ", ".join(sorted({node.op_type for node in nodes})) or "nothing"
-        fail("E0612", f"graph `{graph}` did not become one context: {found} came back", kind=EngineError)
+        fail(
+            "E0612",
+            f"graph `{graph}` was not compiled as a whole: {found} came back beside the context",
+            kind=EngineError,
+        )
     return nodes[0]
 
 

@@ -56,7 +56,7 @@ def checked_half(array: np.ndarray, name: str) -> np.ndarray:
     if wide.size and not float(np.abs(wide).max()) <= FP16_MAX:
         fail(
             "E0630",
-            f"`{name}` holds a value that fp16 cannot: its largest magnitude is {np.abs(wide).max():g}, "
+            f"`{name}` has a value that fp16 cannot represent: its largest magnitude is {np.abs(wide).max():g}, "
             f"the limit {FP16_MAX:g}",
             help="quantise this weight, or place the op on cpu",
         )

@@ -115,7 +115,7 @@ class Lowering:
         if held is None:
             fail(
                 "E0632",
-                f"`{value.name}` is computed by the weights' side of the graph in a way HTP graphs cannot hold",
+                f"`{value.name}` is computed from constants only, and HTP graphs cannot contain such ops",
                 help="fold the constant part of the graph before deploying it",
             )
         halve = self.integers is None and held.dtype.is_floating_point()
