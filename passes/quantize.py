@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ..compiler.diagnostics.diagnostic import Diagnostic, PlanError
 from ..compiler.ir.levels import Level
-from ..compiler.ir.weight_format import WeightFormat
+from ..compiler.ir.weight_format import TWO_LEVEL, WeightFormat
 from ..compiler.pipeline.demands import Demands
 from ..compiler.pipeline.pass_interface import Pass, Relative, Scope, Tolerance
 from ..compiler.plan.parameters import param
-from .quantization.blocks import BLOCKS, indivisible, stored_bits, unmet
+from .quantization.blocks import BLOCKS, indivisible, unmet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -168,8 +168,7 @@ class Quantize(Pass):
             if wrong and not isinstance(block, str):
                 yield indivisible(block, wrong, origin, several=auto)
         if auto and weights:
-            options = [(bits, block, self.symmetric) for bits in self.bits for block in self.blocks]
-            least = sum(min(stored_bits(n, k, *option) for option in options) for n, k in weights.values())
+            least = sum(min(format_.size(n, k) for format_ in self._formats()) for n, k in weights.values())
             least /= sum(n * k for n, k in weights.values())
             if least > self.budget:
                 yield unmet(self.budget, least, origin)
@@ -223,7 +222,7 @@ class Quantize(Pass):
     def _format(self, bits: int, block: int | None) -> WeightFormat:
         lpbq = self.scales == "lpbq" or (self.scales == "auto" and self.activations != "fp16" and self._fits_lpbq)
         integers = self.activations != "fp16"  # their dequantised weights go through QDQ, whose scales are positive
-        return WeightFormat(bits, block, self.symmetric, self.method, "lpbq" if lpbq else "float", integers or lpbq)
+        return WeightFormat(bits, block, self.symmetric, self.method, TWO_LEVEL if lpbq else "float", integers or lpbq)
 
     def _chosen(self, module: Module, scope: Scope) -> dict[str, WeightFormat]:
         """Mixed precision: a format for each selected linear."""

@@ -30,10 +30,10 @@ ALLOWED = {
     "registry": "diagnostics sources pipeline emit",
     "compile": "diagnostics files ir bundle oracle pipeline plan emit partition registry",
     "runtime": "diagnostics bundle sources emit registry",
-    "report": "diagnostics pipeline plan compile",
+    "report": "diagnostics ir pipeline plan compile",
     "verify": "diagnostics ir bundle oracle sources registry runtime",
     "driver": "diagnostics files bundle sources plan compile report",
-    "commands": "diagnostics bundle plan registry runtime verify driver",
+    "commands": "diagnostics ir bundle plan registry runtime verify driver",
     "cli": "diagnostics commands",
 }
 

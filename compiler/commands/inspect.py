@@ -77,9 +77,10 @@ def _bundle(path: Path) -> dict[str, Any]:
 
 
 def _format(row: dict[str, Any]) -> str:
-    if row.get("symmetric") is None:
-        return row["dtype"]
-    return f"{row['dtype']} " + ("per channel" if row.get("block") is None else f"block {row['block']}")
+    from ..ir.weight_format import WeightFormat
+
+    made = WeightFormat.of_entry(row)
+    return row["dtype"] if made is None else made.describe()
 
 
 def _count(values: Any) -> dict[str, int]:

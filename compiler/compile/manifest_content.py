@@ -195,10 +195,7 @@ def _weights(model: CompiledModel) -> list[dict[str, Any]]:
             {
                 "name": linear.name,
                 "shape": list(linear.shape),
-                "dtype": _stored(quant, model.emission.stored.get(linear.name)) if quant else model.emission.float_type,
-                "bits": quant.width if quant else None,
-                "block": quant.block if quant else None,
-                "symmetric": quant.symmetric if quant else None,
+                **_format(model, linear.name, quant),
                 "source_line": model.compressed.decisions.get(linear.name),
             }
         )
@@ -210,8 +207,11 @@ def _tied(module: Module) -> bool:
     return held.get("lm_head") is held.get("embed_tokens")
 
 
-def _stored(quant: QuantizedWeight, bits: int | None) -> str:
-    return f"{'' if quant.q.dtype.is_signed() else 'u'}int{bits or quant.bits}"
+def _format(model: CompiledModel, name: str, quant: QuantizedWeight | None) -> dict[str, Any]:
+    """The format of a weight as the emitter has stored it."""
+    if quant is None:
+        return {"dtype": model.emission.float_type, "bits": None, "block": None, "symmetric": None, "scales": None}
+    return quant.format.stored_in(model.emission.stored.get(name, quant.bits)).entry()
 
 
 def _speculation(plan: Plan) -> dict[str, Any] | None:

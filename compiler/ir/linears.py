@@ -23,9 +23,9 @@ import numpy as np
 import onnx_ir as ir
 
 from .module import Module, constant
+from .weight_format import FORMAT, WeightFormat
 from .weights import Weight, derive, transpose
 
-WIDTH = "edgec.bits"  # key in the `meta` of integers that need fewer bits than the type they are held in
 SOURCE = "edgec.float"  # key in the `meta` of integers: the float weight they were made from
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)  # what is quantised and computed in
 Kind = Literal["matmul", "gemm", "gather", "conv"]
@@ -44,22 +44,19 @@ class QuantizedWeight:
 
     @property
     def bits(self) -> int:
+        """Bits of the ONNX type that holds the integers; `format.bits` says how many they need."""
         return self.q.dtype.bitwidth
-
-    @property
-    def width(self) -> int:
-        """Bits the integers need: 2 and 3 bits are held in 4-bit types, an emitter may store them narrower."""
-        return self.q.meta.get(WIDTH, self.bits)
 
     @property
     def symmetric(self) -> bool:
         return self.zero_point is None
 
     @property
-    def format(self) -> str:
-        """For people and manifests: `int4 block 32`, `uint8 per channel`."""
-        grain = "per channel" if self.block is None else f"block {self.block}"
-        return f"{self.q.dtype.name.lower()} {grain}"
+    def format(self) -> WeightFormat:
+        """The format that a pass made the weight in; for a weight that was loaded so, what its tensors show."""
+        made: WeightFormat | None = self.q.meta.get(FORMAT)
+        signed = self.q.dtype.is_signed()
+        return made or WeightFormat(self.bits, self.block, self.symmetric, method="", signed=signed)
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Rows of the dequantised tensor, float32. Blocks along axis 1, channels along axis 0."""

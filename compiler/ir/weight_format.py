@@ -1,35 +1,116 @@
-"""The format of a quantised weight."""
+"""The format of a quantised weight: how wide its integers are and what shares a scale, and the words for it.
+
+    w = (q - zero_point) * scale        symmetric: no zero point        block None: one scale per output (channel)
+
+Imports nothing: a plan's checker may ask about formats before any array library is loaded.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 FORMAT = "edgec.format"  # key in the `meta` of integers: the format they were made in
+ScaleKind = Literal["float", "two_level"]
+TWO_LEVEL: ScaleKind = "two_level"  # an integer of 1 to 15 per block times a float per output (LPBQ)
 
 
 @dataclass(frozen=True)
 class WeightFormat:
-    """How integers and scales are laid out; `block` None means one scale per row."""
+    """How the integers and scales of a weight are laid out.
+
+    bits       what an integer needs: 2, 3, 4 or 8
+    block      inputs that share one scale; None: all inputs of an output (per channel)
+    symmetric  without zero points
+    method     how the integers were chosen, by the plan's word
+    scales     `float`, or `two_level`
+    positive   no scale below zero, for engines that were not seen to take one
+    signed     whether integers have a sign; what `quantize` makes has one if it is symmetric
+    stored     bits an integer takes in a file where that is more than `bits`, else None
+    """
 
     bits: int
     block: int | None
     symmetric: bool
     method: str = "rtn"
-    scales: str = "float"  # "lpbq": an integer of 1 to 15 per block times a float per row (two_level)
-    positive: bool = False  # no scale below zero, where what runs it was not seen to take one
+    scales: ScaleKind = "float"
+    positive: bool = False
+    signed: bool | None = None
+    stored: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.signed is None:
+            object.__setattr__(self, "signed", self.symmetric)
+        if self.stored == self.bits:
+            object.__setattr__(self, "stored", None)
 
     @property
     def dtype(self) -> ir.DataType:
-        """The type integers are held in; those of 2 and 3 bits lie in the narrowest that ONNX Runtime runs."""
-        import onnx_ir as ir  # here: the plan's checker reads formats and must stay light
+        """The type `quantize` holds integers in: those of 2 and 3 bits in the narrowest that ONNX Runtime runs."""
+        import onnx_ir as ir
 
         width = 4 if self.bits <= 4 else 8
-        return ir.DataType[f"INT{width}" if self.symmetric else f"UINT{width}"]
+        return ir.DataType[f"INT{width}" if self.signed else f"UINT{width}"]
+
+    @property
+    def stored_bits(self) -> int:
+        """Bits an integer takes in a file."""
+        return self.stored or self.bits
+
+    @property
+    def granularity(self) -> str:
+        """What shares a scale: `block 32` or `per channel`."""
+        return "per channel" if self.block is None else f"block {self.block}"
+
+    def describe(self) -> str:
+        """The format in words, the same wherever it is shown: `int4 block 32 symmetric`.
+
+        Behind a comma what is out of the ordinary: `int3 per channel asymmetric, stored in 4 bits`.
+        """
+        sign = "u" if self.symmetric and not self.signed else ""
+        words = [f"{sign}int{self.bits} {self.granularity} {'symmetric' if self.symmetric else 'asymmetric'}"]
+        words += ["two-level scales"] if self.scales == TWO_LEVEL else []
+        words += [f"stored in {self.stored} bits"] if self.stored else []
+        return ", ".join(words)
+
+    def stored_in(self, bits: int | None) -> WeightFormat:
+        """The format with integers that take `bits` in a file; None: as many as they need."""
+        return replace(self, stored=bits)
+
+    def size(self, outputs: int, inputs: int) -> int:
+        """Bits that a weight [outputs, inputs] takes: integers, and a float16 scale (and a zero point) per block."""
+        shared = 16 + (0 if self.symmetric else self.stored_bits)
+        return outputs * inputs * self.stored_bits + outputs * (inputs // (self.block or inputs)) * shared
+
+    def entry(self) -> dict[str, Any]:
+        """The columns of a weight's row in a manifest; `dtype` is the type in the bundle's files."""
+        return {
+            "dtype": f"{'' if self.signed else 'u'}int{self.stored_bits}",
+            "bits": self.bits,
+            "block": self.block,
+            "symmetric": self.symmetric,
+            "scales": self.scales,
+        }
+
+    @classmethod
+    def of_entry(cls, row: Mapping[str, Any]) -> WeightFormat | None:
+        """The format that a manifest's row states; None for a float weight. Rows of older bundles have no `scales`."""
+        if row.get("symmetric") is None:
+            return None
+        dtype = row["dtype"]
+        stored = int(dtype.rpartition("int")[2])
+        return cls(
+            row.get("bits") or stored,
+            row.get("block"),
+            row["symmetric"],
+            scales=row.get("scales") or "float",
+            signed=not dtype.startswith("u"),
+            stored=stored,
+        )
 
     def __str__(self) -> str:
-        grain = "per channel" if self.block is None else f"block {self.block}"
-        return f"{'' if self.symmetric else 'u'}int{self.bits} {grain}{' lpbq' if self.scales == 'lpbq' else ''}"
+        return self.describe()

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..ir.weight_format import WeightFormat
 from .plots import bar, by_layer, stack
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def _weights(weights: Sequence[dict[str, Any]], errors: Mapping[str, float]) -> 
         blocks.append("<h4>bits per weight</h4>" + by_layer(bits, "bits"))
     worst = max(errors.values(), default=0.0)
     rows = [_weight(row, bits[row["name"]], errors.get(row["name"]), worst) for row in weights]
-    head = ["weight", "shape", "type", "scales", "bits per weight", "error", "decided by"]
+    head = ["weight", "shape", "format", "bits per weight", "error", "decided by"]
     state = " open" if len(rows) <= _FLAT else ""
     table = _table(head, rows)
     blocks.append(f"<details{state}><summary>all {len(rows)} weights</summary>{table}</details>")
@@ -238,33 +239,22 @@ def _weight(row: Mapping[str, Any], bits: float, error: float | None, worst: flo
     return [
         _code(row["name"]),
         " × ".join(map(str, row["shape"])),
-        _e(_type(row)),
-        _e(_grain(row)),
+        _e(_format(row)),
         bar(bits, 16, f"{bits:.2f}", f"{bits:.2f} bits"),
         shown,
         f"<span class=quiet>{_e(row['source_line'])}</span>" if row.get("source_line") else "",
     ]
 
 
-def _type(row: Mapping[str, Any]) -> str:
-    """What the weight is stored in, and what its integers need if that is less."""
-    bits = row.get("bits")
-    return row["dtype"] + (f" of {bits} bits" if bits and not row["dtype"].endswith(f"int{bits}") else "")
-
-
-def _grain(row: Mapping[str, Any]) -> str:
-    if row["symmetric"] is None:
-        return ""
-    return ("per channel" if row["block"] is None else f"block {row['block']}") + (
-        "" if row["symmetric"] else ", zero points"
-    )
+def _format(row: Mapping[str, Any]) -> str:
+    made = WeightFormat.of_entry(row)
+    return row["dtype"] if made is None else made.describe()
 
 
 def _formats(weights: Sequence[Mapping[str, Any]]) -> str:
     counted: dict[str, int] = {}
     for row in weights:
-        grain = _grain(row)
-        key = f"{_type(row)} {grain}".strip()
+        key = _format(row)
         counted[key] = counted.get(key, 0) + _product(row["shape"])
     return stack(sorted(((name, float(count)) for name, count in counted.items()), key=lambda item: -item[1]))
 
@@ -287,12 +277,11 @@ def _product(shape: Sequence[int]) -> int:
 
 def stored_bits(row: Mapping[str, Any]) -> float:
     """Bits per weight as stored: the integer, its share of a float16 scale and of a zero point."""
-    dtype = row["dtype"]
-    width = int("".join(filter(str.isdigit, dtype)) or 32)
-    if row["symmetric"] is None:
-        return float(width)
-    shared = row["block"] or _product(row["shape"][1:])
-    return width + (16 + (0 if row["symmetric"] else width)) / shared
+    made = WeightFormat.of_entry(row)
+    if made is None:
+        return float("".join(filter(str.isdigit, row["dtype"])) or 32)
+    outputs, inputs = row["shape"][0], _product(row["shape"][1:])
+    return made.size(outputs, inputs) / (outputs * inputs)
 
 
 def _rest(manifest: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Blocks of inputs that share a scale: what they take to store, and what to say of a weight [N, K] they do not fit."""
+"""Blocks of inputs that share a scale, and what to say of a weight [N, K] they do not fit."""
 
 from __future__ import annotations
 
@@ -8,11 +8,6 @@ from collections.abc import Mapping
 from ...compiler.diagnostics.diagnostic import Diagnostic, Label, Span
 
 BLOCKS = (16, 32, 64, 128)
-
-
-def stored_bits(n: int, k: int, bits: int, block: int | None, symmetric: bool) -> int:
-    """Bits of a weight [N, K]: integers at their own width, a float16 scale (and a zero) per block or row."""
-    return n * k * bits + n * (k // (block or k)) * (16 + (0 if symmetric else bits))
 
 
 def unmet(budget: float, least: float, origin: Span | None) -> Diagnostic:

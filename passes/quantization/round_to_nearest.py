@@ -20,8 +20,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ...compiler.diagnostics.diagnostic import Span, fail
-from ...compiler.ir.linears import SOURCE, WIDTH, dequantised
-from ...compiler.ir.weight_format import FORMAT, WeightFormat
+from ...compiler.ir.linears import SOURCE, dequantised
+from ...compiler.ir.weight_format import FORMAT, TWO_LEVEL, WeightFormat
 from ...compiler.ir.weights import Weight, derive
 
 _SMALLEST = np.float32(2.0**-24)
@@ -95,7 +95,7 @@ def make(name: str, source: Weight, format_: WeightFormat, origin: Span | None) 
         return zero.astype(format_.dtype.numpy()).reshape((stop - start, *per_row[1:]))
 
     q = derive(f"{name}.q", format_.dtype, source.dims, q_rows, source, str(format_))
-    q.meta[SOURCE], q.meta[FORMAT], q.meta[WIDTH] = source, format_, format_.bits
+    q.meta[SOURCE], q.meta[FORMAT] = source, format_
     scale = derive(f"{name}.scale", scale_type, per_row, scale_rows, source, "scale")
     if format_.symmetric:
         return Made(q, scale, None)
@@ -113,7 +113,7 @@ def _groups(w: np.ndarray, format_: WeightFormat) -> np.ndarray:
 def _scales(groups: np.ndarray, format_: WeightFormat) -> tuple[np.ndarray, np.ndarray | None]:
     if format_.symmetric:
         scale = _half(np.abs(groups).max(axis=-1) / np.float32((1 << (format_.bits - 1)) - 1))
-        return (two_level(scale) if format_.scales == "lpbq" else scale), None
+        return (two_level(scale) if format_.scales == TWO_LEVEL else scale), None
     low = np.minimum(groups.min(axis=-1), 0)
     high = np.maximum(groups.max(axis=-1), 0)
     scale = _half((high - low) / np.float32(_top(format_)))

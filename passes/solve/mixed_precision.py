@@ -30,7 +30,7 @@ from ...compiler.ir.weight_format import WeightFormat
 from ...compiler.ir.weights import Weight
 from ...compiler.pipeline.pass_interface import Scope
 from ...compiler.pipeline.pass_interface import Table as Sensitivities
-from ..quantization.blocks import stored_bits, unmet
+from ..quantization.blocks import unmet
 from . import gptq
 from . import solution_cache as store
 from .integer_grid import kind_of
@@ -58,8 +58,7 @@ def choose(table: Table, shapes: Mapping[str, Sequence[int]], budget: float, sco
 
 
 def _stored(shape: Sequence[int], format_: WeightFormat, scope: Scope) -> int:
-    bits = scope.stored_width(format_.bits)
-    return stored_bits(shape[0], math.prod(shape[1:]), bits, format_.block, format_.symmetric)
+    return format_.stored_in(scope.stored_width(format_.bits)).size(shape[0], math.prod(shape[1:]))
 
 
 def _beside(format_: WeightFormat, row: Iterable[WeightFormat], scope: Scope) -> int:

@@ -19,7 +19,7 @@ import onnx_ir as ir
 import torch
 
 from ...compiler.files import cache
-from ...compiler.ir.linears import SOURCE, WIDTH
+from ...compiler.ir.linears import SOURCE
 from ...compiler.ir.weight_format import FORMAT, WeightFormat
 from ...compiler.ir.weights import SourceFile, Weight, cast, derive, from_file
 from ..quantization.round_to_nearest import Made
@@ -104,7 +104,7 @@ def load(name: str, entry_key: str, source: Weight, format_: WeightFormat) -> Ma
         return from_file(f"{name}.{part}", SourceFile(folder / f"{part.partition('_')[0]}.bin"), 0, dtype, dims)
 
     q = _narrow(stored("q", signed, source.dims), format_, source)
-    q.meta[SOURCE], q.meta[FORMAT], q.meta[WIDTH] = source, format_, format_.bits
+    q.meta[SOURCE], q.meta[FORMAT] = source, format_
     scale = cast(stored("scale", ir.DataType.FLOAT16, grain), scale_type)
     zero = None
     if not format_.symmetric:

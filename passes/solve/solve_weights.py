@@ -22,7 +22,7 @@ from ...compiler.calibration.time_left import Clock
 from ...compiler.calibration.torch_graph import Stretch, device
 from ...compiler.diagnostics.diagnostic import fail
 from ...compiler.ir.module import Module
-from ...compiler.ir.weight_format import WeightFormat
+from ...compiler.ir.weight_format import TWO_LEVEL, WeightFormat
 from ...compiler.ir.weights import Weight
 from ...compiler.pipeline.pass_interface import Scope
 from ..quantization.round_to_nearest import Made, two_level
@@ -82,7 +82,7 @@ def _by_rows(name: str, one: Wanted, method: str, scope: Scope) -> str:
         for start, rows in one.source.blocks():
             w = _float(name, rows, start, scope)
             q, grid = solver(w, one.kind, constants)
-            if one.format_.scales == "lpbq":
+            if one.format_.scales == TWO_LEVEL:
                 grid.scale = _two_level(grid.scale)
                 q = grid.quantise(w)
             yield _solution(q, grid, one)
@@ -230,14 +230,14 @@ class _Walk:
                     solved[name] = awq.quantise(w, moments.hessian, one.kind, self.settings.gptq.damping)
                 else:
                     solved[name] = gptq.solve(name, w, moments, one.kind, self.settings.gptq)
-                if format_.scales == "lpbq":
+                if format_.scales == TWO_LEVEL:
                     scale = _two_level(solved[name].grid.scale)
                     solved[name] = gptq.rescaled(solved[name], scale, moments.hessian, self.settings.gptq.damping)
                 values[name] = self.flow.oriented(name, solved[name].value())
         decoder_block = stretch is not self.flow.stretches[-1]  # a head's outputs are as wide as the vocabulary
         if self.settings.method == "reconstruct" and solved and decoder_block:
             settings = self.settings.reconstruct
-            if any(self.wanted[name].format_.scales == "lpbq" for name in solved):
+            if any(self.wanted[name].format_.scales == TWO_LEVEL for name in solved):
                 settings = replace(settings, scale_rate=0.0)  # learned scales would leave their two levels
             solved, before, after = reconstruct.learn(self.flow, stretch, solved, settings)
             self.scope.progress(f"{stretch.name}: error of the block {before:.3g} -> {after:.3g}")

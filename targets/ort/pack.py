@@ -34,7 +34,7 @@ def stored_block(quant: QuantizedWeight) -> int:
 
 def stored_bits(quant: QuantizedWeight) -> int:
     """The width written: 2, 4 or 8; 3-bit integers are stored in 4."""
-    return next((width for width in WIDTHS if quant.width <= width), quant.bits)
+    return next((width for width in WIDTHS if quant.format.bits <= width), quant.bits)
 
 
 def is_packable(quant: QuantizedWeight) -> str | None:

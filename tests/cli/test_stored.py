@@ -39,7 +39,9 @@ def test_narrow_integers_ship_as_they_are(tmp_path: Path, target: str) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     rows = [row for row in manifest["models"]["m"]["weights"] if row["bits"]]
     assert Counter((row["dtype"], row["bits"]) for row in rows) == STORED[target]
-    assert ("int4 of 3 bits" in (bundle / "report.html").read_text()) == target.startswith("ort")
+    assert ("int3 block 32 symmetric, stored in 4 bits" in (bundle / "report.html").read_text()) == target.startswith(
+        "ort"
+    )
     checked = json.loads(edgec("verify", bundle, "--text", HELDOUT, "--windows", 2, "--json").stdout)
     assert checked["ok"], checked["problems"]
     # the module's own perplexity was measured by the oracle when it was compiled

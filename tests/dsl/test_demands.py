@@ -88,7 +88,7 @@ def test_a_third_partys_parameters_are_not_judged(tmp_path: Path, target: str) -
 
 def test_quantize_says_its_formats() -> None:
     (one,) = Quantize(weights="int4", block=64, activations="uint8").demands().weights
-    assert (one.bits, one.block, one.scales) == (4, 64, "lpbq")
+    assert (one.bits, one.block, one.scales) == (4, 64, "two_level")
     auto = Quantize(weights="auto", bits=(3, 8), blocks=(16, 32), method="gptq").demands()
     assert [(f.bits, f.block) for f in auto.weights] == [(3, 16), (3, 32), (8, 16), (8, 32)]
     assert (auto.calibration, auto.torch) == ("method = gptq", "weights = auto")

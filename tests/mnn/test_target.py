@@ -88,7 +88,7 @@ def test_a_format_that_is_not_in_the_table_is_refused(draft, tmp_path, golden_er
     with pytest.raises(PlanError) as caught:
         MnnTarget().emit(job(draft, tmp_path))
     golden_error("E0707", caught.value)
-    assert QuantizedWeight(dequant, q, scale, None, 96, 1).format == "int8 block 96"
+    assert QuantizedWeight(dequant, q, scale, None, 96, 1).format.describe() == "int8 block 96 symmetric"
 
 
 def test_a_node_placed_on_the_npu_is_refused(draft, tmp_path):

@@ -184,7 +184,9 @@ class TestLaterLines:
         quants = {linear.name: linear.quant for linear in linears(copy)}
         assert quants["lm_head"] is not None
         assert quants["lm_head"].q.meta[SOURCE].name == "embed_tokens.weight"
-        assert {linear.quant.format for linear in linears(draft) if linear.quant} == {"int4 block 32"}
+        assert {linear.quant.format.describe() for linear in linears(draft) if linear.quant} == {
+            "int4 block 32 symmetric"
+        }
 
 
 def test_decoder(draft: Module) -> None:

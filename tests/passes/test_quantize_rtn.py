@@ -124,4 +124,4 @@ def test_agrees_with_the_reader() -> None:
         axis = 0 if format_.block is None else 1
         quant = QuantizedWeight(None, made.q, made.scale, made.zero_point, format_.block, axis)  # type: ignore[arg-type]
         assert np.array_equal(quant.rows(2, 7), restored(w, format_)[0][2:7].astype(np.float32))
-        assert quant.format == str(format_)
+        assert quant.format == format_

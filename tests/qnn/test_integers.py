@@ -51,7 +51,8 @@ def test_two_level_scales_split_into_what_made_them():
     assert parts.min() >= 1
     assert parts.max() == 15
     assert np.allclose(parts * channel[:, None], made, rtol=1e-7)
-    assert split_two_level(scale) is None
+    with pytest.raises(ValueError, match="1 to 15"):
+        split_two_level(scale)
 
 
 def test_feeds_and_outputs_convert_back():

@@ -13,7 +13,6 @@ from edgec.compiler.ir.linears import linears
 from edgec.compiler.ir.module import Module
 from edgec.compiler.ir.weight_format import WeightFormat
 from edgec.compiler.pipeline.pass_interface import Scope
-from edgec.passes.quantization.blocks import stored_bits
 from edgec.passes.quantize import Quantize
 from edgec.passes.solve.mixed_precision import choose
 
@@ -21,7 +20,7 @@ FORMATS = [WeightFormat(bits, 32, True, "gptq") for bits in (3, 4, 8)]
 
 
 def stored(shape: tuple[int, int], format_: WeightFormat) -> int:
-    return stored_bits(*shape, format_.bits, format_.block, format_.symmetric)
+    return format_.size(*shape)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -39,9 +38,10 @@ def test_the_choice_is_the_best_there_is(seed: int) -> None:
 
 
 def test_bytes_count_scales_and_zeros() -> None:
-    assert stored_bits(64, 128, 4, 32, True) == 64 * 128 * 4.5
-    assert stored_bits(64, 128, 4, 32, False) == 64 * (128 * 4.5 + 4 * 4)
-    assert stored_bits(64, 128, 3, None, True) == 64 * (128 * 3 + 16)
+    assert WeightFormat(4, 32, True).size(64, 128) == 64 * 128 * 4.5
+    assert WeightFormat(4, 32, False).size(64, 128) == 64 * (128 * 4.5 + 4 * 4)
+    assert WeightFormat(3, None, True).size(64, 128) == 64 * (128 * 3 + 16)
+    assert WeightFormat(3, None, True).stored_in(4).size(64, 128) == 64 * (128 * 4 + 16)
 
 
 def test_the_budget_counts_what_the_target_stores() -> None:
@@ -74,15 +74,18 @@ def test_a_budget_that_cannot_be_met() -> None:
 def test_auto_mixes_within_the_budget(draft: Module, scope: Scope) -> None:
     Quantize(weights="auto", method="gptq", budget=4.5).run(draft, scope)
     found = [linear for linear in linears(draft) if linear.quant is not None]
-    formats = {linear.quant.q.meta["edgec.format"] for linear in found if linear.quant is not None}
+    formats = {linear.quant.format for linear in found if linear.quant is not None}
     assert len(formats) > 1
-    taken = sum(stored(x.shape, x.quant.q.meta["edgec.format"]) for x in found if x.quant is not None)
+    taken = sum(stored(x.shape, x.quant.format) for x in found if x.quant is not None)
     assert taken <= 4.5 * sum(x.shape[0] * x.shape[1] for x in found)
     assert re.match(r"auto: 4\.[45]\d* bits a weight, scales included: \d", scope.notes[0])
     (table,) = scope.tables
-    assert table.head == ("linear", *(f"int{bits} block {block}" for bits in (3, 4, 8) for block in (16, 32, 128)))
+    assert table.head == (
+        "linear",
+        *(f"int{bits} block {block} symmetric" for bits in (3, 4, 8) for block in (16, 32, 128)),
+    )
     assert [row[0] for row in table.rows] == [linear.name for linear in found]
-    assert [table.head[at] for at in table.marked] == [str(x.quant.q.meta["edgec.format"]) for x in found if x.quant]
+    assert [table.head[at] for at in table.marked] == [str(x.quant.format) for x in found if x.quant]
     assert Quantize(weights="auto", method="gptq", budget=4.5).run(draft, scope) == 0
 
 

@@ -18,8 +18,9 @@ import onnx
 import onnx_ir as ir
 
 from ....compiler.diagnostics.diagnostic import EdgecError
-from ....compiler.ir.linears import WIDTH, QuantizedWeight
+from ....compiler.ir.linears import QuantizedWeight
 from ....compiler.ir.module import MAIN, Module
+from ....compiler.ir.weight_format import FORMAT, WeightFormat
 from ....compiler.ir.weights import from_array
 from ..file import op_parameters as tables
 from ..file import weight_blobs as blobs
@@ -197,7 +198,7 @@ def random_weight(
     low = -(1 << (bits - 1)) if symmetric else 0
     dtype = np.dtype(signed if symmetric else unsigned)
     q = from_array("q", rng.integers(low, low + (1 << bits), (rows, columns)).astype(dtype))
-    q.meta[WIDTH] = bits
+    q.meta[FORMAT] = WeightFormat(bits, block, symmetric)
     grid = (rows,) if block is None else (rows, columns // block)
     steps = rng.uniform(0.005, 0.02, grid) * (rng.choice((-1, 1), grid) if symmetric and bits < 8 else 1)
     scale = from_array("scale", steps.astype(np.float16).astype(np.float32))

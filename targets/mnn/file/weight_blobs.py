@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ....compiler.ir.linears import QuantizedWeight
+from ....compiler.ir.weight_format import WeightFormat
 from ....compiler.ir.weights import BLOCK_BYTES, Weight
 
 LOOKED_UP = 4  # bits at least of rows that are looked up: MNN's embedding reads narrower ones wrong
@@ -87,8 +88,7 @@ class Blob:
         """For people: `int4 block 32 symmetric`."""
         if self.bits >= 16:
             return f"float{self.bits}"
-        grain = "per channel" if self.block == self.columns else f"block {self.block}"
-        return f"int{self.bits} {grain} {'symmetric' if self.symmetric else 'asymmetric'}"
+        return WeightFormat(self.bits, None if self.block == self.columns else self.block, self.symmetric).describe()
 
 
 def header(rows: int, columns: int, bits: int) -> bytes:
@@ -128,7 +128,7 @@ def write_quantized(file: BinaryIO, weight: QuantizedWeight, bias: np.ndarray | 
     They are stored in as many bits as they need, or `least` if that is more.
     """
     rows, columns = weight.q.dims[0], int(np.prod(weight.q.dims[1:], dtype=np.int64))
-    offset, bits, block = file.tell(), max(least, weight.width), weight.block or columns
+    offset, bits, block = file.tell(), max(least, weight.format.bits), weight.block or columns
     head = header(rows, columns, bits)
     file.write(head)
     written = len(head)

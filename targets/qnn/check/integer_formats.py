@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from ....compiler.diagnostics.diagnostic import Diagnostic, Label
 from ....compiler.diagnostics.wording import join_or
+from ....compiler.ir.weight_format import TWO_LEVEL, WeightFormat
 from ..htp.chip import Chip
 
 if TYPE_CHECKING:
     from ....compiler.emit.target import CheckRequest
-    from ....compiler.ir.weight_format import WeightFormat
     from ....compiler.pipeline.step import Step
     from ..conformance.table import Report
 
@@ -34,7 +34,7 @@ def form_of(format_: WeightFormat) -> str:
     """How weights of this format are emitted beside integer activations: per_channel, lpbq or block."""
     if format_.block is None:
         return "per_channel"
-    return "lpbq" if format_.scales == "lpbq" else "block"
+    return "lpbq" if format_.scales == TWO_LEVEL else "block"
 
 
 def integer_format(step: Step, chip: Chip) -> Iterator[Diagnostic]:

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ....compiler.ir.activation_encodings import SCORES, Encoding, insert
+from ....compiler.ir.weight_format import FORMAT, TWO_LEVEL, WeightFormat
 from ....compiler.oracle.oracle import run
 from . import one_op_graphs as makers
 from .one_op_graphs import Made, Sketch
@@ -69,6 +70,8 @@ def linear(tokens: int, k: int, n: int, weights: str, format: str, block: int, a
         parts = g.rng.integers(1, 16, grain)
         parts[:, 0] = 15
         scale = parts * np.round(g.rng.uniform(4, 8, (n, 1)) * 16) / 1024
+        if q.const_value is not None:
+            q.const_value.meta[FORMAT] = WeightFormat(bits, block, True, scales=TWO_LEVEL)
     scale = (scale / 2.0 ** round(math.log2((high - low) * math.sqrt(k) / 4))).astype(np.float32)
     attributes = {"axis": 1, "block_size": block} if block else {"axis": 0}
     w = g.op("DequantizeLinear", q, g.const("op.weight_scale", scale), shape=(n, k), name="op.dequant", **attributes)

@@ -5,8 +5,8 @@
     block         w = DQ(q[K,N] i4|i8, s[K/B,N], axis 0, block B)                               scales in fp16 on HTP
     float weight  w = DQ(q[K,N] i16, s[N], 0, axis 1),  s = max|w| / 32767                      16 bits, like fp16
 
-`lpbq` is chosen where every scale of a row is an integer of 1 to 15 times one float, which `scales = lpbq` makes so:
-nothing is rounded here. Integers have no zero point: HTP refuses UINT4.
+`lpbq` is for weights whose format says that every scale of a row is an integer of 1 to 15 times one float, which
+`scales = lpbq` makes so: nothing is rounded here. Integers have no zero point: HTP refuses UINT4.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from ....compiler.diagnostics.diagnostic import fail
 from ....compiler.ir.linears import Linear, QuantizedWeight
+from ....compiler.ir.weight_format import TWO_LEVEL
 from ....compiler.ir.weights import Weight, from_array
 from .transposed_weight import Turned
 
@@ -64,13 +65,13 @@ def _weight(low: Lowering, linear: Linear, quant: QuantizedWeight) -> tuple[ir.V
         zero = build.constant(f"const.zeros.{quant.q.dtype.name.lower()}.{n}", np.zeros(n, quant.q.dtype.numpy()))
         inputs, attributes = [q, scale, zero], {"axis": 1}
         return _dequantize(low, inputs, (k, n), attributes), {**words, "format": "per_channel"}
-    two = split_two_level(quant.scale.numpy()) if quant.bits == 4 and quant.block in LPBQ_BLOCKS else None
     blocks = {"axis": 0, "block_size": quant.block}
-    if two is None:
+    if quant.format.scales != TWO_LEVEL or quant.block not in LPBQ_BLOCKS:
         scale = build.weight(_scale(low, quant.scale, name, lambda s: s.T), f"{name}.scale")
         return _dequantize(low, [q, scale], (k, n), blocks), {**words, "format": "block"}
-    block_scale = _scale(low, quant.scale, f"{name}.block", lambda _: two[0].T)
-    channel = _scale(low, quant.scale, f"{name}.channel", lambda _: two[1])
+    parts, channels = split_two_level(quant.scale.numpy())
+    block_scale = _scale(low, quant.scale, f"{name}.block", lambda _: parts.T)
+    channel = _scale(low, quant.scale, f"{name}.channel", lambda _: channels)
     zeros = build.constant(f"const.zeros.uint8.{n}", np.zeros(n, np.uint8))
     scale_inputs = [build.weight(block_scale, f"{name}.block_scale"), build.weight(channel, f"{name}.channel_scale")]
     scale = _dequantize(low, [*scale_inputs, zeros], (k // quant.block, n), {"axis": 1})
@@ -83,12 +84,12 @@ def _dequantize(low: Lowering, inputs: list[ir.Value], shape: tuple[int, int], a
     return low.build.op("DequantizeLinear", *inputs, shape=shape, step="weight", **attributes)
 
 
-def split_two_level(scale: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Scales [N, K/B] as integers 1 .. 15 [N, K/B] times a float [N]; None when they are no such product."""
+def split_two_level(scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scales [N, K/B] as integers 1 .. 15 [N, K/B] times a float [N]; ValueError when they are no such product."""
     channel = (scale.max(axis=1, keepdims=True) / np.float32(15)).astype(np.float32)
     parts = np.rint(scale / channel)
     if parts.min() < 1 or not np.allclose(parts * channel, scale, rtol=_EXACT, atol=0):
-        return None
+        raise ValueError("the scales are no integers of 1 to 15 times one float per row")
     return parts.astype(np.uint8), channel[:, 0]
 
 
