@@ -5,6 +5,7 @@ f[i] / factor                                        linear
 f[i] / factor where its wavelength exceeds L/low,    llama3 (L: the original context)
 f[i] where it is below L/high, interpolated between
 blend of f[i] and f[i]/factor over a ramp of i       yarn (arXiv 2309.00071); cos and sin times attention_factor
+f[i] / factors[i]                                    factors: one for each frequency, as a GGUF stores them
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-RopeKind = Literal["default", "linear", "llama3", "yarn"]
-KINDS: tuple[RopeKind, ...] = ("default", "linear", "llama3", "yarn")
+RopeKind = Literal["default", "linear", "llama3", "yarn", "factors"]
+KINDS: tuple[RopeKind, ...] = ("default", "linear", "llama3", "yarn")  # those a config.json can name
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class RopeSpec:
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     truncate: bool = True
+    factors: tuple[float, ...] = ()
 
     def inverse_frequencies(self, head_dim: int) -> list[float]:
         """f[i] for i < head_dim/2."""
@@ -41,6 +43,8 @@ class RopeSpec:
             return [self._llama3(f) for f in plain]
         if self.kind == "yarn":
             return self._yarn(plain, head_dim)
+        if self.kind == "factors":
+            return [f / factor for f, factor in zip(plain, self.factors, strict=True)]
         return plain
 
     def _llama3(self, f: float) -> float:

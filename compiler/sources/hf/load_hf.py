@@ -15,6 +15,7 @@ from ...ir.decoder_arch import DecoderArch
 from ...ir.levels import Level
 from ...ir.module import MAIN, Module
 from ...ir.weights import Weight, cast
+from ..finite_rows import finite
 from ..source import check_context
 from .checkpoint import EMBEDDING, HEAD, find_tensors
 from .decoder_graph import build
@@ -37,28 +38,14 @@ def read_weights(arch: DecoderArch, folder: Path) -> dict[str, Weight]:
     found = find_tensors(arch, folder)
     if arch.tied and HEAD in found:
         _check_tied(found.pop(HEAD), found[EMBEDDING])
-    return {name: _weight(stored, name) for name, stored in found.items()}
+    return {name: _weight(name, stored) for name, stored in found.items()}
 
 
-def _weight(stored: StoredTensor, name: str) -> Weight:
+def _weight(name: str, stored: StoredTensor) -> Weight:
     """The stored tensor as float32; reading rows that hold NaN or infinity is an error, whoever reads them."""
     weight = cast(stored.weight(), ir.DataType.FLOAT)
-
-    def rows(start: int, stop: int) -> np.ndarray:
-        block = weight.rows(start, stop)
-        if not np.isfinite(block.sum()):  # one pass that keeps nothing
-            _refuse_rows(stored, block, start)
-        return block
-
-    return Weight(name, weight.dtype, weight.dims, rows, weight.origin)
-
-
-def _refuse_rows(stored: StoredTensor, block: np.ndarray, start: int) -> None:
-    wrong = ~np.isfinite(block.reshape(len(block), -1)).all(axis=1)
-    if wrong.any():  # else the sum alone is beyond float32
-        row = start + int(wrong.argmax())
-        message = f"tensor `{stored.name}` in `{stored.file.path}` holds NaN or infinity in row {row}"
-        fail("E0347", message, help="the checkpoint is damaged: copy or save it again")
+    weight.name = name
+    return finite(weight, stored.name, stored.file.path)
 
 
 def _check_tied(head: StoredTensor, embedding: StoredTensor) -> None:

@@ -61,9 +61,9 @@ def _read_yarn(section: Config, theta: float, original: int, max_positions: int)
         attention = section.number("attention_factor")
     elif "mscale" in section and "mscale_all_dim" in section:
         scale, overall = section.number("mscale", positive=False), section.number("mscale_all_dim", positive=False)
-        attention = _mscale(factor, scale) / _mscale(factor, overall) if scale and overall else _mscale(factor, 1)
+        attention = mscale(factor, scale) / mscale(factor, overall) if scale and overall else mscale(factor, 1)
     else:
-        attention = _mscale(factor, 1)
+        attention = mscale(factor, 1)
     return RopeSpec(
         theta,
         "yarn",
@@ -76,7 +76,8 @@ def _read_yarn(section: Config, theta: float, original: int, max_positions: int)
     )
 
 
-def _mscale(factor: float, scale: float) -> float:
+def mscale(factor: float, scale: float) -> float:
+    """Yarn's attention factor for a context `factor` times the original."""
     return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
 

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_AS_SAFETENSORS = (
+    "if you trust them, save them as safetensors: "
+    "`transformers.AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(OTHER)`"
+)
 _LONGEST_HEADER = 100 << 20  # the format's own limit
 _DTYPES = {"F32": ("FLOAT", 4), "F16": ("FLOAT16", 2), "BF16": ("BFLOAT16", 2)}  # ONNX's word for it, bytes
 
@@ -62,7 +66,7 @@ def read_checkpoint(folder: Path) -> dict[str, StoredTensor]:
         return _read_shards(folder, index)
     if sorted(folder.glob("*.bin")) or sorted(folder.glob("*.pth")):
         message = f"`{folder}` has its weights as pickled torch files only, which edgec does not open"
-        fail("E0340", message, help="save the model again as safetensors")
+        fail("E0340", message, help=_AS_SAFETENSORS)
     fail("E0340", f"`{folder}` has neither `{SINGLE}` nor `{INDEX}`")
 
 

@@ -1,0 +1,1 @@
+"""A GGUF file: its metadata, its tensors, and the decoder and tokenizer they describe."""
