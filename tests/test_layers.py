@@ -26,7 +26,7 @@ ALLOWED = {
     "pipeline": "diagnostics ir oracle sources calibration",
     "plan": "diagnostics ir sources calibration pipeline",
     "emit": "diagnostics ir pipeline plan",
-    "partition": "diagnostics ir emit",
+    "partition": "diagnostics ir bundle emit",
     "registry": "diagnostics sources pipeline emit",
     "compile": "diagnostics files ir bundle oracle pipeline plan emit partition registry",
     "runtime": "diagnostics bundle sources emit registry",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..diagnostics.diagnostic import fail
 from ..diagnostics.nearest import nearest_help
 from ..files import cache
+from .schedule import Schedule
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -146,6 +147,8 @@ def _dangling(data: dict[str, Any]) -> list[str]:
                     found.append(
                         f"bucket `{bucket['name']}` of `{name}` needs a graph of part `{part}` that is not there"
                     )
+            wrong = Schedule.of_bucket(bucket).problems()
+            found += [f"bucket `{bucket['name']}` of `{name}` cannot run: {problem}" for problem in wrong]
     for name, part in data["parts"].items():
         if part["model"] not in data["models"]:
             found.append(f"part `{name}` belongs to a model `{part['model']}` that is not there")

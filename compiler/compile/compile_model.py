@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..emit.part import Part
     from ..emit.target import Emission, Target
     from ..ir.module import Module
+    from ..partition.parts import PartGraph
     from ..pipeline.pass_interface import StepResult
     from ..pipeline.step import Step
     from ..plan.plan import Deploy, ModelDecl, Plan
@@ -51,7 +52,7 @@ class CompiledModel:
     decl: ModelDecl
     compressed: Module
     final: Module
-    parts: list[Part]
+    cut: PartGraph
     steps: list[StepResult]
     emission: Emission
     weight_errors: dict[str, float] = field(default_factory=dict)  # of quantised linears, see `weight_error`
@@ -81,7 +82,7 @@ def compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileO
 
 
 def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions) -> CompiledModel:
-    from ..partition.cut_by_device import partition
+    from ..partition.parts import partition
     from ..registry import cache_steps, find_target
     from .weight_error import weight_errors
 
@@ -99,11 +100,11 @@ def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: Compile
     results += _run(module, shape_steps, plan, deploy, options)
     clock.lap("passes")
     target = find_target(deploy.target)
-    parts = partition(module, deploy.device) if target.engine == "chain" else _whole(module, deploy)
+    cut = partition(module, deploy.device) if target.engine == "chain" else _whole(module, deploy)
     say(f"{deploy.model}: writing {deploy.target}")
-    emission = _emit(module, parts, plan, deploy, directory, options)
+    emission = _emit(module, cut.parts, plan, deploy, directory, options)
     clock.lap("emit")
-    return CompiledModel(deploy.model, deploy, decl, compressed, module, parts, results, emission, errors, clock.laps)
+    return CompiledModel(deploy.model, deploy, decl, compressed, module, cut, results, emission, errors, clock.laps)
 
 
 def _say_lines(module: Module, plan: Plan) -> None:
@@ -162,10 +163,11 @@ def _run(
     )
 
 
-def _whole(module: Module, deploy: Deploy) -> list[Part]:
+def _whole(module: Module, deploy: Deploy) -> PartGraph:
     from ..emit.part import Part
+    from ..partition.parts import PartGraph
 
-    return [Part(f"{module.name}.{deploy.device}0", deploy.device, dict(module.graphs))]
+    return PartGraph([Part(f"{module.name}.{deploy.device}0", deploy.device, dict(module.graphs))])
 
 
 def _emit(

@@ -173,6 +173,7 @@ def _role(plan: Plan, name: str) -> str:
 def _buckets(model: CompiledModel) -> list[dict[str, Any]]:
     if model.emission.engine != "chain":
         return []
+    schedule = model.cut.schedule()
     rows = []
     for key in model.final.graphs:
         bucket = None if key == MAIN else Bucket.parse(key)
@@ -181,7 +182,8 @@ def _buckets(model: CompiledModel) -> list[dict[str, Any]]:
                 "name": key,
                 "tokens": bucket.tokens if bucket else None,
                 "context": bucket.context if bucket else None,
-                "parts": [part.name for part in model.parts],
+                "parts": list(schedule.parts),
+                "schedule": schedule.entry(),
             }
         )
     return rows

@@ -1,4 +1,4 @@
-"""A part: the stretch of a model that one device runs, the same stretch in every bucket."""
+"""A part: the piece of a model that one device runs, the same piece in every bucket."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class Part:
-    """A stretch of a model on one device. `graphs`: bucket name (or "main") -> its graph."""
+    """A piece of a model on one device. `graphs`: bucket name (or "main") -> its graph."""
 
     name: str  # "target.npu0"
     device: str  # "cpu" | "npu"
     graphs: dict[str, ir.Model]
+    shard: int = 0  # parts of different shards are separate even where one device could run them as one

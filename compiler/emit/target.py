@@ -55,7 +55,7 @@ class EmitJob:
 class Emission:
     """What an emitter wrote: manifest entries per part (see manifest.schema.json), libraries a device needs."""
 
-    engine: str  # "chain": parts run one after the other; otherwise an engine that runs the whole model
+    engine: str  # "chain": parts run along a schedule; otherwise an engine that runs the whole model
     parts: dict[str, dict[str, Any]]
     libraries: list[dict[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

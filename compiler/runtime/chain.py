@@ -1,4 +1,4 @@
-"""A language model made of parts: each call runs the graphs of one bucket one after the other.
+"""A language model made of parts: each call runs the graphs of one bucket along its schedule.
 
     ids -> feeds -> part 1 -> part 2 -> ... -> logits        values go from part to part by tensor name
                       ^  new K/V of every part -> cache
@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..bundle.manifest import Manifest
+from ..bundle.schedule import Schedule
 from ..diagnostics.diagnostic import EngineError, fail
 from .bucket_choice import Buckets
 from .decoder_inputs import as_float, as_tensor, made_here
 from .kv_cache import KvCache
 from .language_model import PIECE
+from .run_schedule import run_schedule
 
 if TYPE_CHECKING:
     from ..emit.engine_protocols import GraphSession
@@ -124,11 +126,14 @@ class ChainModel:
         tokens = entry["tokens"] or len(ids)
         past = self.length if entry["tokens"] is None else entry["context"] - tokens
         values = made_here(ids, tokens, self.length, past, self._arch["rope"]) | self.cache.feeds(past)
-        for part in entry["parts"]:
+
+        def run(part: str) -> None:  # from a thread for each lane; no two parts make a tensor of one name
             made = self._run_part(part, bucket, values)
             values.update(made)
             if self.tap is not None:
                 self.tap(part, self._floats(part, bucket, made), len(ids))
+
+        run_schedule(Schedule.of_bucket(entry), run)
         self.cache.append(values, len(ids))
         logits = values["logits"].reshape(tokens, -1)[: len(ids)]
         if logits.shape[1] != self.vocab or not np.isfinite(logits).all():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,14 @@ import numpy as np
 
 from ..bundle.file_hashes import check_files
 from ..bundle.manifest import Manifest, load_manifest
+from ..bundle.schedule import Schedule
 from ..diagnostics.diagnostic import fail
 from .decoder_inputs import as_tensor
 from .engines import open_graph
 from .generate import choose_model
+from .run_schedule import run_schedule
+
+Tap = Callable[[str, Mapping[str, np.ndarray]], None]  # part, its outputs
 
 
 def run_graph(
@@ -44,9 +50,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def evaluate(
-    manifest: Manifest, name: str, arrays: dict[str, np.ndarray], bucket: str | None = None
+    manifest: Manifest, name: str, arrays: Mapping[str, np.ndarray], bucket: str | None = None, tap: Tap | None = None
 ) -> dict[str, np.ndarray]:
-    """The outputs of the last part, for `arrays` by the graph's input names."""
+    """What no part reads of the outputs, for `arrays` by the graph's input names; `tap` sees every part's outputs."""
     entry = manifest.model(name)
     if entry["kind"] == "decoder":
         message = f"model `{name}` is a language model: it continues a text and takes no arrays"
@@ -54,21 +60,23 @@ def evaluate(
     buckets = entry.get("buckets") or [{"name": "main", "parts": manifest.parts_of(name)}]
     chosen = next(row for row in buckets if bucket in (None, row["name"]))
     values = dict(arrays)
-    made: dict[str, np.ndarray] = {}
-    for part in chosen["parts"]:
-        graph = manifest.parts[part]["graphs"][chosen["name"]]
-        session = open_graph(manifest, part, chosen["name"])
-        try:
+    with ExitStack() as sessions:
+
+        def run(part: str) -> None:
+            session = open_graph(manifest, part, chosen["name"])
+            sessions.enter_context(closing(session))  # open to the end: parts of one context share a process
+            graph = manifest.parts[part]["graphs"][chosen["name"]]
             made = session.run({spec["name"]: _take(values, spec, name) for spec in graph["inputs"]})
-        finally:
-            session.close()
-        values.update(made)
-    wanted = graph_outputs(manifest, chosen)
-    return {key: values[key] for key in wanted}
+            values.update(made)
+            if tap is not None:
+                tap(part, made)
+
+        run_schedule(Schedule.of_bucket(chosen), run)
+    return {key: values[key] for key in graph_outputs(manifest, chosen)}
 
 
-def graph_outputs(manifest: Manifest, bucket: dict[str, Any]) -> list[str]:
-    """What the chain makes and no part of it reads."""
+def graph_outputs(manifest: Manifest, bucket: Mapping[str, Any]) -> list[str]:
+    """What the parts make and none of them reads."""
     graphs = [manifest.parts[part]["graphs"][bucket["name"]] for part in bucket["parts"]]
     read = {spec["name"] for graph in graphs for spec in graph["inputs"]}
     return [spec["name"] for graph in graphs for spec in graph["outputs"] if spec["name"] not in read]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..bundle.manifest import Manifest
+from ..bundle.schedule import Schedule
 from ..ir.module import MAIN, Module
 from ..runtime.chain import ChainModel
 from ..runtime.engines import open_graph, open_model
@@ -75,11 +76,9 @@ def _compare_chain(
     manifest: Manifest, name: str, module: Module, ids: Sequence[int], found: Mapping[str, Comparison]
 ) -> None:
     model = ChainModel(manifest, name, open_graph)
-    names = {key for part in found for key in _outputs(manifest, part)}
-    if manifest.model(name).get("moved"):  # by a pass, and with it what flows between parts
-        names = {key for key in names if key == "logits" or key.startswith("past_key_")}
+    values = _float_graph_values(module, manifest, name)
     longest = 2 * max(row["tokens"] or PROBE for row in model.buckets.entries.values())
-    reference = _float_values(module, ids[:longest], names)
+    reference = _decoder_values(module, ids[:longest], values)
     try:
         for bucket, row in model.buckets.entries.items():
             tokens = row["tokens"] or PROBE
@@ -122,7 +121,8 @@ def _by_position(tensor: str, array: np.ndarray, model: ChainModel, count: int) 
 
 def _compare_engine(manifest: Manifest, name: str, module: Module, ids: Sequence[int], part: Comparison) -> None:
     probe = ids[: 2 * PROBE]
-    reference = _float_values(module, probe, {"logits"})["logits"]
+    values = {value.name or "": value for value in module.main.graph.outputs}
+    reference = _decoder_values(module, probe, {"logits": values["logits"]})["logits"]
     engine = open_model(manifest, name)
     try:
         rows = [engine.forward(probe[start : start + PROBE]) for start in range(0, len(probe), PROBE)]
@@ -132,18 +132,29 @@ def _compare_engine(manifest: Manifest, name: str, module: Module, ids: Sequence
 
 
 def _compare_graph(manifest: Manifest, name: str, module: Module, found: Mapping[str, Comparison]) -> None:
-    from ..oracle.oracle import run
-
+    values = _float_graph_values(module, manifest, name)
     buckets = manifest.buckets(name) or [{"name": MAIN, "parts": list(found)}]
     for row in buckets:
-        first = manifest.parts[row["parts"][0]]["graphs"][row["name"]]
-        arrays = {spec["name"]: _probe(spec) for spec in first["inputs"]}
-        made = evaluate(manifest, name, arrays, row["name"])
-        wanted = {value.name: value.dtype.numpy() for value in module.main.graph.inputs if value.dtype is not None}
-        reference = run(module.main, {key: arrays[key].astype(kind) for key, kind in wanted.items() if key})
-        for tensor, array in made.items():
-            if tensor in reference:
-                found[row["parts"][-1]].add(tensor, row["name"], array, reference[tensor])
+        arrays = {spec["name"]: _probe(spec) for spec in _fed(manifest, row)}
+        dtypes = {value.name: value.dtype.numpy() for value in module.main.graph.inputs if value.dtype is not None}
+        reference = _run_float(module, {key: arrays[key].astype(kind) for key, kind in dtypes.items() if key}, values)
+
+        def tap(
+            part: str, made: Mapping[str, np.ndarray], row: Mapping[str, Any] = row, reference: Mapping = reference
+        ) -> None:
+            for tensor, array in made.items():
+                if tensor in reference:
+                    found[part].add(tensor, row["name"], array, reference[tensor])
+
+        evaluate(manifest, name, arrays, row["name"], tap)
+
+
+def _fed(manifest: Manifest, bucket: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The inputs that the parts of a bucket read and none of them makes, each once."""
+    graphs = [manifest.parts[part]["graphs"][bucket["name"]] for part in bucket["parts"]]
+    made = {spec["name"] for graph in graphs for spec in graph["outputs"]}
+    read = {spec["name"]: spec for graph in graphs for spec in graph["inputs"]}
+    return [spec for name, spec in read.items() if name not in made]
 
 
 def _probe(spec: Mapping[str, Any]) -> np.ndarray:
@@ -155,39 +166,53 @@ def _probe(spec: Mapping[str, Any]) -> np.ndarray:
     return np.random.default_rng(0).normal(size=shape).astype(dtype)
 
 
-def _outputs(manifest: Manifest, part: str) -> set[str]:
-    return {spec["name"] for graph in manifest.parts[part]["graphs"].values() for spec in graph["outputs"]}
+def _float_graph_values(module: Module, manifest: Manifest, name: str) -> dict[str, ir.Value]:
+    """Tensor of the bundle's graphs -> the value of the float graph it stands for: its outputs, and transfers by node.
+
+    Left out are tensors of nodes that a pass has added, and where a pass has moved what tensors hold, all but keys and
+    what the model puts out.
+    """
+    graph = module.main.graph
+    outputs = {value.name or "": value for value in graph.outputs}
+    if manifest.model(name).get("moved"):
+        return {key: value for key, value in outputs.items() if not key.startswith("past_value_")}
+    nodes = {node.name: node for node in graph}
+    transfers = {t.tensor: t for row in manifest.buckets(name) for t in Schedule.of_bucket(row).transfers}
+    between = {
+        tensor: nodes[transfer.node].outputs[transfer.output]
+        for tensor, transfer in transfers.items()
+        if transfer.node in nodes and transfer.output < len(nodes[transfer.node].outputs)
+    }
+    return between | outputs
 
 
-def _float_values(module: Module, ids: Sequence[int], wanted: set[str]) -> dict[str, np.ndarray]:
-    """Name -> [S, ...] of the float module's values for one text; names it does not know are left out."""
-    from ..oracle.oracle import causal_mask, run
+def _decoder_values(module: Module, ids: Sequence[int], values: Mapping[str, ir.Value]) -> dict[str, np.ndarray]:
+    """Name -> [S, ...] of what `values` of the float decoder hold for one text."""
+    from ..oracle.oracle import causal_mask
 
     if module.arch is None:
         raise ValueError(f"module `{module.name}` is no decoder")
-    model = module.main.clone()
-    known = {name: value for name in wanted if (value := _value(model.graph, name)) is not None}
-    for value in known.values():
-        if not value.is_graph_output():
-            model.graph.outputs.append(value)
     empty = np.zeros((1, module.arch.kv_heads, 0, module.arch.head_dim), np.float32)
-    names = [value.name or "" for value in model.graph.inputs]
+    names = [value.name or "" for value in module.main.graph.inputs]
     feeds: dict[str, np.ndarray] = {name: empty for name in names if name.startswith("past_")}
     feeds["input_ids"] = np.asarray([ids], np.int32)
     feeds["position_ids"] = np.arange(len(ids), dtype=np.int32)[None]
     feeds["attention_mask"] = causal_mask(len(ids), 0)
-    out = run(model, feeds)
-    made = {name: out[value.name or ""][0] for name, value in known.items()}
+    made = {name: array[0] for name, array in _run_float(module, feeds, values).items()}
     return {name: array.swapaxes(0, 1) if name.startswith("past_") else array for name, array in made.items()}
 
 
-def _value(graph: ir.Graph, name: str) -> ir.Value | None:
-    """The value that a cut calls `name`: a graph output, or by its place (see `partition`)."""
-    for output in graph.outputs:
-        if output.name == name:
-            return output
-    nodes = {node.name: node for node in graph}
-    if name == "hidden_states" and "lm_head" in nodes:
-        return nodes["lm_head"].inputs[0]
-    node = nodes.get("embed_tokens" if name == "inputs_embeds" else name)
-    return None if node is None else node.outputs[0]
+def _run_float(
+    module: Module, feeds: Mapping[str, np.ndarray], values: Mapping[str, ir.Value]
+) -> dict[str, np.ndarray]:
+    """What `values` of the float graph hold for `feeds`, by the names they are given under."""
+    from ..oracle.oracle import run
+
+    model = module.main.clone()
+    graph = model.graph
+    known = {value.name: value for node in graph for value in node.outputs} | {v.name: v for v in graph.inputs}
+    for value in values.values():
+        if not (own := known[value.name]).is_graph_output():
+            graph.outputs.append(own)
+    made = run(model, feeds)
+    return {name: made[value.name or ""] for name, value in values.items()}

@@ -8,7 +8,7 @@ import pytest
 from edgec.compiler.bundle.manifest import schema
 
 PAGE = (Path(__file__).parents[2] / "docs" / "bundle.md").read_text(encoding="utf-8")
-TOLD = ["tensor", "bucket", "kv", "part"]
+TOLD = ["tensor", "bucket", "edge", "kv", "part"]
 
 
 @pytest.mark.parametrize("key", [key for key in schema()["properties"] if key not in ("format", "version")])
@@ -18,5 +18,5 @@ def test_a_row_for_each_key(key):
 
 @pytest.mark.parametrize("name", TOLD)
 def test_the_inner_keys_are_told(name):
-    own = set(schema()["$defs"][name]["properties"]) - {"shadow_of", "name"}  # `shadow_of`: nothing writes it yet
+    own = set(schema()["$defs"][name]["properties"]) - {"name"}
     assert [key for key in sorted(own) if f"`{key}`" not in PAGE and key not in PAGE] == []

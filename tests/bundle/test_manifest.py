@@ -71,6 +71,8 @@ def test_what_is_written_is_read_back(tmp_path, make, data):
         (("devices",), [], "$.devices"),
         (("models", "m", "buckets", 0, "parts"), ["gone"], "needs a graph of part `gone` that is not there"),
         (("models", "m", "buckets", 0, "name"), "t1_c8", "bucket `t1_c8` of `m` needs a graph of part `m.cpu0`"),
+        (("models", "m", "buckets", 0, "schedule"), {"lanes": {"cpu": []}, "edges": []}, "lanes.cpu"),
+        (("models", "m", "buckets", 0, "schedule"), {"lanes": {"cpu": ["n"]}, "edges": []}, "lanes do not hold each"),
         (("models", "m", "tokenizer"), "gone", "names the tokenizer `gone`"),
         (("models", "m", "kind"), "decoder", "is a decoder without `arch`"),
         (("parts", "m.cpu0", "model"), "gone", "belongs to a model `gone`"),

@@ -12,7 +12,7 @@ from edgec.compiler.emit.target import Emission, EmitJob
 from edgec.compiler.ir.levels import Level
 from edgec.compiler.ir.module import Module, initializer
 from edgec.compiler.ir.weights import from_array
-from edgec.compiler.partition.cut_by_device import partition
+from edgec.compiler.partition.parts import partition
 from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.compiler.plan.devices import Device
 from edgec.passes.quantize import Quantize
@@ -24,7 +24,7 @@ def emit(tmp_path: Path) -> Callable[..., Emission]:
     def make(module: Module, format: str = "matmulnbits", folder: Path | None = None, **options: str) -> Emission:
         job = EmitJob(
             module=module,
-            parts=partition(module, "cpu"),
+            parts=partition(module, "cpu").parts,
             directory=folder or tmp_path,
             folder=module.name,
             device=Device("host", "this machine"),

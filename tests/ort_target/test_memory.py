@@ -18,7 +18,7 @@ import numpy as np, onnx_ir as ir
 from edgec.compiler.emit.child_process import peak_rss
 from edgec.compiler.plan.devices import Device
 from edgec.compiler.ir.module import Module, initializer
-from edgec.compiler.partition.cut_by_device import partition
+from edgec.compiler.partition.parts import partition
 from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.compiler.emit.target import EmitJob
 from edgec.compiler.ir.weights import Weight
@@ -56,7 +56,8 @@ graph.outputs.append(x)
 module = Module("m", {"main": ir.Model(graph, ir_version=11)})
 before = peak_rss()
 Quantize(weights="int4").run(module, Scope())
-OrtTarget().emit(EmitJob(module, partition(module, "cpu"), Path(sys.argv[1]), "m", Device("host", "h"), OrtOptions()))
+parts = partition(module, "cpu").parts
+OrtTarget().emit(EmitJob(module, parts, Path(sys.argv[1]), "m", Device("host", "h"), OrtOptions()))
 after = peak_rss()
 print(before >> 20, after >> 20, (Path(sys.argv[1]) / "m/ort.data").stat().st_size)
 """

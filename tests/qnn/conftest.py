@@ -11,7 +11,7 @@ import pytest
 from edgec.compiler.bundle.manifest import Manifest, arch_entry
 from edgec.compiler.emit.target import Emission, EmitJob
 from edgec.compiler.ir.module import Module
-from edgec.compiler.partition.cut_by_device import partition
+from edgec.compiler.partition.parts import partition
 from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.compiler.plan.devices import devices
 from edgec.compiler.sources.hf.load_hf import load_hf
@@ -91,7 +91,7 @@ def emit(bundle: Path, tokens: tuple[int, ...] = TOKENS) -> Emitted:
     compressed = module.clone()
     Bucket(tokens=tokens, context=(CONTEXT,)).run(module, Scope())
     (bundle / "target").mkdir(parents=True)
-    job = EmitJob(module, partition(module, "npu"), bundle, "target", devices()[DEVICE], QnnTarget.Options())
+    job = EmitJob(module, partition(module, "npu").parts, bundle, "target", devices()[DEVICE], QnnTarget.Options())
     return Emitted(bundle, module, compressed, QnnTarget().emit(job))
 
 

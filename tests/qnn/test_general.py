@@ -10,7 +10,7 @@ from edgec.compiler.ir.levels import Level
 from edgec.compiler.ir.module import Module
 from edgec.compiler.ir.save import save_graphs
 from edgec.compiler.oracle.onnx_runtime import session
-from edgec.compiler.partition.cut_by_device import partition
+from edgec.compiler.partition.parts import partition
 from edgec.compiler.plan.devices import devices
 from edgec.targets.qnn import QnnTarget
 
@@ -48,7 +48,7 @@ def net(static) -> ir.Model:
 def test_a_small_vision_net_runs_as_emitted(net, tmp_path):
     module = Module("net", {"main": net}, Level.STATIC)
     (tmp_path / "net").mkdir()
-    job = EmitJob(module, partition(module, "npu"), tmp_path, "net", devices()[DEVICE], QnnTarget.Options())
+    job = EmitJob(module, partition(module, "npu").parts, tmp_path, "net", devices()[DEVICE], QnnTarget.Options())
     emission = QnnTarget().emit(job)
     assert emission.kv == {}
     assert sorted(path.name for path in (tmp_path / "net").iterdir()) == ["net_ctx.bin", "net_ctx.main.onnx"]

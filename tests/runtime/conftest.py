@@ -16,7 +16,7 @@ from edgec.compiler.ir.module import DEVICE_KEY, MAIN, Bucket, Module
 from edgec.compiler.ir.rope import RopeSpec
 from edgec.compiler.ir.weights import from_array
 from edgec.compiler.oracle.oracle import open_session
-from edgec.compiler.partition.cut_by_device import partition
+from edgec.compiler.partition.parts import partition
 from edgec.compiler.sources.hf.decoder_graph import build
 
 CONTEXT, VOCAB = 64, 61
@@ -87,8 +87,10 @@ class Toy:
         for node in placed.nodes():
             node.metadata_props[DEVICE_KEY] = "cpu" if (node.name or "").startswith(on_cpu) else "npu"
         placed.level = Level.PLACED
-        parts = partition(placed, "npu")
-        rows = [{"name": _name(*b), "tokens": b[0], "context": b[1], "parts": [p.name for p in parts]} for b in buckets]
+        cut = partition(placed, "npu")
+        parts, schedule = cut.parts, cut.schedule()
+        run = {"parts": list(schedule.parts), "schedule": schedule.entry()}
+        rows = [{"name": _name(*b), "tokens": b[0], "context": b[1], **run} for b in buckets]
         entries = {}
         for part in parts:
             model = part.graphs[MAIN].clone()

@@ -7,6 +7,7 @@ import pytest
 from edgec.compiler.diagnostics.diagnostic import EngineError, PlanError
 from edgec.compiler.oracle.oracle import DecoderOracle
 from edgec.compiler.runtime.chain import ChainModel
+from edgec.compiler.verify import part_errors
 
 STATIC = [(1, 16), (4, 16), (8, 16), (1, 64), (4, 64), (8, 64)]
 DYNAMIC = [(None, None)]
@@ -46,6 +47,19 @@ def test_logits_are_the_oracles(toy, toy_module, ids, layout, buckets, split):
     assert difference(np.concatenate(made), expected) < TOLERANCE[layout]
     if split or layout == "mixed":
         assert {part for part, _bucket in bundle.sessions} == {"toy.cpu0", "toy.npu1"}
+
+
+def test_lanes_compute_what_one_lane_computes(toy, ids):
+    """A bundle made before schedules were written is one lane of its parts; the numbers are equal to the bit."""
+    made = []
+    for lanes in (2, 1):
+        bundle = toy("mixed", STATIC)
+        for bucket in bundle.manifest.models["toy"]["buckets"]:
+            assert len(bucket["schedule"]["lanes"]) == 2
+            if lanes == 1:
+                del bucket["schedule"]
+        made.append(ChainModel(bundle.manifest, "toy", bundle.open).forward(ids))
+    np.testing.assert_array_equal(*made)
 
 
 @pytest.mark.parametrize(("layout", "buckets", "split"), CASES)
@@ -124,7 +138,9 @@ def test_a_token_outside_the_vocabulary(toy, golden_error):
 
 def test_a_gap_in_the_chain_is_named(toy, golden_error):
     bundle = toy("qnn", [(4, 16)], True)
-    bundle.manifest.models["toy"]["buckets"][0]["parts"] = ["toy.npu1"]
+    bundle.manifest.models["toy"]["buckets"][0] = {
+        "name": "t4_c16", "tokens": 4, "context": 16, "parts": ["toy.npu1"]
+    }  # fmt: skip
     with pytest.raises(PlanError) as caught:
         ChainModel(bundle.manifest, "toy", bundle.open).forward([1])
     golden_error("E0917", caught.value)
@@ -161,3 +177,17 @@ def test_nonsense_of_an_engine_is_not_passed_on(toy, golden_error):
     with pytest.raises(EngineError) as caught:
         ChainModel(bundle.manifest, "toy", opener).forward([1])
     golden_error("E0916", caught.value)
+
+
+@pytest.mark.parametrize(("node", "compared"), [("embed_tokens", True), ("elsewhere", False)])
+def test_what_crosses_is_verified_by_the_schedules_edge(toy, toy_module, ids, monkeypatch, node, compared):
+    """The embedding's part has one output, and only the edge says which value of the float model that is."""
+    bundle = toy("ort", DYNAMIC, True)
+    (edge,) = bundle.manifest.models["toy"]["buckets"][0]["schedule"]["edges"]
+    assert (edge["tensor"], edge["node"]) == ("inputs_embeds", "embed_tokens")
+    edge["node"] = node
+    monkeypatch.setattr(part_errors, "open_graph", bundle.open)
+    found = part_errors.compare(bundle.manifest, "toy", toy_module, ids)
+    assert (found["toy.cpu0"].max_error is not None) == compared
+    assert found["toy.npu1"].max_error is not None
+    assert found["toy.npu1"].max_error < 1e-4

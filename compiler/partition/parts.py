@@ -1,0 +1,110 @@
+"""Cut a placed module into its parts, and say what goes from part to part.
+
+    module --cut_by_placement, for every bucket--> the same parts --extract_part--> graphs of their own
+                                                   transfers between them --> PartGraph, Schedule
+
+All buckets are cut at the same places, and all parts refer to the weights they were cut from. Values that cross have
+readable names, the same in every bucket: Genie's where a decoder is cut beside its embedding or its head, otherwise
+the name of the op that computes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from ..bundle.schedule import Schedule, Transfer, lanes_by_device
+from ..diagnostics.diagnostic import fail
+from ..emit.part import Part
+from ..ir.module import Module
+from .cut_by_placement import Cut, cut
+from .extract_part import extract_parts
+
+
+@dataclass(frozen=True)
+class PartGraph:
+    """The parts of a module in an order in which they can run, and the transfers between them; it has no circle."""
+
+    parts: list[Part]
+    transfers: tuple[Transfer, ...] = ()
+
+    def schedule(self) -> Schedule:
+        """One lane per device; parts of two lanes overlap where no transfer orders them."""
+        order = tuple(part.name for part in self.parts)
+        return Schedule(order, lanes_by_device({part.name: part.device for part in self.parts}, order), self.transfers)
+
+
+def partition(module: Module, deploy_device: str) -> PartGraph:
+    """Cut `module` into parts named `<model>.<device><place in the order>`.
+
+    `deploy_device`: the device of ops that are placed on none. Errors: E0501 (an NPU op beside a CPU deploy), E0502 (no
+    device), E0503 (loops), E0504 (buckets placed differently), E0506 (no shard).
+    """
+    cuts = {key: cut(module, key, deploy_device) for key in module.graphs}
+    first = next(iter(cuts.values()))
+    names = [f"{module.name}.{place.device}{index}" for index, place in enumerate(first.placements)]
+    if len(names) == 1:
+        return PartGraph([Part(names[0], first.placements[0].device, dict(module.graphs), first.placements[0].shard)])
+    _demand_one_cut(module, cuts)
+    tensors = _boundary_names(module, first)
+    graphs = {key: extract_parts(module.graphs[key], own, tensors) for key, own in cuts.items()}
+    parts = [
+        Part(name, place.device, {key: made[index] for key, made in graphs.items()}, place.shard)
+        for index, (name, place) in enumerate(zip(names, first.placements, strict=True))
+    ]
+    return PartGraph(parts, tuple(_transfers(first, names, tensors)))
+
+
+def _demand_one_cut(module: Module, cuts: dict[str, Cut]) -> None:
+    plans = {key: list(zip(own.placements, map(own.names, own.members), strict=True)) for key, own in cuts.items()}
+    first_key, first = next(iter(plans.items()))
+    for key, plan in plans.items():
+        if plan != first:
+            fail(
+                "E0504",
+                f"buckets `{first_key}` and `{key}` of `{module.name}` are not cut at the same ops",
+                help="place ops before `bucket`, so that every bucket gets the same devices",
+            )
+
+
+def _transfers(own: Cut, parts: list[str], tensors: dict[str, str]) -> Iterator[Transfer]:
+    for value, readers in own.crossing.items():
+        producer = value.producer()
+        assert producer is not None  # a value crosses because a node of one part computes it
+        at = next(i for i, output in enumerate(producer.outputs) if output is value)
+        for reader in readers:
+            yield Transfer(tensors[value.name or ""], parts[own.home[producer]], parts[reader], producer.name or "", at)
+
+
+def _boundary_names(module: Module, own: Cut) -> dict[str, str]:
+    """Value -> its name as a graph input and output; readable, and the same in every bucket."""
+    taken = {value.name for model in module.graphs.values() for value in _values(model.graph)}
+    names: dict[str, str] = {}
+    for value in own.crossing:
+        producer = value.producer()
+        if value.is_graph_output() or producer is None:
+            names[value.name or ""] = value.name or ""
+            continue
+        wished = _readable(module, value, producer)
+        names[value.name or ""] = wished if wished not in taken else value.name or ""
+        taken.add(wished)
+    return names
+
+
+def _readable(module: Module, value: ir.Value, producer: ir.Node) -> str:
+    if module.arch is not None:
+        if producer.name == "embed_tokens":
+            return "inputs_embeds"
+        if any(use.node.name == "lm_head" for use in value.uses()):
+            return "hidden_states"
+    outputs = [output for output in producer.outputs if Module.readers(output)]
+    return producer.name or "" if len(outputs) == 1 else f"{producer.name}.{outputs.index(value)}"
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs

@@ -1,0 +1,69 @@
+"""Where each node of a graph runs: a device, and a shard on it.
+
+    placement(node) = (node.metadata["edgec.device"] or the deploy line's, node.metadata["edgec.shard"] or 0)
+
+Nodes of one placement share a part where they can; nodes of two placements never do. A shard therefore keeps ops of one
+device apart: to load them as files of their own, or to let other parts run beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import onnx_ir as ir
+
+from ..diagnostics.diagnostic import fail
+from ..ir.module import DEVICE_KEY, SHARD_KEY, Module
+from ..ir.placement import PLACES
+
+
+class Placement(NamedTuple):
+    """A device and a shard on it."""
+
+    device: str
+    shard: int = 0
+
+
+def placements(module: Module, nodes: Sequence[ir.Node], deploy_device: str) -> list[Placement]:
+    """The placement of each node of a graph of `module`; E0501, E0502 or E0506 for one that cannot be.
+
+    `deploy_device`: the device of nodes that carry none.
+    """
+    return [_checked(module, node, deploy_device) for node in nodes]
+
+
+def _checked(module: Module, node: ir.Node, deploy_device: str) -> Placement:
+    device = node.metadata_props.get(DEVICE_KEY, deploy_device)
+    if device not in PLACES:
+        fail(
+            "E0502",
+            f"`{node.name}` of `{module.name}` is placed on `{device}`, which is no device",
+            help=f"devices are {' and '.join(f'`{place}`' for place in PLACES)}",
+        )
+    if device == "npu" and deploy_device == "cpu":
+        fail(
+            "E0501",
+            f"`{node.name}` is placed on the NPU, but `{module.name}` is deployed on the CPU",
+            help=f"deploy `{module.name}` on npu and place on the CPU what should run there",
+        )
+    shard = node.metadata_props.get(SHARD_KEY, "0")
+    if not shard.isdecimal():
+        fail(
+            "E0506",
+            f"`{node.name}` of `{module.name}` is in shard `{shard}`, which is no number",
+            help=f"`{SHARD_KEY}` holds 0, 1, 2, …",
+        )
+    return Placement(device, int(shard))
+
+
+def refuse_control_flow(module: Module, key: str, nodes: Sequence[ir.Node]) -> None:
+    """E0503 if a node of graph `key` has a body: its reads from the graph around it are not among its inputs."""
+    for node in nodes:
+        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+            fail(
+                "E0503",
+                f"`{module.name}` cannot be split between devices: `{node.name}` ({node.op_type}) in graph "
+                f"`{key}` has a body of its own",
+                help="place the whole model on one device, or export it without loops",
+            )
