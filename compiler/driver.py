@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .compile.compile_model import CompiledModel, CompileOptions, compile_model
-from .compile.requirements import Measured, judge, measure
+from .compile.requirements import Measured, check_requirements, measure_models
 from .diagnostics.diagnostic import Diagnostic, EdgecError, RequirementError, fail
 from .diagnostics.nearest import nearest_help
 from .files.cache import make_root
@@ -66,7 +66,7 @@ def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions
 
     def build(directory: Path) -> None:
         models = compile_models(plan, directory, options)
-        measured = measure(plan, models, options.progress)
+        measured = measure_models(plan, models, options.progress)
         result, broken = _finish(plan, models, measured, directory, options)
         result.bundle = rejected_path(final) if broken else final
         made.append(result)
@@ -117,7 +117,7 @@ def _finish(
     for model in models:  # the bundle holds no path of this machine; `verify` asks the cache
         remember(manifest["inputs"][model.name], model.decl.source.path)
     size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-    broken = judge(plan, size, measured)
+    broken = check_requirements(plan, size, measured)
     write_report(directory / "report.html", plan, models, measured, manifest)
     sealed = write_manifest(directory, manifest)
     return CompileResult(directory, sealed.data, models, measured), broken

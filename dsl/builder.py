@@ -11,7 +11,7 @@ from lark import Token, Transformer, v_args
 from ..compiler.diagnostics.diagnostic import Diagnostic, Label
 from ..compiler.plan.parameters import Pattern
 from . import ast
-from .source import Source
+from .plan_text import PlanText
 
 _ESCAPE = re.compile(r"\\(u[0-9A-Fa-f]{4}|.)")
 _ESCAPES = {'"': '"', "\\": "\\", "n": "\n", "t": "\t", "r": "\r"}
@@ -20,10 +20,10 @@ _MAX_DIGITS = 40
 
 
 @v_args(meta=True)
-class Builder(Transformer):
+class TreeBuilder(Transformer):
     """Recursion is as deep as brackets nest, which the scanner bounds. Problems go to the list given."""
 
-    def __init__(self, source: Source, problems: list[Diagnostic]) -> None:
+    def __init__(self, source: PlanText, problems: list[Diagnostic]) -> None:
         super().__init__()
         self.source = source
         self.problems = problems

@@ -21,19 +21,19 @@ from ..compiler.registry import cache_steps, capabilities, find_target
 from . import ast
 from .declared import Declared, collect
 from .deploys import Deploys
+from .diagnostic_collector import DiagnosticCollector
 from .lets import Lets
 from .loader import Loaded, load
 from .models import CheckedModel, check_model, find_texts
 from .pipelines import Pipelines
-from .report import Report
+from .plan_text import text_for_frames
 from .requires import check_requirement
 from .settings import CalibrationBlock, EvaluationBlock, Reader
-from .source import text_for_frames
 
 
 def check_file(path: Path, defines: Sequence[str] = ()) -> tuple[Plan | None, list[Diagnostic], dict[str, str]]:
     """The plan (None when it has errors), all diagnostics in order, and the sources for code frames."""
-    report = Report()
+    report = DiagnosticCollector()
     try:
         loaded = load(Path(path), report)
     except PlanError as error:
@@ -54,7 +54,7 @@ def load_plan(path: Path, defines: Sequence[str] = ()) -> Plan:
 
 
 class _Checker:
-    def __init__(self, path: Path, loaded: Loaded, report: Report) -> None:
+    def __init__(self, path: Path, loaded: Loaded, report: DiagnosticCollector) -> None:
         self.path = path
         self.loaded = loaded
         self.report = report

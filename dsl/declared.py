@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from ..compiler.diagnostics.diagnostic import Label
 from . import ast
+from .diagnostic_collector import DiagnosticCollector
 from .loader import Loaded
-from .report import Report
 
 _Named = TypeVar("_Named", ast.Model, ast.Pipeline, ast.Let)
 _Single = TypeVar("_Single", ast.PlanName, ast.Device, ast.Calibration, ast.Evaluation)
@@ -31,7 +31,7 @@ class Declared:
     requires: list[ast.Require] = field(default_factory=list)
 
 
-def collect(loaded: Loaded, report: Report) -> Declared:
+def collect(loaded: Loaded, report: DiagnosticCollector) -> Declared:
     """Sort the statements by kind. A second declaration of one name, or a second `device`, is E0109."""
     found = Declared()
     by_type: dict[type, list] = {}
@@ -50,14 +50,14 @@ def collect(loaded: Loaded, report: Report) -> Declared:
     return found
 
 
-def _single(statements: Sequence[_Single], noun: str, report: Report) -> _Single | None:
+def _single(statements: Sequence[_Single], noun: str, report: DiagnosticCollector) -> _Single | None:
     for again in statements[1:]:
         also = [Label(statements[0].span, "first here")]
         report.error("E0109", f"the plan has two {noun} statements", again.span, also=also)
     return statements[0] if statements else None
 
 
-def _named(statements: Sequence[_Named], noun: str, report: Report) -> dict[str, _Named]:
+def _named(statements: Sequence[_Named], noun: str, report: DiagnosticCollector) -> dict[str, _Named]:
     found: dict[str, _Named] = {}
     for statement in statements:
         name = statement.name

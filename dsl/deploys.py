@@ -15,8 +15,8 @@ from ..compiler.registry import find_target, target_names, targets
 from ..compiler.sources.tokenizer.tokenizer_file import disagreement
 from . import ast
 from .declared import Declared
+from .diagnostic_collector import DiagnosticCollector
 from .loader import Loaded
-from .report import Report
 from .settings import DeployBlock, Reader, SpeculateBlock
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Deploys:
     device: Device | None
 
     @property
-    def report(self) -> Report:
+    def report(self) -> DiagnosticCollector:
         """Where errors go."""
         return self.reader.report
 

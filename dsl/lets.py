@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from ..compiler.diagnostics.diagnostic import Label, PlanError
 from ..compiler.diagnostics.nearest import nearest_help
 from . import ast
+from .diagnostic_collector import DiagnosticCollector
 from .parser import parse_value
-from .report import Report
 
 _KINDS = {
     ast.Quantity: "a number with a unit",
@@ -31,7 +31,7 @@ _KINDS = {
 class Lets:
     """The plan's lets by name, the values that `-D` gives them, and what is reported about either."""
 
-    report: Report
+    report: DiagnosticCollector
     declared: dict[str, ast.Let] = field(default_factory=dict)
     overrides: dict[str, ast.Value] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)  # lets that could not be read: their uses are no mistakes

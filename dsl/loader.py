@@ -16,9 +16,9 @@ from ..compiler.diagnostics.diagnostic import Label, PlanError, Span
 from ..compiler.pipeline.pass_interface import Pass
 from ..compiler.registry import pass_fault, pass_names
 from . import ast
+from .diagnostic_collector import DiagnosticCollector
 from .parser import Lost, parse
-from .report import Report
-from .source import read_source, what_is
+from .plan_text import read_plan, what_is
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Loaded:
         return any(lost.keyword == "*" for lost in self.lost)
 
 
-def load(path: Path, report: Report) -> Loaded:
+def load(path: Path, report: DiagnosticCollector) -> Loaded:
     """Read the plan at `path`; PlanError when there is no text to read at all."""
     loaded = Loaded()
     _read(path, str(path), None, (), loaded, report, set())
@@ -54,9 +54,15 @@ def resolve_path(text: str, span: Span) -> Path:
 
 
 def _read(
-    path: Path, file: str, at: Span | None, chain: tuple[Path, ...], loaded: Loaded, report: Report, seen: set[Path]
+    path: Path,
+    file: str,
+    at: Span | None,
+    chain: tuple[Path, ...],
+    loaded: Loaded,
+    report: DiagnosticCollector,
+    seen: set[Path],
 ) -> None:
-    source = read_source(path, file, at)
+    source = read_plan(path, file, at)
     loaded.sources[file] = source.text
     seen.add(path.resolve())
     parsed = parse(source)
@@ -71,7 +77,9 @@ def _read(
             loaded.statements.append(statement)
 
 
-def _include(statement: ast.Include, chain: tuple[Path, ...], loaded: Loaded, report: Report, seen: set[Path]) -> None:
+def _include(
+    statement: ast.Include, chain: tuple[Path, ...], loaded: Loaded, report: DiagnosticCollector, seen: set[Path]
+) -> None:
     path = resolve_path(statement.path.value, statement.path.span)
     if path.resolve() in chain:
         circle = " -> ".join(file.name for file in (*chain[chain.index(path.resolve()) :], path))
@@ -84,7 +92,7 @@ def _include(statement: ast.Include, chain: tuple[Path, ...], loaded: Loaded, re
             loaded.lost.append(Lost("*", "*"))
 
 
-def _use(statement: ast.Use, loaded: Loaded, report: Report) -> None:
+def _use(statement: ast.Use, loaded: Loaded, report: DiagnosticCollector) -> None:
     path = resolve_path(statement.path.value, statement.path.span)
     at = statement.path.span
     if what_is(path) != "file":
@@ -120,7 +128,7 @@ def _belongs(cls: type[Pass], module: str, all_: list[type[Pass]]) -> bool:
     return named is not None or not any(other is not cls and issubclass(other, cls) for other in all_)
 
 
-def _register(cls: type[Pass], path: Path, at: Span, loaded: Loaded, report: Report) -> None:
+def _register(cls: type[Pass], path: Path, at: Span, loaded: Loaded, report: DiagnosticCollector) -> None:
     fault = pass_fault(cls)
     if fault is not None:
         loaded.passes_unknown = True
@@ -132,7 +140,7 @@ def _register(cls: type[Pass], path: Path, at: Span, loaded: Loaded, report: Rep
         loaded.passes[cls.name] = cls
 
 
-def _failed(path: Path, error: BaseException, at: Span, loaded: Loaded, report: Report) -> None:
+def _failed(path: Path, error: BaseException, at: Span, loaded: Loaded, report: DiagnosticCollector) -> None:
     """The mistake is in the used file: show its line there, and the `use` that brought it."""
     loaded.passes_unknown = True
     message = f"`{path}` cannot be used: {type(error).__name__}: {error}".rstrip(": ")

@@ -15,11 +15,11 @@ from ..compiler.plan.plan import ModelDecl, ModelSource
 from ..compiler.registry import sources
 from ..compiler.sources.source import Outline, Source, check_context
 from . import ast
+from .diagnostic_collector import DiagnosticCollector
 from .lets import Lets
 from .loader import resolve_path
-from .report import Report
+from .plan_text import what_is
 from .settings import ModelBlock, Reader
-from .source import what_is
 
 if TYPE_CHECKING:
     from ..compiler.ir.decoder_arch import DecoderArch
@@ -66,7 +66,7 @@ def check_model(model: ast.Model, reader: Reader) -> CheckedModel | None:
     return CheckedModel(decl, outline.arch, outline.nodes, outline.weights)
 
 
-def _outline(source: Source, path: Path, at: Span, report: Report) -> Outline:
+def _outline(source: Source, path: Path, at: Span, report: DiagnosticCollector) -> Outline:
     try:
         return source.outline(path)
     except PlanError as error:
@@ -74,7 +74,7 @@ def _outline(source: Source, path: Path, at: Span, report: Report) -> Outline:
         return Outline()
 
 
-def _is_there(source: Source, path: Path, written: ast.String, report: Report) -> bool:
+def _is_there(source: Source, path: Path, written: ast.String, report: DiagnosticCollector) -> bool:
     found = what_is(path)
     if found == source.accepts:
         return True
@@ -88,7 +88,7 @@ def _is_there(source: Source, path: Path, written: ast.String, report: Report) -
     return False
 
 
-def _missing(path: Path, written: ast.String, kind: str, report: Report) -> None:
+def _missing(path: Path, written: ast.String, kind: str, report: DiagnosticCollector) -> None:
     try:
         near = nearest(path.name, (entry.name for entry in path.parent.iterdir()))
     except OSError:
@@ -103,7 +103,7 @@ def _setting_span(model: ast.Model, key: str) -> Span:
     return next(setting.value.span for setting in model.settings if setting.key.text == key)
 
 
-def find_texts(settings: Iterable[ast.Setting], lets: Lets, report: Report) -> tuple[Path, ...]:
+def find_texts(settings: Iterable[ast.Setting], lets: Lets, report: DiagnosticCollector) -> tuple[Path, ...]:
     """The files of a block's `text`, globs expanded in sorted order."""
     value = next(setting.value for setting in settings if setting.key.text == "text")
     resolved = lets.resolve(value)
@@ -115,7 +115,7 @@ def find_texts(settings: Iterable[ast.Setting], lets: Lets, report: Report) -> t
     return tuple(dict.fromkeys(found))
 
 
-def _expand(item: ast.String, report: Report) -> list[Path]:
+def _expand(item: ast.String, report: DiagnosticCollector) -> list[Path]:
     path = resolve_path(item.value, item.span)
     found = what_is(path)
     if found == "file":

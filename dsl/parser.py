@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from ..compiler.diagnostics.diagnostic import Diagnostic, Label, PlanError
 from ..compiler.diagnostics.nearest import nearest_help
 from . import ast
-from .builder import Builder
+from .builder import TreeBuilder
+from .plan_text import PlanText
 from .scanner import KEYWORDS, MAX_PROBLEMS, Chunk, scan
-from .source import Source
 
 if TYPE_CHECKING:
     from lark import Lark
@@ -52,11 +52,11 @@ def _lark() -> Lark:
     return Lark(grammar, parser="lalr", start=["plan", "value"], propagate_positions=True)
 
 
-def parse(source: Source) -> Parsed:
+def parse(source: PlanText) -> Parsed:
     """Parse a whole file. Syntax errors are returned in `problems`, at most `MAX_PROBLEMS` of them."""
     scanned = scan(source)
     result = Parsed(ast.File(()), problems=list(scanned.problems))
-    builder = Builder(source, result.problems)
+    builder = TreeBuilder(source, result.problems)
     statements: list[ast.Statement] = []
     for chunk in scanned.chunks:
         if len(result.problems) >= MAX_PROBLEMS:
@@ -75,7 +75,7 @@ def parse(source: Source) -> Parsed:
 
 def parse_text(text: str, file: str = "plan.edge") -> ast.File:
     """The tree of `text`; raises PlanError with all syntax errors."""
-    parsed = parse(Source(file, text))
+    parsed = parse(PlanText(file, text))
     if parsed.problems:
         raise PlanError(*parsed.problems)
     return parsed.file
@@ -83,19 +83,19 @@ def parse_text(text: str, file: str = "plan.edge") -> ast.File:
 
 def parse_value(text: str, file: str) -> ast.Value:
     """One value alone, as after `-D name=`; raises PlanError."""
-    source = Source(file, text)
+    source = PlanText(file, text)
     scanned = scan(source)
     problems = list(scanned.problems)
     if not problems:
         tree = _run(source, Chunk(0, len(text)), "value", problems)
         if tree is not None:
-            value = Builder(source, problems).transform(tree)
+            value = TreeBuilder(source, problems).transform(tree)
             if not problems:
                 return value
     raise PlanError(*problems)
 
 
-def _parse_chunk(source: Source, chunk: Chunk, result: Parsed):
+def _parse_chunk(source: PlanText, chunk: Chunk, result: Parsed):
     word = _WORD.match(source.text, chunk.start)
     if word is None:
         found = _found(source, chunk.start)
@@ -110,7 +110,7 @@ def _parse_chunk(source: Source, chunk: Chunk, result: Parsed):
     return _run(source, chunk, "plan", result.problems)
 
 
-def _run(source: Source, chunk: Chunk, start: str, problems: list[Diagnostic]):
+def _run(source: PlanText, chunk: Chunk, start: str, problems: list[Diagnostic]):
     from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
     from lark.utils import TextSlice
 
@@ -150,7 +150,7 @@ _SIGNS = {
 }
 
 
-def _unexpected(source: Source, position: int, ended: bool, accepts: set[str]) -> Diagnostic:
+def _unexpected(source: PlanText, position: int, ended: bool, accepts: set[str]) -> Diagnostic:
     """What was found where, and in a few words what would have been right there."""
     found = "" if ended else _found(source, position)
     where = max(position - 1, 0) if ended else position
@@ -186,11 +186,11 @@ def _advice(found: str, accepts: set[str]) -> str | None:
     return None
 
 
-def _found(source: Source, position: int) -> str:
+def _found(source: PlanText, position: int) -> str:
     match = _FOUND.match(source.text, position)
     return (match.group() if match else "")[:40]
 
 
-def _lost(source: Source, chunk: Chunk) -> list[Lost]:
+def _lost(source: PlanText, chunk: Chunk) -> list[Lost]:
     text = source.text[chunk.start : min(chunk.stop, chunk.start + 2000)]
     return [Lost(*match.groups()) for match in _DECLARES.finditer(text)] or [Lost(text.split(None, 1)[0], "")]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..compiler.diagnostics.diagnostic import Diagnostic, Label
-from .source import Source
+from .plan_text import PlanText
 
 MAX_DEPTH = 16
 MAX_PROBLEMS = 20
@@ -81,13 +81,13 @@ class Scan:
     complete: bool = True  # False: stopped early
 
 
-def scan(source: Source) -> Scan:
+def scan(source: PlanText) -> Scan:
     """Cut the text of `source` into statements."""
     return _Scanner(source).run()
 
 
 class _Scanner:
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: PlanText) -> None:
         self.source = source
         self.result = Scan()
         self.open: list[tuple[str, int]] = []

@@ -16,9 +16,9 @@ from ..compiler.plan.parameters import Parameter, Pattern, param, parameters
 from ..compiler.registry import cache_types, find_source
 from ..compiler.sources.source import Source
 from . import ast
+from .diagnostic_collector import DiagnosticCollector
 from .lets import Lets, kind_of
 from .printer import show
-from .report import Report
 
 SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 UNITS = {**dict.fromkeys(SIZES, "B"), "bit": "bits", "bits": "bits", "tok/s": "tok/s"}
@@ -82,7 +82,7 @@ class SpeculateBlock:
 class Reader:
     """Reads settings for one owner (`pass `quantize``), reporting what is wrong with each."""
 
-    report: Report
+    report: DiagnosticCollector
     lets: Lets
 
     def read(

@@ -18,8 +18,7 @@ from ..compiler.pipeline.pass_interface import Pass, Scope
 from ..compiler.plan.parameters import param
 
 if TYPE_CHECKING:
-    from ..compiler.ir.module import Bucket as Shape
-    from ..compiler.ir.module import Module
+    from ..compiler.ir.module import BucketShape, Module
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,8 @@ class Bucket(Pass):
         module.graphs = {shape.name: specialise(main, shape, scope) for shape in shapes}
         return len(shapes)
 
-    def _shapes(self, module: Module, scope: Scope) -> list[Shape]:
-        from ..compiler.ir.module import Bucket as Shape
+    def _shapes(self, module: Module, scope: Scope) -> list[BucketShape]:
+        from ..compiler.ir.module import BucketShape
 
         if module.arch is None:
             fail(
@@ -82,14 +81,14 @@ class Bucket(Pass):
             )
         if problem := self.demands().beyond_context(module.name, module.context, scope.origin):
             raise PlanError(problem)
-        pairs = [Shape(t, c) for c in self.context for t in self.tokens]
+        pairs = [BucketShape(t, c) for c in self.context for t in self.tokens]
         for shape in pairs:
             if shape.tokens >= shape.context:
                 scope.skip(shape.name, f"{shape.tokens} tokens leave no room for a cache in {shape.context} positions")
         return [shape for shape in pairs if shape.tokens < shape.context]
 
     @staticmethod
-    def _same(module: Module, shapes: list[Shape], scope: Scope) -> None:
+    def _same(module: Module, shapes: list[BucketShape], scope: Scope) -> None:
         if {shape.name for shape in shapes} != set(module.graphs):
             have = ", ".join(f"`{name}`" for name in module.graphs)
             fail(

@@ -201,7 +201,7 @@ def run(nodes: Iterable[ir.Node], env: Env, constants: Constants, wanted: Sequen
     last = {value: node for node in needed for value in node.inputs if value is not None}
     values = dict(env)
     for node in needed:
-        for value, made in zip(node.outputs, evaluate(node, values, constants), strict=False):
+        for value, made in zip(node.outputs, outputs_of(node, values, constants), strict=False):
             values[value] = made
         for value in node.inputs:
             if value is not None and last[value] is node and value not in wanted:
@@ -220,7 +220,7 @@ def _needed(nodes: list[ir.Node], env: Env, wanted: Sequence[ir.Value]) -> list[
     return kept[::-1]
 
 
-def evaluate(node: ir.Node, values: Env, constants: Constants) -> tuple[torch.Tensor, ...]:
+def outputs_of(node: ir.Node, values: Env, constants: Constants) -> tuple[torch.Tensor, ...]:
     """One node on what is in `values`, else on constants."""
     table = node.inputs[0] if node.op_type == "Gather" else None
     if table is not None and table not in values and node.inputs[1] in values:
@@ -242,7 +242,7 @@ def compute(node: ir.Node, inputs: list[torch.Tensor | None]) -> tuple[torch.Ten
 
 
 Inputs = list[torch.Tensor]
-Rule = Callable[[ir.Node, Inputs], "torch.Tensor | tuple[torch.Tensor, ...]"]
+TorchOp = Callable[[ir.Node, Inputs], "torch.Tensor | tuple[torch.Tensor, ...]"]
 
 
 def _ints(node: ir.Node, name: str) -> list[int]:
@@ -296,7 +296,7 @@ def _dequantize(node: ir.Node, x: Inputs) -> torch.Tensor:
     return (groups * scale).reshape(x[0].shape)
 
 
-_RULES: Mapping[str, Rule] = {
+_RULES: Mapping[str, TorchOp] = {
     "Add": lambda node, x: x[0] + x[1],
     "Attention": _attention,
     "Cast": lambda node, x: x[0].to(_torch_type(int(_number(node, "to", 1)))),

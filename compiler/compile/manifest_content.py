@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..bundle.manifest import arch_entry
 from ..files import cache
 from ..ir.linears import QuantizedWeight, linears
-from ..ir.module import MAIN, Bucket
+from ..ir.module import MAIN, BucketShape
 
 if TYPE_CHECKING:
     from ..ir.module import Module
@@ -176,7 +176,7 @@ def _buckets(model: CompiledModel) -> list[dict[str, Any]]:
     schedule = model.cut.schedule()
     rows = []
     for key in model.final.graphs:
-        bucket = None if key == MAIN else Bucket.parse(key)
+        bucket = None if key == MAIN else BucketShape.parse(key)
         rows.append(
             {
                 "name": key,

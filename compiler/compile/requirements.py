@@ -22,7 +22,7 @@ class Measured:
     requires: list[dict[str, Any]] = field(default_factory=list)
 
 
-def measure(plan: Plan, models: Sequence[CompiledModel], progress: Progress) -> Measured:
+def measure_models(plan: Plan, models: Sequence[CompiledModel], progress: Progress) -> Measured:
     """Perplexity of each language model on the plan's `evaluation` text, compressed and float, in ONNX Runtime."""
     measured = Measured()
     if plan.evaluation is None:
@@ -41,7 +41,7 @@ def measure(plan: Plan, models: Sequence[CompiledModel], progress: Progress) -> 
     return measured
 
 
-def judge(plan: Plan, size: int, measured: Measured) -> list[Diagnostic]:
+def check_requirements(plan: Plan, size: int, measured: Measured) -> list[Diagnostic]:
     """Record every `require` line in `measured` and return those that do not hold; `size` is the bundle's in bytes."""
     broken = []
     for line in plan.requires:

@@ -26,7 +26,7 @@ SHARD_KEY = "edgec.shard"  # node metadata: which of several parts on its device
 
 
 @dataclass(frozen=True)
-class Bucket:
+class BucketShape:
     """A static shape: `tokens` new positions per call, `context` positions in all."""
 
     tokens: int
@@ -37,7 +37,7 @@ class Bucket:
         return f"t{self.tokens}_c{self.context}"
 
     @classmethod
-    def parse(cls, name: str) -> Bucket:
+    def parse(cls, name: str) -> BucketShape:
         tokens, context = name.split("_")
         return cls(int(tokens[1:]), int(context[1:]))
 

@@ -53,7 +53,7 @@ class Skip:
 
 
 @dataclass(frozen=True)
-class Table:
+class FiguresTable:
     """Figures a pass measured, for the report: each row begins with a node's name; `marked` is a column of each row."""
 
     title: str
@@ -75,7 +75,7 @@ class Scope:
     calibration: Calibration | None = None
     skips: list[Skip] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
+    tables: list[FiguresTable] = field(default_factory=list)
     progress: Callable[[str], None] = lambda _text: None
     widths: Mapping[int, int] = field(default_factory=lambda: dict.fromkeys((2, 3, 4, 8), 0))  # the target's `widths`
     touched: set[str] = field(default_factory=set)  # globs of `on` that matched a candidate
@@ -100,7 +100,7 @@ class Scope:
         """Something the user should read in the report: a size it costs, a decision taken."""
         self.notes.append(text)
 
-    def table(self, table: Table) -> None:
+    def table(self, table: FiguresTable) -> None:
         """Figures for the report that would be too many to read as notes."""
         self.tables.append(table)
 
@@ -152,5 +152,5 @@ class StepResult:
     seconds: float
     skips: tuple[Skip, ...]
     notes: tuple[str, ...]
-    tables: tuple[Table, ...] = ()
+    tables: tuple[FiguresTable, ...] = ()
     error: Mapping[str, float] | None = None  # output -> relative error, when the step was verified

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..compile.compile_model import CompiledModel
     from ..compile.requirements import Measured
     from ..diagnostics.diagnostic import Span
-    from ..pipeline.pass_interface import StepResult, Table
+    from ..pipeline.pass_interface import FiguresTable, StepResult
     from ..plan.plan import Plan
 
 _FLAT = 60  # weights a table shows before it is folded away
@@ -158,7 +158,7 @@ def _said(step: StepResult) -> str:
     return first + folded + tables
 
 
-def _figures(table: Table) -> str:
+def _figures(table: FiguresTable) -> str:
     rows = [[_code(row[0]), *map(_e, row[1:])] for row in table.rows]
     for row, at in zip(rows, table.marked, strict=False):
         row[at] = f"<mark>{row[at]}</mark>"

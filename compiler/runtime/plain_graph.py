@@ -29,7 +29,7 @@ def run_graph(
     manifest = load_manifest(Path(bundle))
     check_files(manifest)
     name = choose_model(manifest, model)
-    made = evaluate(manifest, name, read_arrays(Path(inputs)))
+    made = run_parts(manifest, name, read_arrays(Path(inputs)))
     if outputs is not None:
         with Path(outputs).open("wb") as file:
             np.savez(file, **made)  # pyright: ignore[reportArgumentType] - its keywords are arrays
@@ -49,7 +49,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         fail("E0922", f"`{path}` is not an .npz file of plain arrays", help="write it with `numpy.savez`")
 
 
-def evaluate(
+def run_parts(
     manifest: Manifest, name: str, arrays: Mapping[str, np.ndarray], bucket: str | None = None, tap: Tap | None = None
 ) -> dict[str, np.ndarray]:
     """What no part reads of the outputs, for `arrays` by the graph's input names; `tap` sees every part's outputs."""

@@ -60,7 +60,7 @@ def draw(p: np.ndarray, random: np.random.Generator) -> int:
     return certain if p[certain] == 1.0 else int(random.choice(len(p), p=p))
 
 
-def judge(token: int, p: np.ndarray, q: np.ndarray, random: np.random.Generator) -> int | None:
+def accept_or_replace(token: int, p: np.ndarray, q: np.ndarray, random: np.random.Generator) -> int | None:
     """None: the draft `token` ~ q stands; otherwise the token that takes its place."""
     p, q = _same_length(p, q)
     rest = np.maximum(p - q, 0.0)

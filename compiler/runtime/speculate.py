@@ -20,7 +20,7 @@ import numpy as np
 from ..diagnostics.diagnostic import fail
 from ..emit.engine_protocols import LanguageModel
 from .language_model import feed, fits
-from .sample import Sampling, draw, judge
+from .sample import Sampling, accept_or_replace, draw
 
 
 @dataclass
@@ -115,7 +115,7 @@ class Decoder:
         """The drafts that stand and the target's own token after them."""
         new: list[int] = []
         for token, q, row in zip(drafts, scores, logits, strict=False):
-            other = judge(token, self.sampling.distribution(row), q, self._random)
+            other = accept_or_replace(token, self.sampling.distribution(row), q, self._random)
             if other is not None:
                 return [*new, other]
             new.append(token)

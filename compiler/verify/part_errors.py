@@ -20,7 +20,7 @@ from ..ir.module import MAIN, Module
 from ..runtime.chain import ChainModel
 from ..runtime.engines import open_graph, open_model
 from ..runtime.kv_cache import canonical, numpy_dtype
-from ..runtime.plain_graph import evaluate
+from ..runtime.plain_graph import run_parts
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -146,7 +146,7 @@ def _compare_graph(manifest: Manifest, name: str, module: Module, found: Mapping
                 if tensor in reference:
                     found[part].add(tensor, row["name"], array, reference[tensor])
 
-        evaluate(manifest, name, arrays, row["name"], tap)
+        run_parts(manifest, name, arrays, row["name"], tap)
 
 
 def _fed(manifest: Manifest, bucket: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from ...compiler.diagnostics.diagnostic import fail
-from ...compiler.ir.module import Bucket
+from ...compiler.ir.module import BucketShape
 from ...compiler.pipeline.pass_interface import Scope
 
 _STRIP = 1024  # bytes: constants above this are no shapes, inference need not see them
 
 
-def specialise(main: ir.Model, bucket: Bucket, scope: Scope) -> ir.Model:
+def specialise(main: ir.Model, bucket: BucketShape, scope: Scope) -> ir.Model:
     """A copy of `main` with static shapes; the weights are the same objects."""
     model = main.clone()
     graph = model.graph
@@ -33,7 +33,7 @@ def specialise(main: ir.Model, bucket: Bucket, scope: Scope) -> ir.Model:
     return model
 
 
-def _numbers(graph: ir.Graph, bucket: Bucket) -> dict[str, int]:
+def _numbers(graph: ir.Graph, bucket: BucketShape) -> dict[str, int]:
     """What each symbol of the inputs' shapes stands for."""
     past = bucket.context - bucket.tokens
     numbers: dict[str, int] = {}
@@ -93,7 +93,7 @@ def _infer(model: ir.Model) -> None:
                 output.type = ir.TensorType(ir.DataType(found.elem_type))
 
 
-def _demand_static(graph: ir.Graph, bucket: Bucket, scope: Scope) -> None:
+def _demand_static(graph: ir.Graph, bucket: BucketShape, scope: Scope) -> None:
     for node in graph:
         for output in node.outputs:
             if output.name and not _known(output) and (output.uses() or output.is_graph_output()):

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from ...compiler.calibration import windows as calibrate
 from ...compiler.calibration.time_left import Clock
-from ...compiler.calibration.torch_graph import Constants, Env, device, evaluate, plain_inputs, stretches
+from ...compiler.calibration.torch_graph import Constants, Env, device, outputs_of, plain_inputs, stretches
 from ...compiler.diagnostics.diagnostic import EngineError, fail
 from ...compiler.files import cache
 from ...compiler.ir.module import Module, constant
@@ -178,7 +178,7 @@ def _run(
     values = dict(env)
     with torch.no_grad():
         for node in nodes:
-            for value, x in zip(node.outputs, evaluate(node, values, constants), strict=False):
+            for value, x in zip(node.outputs, outputs_of(node, values, constants), strict=False):
                 values[value] = x
                 see(value, x)
     return values

@@ -28,8 +28,7 @@ from ...compiler.files import cache
 from ...compiler.ir.module import Module
 from ...compiler.ir.weight_format import WeightFormat
 from ...compiler.ir.weights import Weight
-from ...compiler.pipeline.pass_interface import Scope
-from ...compiler.pipeline.pass_interface import Table as Sensitivities
+from ...compiler.pipeline.pass_interface import FiguresTable, Scope
 from ..quantization.blocks import unmet
 from . import gptq
 from . import solution_cache as store
@@ -40,11 +39,13 @@ WINDOWS = (16, 64)  # that divergence is measured on, at least and at most
 _ROOM = 1 << 29  # bytes that the variants' streams may take beyond the least number of windows
 _UNITS = 1 << 18  # steps of the budget at most
 
-Table = dict[str, dict[WeightFormat, float]]
+Sensitivities = dict[str, dict[WeightFormat, float]]
 Variant = tuple[str, WeightFormat]  # one linear in one format, the others in float
 
 
-def choose(table: Table, shapes: Mapping[str, Sequence[int]], budget: float, scope: Scope) -> dict[str, WeightFormat]:
+def choose(
+    table: Sensitivities, shapes: Mapping[str, Sequence[int]], budget: float, scope: Scope
+) -> dict[str, WeightFormat]:
     """The formats of least summed divergence within `budget` bits a weight."""
     weights = sum(math.prod(shapes[name]) for name in table)
     sizes = {
@@ -93,7 +94,9 @@ def _least(sizes: Mapping[str, list[int]], costs: Mapping[str, list[float]], roo
     return {name: found[name] for name in sizes}
 
 
-def tell(table: Table, chosen: Mapping[str, WeightFormat], shapes: Mapping[str, Sequence[int]], scope: Scope) -> None:
+def tell(
+    table: Sensitivities, chosen: Mapping[str, WeightFormat], shapes: Mapping[str, Sequence[int]], scope: Scope
+) -> None:
     """What was chosen, in a note, and what each format of each linear would cost, in a table of the report."""
     weights = sum(math.prod(shapes[name]) for name in chosen)
     bits = sum(_stored(shapes[name], f, scope) for name, f in chosen.items()) / weights
@@ -104,12 +107,12 @@ def tell(table: Table, chosen: Mapping[str, WeightFormat], shapes: Mapping[str, 
     rows = [(name, *(f"{1000 * row[f]:.3f}" for f in formats)) for name, row in table.items()]
     marked = [1 + formats.index(chosen[name]) for name in table]
     title = "sensitivity: divergence in thousandths when this linear alone is in a format; the chosen ones are marked"
-    scope.table(Sensitivities(title, ("linear", *map(str, formats)), tuple(rows), tuple(marked)))
+    scope.table(FiguresTable(title, ("linear", *map(str, formats)), tuple(rows), tuple(marked)))
 
 
 def sensitivities(
     module: Module, sources: Mapping[str, Weight], formats: Sequence[WeightFormat], scope: Scope
-) -> Table:
+) -> Sensitivities:
     """Linear -> format -> divergence; from the cache if these windows, weights and formats were measured before."""
     if scope.calibration is None:
         fail("E0454", "`weights = auto` needs a `calibration` block, but the plan has none", scope.origin)
@@ -149,10 +152,10 @@ class _Measure:
         window = self.flow.reference[0][0].nbytes * linears * len(self.formats)
         return min(len(ids), max(WINDOWS[0], min(WINDOWS[1], _ROOM // window)))
 
-    def table(self) -> Table:
+    def table(self) -> Sensitivities:
         *blocks, head = self.flow.stretches[1:]
         final = self._final(blocks)
-        found: Table = {}
+        found: Sensitivities = {}
         # a block's variants go through all blocks behind it
         clock = Clock(self.scope.progress, "sensitivity", [len(blocks) - at + 1.0 for at in range(len(blocks))])
         for at, stretch in enumerate(blocks, start=1):

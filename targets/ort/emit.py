@@ -16,7 +16,7 @@ from ...compiler.emit.part import Part
 from ...compiler.emit.target import Emission, EmitJob
 from ...compiler.ir.module import MAIN
 from ...compiler.ir.save import save_graphs
-from .lower import Lowering
+from .lower import OrtLowering
 from .pack import stored_bits
 from .read_back import read_back
 from .session import EXACT, FAST, OrtGraph
@@ -30,7 +30,7 @@ _AXES = ["batch", "kv_heads", "position", "head_dim"]
 def emit(job: EmitJob) -> Emission:
     """Write the job's parts; the manifest's entries."""
     packs = job.options.format == "matmulnbits"
-    lowering = Lowering(job.module, int8=job.options.compute == "int8")
+    lowering = OrtLowering(job.module, int8=job.options.compute == "int8")
     before = {_file(part, bucket): model for part in job.parts for bucket, model in part.graphs.items()}
     after = {file: lowering.run(model) if packs else model for file, model in before.items()}
     folder = job.directory / job.folder
@@ -45,7 +45,7 @@ def emit(job: EmitJob) -> Emission:
     return Emission("chain", parts, _libraries(job), notes, _kv(job), stored=_bits(lowering))
 
 
-def _bits(lowering: Lowering) -> dict[str, int]:
+def _bits(lowering: OrtLowering) -> dict[str, int]:
     quantised = {name: linear.quant for name, linear in lowering.lowered.items()}
     return {name: stored_bits(quant) for name, quant in quantised.items() if quant is not None}
 

@@ -24,7 +24,7 @@ _INT8 = 4  # MatMulNBits' accuracy_level
 
 
 @dataclass
-class Packed:
+class PackedWeight:
     """The tensors of one quantised weight in ONNX Runtime's layout; made once for all graphs that refer to it."""
 
     name: str
@@ -35,12 +35,12 @@ class Packed:
 
 
 @dataclass
-class Lowering:
+class OrtLowering:
     """What was rewritten (op -> its linear before), and what was left standard and why."""
 
     module: Module
     int8: bool = False  # let the kernel round activations to int8
-    packed: dict[int, Packed] = field(default_factory=dict)  # id of the quantised weight -> its layout
+    packed: dict[int, PackedWeight] = field(default_factory=dict)  # id of the quantised weight -> its layout
     lowered: dict[str, Linear] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
 
@@ -96,7 +96,7 @@ class Lowering:
         graph.remove(node, safe=True)
         made.name = linear.name
 
-    def _packed(self, linear: Linear) -> Packed:
+    def _packed(self, linear: Linear) -> PackedWeight:
         quant = linear.quant
         if quant is None:
             raise ValueError(f"linear `{linear.name}` is not quantised")
@@ -104,11 +104,11 @@ class Lowering:
             name = f"{linear.name}.weight"
             q, flat = pack.packed(name, quant), pack.packed(f"{name}.flat", quant, flat=True)
             flat.meta[SAME_BYTES] = q
-            made = Packed(name, q, flat, pack.scales(name, quant), pack.zero_points(name, quant))
+            made = PackedWeight(name, q, flat, pack.scales(name, quant), pack.zero_points(name, quant))
             self.packed[id(quant.q)] = made
         return self.packed[id(quant.q)]
 
-    def _matmul(self, graph: ir.Graph, linear: Linear, held: Packed) -> ir.Node:
+    def _matmul(self, graph: ir.Graph, linear: Linear, held: PackedWeight) -> ir.Node:
         n, k = linear.shape
         attributes = {"K": k, "N": n, **_layout(linear)}
         if self.int8:
@@ -116,7 +116,7 @@ class Lowering:
         inputs = [linear.node.inputs[0], _held(graph, held.q), *_scales(graph, held)]
         return ir.node("MatMulNBits", inputs, attributes, domain=DOMAIN)
 
-    def _gather(self, graph: ir.Graph, linear: Linear, held: Packed) -> ir.Node:
+    def _gather(self, graph: ir.Graph, linear: Linear, held: PackedWeight) -> ir.Node:
         attributes = {"gather_axis": 0, "quantize_axis": 1, **_layout(linear)}
         inputs = [_held(graph, held.flat), linear.node.inputs[1], *_scales(graph, held)]
         return ir.node("GatherBlockQuantized", inputs, attributes, domain=DOMAIN)
@@ -132,7 +132,7 @@ def _held(graph: ir.Graph, weight: Weight) -> ir.Value:
     return initializer(graph, weight.name, weight)
 
 
-def _scales(graph: ir.Graph, held: Packed) -> list[ir.Value]:
+def _scales(graph: ir.Graph, held: PackedWeight) -> list[ir.Value]:
     return [_held(graph, weight) for weight in (held.scale, held.zero_point) if weight is not None]
 
 

@@ -19,12 +19,12 @@ from ...compiler.ir.linears import Linear, QuantizedWeight
 from ...compiler.ir.module import constant
 from ...compiler.ir.weights import Weight
 from . import pack
-from .lower import DOMAIN, Lowering
+from .lower import DOMAIN, OrtLowering
 
 _INPUTS = {"MatMulNBits": (1, 2, 3), "GatherBlockQuantized": (0, 2, 3)}
 
 
-def read_back(paths: Mapping[str, Path], written: Mapping[str, ir.Model], lowering: Lowering, job: EmitJob) -> None:
+def read_back(paths: Mapping[str, Path], written: Mapping[str, ir.Model], lowering: OrtLowering, job: EmitJob) -> None:
     """Fail if a file does not hold what the module says."""
     reader = _Reader(job)
     for key, path in paths.items():
@@ -36,7 +36,7 @@ class _Reader:
         self._job = job
         self._seen: set[tuple[object, ...]] = set()
 
-    def graph(self, path: Path, written: ir.Model, lowering: Lowering) -> None:
+    def graph(self, path: Path, written: ir.Model, lowering: OrtLowering) -> None:
         model = ir.load(path)
         if [n.op_type for n in model.graph] != [n.op_type for n in written.graph]:
             self._wrong(path, "its ops are not those that were written")

@@ -10,8 +10,8 @@ from edgec.compiler.diagnostics.diagnostic import PlanError
 from edgec.compiler.plan.parameters import Pattern
 from edgec.dsl import ast
 from edgec.dsl.parser import parse, parse_text, parse_value
+from edgec.dsl.plan_text import PlanText
 from edgec.dsl.scanner import MAX_DEPTH, MAX_PROBLEMS
-from edgec.dsl.source import Source
 
 WHOLE = """\
 # Qwen3-4B verifies on the NPU what Qwen2.5-0.5B drafts on the CPU
@@ -43,7 +43,7 @@ require {
 
 
 def problems(text: str) -> list[str]:
-    return [problem.message for problem in parse(Source("plan.edge", text)).problems]
+    return [problem.message for problem in parse(PlanText("plan.edge", text)).problems]
 
 
 def test_the_whole_language_reads():
@@ -128,7 +128,7 @@ def test_errors_in_several_statements_come_out_of_one_run():
 
 
 def test_a_missing_brace_costs_one_statement_only():
-    parsed = parse(Source("p", 'model a { source = hf("x")\nmodel b { }\npipeline c {\n q(a = (1)\n}\nlet d = 1\n'))
+    parsed = parse(PlanText("p", 'model a { source = hf("x")\nmodel b { }\npipeline c {\n q(a = (1)\n}\nlet d = 1\n'))
     assert [problem.code for problem in parsed.problems] == ["E0006", "E0006"]
     assert [problem.at.span.line for problem in parsed.problems if problem.at] == [1, 5]
     assert [type(statement).__name__ for statement in parsed.file.statements] == ["Model", "Let"]
@@ -161,7 +161,7 @@ NOISE = {
 def test_a_megabyte_of_noise_is_refused_at_once(kind, tmp_path):
     """Through the scanner and parser themselves; `check_file` refuses such a file by its size already."""
     start = time.process_time()
-    found = parse(Source("plan.edge", NOISE[kind])).problems
+    found = parse(PlanText("plan.edge", NOISE[kind])).problems
     assert time.process_time() - start < 3  # far below on an idle machine
     assert bool(found) == (kind != "comment")
     assert len(found) <= MAX_PROBLEMS
@@ -176,7 +176,7 @@ def test_damaged_plans_never_crash(seed):
         a, b = sorted(rng.choices(range(len(text) + 1), k=2))
         piece = rng.choice(["", "{", "}", '"', "\n", "\x00", "let", "->", "9" * 50, "\\", text[a : a + 30]])
         text = text[:a] + piece + text[min(b, a + rng.randint(0, 40)) :]
-    parsed = parse(Source("plan.edge", text))
+    parsed = parse(PlanText("plan.edge", text))
     for problem in parsed.problems:
         assert problem.at is not None
         assert problem.at.span.line <= text.count("\n") + 1

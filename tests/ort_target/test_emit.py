@@ -165,9 +165,9 @@ def test_a_packing_mistake_is_seen(draft: Module, emit, monkeypatch: pytest.Monk
 def test_wrong_numbers_are_seen(draft: Module, emit, monkeypatch: pytest.MonkeyPatch, golden_error) -> None:
     """The file is as it was written, but what was written is not the module: one linear's scales are negated."""
     quantised(draft, block=32)
-    true = lower.Lowering._replace
+    true = lower.OrtLowering._replace
 
-    def replaced(self: lower.Lowering, graph: ir.Graph, linear: Linear) -> None:
+    def replaced(self: lower.OrtLowering, graph: ir.Graph, linear: Linear) -> None:
         true(self, graph, linear)
         node = next((n for n in graph if n.name == "lm_head" and n.op_type == "MatMulNBits"), None)
         if node is not None:
@@ -176,7 +176,7 @@ def test_wrong_numbers_are_seen(draft: Module, emit, monkeypatch: pytest.MonkeyP
             graph.insert_before(node, turned)
             node.replace_input_with(2, turned.outputs[0])
 
-    monkeypatch.setattr(lower.Lowering, "_replace", replaced)
+    monkeypatch.setattr(lower.OrtLowering, "_replace", replaced)
     monkeypatch.setattr(emit_module, "read_back", lambda *_: None)
     with pytest.raises(EdgecError) as raised:
         emit(draft)

@@ -12,7 +12,7 @@ import pytest
 from edgec.compiler.bundle.manifest import FORMAT, VERSION, Manifest, arch_entry, problems
 from edgec.compiler.ir.decoder_arch import DecoderArch
 from edgec.compiler.ir.levels import Level
-from edgec.compiler.ir.module import DEVICE_KEY, MAIN, Bucket, Module
+from edgec.compiler.ir.module import DEVICE_KEY, MAIN, BucketShape, Module
 from edgec.compiler.ir.rope import RopeSpec
 from edgec.compiler.ir.weights import from_array
 from edgec.compiler.oracle.oracle import open_session
@@ -135,7 +135,7 @@ def manifest_data(parts: dict[str, Any], buckets: list[Any], kv: dict[str, Any])
 
 
 def _name(tokens: int | None, context: int | None) -> str:
-    return MAIN if tokens is None or context is None else Bucket(tokens, context).name
+    return MAIN if tokens is None or context is None else BucketShape(tokens, context).name
 
 
 def _graph(model: ir.Model, tokens: int | None, context: int | None) -> dict[str, Any]:

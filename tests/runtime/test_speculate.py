@@ -132,7 +132,7 @@ def test_vocabularies_padded_to_different_sizes(wide, narrow):
 
 
 def test_an_empty_prompt():
-    with pytest.raises(PlanError, match="the prompt has no tokens") as caught:
+    with pytest.raises(PlanError, match="the prompt is empty") as caught:
         run(Toy(0), None, 0, [], 3)
     assert caught.value.diagnostics[0].code == "E0913"
 
@@ -187,12 +187,12 @@ def test_sampling_keeps_the_targets_distribution(k, sampling):
 
 @pytest.mark.parametrize("wrong", ["accept always", "draw from p after a rejection"])
 def test_the_distribution_test_sees_wrong_rules(monkeypatch, wrong):
-    def judge(token, p, q, random):
+    def accept_or_replace(token, p, q, random):
         if wrong == "accept always" or p[token] >= q[token] or random.random() * q[token] < p[token]:
             return None
         return int(random.choice(len(p), p=p))
 
-    monkeypatch.setattr(speculate, "judge", judge)
+    monkeypatch.setattr(speculate, "accept_or_replace", accept_or_replace)
     assert sampled(2, Sampling(1.0)) > 6
 
 

@@ -29,7 +29,7 @@ Found = Iterator[str]
 
 
 @dataclass(frozen=True)
-class Rule:
+class LegalityRule:
     """`check` holds at every level from `first` to `last`."""
 
     name: str
@@ -184,17 +184,17 @@ def _maker(value: ir.Value) -> str:
 
 
 RULES = (
-    Rule("graph-names", _graph_names),
-    Rule("node-names", _node_names),
-    Rule("value-names", _value_names),
-    Rule("order", _order),
-    Rule("interface", _interface),
-    Rule("opset", _opset, last=Level.STATIC),  # at `target` an emitter may want another one
-    Rule("domains", _domains),
-    Rule("constants", _constants),
-    Rule("decoder-interface", decoder_interface),
-    Rule("dequantised-weights", dequantised_weights),
-    Rule("devices", _devices, first=Level.PLACED, last=Level.STATIC),
-    Rule("static-shapes", static_shapes, first=Level.STATIC, last=Level.STATIC),
-    Rule("shared-weights", _shared_weights, first=Level.STATIC),
+    LegalityRule("graph-names", _graph_names),
+    LegalityRule("node-names", _node_names),
+    LegalityRule("value-names", _value_names),
+    LegalityRule("order", _order),
+    LegalityRule("interface", _interface),
+    LegalityRule("opset", _opset, last=Level.STATIC),  # at `target` an emitter may want another one
+    LegalityRule("domains", _domains),
+    LegalityRule("constants", _constants),
+    LegalityRule("decoder-interface", decoder_interface),
+    LegalityRule("dequantised-weights", dequantised_weights),
+    LegalityRule("devices", _devices, first=Level.PLACED, last=Level.STATIC),
+    LegalityRule("static-shapes", static_shapes, first=Level.STATIC, last=Level.STATIC),
+    LegalityRule("shared-weights", _shared_weights, first=Level.STATIC),
 )

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from ..levels import Level
-from ..module import Bucket, Module
+from ..module import BucketShape, Module
 
 _PAST = re.compile(r"past_(key|value)_(\d+)_(in|out)")
 _BUCKET = re.compile(r"t[1-9]\d*_c[1-9]\d*")
@@ -76,7 +76,7 @@ def _bucket_dims(module: Module, key: str) -> tuple[int | str, int | str, int | 
     """B, S, P, T of a graph."""
     if module.level < Level.STATIC or not _BUCKET.fullmatch(key):
         return "B", "S", "P", "T"
-    bucket = Bucket.parse(key)
+    bucket = BucketShape.parse(key)
     return 1, bucket.tokens, bucket.context - bucket.tokens, bucket.context
 
 

@@ -31,7 +31,7 @@ from ..file.weight_blobs import Blob
 from ..run.engine import MnnLanguageModel
 from ..tokenizer.agreement import check as check_tokenizer
 from ..tokenizer.mtok import write_mtok
-from .lower import Lowering
+from .lower import DecoderLowering
 
 if TYPE_CHECKING:
     from ....compiler.ir.module import Module
@@ -69,7 +69,7 @@ def emit_llm(module: Module, folder: Path, memory: str, threads: int) -> Bundle:
     write_mtok(tokenizer, folder / TOKENIZER, arch.eos, text.chat_template, text.bos, text.eos)
     check_tokenizer(folder / TOKENIZER, tokenizer)
     with (folder / WEIGHTS).open("wb") as file:
-        lowering = Lowering(module, file)
+        lowering = DecoderLowering(module, file)
         lowering.run()
         if lowering.embedding is None:
             fail("E0703", f"the graph of `{module.name}` looks no embedding up")

@@ -26,13 +26,13 @@ from ....compiler.ir.linears import as_linear, as_quantized
 from ....compiler.ir.module import constant
 from ..file import op_parameters as tables
 from .lower_attention import AttentionLowering
-from .lowered_values import Angle, Gate, Heads, Normed, Packed, Pending, Positions, Rotary, Sum
+from .lowered_values import Angle, Gate, Heads, HiddenState, Normed, Pending, Positions, Rotary, Sum
 
 _ALL = 1 << 30  # an end beyond every sequence
 _LAST = (("end", _ALL), ("axis", 0), ("step", 1))
 
 
-class Lowering(AttentionLowering):
+class DecoderLowering(AttentionLowering):
     """One pass over the graph. Afterwards `net` is complete, `blobs` says where each linear's weight lies."""
 
     def run(self) -> None:
@@ -72,7 +72,7 @@ class Lowering(AttentionLowering):
         self.embedding = linear
         x = self.net.one("Reshape", [self._hidden], "hidden.rows", *tables.reshape([-1, self.arch.hidden, 1, 1]))
         x = self.net.one("ConvertTensor", [x], "hidden", *tables.layout("NCHW", "NC4HW4"))
-        self._set(node, Packed(x, self.arch.hidden))
+        self._set(node, HiddenState(x, self.arch.hidden))
 
     def _matmul(self, node: ir.Node) -> None:
         linear = as_linear(node)
@@ -106,7 +106,7 @@ class Lowering(AttentionLowering):
                     *tables.binary("MUL_SILU"),
                     layout="NC4HW4",
                 )
-                self._set(node, Packed(made, gate.x.width))
+                self._set(node, HiddenState(made, gate.x.width))
                 return
             factor = constant(node.inputs[b])
             if isinstance(angle, Angle | Positions | Rotary) and factor is not None:
@@ -135,12 +135,14 @@ class Lowering(AttentionLowering):
         if isinstance(x, Sum) and x.index is None:
             pair = [x.left.index, x.right.index]
             x.index, made = self.net.add("LayerNorm", pair, [x.name, name], table, "NC4HW4")
-            self._set(node, Packed(made, x.left.width))
+            self._set(node, HiddenState(made, x.left.width))
             return
         packed = self._packed(node, 0)
         if gain.size != packed.width:
             self._refuse(node, f"its gain has {gain.size} values for a width of {packed.width}")
-        self._set(node, Packed(self.net.one("LayerNorm", [packed.index], name, *table, layout="NC4HW4"), packed.width))
+        self._set(
+            node, HiddenState(self.net.one("LayerNorm", [packed.index], name, *table, layout="NC4HW4"), packed.width)
+        )
 
     def _dequantize(self, node: ir.Node) -> None:
         if as_quantized(node) is None:
@@ -165,6 +167,6 @@ class Lowering(AttentionLowering):
             {"fromType": 1},
             layout="NC4HW4",
         )
-        x = self._write(Pending(Packed(kept, head.x.width), head.linear, head.bias))
+        x = self._write(Pending(HiddenState(kept, head.x.width), head.linear, head.bias))
         x = self.net.one("ConvertTensor", [x], "logits.plain", *tables.layout("NC4HW4", "NCHW"))
         self.net.one("Reshape", [x], "logits", *tables.reshape([1, -1, head.linear.shape[0]]))

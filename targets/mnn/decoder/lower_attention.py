@@ -9,7 +9,7 @@ from ....compiler.ir.linears import as_quantized
 from ....compiler.ir.module import constant
 from ..file import op_parameters as tables
 from .lower_state import LoweringState, number
-from .lowered_values import Angle, Attended, Heads, Packed, Pending, Positions, Rotary
+from .lowered_values import Angle, Attended, Heads, HiddenState, Pending, Positions, Rotary
 
 
 class AttentionLowering(LoweringState):
@@ -19,9 +19,9 @@ class AttentionLowering(LoweringState):
         x, shape = self._form(node.inputs[0]), constant(node.inputs[1])
         dims = None if shape is None else [int(d) for d in shape.numpy()]
         if isinstance(x, Attended) and x.swapped and dims == [0, 0, x.heads * x.dim]:
-            self._set(node, Packed(x.index, x.heads * x.dim))
+            self._set(node, HiddenState(x.index, x.heads * x.dim))
             return
-        if dims is not None and len(dims) == 4 and dims[:2] == [0, 0] and isinstance(x, Pending | Packed):
+        if dims is not None and len(dims) == 4 and dims[:2] == [0, 0] and isinstance(x, Pending | HiddenState):
             packed = self._packed(node, 0)
             if dims[2] * dims[3] == packed.width:
                 self._set(node, Heads(packed, dims[2], dims[3]))

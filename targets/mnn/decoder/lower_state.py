@@ -13,12 +13,12 @@ from ..file import op_parameters as tables
 from ..file import weight_blobs as blobs
 from ..file.weight_blobs import Blob
 from ..file.writer import Net
-from .lowered_values import Angle, Attended, Gate, Heads, Normed, Packed, Pending, Positions, Rotary, Sum
+from .lowered_values import Angle, Attended, Gate, Heads, HiddenState, Normed, Pending, Positions, Rotary, Sum
 
 if TYPE_CHECKING:
     from ....compiler.ir.module import Module
 
-Form = Packed | Pending | Sum | Heads | Normed | Attended | Gate | Angle | Positions | Rotary
+Form = HiddenState | Pending | Sum | Heads | Normed | Attended | Gate | Angle | Positions | Rotary
 
 
 class LoweringState:
@@ -53,20 +53,20 @@ class LoweringState:
     def _form(self, value: ir.Value | None) -> Form | None:
         return None if value is None else self._forms.get(value)
 
-    def _packed(self, node: ir.Node, position: int) -> Packed:
+    def _packed(self, node: ir.Node, position: int) -> HiddenState:
         """Operand `position` as a tensor of the engine, lowering what was waiting."""
         form = self._form(node.inputs[position])
-        if isinstance(form, Packed):
+        if isinstance(form, HiddenState):
             return form
         if isinstance(form, Pending):
             if form.index is None:
                 form.index = self._write(form)
-            return Packed(form.index, form.linear.shape[0])
+            return HiddenState(form.index, form.linear.shape[0])
         if isinstance(form, Sum):
             if form.index is None:
                 pair = [form.left.index, form.right.index]
                 form.index = self.net.one("BinaryOp", pair, form.name, *tables.binary("ADD"), layout="NC4HW4")
-            return Packed(form.index, form.left.width)
+            return HiddenState(form.index, form.left.width)
         name = getattr(node.inputs[position], "name", None)
         self._refuse(node, f"its operand `{name}` is not a hidden state")
 

@@ -11,7 +11,7 @@ from ....compiler.ir.linears import Linear
 
 
 @dataclass(frozen=True)
-class Packed:
+class HiddenState:
     """A tensor [S, width, 1, 1] in MNN's packed layout."""
 
     index: int
@@ -22,7 +22,7 @@ class Packed:
 class Pending:
     """A linear that waits for its bias; `index` once it is written."""
 
-    x: Packed
+    x: HiddenState
     linear: Linear
     bias: np.ndarray | None = None
     index: int | None = None
@@ -33,8 +33,8 @@ class Sum:
     """A residual sum that waits for the norm that takes it; `index` once it is lowered."""
 
     name: str
-    left: Packed
-    right: Packed
+    left: HiddenState
+    right: HiddenState
     index: int | None = None
 
 
@@ -50,7 +50,7 @@ class Normed:
 class Heads:
     """A projection seen as heads: `split` [B,S,heads,dim], then `by_head` [B,heads,S,dim]."""
 
-    x: Packed
+    x: HiddenState
     heads: int
     dim: int
     stage: Literal["split", "by_head"] = "split"
@@ -84,7 +84,7 @@ class Attended:
 class Gate:
     """silu(x), waiting for the projection it gates."""
 
-    x: Packed
+    x: HiddenState
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from .weight_blobs import Blob
 
-Table = tuple[str, dict[str, Any]]
+OpParameters = tuple[str, dict[str, Any]]
 
 
 def convolution(
@@ -21,7 +21,7 @@ def convolution(
     dilations: Sequence[int] = (1, 1),
     pads: Sequence[int] = (0, 0, 0, 0),
     group: int = 1,
-) -> Table:
+) -> OpParameters:
     """A convolution (a linear is one with a 1x1 kernel) whose weight lies in the weight file.
 
     `kernel`, `strides`, `dilations` are (height, width); `pads` is ONNX's (top, left, bottom, right).
@@ -52,7 +52,7 @@ def convolution(
     return "Convolution2D", table
 
 
-def norm(gamma: np.ndarray, epsilon: float, beta: np.ndarray | None = None, rms: bool = True) -> Table:
+def norm(gamma: np.ndarray, epsilon: float, beta: np.ndarray | None = None, rms: bool = True) -> OpParameters:
     """RMS or layer normalisation over the last axis."""
     shift = np.zeros_like(gamma) if beta is None else beta
     return "LayerNorm", {
@@ -65,31 +65,31 @@ def norm(gamma: np.ndarray, epsilon: float, beta: np.ndarray | None = None, rms:
     }
 
 
-def cast(source: str, target: str) -> Table:
+def cast(source: str, target: str) -> OpParameters:
     """Parameters of `Cast`; both types are MNN's names (`DT_FLOAT`, `DT_INT32`)."""
     return "CastParam", {"srcT": source, "dstT": target}
 
 
-def reshape(dims: Sequence[int]) -> Table:
+def reshape(dims: Sequence[int]) -> OpParameters:
     """Parameters of `Reshape`: 0 keeps a dimension, -1 is computed from the rest."""
     return "Reshape", {"dims": list(dims), "dimType": "NCHW"}
 
 
-def layout(source: str, dest: str) -> Table:
+def layout(source: str, dest: str) -> OpParameters:
     """Parameters of `ConvertTensor`; both layouts are MNN's names (`NCHW`, `NC4HW4`)."""
     return "TensorConvertInfo", {"source": source, "dest": dest}
 
 
-def binary(op: str) -> Table:
+def binary(op: str) -> OpParameters:
     """Parameters of an elementwise op of two operands; `op` is a name of MNN's `BinaryOpOperation`."""
     return "BinaryOp", {"opType": op, "T": "DT_FLOAT"}
 
 
-def unary(op: str) -> Table:
+def unary(op: str) -> OpParameters:
     """Parameters of an elementwise op of one operand; `op` is a name of MNN's `UnaryOpOperation`."""
     return "UnaryOp", {"opType": op, "T": "DT_FLOAT"}
 
 
-def axis(value: int) -> Table:
+def axis(value: int) -> OpParameters:
     """Parameters of ops that take one axis: `Softmax`, `Concat`."""
     return "Axis", {"axis": value}

@@ -21,7 +21,7 @@ from ....compiler.ir.module import constant
 from ..conformance.table import check_format
 from ..file import op_parameters as tables
 from ..file import weight_blobs as blobs
-from ..file.op_parameters import Table
+from ..file.op_parameters import OpParameters
 from ..file.weight_blobs import Blob
 from ..file.writer import Net
 from .ops import HANDLERS
@@ -102,11 +102,11 @@ class GraphLowering:
         """The name of the node's result."""
         return node.outputs[0].name or node.name or ""
 
-    def op(self, node: ir.Node, kind: str, inputs: list[int], table: Table | None) -> int:
+    def op(self, node: ir.Node, kind: str, inputs: list[int], table: OpParameters | None) -> int:
         """An op of MNN whose result is the node's."""
         return self.net.add(kind, inputs, [self.name(node)], table)[0]
 
-    def packed(self, node: ir.Node, kind: str, table: Table) -> int:
+    def packed(self, node: ir.Node, kind: str, table: OpParameters) -> int:
         """An op on the packed layout, with conversions around it."""
         name = self.name(node)
         x = self.net.one("ConvertTensor", [self.value(node, 0)], f"{name}/in", *tables.layout("NCHW", "NC4HW4"))

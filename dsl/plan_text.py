@@ -13,7 +13,7 @@ MAX_BYTES = 256 << 10  # a plan is written by a person; what is larger is some o
 
 
 @dataclass(frozen=True)
-class Source:
+class PlanText:
     """The text of one plan file and the name it is shown under."""
 
     file: str
@@ -35,7 +35,7 @@ class Source:
         return line, position - self.starts[line - 1] + 1
 
 
-def read_source(path: Path, file: str, at: Span | None = None) -> Source:
+def read_plan(path: Path, file: str, at: Span | None = None) -> PlanText:
     """Read a plan file; `at` is the line that named it, None for the plan itself."""
     try:
         with path.open("rb") as stream:
@@ -48,7 +48,7 @@ def read_source(path: Path, file: str, at: Span | None = None) -> Source:
         fail("E0302", f"`{file}` cannot be read: {(error.strerror or 'unknown reason').lower()}", at)
     if len(raw) > MAX_BYTES:
         fail("E0009", f"`{file}` is larger than any plan ({MAX_BYTES >> 10} KiB at most)", at)
-    return Source(file, _decode(raw, file))
+    return PlanText(file, _decode(raw, file))
 
 
 def _decode(raw: bytes, file: str) -> str:

@@ -11,7 +11,7 @@ MAX_SHOWN = 100
 
 
 @dataclass
-class Report:
+class DiagnosticCollector:
     """The diagnostics found so far, in the order they were found."""
 
     diagnostics: list[Diagnostic] = field(default_factory=list)
