@@ -49,7 +49,7 @@ class OrtLowering:
         made = model.clone()
         graph = made.graph
         for linear in list(linears(self.module, graph)):
-            if linear.quant is None:
+            if linear.quant is None or linear.kind == "own":  # an own op brings its body
                 continue
             reason = self._refusal(linear)
             if reason is not None:

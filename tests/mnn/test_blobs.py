@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edgec.compiler.ir.weights import from_array
-from edgec.targets.mnn.conformance.measure import random_weight, run_linear
+from edgec.targets.mnn.conformance.linears import LinearFormat, random_weight, run_linear
 from edgec.targets.mnn.file import weight_blobs as blobs
 from edgec.targets.mnn.file.read_back import WeightReader
 from hypothesis import given, settings
@@ -47,7 +47,7 @@ def test_header_widens_with_the_shape():
 )
 def test_weights_read_back(tmp_path_factory, bits, block, symmetric, rows, blocks, before):
     columns = 32 * blocks
-    weight = random_weight(np.random.default_rng(rows), bits, block, symmetric, rows, columns)
+    weight = random_weight(np.random.default_rng(rows), LinearFormat(bits, block, symmetric), rows, columns)
     path = tmp_path_factory.mktemp("w") / "x.weight"
     with path.open("wb") as file:
         file.write(bytes(before))
@@ -63,8 +63,8 @@ def test_weights_read_back(tmp_path_factory, bits, block, symmetric, rows, block
 
 def test_zero_points_that_halves_cannot_hold_are_stored_as_floats():
     rng = np.random.default_rng(0)
-    assert blobs.write_quantized(io.BytesIO(), random_weight(rng, 4, 32, True, 8, 64)).half_alpha
-    assert not blobs.write_quantized(io.BytesIO(), random_weight(rng, 8, 32, False, 64, 64)).half_alpha
+    assert blobs.write_quantized(io.BytesIO(), random_weight(rng, LinearFormat(4, 32, True), 8, 64)).half_alpha
+    assert not blobs.write_quantized(io.BytesIO(), random_weight(rng, LinearFormat(8, 32, False), 64, 64)).half_alpha
 
 
 @pytest.mark.parametrize(("value", "bits"), [(1.0, 16), (65504.0, 16), (65600.0, 32), (-1e9, 32)])
@@ -78,7 +78,7 @@ def test_floats_that_overflow_halves_stay_floats(value, bits):
 
 
 def test_rows_come_in_bounded_ranges_of_whole_bytes():
-    weight = random_weight(np.random.default_rng(0), 2, None, True, 4100, 1024)
+    weight = random_weight(np.random.default_rng(0), LinearFormat(2, None, True), 4100, 1024)
     ranges = list(blobs.row_ranges(weight))
     assert [start for start, _ in ranges[1:]] == [stop for _, stop in ranges[:-1]]
     assert ranges[0][0] == 0
@@ -101,7 +101,7 @@ def test_rows_come_in_bounded_ranges_of_whole_bytes():
     ],
 )
 def test_mnn_computes_with_them(tmp_path: Path, bits, block, symmetric):
-    exact, _ = run_linear(tmp_path, bits, block, symmetric, 33, 128, "normal")
+    exact, _ = run_linear(tmp_path, LinearFormat(bits, block, symmetric), 33, 128, "normal")
     assert exact < 2e-6
-    rounded, _ = run_linear(tmp_path, bits, block, symmetric, 33, 128, "low")
+    rounded, _ = run_linear(tmp_path, LinearFormat(bits, block, symmetric), 33, 128, "low")
     assert rounded < 2e-6 if bits >= 16 else 2e-4 < rounded < 0.03  # int8 activations do show

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from edgec.compiler.diagnostics.diagnostic import PlanError
@@ -14,12 +15,15 @@ from edgec.compiler.emit.part import Part
 from edgec.compiler.emit.target import EmitJob
 from edgec.compiler.ir.linears import QuantizedWeight
 from edgec.compiler.ir.module import DEVICE_KEY
+from edgec.compiler.ir.opset import OPSET
 from edgec.compiler.ir.weights import from_array
 from edgec.compiler.plan.devices import devices
 from edgec.compiler.plan.parameters import parameters
 from edgec.targets.mnn import MnnOptions, MnnTarget
-from edgec.targets.mnn.conformance.measure import op_cases, run_case
-from edgec.targets.mnn.conformance.table import check_format, known_ops, table
+from edgec.targets.mnn.conformance.linears import formats
+from edgec.targets.mnn.conformance.one_op_graphs import op_graphs
+from edgec.targets.mnn.conformance.table import PLACE, check_format, legality, table
+from edgec.targets.mnn.graph.op_classes import CLASSES, use_of
 from edgec.targets.mnn.graph.ops import HANDLERS
 
 from .conftest import HEAD, quantized
@@ -59,15 +63,38 @@ def test_a_graph_opens_from_its_entries(tmp_path):
 
 
 def test_every_lowering_and_no_other_is_in_the_table():
-    assert set(table()["ops"]) == set(HANDLERS) == set(known_ops())
-    assert {"float16", "float32", "int4 block 32 symmetric", "int8 per channel asymmetric"} <= set(table()["weights"])
-    assert set(table()["tools"]) == {"MNN", "onnxruntime", "onnx"}
+    assert {row.lowering for row in table().rows} == {*HANDLERS, "linear"}
+    assert {row.verdict for row in table().rows} == {"right"}
+    assert {row.shape["format"] for row in table().rows if row.lowering == "linear"} == {f.name for f in formats()}
+    assert set(table().tools[PLACE]) == {"MNN", "onnxruntime", "onnx"}
+
+
+@pytest.mark.parametrize("op", sorted(HANDLERS))
+def test_every_attribute_is_in_the_class_or_settled(op):
+    """Set each attribute of the op's schema to a value far off: the table does not speak for it."""
+    settled = CLASSES.settled.get(op, {})
+    schema = onnx.defs.get_schema(op, OPSET).attributes
+    assert set(settled) <= set(schema)
+    (node, *_) = [graph.node() for graph in op_graphs(op)]
+    assert legality().problem(use_of(node)) is None
+    for name in schema.keys() - settled.keys():
+        value = {"INT": 9, "INTS": [99] * 4, "FLOAT": 99.0, "STRING": "other"}[
+            str(schema[name].type).rpartition(".")[2]
+        ]
+        usual = node.attributes.get(name)
+        node.attributes.add(ir.convenience.convert_attribute(name, value))
+        assert legality().problem(use_of(node)) is not None, name
+        node.attributes.pop(name)
+        if usual is not None:
+            node.attributes.add(usual)
 
 
 @pytest.mark.parametrize("op", ["Conv", "Softmax", "ReduceMean"])
 def test_a_row_of_the_table_can_be_made_again(op, tmp_path):
-    worst = max(run_case(text, tmp_path) for text in op_cases(op))
-    assert worst <= 10 * table()["ops"][op]["max_error"] + 1e-7
+    rows = {row.key: row.figures.get("error") for row in table().rows}
+    for graph in op_graphs(op)[:3]:
+        key = (PLACE, op, tuple(sorted(graph.shape().items())))
+        assert graph.error(tmp_path) <= 10 * rows[key] + 1e-7
 
 
 def test_a_format_that_is_not_in_the_table_is_refused(draft, tmp_path, golden_error):

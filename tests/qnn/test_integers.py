@@ -13,6 +13,7 @@ import onnx_ir as ir
 import pytest
 from edgec.compiler.cli import main
 from edgec.compiler.diagnostics.diagnostic import PlanError
+from edgec.compiler.emit.conformance.measure import Case
 from edgec.compiler.ir.activation_encodings import SCORES, Encoding
 from edgec.passes.quantization.round_to_nearest import two_level
 from edgec.targets.qnn.conformance import one_op_graphs as makers
@@ -73,14 +74,12 @@ def test_a_case_of_the_grid_still_comes_out_right(words):
 
 def test_a_uint16_cache_is_why_keys_are_int16():
     """HTP reads the right side of a product of activations with 8 bits when it is uint16."""
-    from edgec.targets.qnn.conformance.case import Case
-
     shape = {"tokens": 4, "context": 256, "heads": 8, "kv_heads": 2, "head_dim": 64}
     errors = {}
     for kv in ("uint16", "int16"):
         case = Case("u16.attention", (), lambda kv=kv: makers_integers.attention(**shape, kv=kv))
         (row,) = Runner(chip_for("v75")).run([case])
-        errors[kv] = row.error
+        errors[kv] = row.figures["error"]
     assert errors["int16"] < 0.003 < errors["uint16"]
 
 

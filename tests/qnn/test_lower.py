@@ -6,11 +6,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from edgec.compiler.diagnostics.diagnostic import PlanError
+from edgec.compiler.emit.conformance.measure import Bounds, verdict_of
 from edgec.compiler.ir.save import save_graphs
 from edgec.compiler.oracle.onnx_runtime import session
-from edgec.targets.qnn.conformance.measure import _target_feeds, judge
 from edgec.targets.qnn.conformance.one_op_graphs import attention, embedding, matmul, nbits, norm, rotary
 from edgec.targets.qnn.lower.builder import WeightStore
+from edgec.targets.qnn.lower.feeds import to_target
 from edgec.targets.qnn.lower.linear import pack_rows
 from edgec.targets.qnn.lower.lower_graphs import lower
 from hypothesis import given
@@ -40,9 +41,11 @@ def test_the_target_graph_runs_in_onnx_runtime_and_agrees(name, tmp_path):
     save_graphs({"static": model, "target": target}, tmp_path, "weights.data")
     outputs = [value.name for value in model.graph.outputs]
     expected = session(str(tmp_path / "static.onnx")).run(outputs, feeds)
-    got = session(str(tmp_path / "target.onnx")).run(outputs, _target_feeds(target, feeds, {}))
-    verdict, error, _ = judge(dict(zip(outputs, got, strict=True)), dict(zip(outputs, expected, strict=True)))
-    assert verdict == "right", error
+    specs = [(v.name, tuple(v.shape), v.dtype.numpy()) for v in target.graph.inputs]
+    got = session(str(tmp_path / "target.onnx")).run(outputs, to_target(specs, feeds, {}))
+    outcome = [dict(zip(outputs, values, strict=True)) for values in (got, expected)]
+    verdict, figures = verdict_of(*outcome, Bounds(0.01, 0.9995))
+    assert verdict == "right", figures
 
 
 @given(arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 15)))

@@ -1,46 +1,42 @@
-"""What MNN is known to compute right: each lowering run on the engine against the oracle, over a grid of shapes.
-
-    python -m edgec.targets.mnn.conformance.table            rewrites table.json
-
-The table holds, per op and per weight format, the largest error relative to the largest magnitude, and the versions
-it was made with. The emitters read it: an op or a format that is not in it as right is not emitted.
-"""
+"""What MNN is known to compute right, and who asks: ops by their attributes, linears by the format of their weight."""
 
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
-from typing import Any
 
 from ....compiler.diagnostics.diagnostic import fail
+from ....compiler.emit.conformance.legality import Legality
+from ....compiler.emit.conformance.table import RIGHT, Table
+from ..graph.op_classes import CLASSES, linear_use
 
 TABLE = Path(__file__).with_name("table.json")
-EXACT_BOUND = 1e-5  # memory = normal: float32 arithmetic on the stored weights
-LOW_BOUND = 0.03  # memory = low: activations rounded to int8 on the way into a linear
+PLACE = "x86-64"  # the machine rows were run on; MNN's kernels for other processors are taken to agree
 
 
 @functools.cache
-def table() -> dict[str, Any]:
-    """The stored table; empty before it was first made."""
-    return json.loads(TABLE.read_text(encoding="utf-8")) if TABLE.is_file() else {"ops": {}, "weights": {}}
+def table() -> Table:
+    """The table of the package."""
+    return Table.load(TABLE)
 
 
-def known_ops() -> frozenset[str]:
-    """ONNX ops whose lowering MNN runs right on the whole grid."""
-    return frozenset(op for op, row in table()["ops"].items() if row["max_error"] <= EXACT_BOUND)
+@functools.cache
+def legality() -> Legality:
+    """The judge of uses by the package's table."""
+    return Legality(PLACE, table().rows, CLASSES)
 
 
-def check_format(linear: str, name: str) -> None:
+def check_format(linear: str, format: str) -> None:
     """Fail unless MNN runs linears of this format (`int4 block 32 symmetric`) right in both memory modes."""
-    row = table()["weights"].get(name)
-    if row is None or row["normal"] > EXACT_BOUND or row["low"] > LOW_BOUND:
-        known = ", ".join(f"`{key}`" for key in table()["weights"] if key.split()[0] == name.split()[0])
-        message = f"MNN is not known to run `{name}` right, the format of `{linear}`"
+    if legality().problem(linear_use(linear, format)) is not None:
+        rows = [row for row in table().rows if row.lowering == "linear" and row.verdict == RIGHT]
+        names = sorted((str(row.shape["format"]) for row in rows), key=_finest_first)
+        known = ", ".join(f"`{name}`" for name in names if name.split()[0] == format.split()[0])
+        message = f"MNN is not known to run `{format}` right, the format of `{linear}`"
         fail("E0707", message, help=f"known at this width: {known or 'none'}")
 
 
-if __name__ == "__main__":
-    from .measure import main
-
-    main(TABLE)
+def _finest_first(format: str) -> tuple[int, bool]:
+    """Small blocks, then large ones, then one scale per channel; of each the symmetric form first."""
+    block = next((int(word) for word in format.split() if word.isdigit()), 1 << 30)
+    return block, format.endswith("asymmetric")

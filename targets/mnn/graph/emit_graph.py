@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ....compiler.diagnostics.diagnostic import EngineError, fail
-from ..conformance.table import known_ops
+from ..conformance.table import legality
 from ..file.read_back import check_linears, weight_file
 from ..file.weight_blobs import Blob
 from ..run.engine import MnnGraph
@@ -50,7 +50,7 @@ def emit_graph(module: Module, folder: Path, memory: str, threads: int) -> Graph
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{module.name}.mnn"
     with weight_file(path).open("wb") as file:
-        lowering = GraphLowering(module, file, known_ops())
+        lowering = GraphLowering(module, file, legality())
         lowering.run()
     outputs = [value.name or "" for value in module.main.graph.outputs]
     lowering.net.write(path, outputs)

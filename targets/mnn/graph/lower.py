@@ -9,7 +9,6 @@ Their weights go to the weight file; so do big tables.
 
 from __future__ import annotations
 
-from collections.abc import Container
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 import numpy as np
@@ -24,9 +23,11 @@ from ..file import weight_blobs as blobs
 from ..file.op_parameters import OpParameters
 from ..file.weight_blobs import Blob
 from ..file.writer import Net
+from .op_classes import use_of
 from .ops import HANDLERS
 
 if TYPE_CHECKING:
+    from ....compiler.emit.conformance.legality import Legality
     from ....compiler.ir.module import Module
 
 _INLINE = 1 << 16  # elements of a constant that still goes through JSON
@@ -39,10 +40,10 @@ _ALIASES = ("Identity", "Dropout")
 
 
 class GraphLowering:
-    """One pass over the graph; `net` is the result. `known`: the ops that MNN runs right (None: being found out)."""
+    """One pass over the graph; `net` is the result. `legality`: what MNN runs right (None: being found out)."""
 
-    def __init__(self, module: Module, weights: BinaryIO, known: Container[str] | None) -> None:
-        self.module, self.file, self.known = module, weights, known
+    def __init__(self, module: Module, weights: BinaryIO, legality: Legality | None) -> None:
+        self.module, self.file, self.legality = module, weights, legality
         self.net = Net()
         self.blobs: dict[str, Blob] = {}
         self.linears: dict[str, Linear] = {}
@@ -67,10 +68,11 @@ class GraphLowering:
             made = self.op(node, "Identity", [source], None) if node.outputs[0].is_graph_output() else source
         elif node.domain not in ("", "ai.onnx") or node.op_type not in HANDLERS:
             self.refuse(node, "no lowering for it")
-        elif self.known is not None and node.op_type not in self.known:
-            self.refuse(node, "MNN is not known to run it right (see `targets/mnn/conformance/table.json`)")
         else:
-            made = HANDLERS[node.op_type](self, node)
+            made = HANDLERS[node.op_type](self, node)  # refuses what it has no form for
+            problem = None if self.legality is None else self.legality.problem(use_of(node))
+            if problem is not None:
+                self.refuse(node, f"it {problem} (`targets/mnn/conformance/table.json`)")
         self._values[node.outputs[0]] = made
 
     # --- what handlers ask ------------------------------------------------------------------------------------
@@ -132,7 +134,7 @@ class GraphLowering:
             blob = blobs.write_quantized(self.file, linear.quant, bias)
         else:
             blob = blobs.write_float(self.file, linear.weight(), bias)
-        if self.known is not None:
+        if self.legality is not None:
             check_format(linear.name, blob.describe())
         self.blobs[linear.name], self.linears[linear.name] = blob, linear
         return blob

@@ -11,9 +11,9 @@ from ....compiler.ir.weight_format import TWO_LEVEL, WeightFormat
 from ..htp.chip import Chip
 
 if TYPE_CHECKING:
+    from ....compiler.emit.conformance.table import Report
     from ....compiler.emit.target import CheckRequest
     from ....compiler.pipeline.step import Step
-    from ..conformance.table import Report
 
 
 def integers(request: CheckRequest) -> bool:

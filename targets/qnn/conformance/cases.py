@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from .case import FEW_TOKENS, Case
+from ....compiler.emit.conformance.measure import Case
+from ....compiler.emit.conformance.op_class import Cell
 from .one_op_graphs import (
+    FEW_TOKENS,
     attention,
     binary,
     clip,
     concat,
-    conv,
     embedding,
     matmul,
     nbits,
     norm,
-    pool,
     product,
     reduce_mean,
     reshape,
@@ -37,19 +37,21 @@ TOKENS = (1, 2, 3, 4, 5, 8, 16, 32, 64, 128)
 HEAD_DIMS = (32, 64, 80, 96, 128)
 
 
-def _case(lowering: str, make: Callable[..., Any], raw: bool = False, **shape: int | str | bool) -> Case:
+def _case(lowering: str, make: Callable[..., Any], raw: bool = False, **shape: Cell) -> Case:
     return Case(lowering, tuple(sorted(shape.items())), lambda: make(**shape), raw)
 
 
 def grid(quick: bool = False) -> Iterator[Case]:
     """Every case of the table; `quick` keeps a few of each kind."""
     from .cases_integers import grid as integer_grid
+    from .cases_vision import grid as vision_grid
     from .known_wrong import known_wrong
 
     tokens = FEW_TOKENS if quick else TOKENS
     yield from _linears(tokens, quick)
     yield from _decoder(tokens, quick)
     yield from _ops(quick)
+    yield from vision_grid()
     yield from integer_grid(quick)
     yield from known_wrong(quick)
 
@@ -157,7 +159,6 @@ def _ops(quick: bool) -> Iterator[Case]:
             for kind in BINARY:
                 yield _case(f"op.{kind}", partial(binary, kind), rank=rank, elements=e)
             yield _case("op.Clip", clip, rank=rank, elements=e)
-            yield _case("op.Slice", slice_, rank=rank, elements=e)
             yield _case("op.ReduceMean", reduce_mean, rank=rank, elements=e)
             for axis in range(rank):
                 yield _case("op.Concat", concat, rank=rank, axis=axis, elements=2 * e)
@@ -175,14 +176,22 @@ def _ops(quick: bool) -> Iterator[Case]:
     for perm in ("10", "021", "102", "210", "0213", "0132", "0231", "0312", "1023", "2013", "0321"):
         for e in (*elements, 524288):
             yield _case("op.Transpose", transpose, perm=perm, elements=e)
-    for kernel in (1, 3, 5):
-        for depthwise in (False, True):
-            for channels, size in ((16, 16), (64, 8), (32, 56), (256, 4), (8, 112)):
-                inputs = channels if depthwise else 3 if channels == 16 else 32
-                yield _case(
-                    "conv", conv, kernel=kernel, depthwise=depthwise, channels=channels, inputs=inputs, size=size
-                )
-    for kind in ("MaxPool", "AveragePool", "GlobalAveragePool"):
-        for channels, size in ((16, 8), (256, 2), (32, 56)):
-            size = 1 if kind == "GlobalAveragePool" else size
-            yield _case(f"op.{kind}", partial(pool, kind), channels=channels, size=size)
+    yield from _variants()
+
+
+def _variants() -> Iterator[Case]:
+    """Attributes and bounds away from their defaults."""
+    for rank in (2, 3, 4):
+        for e in ELEMENTS:
+            yield _case("op.Gelu", partial(unary, "Gelu"), rank=rank, elements=e, approximate="tanh")
+            yield _case("op.ReduceMean", reduce_mean, rank=rank, elements=e, keepdims=0)
+            for kind, values in (("LeakyRelu", (0.001, 0.5)), ("Elu", (0.1, 2.0))):
+                for alpha in values:
+                    yield _case(f"op.{kind}", partial(unary, kind), rank=rank, elements=e, alpha=alpha)
+            for axis in range(rank):
+                yield _case("op.Slice", slice_, rank=rank, elements=e, axis=axis)
+            yield _case("op.Slice", slice_, rank=rank, elements=e, axis=rank - 1, step=2)
+    for epsilon in (1e-12, 1e-3):
+        for kind, name in (("RMSNormalization", "rms_norm"), ("LayerNormalization", "layer_norm")):
+            for rows, size in ((1, 256), (128, 1024)):
+                yield _case(name, partial(norm, kind, 1), rows=rows, size=size, epsilon=epsilon)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ....compiler.emit.conformance.measure import Case
 from . import one_op_graphs as makers
 from .one_op_graphs import Made
 from .one_op_graphs_integers import attention, integers, linear
-
-if TYPE_CHECKING:
-    from .case import Case
 
 TOKENS = (1, 4, 64, 128)
 BIG = 128 * 9728
@@ -40,8 +38,6 @@ def grid(quick: bool = False) -> Iterator[Case]:
 
 
 def _case(lowering: str, make: Callable[..., Any], **shape: int | str | bool) -> Case:
-    from .case import Case
-
     return Case(lowering, tuple(sorted(shape.items())), lambda: make(**shape))
 
 
@@ -64,8 +60,8 @@ def _wrapped(make: Callable[..., Made]) -> Callable[..., Made]:
 
 
 def _decoder(quick: bool) -> Iterator[Case]:
-    def norm(heads: int) -> Callable[..., Made]:
-        return _wrapped(lambda rows, size: makers.norm("RMSNormalization", heads, rows, size))
+    def norm(heads: int, epsilon: float = 1e-6) -> Callable[..., Made]:
+        return _wrapped(lambda rows, size: makers.norm("RMSNormalization", heads, rows, size, epsilon))
 
     for t in TOKENS:
         for size in (64, 4096) if quick else (64, 256, 1024, 2560, 4096):
@@ -77,6 +73,8 @@ def _decoder(quick: bool) -> Iterator[Case]:
                 shape = {"heads": 8, "kv_heads": 2, "head_dim": size, "kv": kv}
                 yield _case("u16.attention", attention, tokens=t, context=256, **shape)
     yield _case("u16.rms_norm", norm(8), rows=4096, size=128)
+    for epsilon in (1e-12, 1e-3):
+        yield _case("u16.rms_norm", norm(1, epsilon), rows=4, size=256)
     for heads, t in ((1, 1), (1, 128), (32, 1), (32, 128)):
         yield _case("u16.rotary", _wrapped(makers.rotary), tokens=t, heads=heads, head_dim=128, turned=True)
     for kv in ("int16", "uint8"):

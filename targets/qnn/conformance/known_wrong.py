@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
+from ....compiler.emit.conformance.measure import Case
 from ..lower.builder import CONTRIB
-from .case import FEW_TOKENS, Case
-from .one_op_graphs import Made, Sketch
+from .one_op_graphs import FEW_TOKENS, Made, Sketch
 
 _F16 = ir.DataType.FLOAT16
 

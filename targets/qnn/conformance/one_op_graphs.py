@@ -12,6 +12,7 @@ import onnx_ir as ir
 from ....compiler.ir.weights import Weight, from_array
 from ..lower.builder import CONTRIB
 
+FEW_TOKENS = (1, 4, 16, 128)
 _F32 = ir.DataType.FLOAT
 Made = tuple[ir.Model, dict[str, np.ndarray]]  # a graph and its feeds
 
@@ -100,14 +101,14 @@ def matmul(tokens: int, k: int, n: int) -> Made:
     return g.done(g.op("MatMul", g.input("x", 1, tokens, k), turned, shape=(1, tokens, n)))
 
 
-def norm(kind: str, heads: int, rows: int, size: int) -> Made:
+def norm(kind: str, heads: int, rows: int, size: int, epsilon: float = 1e-6) -> Made:
     """`heads` > 1: over the last axis of [1,S,heads,size], as q and k norms are."""
     g = Sketch()
     shape = (1, rows // heads, heads, size) if heads > 1 else (1, rows, size)
     gains = [g.const("gain", g.rng.uniform(0.5, 1.5, size).astype(np.float32))]
     if kind == "LayerNormalization":
         gains.append(g.const("shift", g.rng.standard_normal(size).astype(np.float32)))
-    return g.done(g.op(kind, g.input("x", *shape), *gains, shape=shape, axis=-1, epsilon=1e-6))
+    return g.done(g.op(kind, g.input("x", *shape), *gains, shape=shape, axis=-1, epsilon=epsilon))
 
 
 def rotary(tokens: int, heads: int, head_dim: int, turned: bool) -> Made:
@@ -161,11 +162,11 @@ def softmax(rank: int, rows: int, size: int) -> Made:
     return g.done(g.op("Softmax", g.input("x", *shape), shape=shape, axis=-1))
 
 
-def unary(kind: str, rank: int, elements: int) -> Made:
+def unary(kind: str, rank: int, elements: int, **attributes: Any) -> Made:
     g = Sketch()
     shape = spread(rank, elements)
     x = g.input("x", values=np.abs(g.rng.standard_normal(shape)) + 0.1) if kind == "Sqrt" else g.input("x", *shape)
-    return g.done(g.op(kind, x, shape=shape))
+    return g.done(g.op(kind, x, shape=shape, **attributes))
 
 
 def binary(kind: str, rank: int, elements: int) -> Made:
@@ -181,24 +182,66 @@ def product(rank: int, m: int, k: int, n: int) -> Made:
     return g.done(g.op("MatMul", g.input("a", *lead, m, k), g.input("b", *lead, k, n), shape=(*lead, m, n)))
 
 
-def conv(kernel: int, depthwise: bool, channels: int, inputs: int, size: int) -> Made:
+def conv(
+    channels: int,
+    inputs: int,
+    size: int,
+    kernel: tuple[int, int],
+    stride: int,
+    pads: tuple[int, int, int, int],
+    dilation: int = 1,
+    groups: int = 1,
+) -> Made:
+    """A convolution whose output is [1, channels, size, size]."""
     g = Sketch()
-    group = channels if depthwise else 1
-    w = g.rng.standard_normal((channels, inputs // group, kernel, kernel)) / kernel / math.sqrt(inputs // group)
+    per = inputs // groups
+    w = g.rng.standard_normal((channels, per, *kernel)) / math.sqrt(math.prod(kernel) * per)
     bias = g.const("bias", g.rng.standard_normal(channels).astype(np.float32))
-    x, pad = g.input("x", 1, inputs, size, size), kernel // 2
+    x = g.input("x", 1, inputs, *_inside(size, kernel, stride, pads, dilation))
     return g.done(
         g.op("Conv", x, g.const("w", w.astype(np.float32)), bias, shape=(1, channels, size, size),
-             kernel_shape=[kernel, kernel], pads=[pad] * 4, group=group)
+             kernel_shape=kernel, pads=pads, group=groups, strides=[stride] * 2, dilations=[dilation] * 2)
     )  # fmt: skip
 
 
-def pool(kind: str, channels: int, size: int) -> Made:
+def _inside(
+    size: int, kernel: tuple[int, int], stride: int, pads: tuple[int, int, int, int], dilation: int, ceil: bool = False
+) -> list[int]:
+    """Input sizes for an output of `size`: with something left over beyond the last window, or (`ceil`) short of it."""
+    found = []
+    for axis, k in enumerate(kernel):
+        exact = (size - 1) * stride + (k - 1) * dilation + 1 - pads[axis] - pads[axis + 2]
+        found.append(exact - 1 if ceil else exact + (stride - 1 if k != stride else 0))
+    return found
+
+
+def pool(
+    kind: str,
+    channels: int,
+    size: int,
+    kernel: tuple[int, int],
+    stride: int,
+    pads: tuple[int, int, int, int],
+    dilation: int = 1,
+    ceil: bool = False,
+    include: bool = False,
+) -> Made:
+    """A pooling whose output is [1, channels, size, size], of values around 3: a border that counts shows."""
     g = Sketch()
-    if kind == "GlobalAveragePool":
-        return g.done(g.op(kind, g.input("x", 1, channels, 8, 8), shape=(1, channels, 1, 1)))
-    x = g.input("x", 1, channels, 2 * size, 2 * size)
-    return g.done(g.op(kind, x, shape=(1, channels, size, size), kernel_shape=[2, 2], strides=[2, 2]))
+    inside = _inside(size, kernel, stride, pads, dilation, ceil)
+    x = g.input("x", values=g.rng.standard_normal((1, channels, *inside)) + 3)
+    attributes: dict[str, Any] = {"kernel_shape": kernel, "strides": [stride] * 2, "pads": pads, "ceil_mode": int(ceil)}
+    if dilation != 1:
+        attributes["dilations"] = [dilation] * 2
+    if include:
+        attributes["count_include_pad"] = 1
+    return g.done(g.op(kind, x, shape=(1, channels, size, size), **attributes))
+
+
+def global_pool(channels: int, inside: int) -> Made:
+    g = Sketch()
+    x = g.input("x", values=g.rng.standard_normal((1, channels, inside, inside)) + 3)
+    return g.done(g.op("GlobalAveragePool", x, shape=(1, channels, 1, 1)))
 
 
 def transpose(perm: str, elements: int) -> Made:
@@ -216,12 +259,15 @@ def concat(rank: int, axis: int, elements: int) -> Made:
     return g.done(g.op("Concat", a, b, shape=shape, axis=axis))
 
 
-def slice_(rank: int, elements: int) -> Made:
+def slice_(rank: int, elements: int, axis: int = -1, step: int = 1) -> Made:
+    """The first half of an axis of twice `elements`, or every second of it."""
     g = Sketch()
-    shape = list(spread(rank, elements * 2))
-    bounds = [g.const(name, np.array([value])) for name, value in (("s", 0), ("e", shape[-1] // 2), ("ax", rank - 1))]
-    x = g.input("x", *shape)
-    return g.done(g.op("Slice", x, *bounds, shape=(*shape[:-1], shape[-1] // 2)))
+    axis %= rank
+    shape = list(spread(rank, elements))
+    shape[axis] *= 2
+    ends = (("s", 0), ("e", shape[axis] // 2 * step), ("ax", axis), ("st", step))[: 4 if step > 1 else 3]
+    bounds = [g.const(name, np.array([value])) for name, value in ends]
+    return g.done(g.op("Slice", g.input("x", *shape), *bounds, shape=spread(rank, elements)))
 
 
 def clip(rank: int, elements: int) -> Made:
@@ -231,11 +277,11 @@ def clip(rank: int, elements: int) -> Made:
     return g.done(g.op("Clip", g.input("x", *shape), low, high, shape=shape))
 
 
-def reduce_mean(rank: int, elements: int) -> Made:
+def reduce_mean(rank: int, elements: int, keepdims: int = 1) -> Made:
     g = Sketch()
     shape = spread(rank, elements)
-    x = g.input("x", *shape)
-    return g.done(g.op("ReduceMean", x, g.const("axes", np.array([-1])), shape=(*shape[:-1], 1), keepdims=1))
+    x, left = g.input("x", *shape), (*shape[:-1], 1) if keepdims else shape[:-1]
+    return g.done(g.op("ReduceMean", x, g.const("axes", np.array([-1])), shape=left, keepdims=keepdims))
 
 
 def reshape(rank: int) -> Made:

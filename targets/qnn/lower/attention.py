@@ -14,7 +14,7 @@ be a softmax of one position to within e^-60.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ....compiler.diagnostics.diagnostic import fail
 from ....compiler.ir.activation_encodings import Encoding, scores_range
@@ -47,7 +47,7 @@ def _attention(low: Lowering, node: ir.Node) -> ir.Value:
     keys, values = _with_past(low, k, v, past)
     context = static_shape(keys)[-1]
     whole = low.integers
-    words = {} if whole is None else {"kv": whole.known(keys).dtype}
+    words: dict[str, Any] = {} if whole is None else {"kv": whole.known(keys).dtype}
     low.use(
         "attention", node, tokens=tokens, context=context, heads=heads, kv_heads=groups, head_dim=size,
         cache=past[0] is not None, mask=mask is not None, **words,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ....compiler.diagnostics.diagnostic import fail
 from ....compiler.ir.module import constant
+from ....compiler.ir.weights import Weight
 from .builder import static_shape
 
 if TYPE_CHECKING:
@@ -42,23 +43,36 @@ def _slice(low: Lowering, node: ir.Node) -> ir.Value:
     bounds = [constant(value) for value in node.inputs[1:]]
     if any(bound is None for bound in bounds):
         fail("E0634", f"`{node.name}`: Slice needs constant bounds on HTP", help="place it on cpu")
-    low.use("op.Slice", node, rank=len(shape), elements=math.prod(shape))
+    source = static_shape(_required(node.inputs[0]))
+    low.use("op.Slice", node, rank=len(shape), elements=math.prod(shape), **_cut(bounds, len(source)))
     ints = [low.build.ints(*(int(i) for i in bound.numpy())) for bound in bounds if bound is not None]
     return low.build.op("Slice", low.value(node.inputs[0]), *ints, shape=shape)
 
 
+def _cut(bounds: list[Weight | None], rank: int) -> dict[str, Any]:
+    """Which axes a Slice cuts, counted from the front, and its steps where they are not 1."""
+    starts, _, axes, steps = [None if b is None else [int(i) for i in b.numpy()] for b in (*bounds, None, None)[:4]]
+    cut = range(len(starts or ())) if axes is None else [axis % rank for axis in axes]
+    found = {"axis": "x".join(map(str, cut))}
+    return found if steps is None or set(steps) == {1} else {**found, "step": "x".join(map(str, steps))}
+
+
+def _required(value: ir.Value | None) -> ir.Value:
+    if value is None:
+        raise ValueError("a required input is absent")
+    return value
+
+
 def _split(low: Lowering, node: ir.Node) -> list[ir.Value]:
     """One Slice per output: the sizes are in the outputs' shapes."""
-    whole = node.inputs[0]
-    if whole is None:
-        raise ValueError(f"Split `{node.name}` lacks its input")
+    whole = _required(node.inputs[0])
     axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
     axis %= len(static_shape(whole))
     made, start, build = [], 0, low.build
     for index, output in enumerate(node.outputs):
         shape = static_shape(output)
         stop = start + shape[axis]
-        low.use("op.Slice", node, rank=len(shape), elements=math.prod(shape))
+        low.use("op.Slice", node, rank=len(shape), elements=math.prod(shape), axis=str(axis))
         bounds = (build.ints(start), build.ints(stop), build.ints(axis))
         made.append(build.op("Slice", low.value(whole), *bounds, shape=shape, step=f"part{index}"))
         start = stop

@@ -55,11 +55,11 @@ def _refuse(linear: Linear, quant: QuantizedWeight) -> None:
         )
 
 
-def _weight(low: Lowering, linear: Linear, quant: QuantizedWeight) -> tuple[ir.Value, dict[str, int | str | bool]]:
+def _weight(low: Lowering, linear: Linear, quant: QuantizedWeight) -> tuple[ir.Value, dict[str, Any]]:
     build, name = low.build, linear.initializer.name or linear.name
     n, k = linear.shape
     q = build.weight(_turn(low, quant.q, f"{name}.turned", quant.q.dtype), f"{name}.turned")
-    words: dict[str, int | str | bool] = {"weights": f"int{quant.bits}", "block": quant.block or 0}
+    words: dict[str, Any] = {"weights": f"int{quant.bits}", "block": quant.block or 0}
     if quant.block is None:
         scale = build.weight(_scale(low, quant.scale, name, lambda s: s.reshape(n)), f"{name}.scale")
         zero = build.constant(f"const.zeros.{quant.q.dtype.name.lower()}.{n}", np.zeros(n, quant.q.dtype.numpy()))

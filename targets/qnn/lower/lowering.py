@@ -17,28 +17,23 @@ activations are integers (`compiler/ir/activation_encodings.py`), floats become 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from ....compiler.diagnostics.diagnostic import Diagnostic, PlanError, fail
+from ....compiler.emit.conformance.op_class import Cell, Use
 from ....compiler.ir.activation_encodings import Encoding, encoding_of, quantised
+from ....compiler.ir.attributes import Value
 from ....compiler.ir.module import constant
 from .builder import FP16, Builder, WeightStore, static_shape
 from .integer_activations import Integers
+from .op_classes import CLASSES
 
 KEY_IN, VALUE_IN = re.compile(r"past_key_\d+_in"), re.compile(r"past_value_\d+_in")
 KEY_OUT, VALUE_OUT = re.compile(r"past_key_\d+_out"), re.compile(r"past_value_\d+_out")
 COS, SIN = "position_ids_cos", "position_ids_sin"
-
-
-@dataclass(frozen=True)
-class Use:
-    """One lowering that was chosen: its name and shape class in the conformance table, and the node it serves."""
-
-    lowering: str
-    shape: tuple[tuple[str, int | str | bool], ...]
-    node: str = field(compare=False)
 
 
 @dataclass
@@ -123,11 +118,14 @@ class Lowering:
         self._values[value] = self.build.weight(weight, value.name or "constant")
         return self._values[value]
 
-    def use(self, lowering: str, node: ir.Node, **shape: int | str | bool) -> None:
-        """Note that `node` became `lowering` at this shape class."""
+    def use(self, lowering: str, node: ir.Node, given: Mapping[str, Value] | None = None, **cells: Cell) -> None:
+        """Note that `node` became `lowering`: at these numbers and words, and the attributes of `node`.
+
+        `given` are the attributes as they are emitted, where they differ from the node's.
+        """
         if self.integers is not None and "." not in lowering.removeprefix("op."):
             lowering = f"u16.{lowering}"
-        self.uses.setdefault(Use(lowering, tuple(sorted(shape.items())), node.name or node.op_type))
+        self.uses.setdefault(Use(lowering, CLASSES.shape(node, cells, given), node.name or node.op_type))
 
     def cache(self, value: ir.Value | None) -> ir.Value | None:
         """A K/V cache input in its own layout; None when `value` is not one."""

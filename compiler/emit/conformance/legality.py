@@ -1,0 +1,60 @@
+"""Legality of the target level: what is not known to be right is not emitted.
+
+The rule, for a use of a lowering at a place (an architecture, a machine). Its class (`op_class.py`) holds the rows that
+share its words. Then
+
+    1  a row of exactly this shape decides, whatever the rest of its class says
+    2  otherwise every row of the class must be right, and each number of the shape (tokens, rows, K, N, ...) must lie
+       between the smallest and the largest measured one: `between` is taken, `beyond` is not
+
+A class with one wrong row thus allows only the shapes that were measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from .op_class import Cell, ClassRule, Use
+from .table import RIGHT, Row
+
+_SAY = {"wrong": "computes wrong numbers", "rejected": "refuses it", "crash": "crashes"}
+
+
+class Legality:
+    """Judges uses at one place by the rows that were measured there."""
+
+    def __init__(self, place: str, rows: Iterable[Row], rule: ClassRule) -> None:
+        self.place, self.rule = place, rule
+        self._classes: dict[tuple, list[Row]] = {}
+        for row in rows:
+            if row.place == place:
+                self._classes.setdefault(rule.class_of(row.lowering, row.shape.items()), []).append(row)
+
+    def problem(self, use: Use) -> str | None:
+        """Why this use is not known to be right; None when it is."""
+        rows = self._classes.get(self.rule.class_of(use.lowering, use.shape), [])
+        shape = dict(use.shape)
+        if not rows:
+            return f"was never run on {self.place} in this form ({described(shape)})"
+        exact = next((row for row in rows if row.shape == shape), None)
+        if exact is not None:
+            return None if exact.verdict == RIGHT else self._bad(exact)
+        bad = next((row for row in rows if row.verdict != RIGHT), None)
+        if bad is not None:
+            return f"{self._bad(bad)}; only the shapes that were run are taken"
+        for name in sorted(name for name in shape if self.rule.is_number(name)):
+            measured = [float(row.shape[name]) for row in rows]
+            if not min(measured) <= float(shape[name]) <= max(measured):
+                return (
+                    f"was run on {self.place} with {name} from {min(measured):g} to {max(measured):g}, "
+                    f"here {name} is {shape[name]}"
+                )
+        return None
+
+    def _bad(self, row: Row) -> str:
+        return f"is known to fail on {self.place}: the engine {_SAY[row.verdict]} at {described(row.shape)}"
+
+
+def described(shape: Mapping[str, Cell]) -> str:
+    """A shape in words: `rows 16, size 64`."""
+    return ", ".join(f"{name} {value}" for name, value in shape.items()) or "any shape"
