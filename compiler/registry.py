@@ -18,6 +18,8 @@ from .diagnostics.diagnostic import Diagnostic, PlanError, fail
 from .diagnostics.nearest import nearest_help
 from .emit.capabilities import Capabilities
 from .emit.target import Target
+from .ir.ops.find_op import broken_ops
+from .ir.ops.find_op import forget as forget_ops
 from .pipeline.pass_interface import Pass
 from .pipeline.step import Step
 from .sources.source import Source
@@ -133,8 +135,8 @@ def cache_steps(kind: str, at: Span) -> list[Step]:
 
 
 def broken_plugins() -> list[Diagnostic]:
-    """What is wrong with the plug-ins that `sources()`, `passes()` and `targets()` leave out."""
-    found = []
+    """What is wrong with the plug-ins that `sources()`, `passes()` and `targets()` leave out, and with own ops."""
+    found = broken_ops()
     for group in _DOORS:
         for name in _entries(group):
             try:
@@ -148,6 +150,7 @@ def forget() -> None:
     """Look for installed plug-ins anew; what was found before is kept for the life of the process otherwise."""
     _entries.cache_clear()
     _load.cache_clear()
+    forget_ops()
 
 
 def pass_fault(cls: object) -> str | None:

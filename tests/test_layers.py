@@ -27,7 +27,7 @@ ALLOWED = {
     "plan": "diagnostics ir sources calibration pipeline",
     "emit": "diagnostics ir pipeline plan",
     "partition": "diagnostics ir bundle emit",
-    "registry": "diagnostics sources pipeline emit",
+    "registry": "diagnostics ir sources pipeline emit",
     "compile": "diagnostics files ir bundle oracle pipeline plan emit partition registry",
     "runtime": "diagnostics bundle sources emit registry",
     "report": "diagnostics ir pipeline plan compile",

@@ -23,8 +23,11 @@ import torch.nn.functional as F
 from ..diagnostics.diagnostic import fail
 from ..ir.linears import as_linear, as_quantized
 from ..ir.module import Module, constant
+from ..ir.ops.find_op import definition_of
 from ..ir.weights import Rows, Weight
 from ..oracle.oracle import causal_mask
+from .torch_body import RULES as BODY_RULES
+from .torch_body import run_body
 
 _LAYER = re.compile(r"layers\.(\d+)\.(post_attention_layernorm|mlp)?")
 _APART = 8  # rows of an embedding that are read at once though those between are not asked for
@@ -229,7 +232,10 @@ def outputs_of(node: ir.Node, values: Env, constants: Constants) -> tuple[torch.
 
 
 def compute(node: ir.Node, inputs: list[torch.Tensor | None]) -> tuple[torch.Tensor, ...]:
-    """One node on tensors."""
+    """One node on tensors; an own op by its body."""
+    definition = definition_of(node)
+    if definition is not None:
+        return run_body(definition, node, inputs, compute)
     rule = _RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
     if rule is None:
         fail(
@@ -297,6 +303,7 @@ def _dequantize(node: ir.Node, x: Inputs) -> torch.Tensor:
 
 
 _RULES: Mapping[str, TorchOp] = {
+    **BODY_RULES,
     "Add": lambda node, x: x[0] + x[1],
     "Attention": _attention,
     "Cast": lambda node, x: x[0].to(_torch_type(int(_number(node, "to", 1)))),
@@ -324,7 +331,7 @@ def _unsqueeze(x: Inputs) -> torch.Tensor:
 
 
 def _torch_type(code: int) -> torch.dtype:
-    return {1: torch.float32, 6: torch.int32, 7: torch.int64, 10: torch.float16}[code]
+    return {1: torch.float32, 2: torch.uint8, 3: torch.int8, 6: torch.int32, 7: torch.int64, 10: torch.float16}[code]
 
 
 def linear_nodes(stretch: Stretch) -> list[ir.Node]:

@@ -4,6 +4,7 @@
     gemm     y[M,N]  = x[M,K] @ W (+ b)      transB = 1: W is [N,K]
     gather   y[..,H] = W[ids[..], :]         an embedding [V,H], axis 0
     conv     y       = conv(x, W[O,I,*])
+    own      an op of the domain `ai.edgec`, whose definition says what it multiplies by (`ops/`)
 
 The constant may stand behind `DequantizeLinear`: then it is quantised,
 
@@ -28,7 +29,7 @@ from .weights import Weight, derive, transpose
 
 SOURCE = "edgec.float"  # key in the `meta` of integers: the float weight they were made from
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)  # what is quantised and computed in
-Kind = Literal["matmul", "gemm", "gather", "conv"]
+Kind = Literal["matmul", "gemm", "gather", "conv", "own"]  # own: an op of `ai.edgec`, as its definition says
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Linear:
     @property
     def initializer(self) -> ir.Value:
         """The initializer the bytes lie in: two linears with the same one are tied."""
-        value = self.value if self.quant is None else self.quant.node.inputs[0]
+        value = self.value if self.quant is None or self.kind == "own" else self.quant.node.inputs[0]
         if value is None:
             raise ValueError(f"linear `{self.name}` has no weight")
         return value
@@ -127,14 +128,14 @@ def linears(module: Module, graph: ir.Graph | None = None) -> Iterator[Linear]:
 
 def float_shapes(module: Module) -> dict[str, tuple[int, int]]:
     """Name -> (N, K) of every linear and embedding whose weight is float."""
-    found = (linear for linear in linears(module) if linear.kind != "conv")
+    found = (linear for linear in linears(module) if linear.kind not in ("conv", "own"))
     return {x.name: (x.shape[0], x.shape[1]) for x in found if x.stored is not None and x.stored.dtype in FLOATS}
 
 
 def as_linear(node: ir.Node) -> Linear | None:
-    """`node` as a linear, if it is one with a constant weight of rank 2 (Conv: 3 or more)."""
+    """`node` as a linear, if it is one with a constant weight of rank 2 (Conv: 3 or more), or an own op with one."""
     if node.domain not in ("", "ai.onnx"):
-        return None
+        return _own(node)
     if node.op_type == "MatMul":
         return _matmul(node)
     if node.op_type == "Gemm" and _attr(node, "transA", 0) == 0 and _attr(node, "alpha", 1.0) == 1.0:
@@ -146,6 +147,13 @@ def as_linear(node: ir.Node) -> Linear | None:
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         return _make(node, "conv", node.inputs[1], True, bias)
     return None
+
+
+def _own(node: ir.Node) -> Linear | None:
+    from .ops.find_op import definition_of
+
+    definition = definition_of(node)
+    return None if definition is None else definition.as_weight_use(node)
 
 
 def _matmul(node: ir.Node) -> Linear | None:

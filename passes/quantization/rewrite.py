@@ -38,7 +38,7 @@ def quantize_graph(
     found = list(linears(module, graph))  # a solver may have scaled float weights
     before = {linear.name: _now(linear) for linear in found}
     for linear in found:
-        if linear.quant is not None and _now(linear).source is not None:
+        if linear.quant is not None and linear.kind != "own" and _now(linear).source is not None:
             shelf.put(linear)
     changes = 0
     for linear in found:
@@ -97,6 +97,8 @@ def _to_solve(found: list[Linear], shelf: _Shelf) -> dict[str, Weight]:
 
 def _refusal(linear: Linear, format_: WeightFormat) -> str | None:
     """Why the weight of `linear` is left alone."""
+    if linear.kind == "own":
+        return f"it is a {linear.node.op_type}, whose weight is in the form that op wants"
     source = _now(linear).source
     if linear.kind == "conv" and format_.block is not None:
         return "a convolution is quantised per channel only: `block = channel`"

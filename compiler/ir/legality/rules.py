@@ -17,6 +17,7 @@ from ...diagnostics.diagnostic import EngineError, Span, fail
 from ..domains import OWN_DOMAIN, RUNTIME_DOMAIN
 from ..levels import Level
 from ..module import DEVICE_KEY, MAIN, Module
+from ..ops.find_op import definition_of
 from ..opset import OPSET
 from .quantised_weights import dequantised_weights, described
 from .shapes import decoder_interface, static_shapes
@@ -137,6 +138,10 @@ def _domain_faults(module: Module, model: ir.Model, node: ir.Node) -> Found:
     elif node.domain == OWN_DOMAIN:
         if node.op_identifier() not in model.functions:
             yield f"is an {OWN_DOMAIN}::{node.op_type} without a function body"
+        elif (definition := definition_of(node)) is None:
+            yield f"is an {OWN_DOMAIN}::{node.op_type}, which no installed package defines"
+        elif not definition.same_body(model.functions[node.op_identifier()]):
+            yield f"is an {OWN_DOMAIN}::{node.op_type} whose body is not that of its definition"
     elif node.domain != RUNTIME_DOMAIN or module.level < Level.TARGET:
         yield f"is a {node.domain}::{node.op_type}; that domain is not legal here"
     if node.domain not in ("", "ai.onnx") and node.domain not in model.graph.opset_imports:

@@ -17,8 +17,10 @@ import onnx_ir.passes.common as common
 from google.protobuf.message import DecodeError
 
 from ...diagnostics.diagnostic import fail
+from ...ir.domains import OWN_DOMAIN
 from ...ir.levels import Level
 from ...ir.module import MAIN, Module, drop_unused_initializers
+from ...ir.ops.find_op import find_op
 from ...ir.weights import SourceFile, Weight, from_array, from_file, unpack
 from ..hf.config_file import pointer_hint
 from .raise_opset import upgrade
@@ -91,15 +93,21 @@ def _one_domain_name(proto: onnx.ModelProto) -> None:
 
 
 def _graph(proto: onnx.ModelProto, file: Path) -> ir.Model:
-    """As IR: weights lazy, functions inlined, in topological order, constants lifted, every node named."""
+    """As IR: weights lazy, functions inlined but those of own ops, nodes sorted and named, constants lifted."""
     model = ir.from_proto(proto)
     _attach_external(model, file)
-    common.InlinePass()(model)
+    common.InlinePass(criteria=lambda function: not _is_own(function))(model)
     model.graph.sort()
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.LiftSubgraphInitializersToMainGraphPass()(model)
     name_nodes(model)  # before anything is said about a node, and by the order the user sees
     return model
+
+
+def _is_own(function: ir.Function) -> bool:
+    """Whether a function is the body of an installed own op: the op stays. Any other is what its body computes."""
+    definition = find_op(function.name) if function.domain == OWN_DOMAIN else None
+    return definition is not None and definition.same_body(function)
 
 
 def _tidy(model: ir.Model) -> None:
