@@ -15,6 +15,7 @@ from ..compiler.diagnostics.diagnostic import Diagnostic, EdgecError, PlanError
 from ..compiler.diagnostics.nearest import nearest_help
 from ..compiler.emit.capabilities import Wording
 from ..compiler.emit.target import CheckRequest, undeployable
+from ..compiler.pipeline.measured_steps import unmeasured
 from ..compiler.plan.devices import Device, devices
 from ..compiler.plan.plan import Deploy, Evaluation, ModelDecl, Plan
 from ..compiler.registry import cache_steps, capabilities, find_target
@@ -86,6 +87,7 @@ class _Checker:
         )
         plan = self._deployed(plan)
         self._possible(plan)
+        self._measurable(plan)
         self._targets_agree(plan)
         self._unused()
         return plan
@@ -197,6 +199,16 @@ class _Checker:
                 if model is not None:
                     problems.append(step.demands.beyond_context(model.name, model.context, step.span))
                 found.update((problem, None) for problem in problems if problem is not None)
+        self.report.diagnostics += found
+
+    def _measurable(self, plan: Plan) -> None:
+        """Where perplexity is measured, no step may change the model behind its back."""
+        if plan.evaluation is None:
+            return
+        found: dict[Diagnostic, None] = {}
+        for deploy in plan.deploys:
+            if deploy.model in self.models and self.models[deploy.model].arch is not None:
+                found.update(dict.fromkeys(unmeasured(plan.steps(deploy))))
         self.report.diagnostics += found
 
     def _fit_models(self, pipelines: Pipelines, name: str) -> None:

@@ -2,7 +2,8 @@
 
     load -> steps on weights -> compressed -> steps that place and shape -> parts -> the targets' files
 
-Perplexity is that of `compressed`: what follows changes where and in which shapes the model runs, not what it computes.
+Perplexity is that of `compressed`: what follows changes where and in which shapes the model runs. A later pass that
+changes what it computes runs on `compressed` as well (`pipeline/measured_steps.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..diagnostics.diagnostic import EdgecError, Label, Span
-from ..ir.levels import Level
 
 if TYPE_CHECKING:
     from ..emit.part import Part
@@ -83,6 +83,7 @@ def compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileO
 
 def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions) -> CompiledModel:
     from ..partition.parts import partition
+    from ..pipeline.measured_steps import late_changes, split_steps
     from ..registry import cache_steps, find_target
     from .weight_error import weight_errors
 
@@ -97,6 +98,8 @@ def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: Compile
     errors = weight_errors(module)
     _say_lines(module, plan)
     compressed = module.clone()
+    if late := late_changes(plan.steps(deploy)):
+        _run(compressed, late, plan, deploy, options)
     results += _run(module, shape_steps, plan, deploy, options)
     clock.lap("passes")
     target = find_target(deploy.target)
@@ -125,15 +128,6 @@ class _Clock:
         now = time.perf_counter()
         self.laps[name] = now - self._last
         self._last = now
-
-
-def split_steps(steps: Sequence[Step]) -> tuple[Sequence[Step], Sequence[Step]]:
-    """Before and from the first step that places or shapes: perplexity is that of the module in between."""
-    for index, step in enumerate(steps):
-        leaves = step.pass_.leaves
-        if leaves is not None and leaves >= Level.PLACED:
-            return steps[:index], steps[index:]
-    return steps, ()
 
 
 def _run(
