@@ -57,7 +57,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_rest: object) -> None:
         import importlib.metadata
 
-        parser.exit(0, f"edgec {importlib.metadata.version('edgec')}\n")
+        print(f"edgec {importlib.metadata.version('edgec')}")
+        parser.exit(0)
 
 
 class _Command(NamedTuple):

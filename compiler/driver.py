@@ -23,10 +23,10 @@ from .files.cache import make_root
 if TYPE_CHECKING:
     from .plan.plan import Deploy, Plan
 
-__all__ = ["BrokenRequirement", "CompileOptions", "CompileResult", "compile_plan", "load_plan"]
+__all__ = ["BrokenRequirement", "CompileOptions", "CompileResult", "check_plan", "compile_plan", "load_plan"]
 
 
-@dataclass
+@dataclass(repr=False)
 class CompileResult:
     """A finished compile: where the bundle is (`<name>.rejected` when a `require` line broke) and what it holds."""
 
@@ -35,12 +35,45 @@ class CompileResult:
     models: list[CompiledModel]
     measured: Measured
 
+    @property
+    def size(self) -> int:
+        """Bytes of all files, the manifest itself left out."""
+        return sum(row["size"] for row in self.manifest["files"].values())
+
+    @property
+    def report(self) -> Path:
+        """The report, an HTML page."""
+        return self.bundle / "report.html"
+
+    def __repr__(self) -> str:
+        names = ", ".join(model.name for model in self.models)
+        broken = [row["line"] for row in self.measured.requires if not row["holds"]]
+        said = f"; does not hold: {'; '.join(broken)}" if broken else ""
+        return f"<compiled {self.bundle}: {names}, {self.size / 1e6:.2f} MB{said}>"
+
+    def _repr_html_(self) -> str:
+        from .report.notebook import framed
+
+        return framed(self.report)
+
 
 def load_plan(path: Path, defines: Sequence[str] = ()) -> Plan:
     """Read and check a plan; raises PlanError with every mistake in it."""
     from ..dsl import load_plan as load
 
     return load(path, list(defines))
+
+
+def check_plan(
+    path: Path, defines: Sequence[str] = (), text: str | None = None
+) -> tuple[Plan | None, list[Diagnostic], dict[str, str]]:
+    """The plan (None if it has errors), all diagnostics, and file -> text for code frames.
+
+    `text` is checked as if it were the content of `path`.
+    """
+    from ..dsl import check_file
+
+    return check_file(path, defines, text)
 
 
 class BrokenRequirement(RequirementError):

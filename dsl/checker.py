@@ -32,11 +32,16 @@ from .requires import check_requirement
 from .settings import CalibrationBlock, EvaluationBlock, Reader
 
 
-def check_file(path: Path, defines: Sequence[str] = ()) -> tuple[Plan | None, list[Diagnostic], dict[str, str]]:
-    """The plan (None when it has errors), all diagnostics in order, and the sources for code frames."""
+def check_file(
+    path: Path, defines: Sequence[str] = (), text: str | None = None
+) -> tuple[Plan | None, list[Diagnostic], dict[str, str]]:
+    """The plan (None when it has errors), all diagnostics in order, and the sources for code frames.
+
+    `text` is checked as if it were the content of `path`.
+    """
     report = DiagnosticCollector()
     try:
-        loaded = load(Path(path), report)
+        loaded = load(Path(path), report, text)
     except PlanError as error:
         return None, list(error.diagnostics), {str(path): text_for_frames(Path(path))}
     plan = _Checker(Path(path), loaded, report).run(defines)
@@ -72,7 +77,7 @@ class _Checker:
         self.lets.override(defines, self.loaded.sources)
         self.lets.check()
         plan = Plan(
-            name=self.declared.name.name.text if self.declared.name else self.path.stem,
+            name=self.declared.name.name.text if self.declared.name else self.path.stem.strip("<>"),
             path=self.path,
             models=self._models(),
             devices=self._devices(),

@@ -18,7 +18,7 @@ from ..compiler.registry import pass_fault, pass_names
 from . import ast
 from .diagnostic_collector import DiagnosticCollector
 from .parser import Lost, parse
-from .plan_text import read_plan, what_is
+from .plan_text import PlanText, read_plan, what_is
 
 
 @dataclass
@@ -41,10 +41,11 @@ class Loaded:
         return any(lost.keyword == "*" for lost in self.lost)
 
 
-def load(path: Path, report: DiagnosticCollector) -> Loaded:
-    """Read the plan at `path`; PlanError when there is no text to read at all."""
+def load(path: Path, report: DiagnosticCollector, text: str | None = None) -> Loaded:
+    """Read the plan at `path`, or `text` as if it were there; PlanError when there is no text to read at all."""
     loaded = Loaded()
-    _read(path, str(path), None, (), loaded, report, set())
+    source = read_plan(path, str(path)) if text is None else PlanText(str(path), text)
+    _read(source, path, (), loaded, report, set())
     return loaded
 
 
@@ -54,16 +55,9 @@ def resolve_path(text: str, span: Span) -> Path:
 
 
 def _read(
-    path: Path,
-    file: str,
-    at: Span | None,
-    chain: tuple[Path, ...],
-    loaded: Loaded,
-    report: DiagnosticCollector,
-    seen: set[Path],
+    source: PlanText, path: Path, chain: tuple[Path, ...], loaded: Loaded, report: DiagnosticCollector, seen: set[Path]
 ) -> None:
-    source = read_plan(path, file, at)
-    loaded.sources[file] = source.text
+    loaded.sources[source.file] = source.text
     seen.add(path.resolve())
     parsed = parse(source)
     report.diagnostics += parsed.problems
@@ -86,7 +80,7 @@ def _include(
         report.error("E0303", f"includes go in a circle: {circle}", statement.span)
     elif path.resolve() not in seen:  # what two files share is read once
         try:
-            _read(path, str(path), statement.path.span, chain, loaded, report, seen)
+            _read(read_plan(path, str(path), statement.path.span), path, chain, loaded, report, seen)
         except PlanError as error:
             report.take(error, statement.path.span)
             loaded.lost.append(Lost("*", "*"))

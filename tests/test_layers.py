@@ -34,6 +34,7 @@ ALLOWED = {
     "verify": "diagnostics ir bundle oracle sources registry runtime",
     "driver": "diagnostics files bundle sources plan compile report",
     "commands": "diagnostics ir bundle plan registry runtime verify driver",
+    "python": "diagnostics bundle sources plan report runtime verify driver commands",
     "cli": "diagnostics commands",
 }
 

@@ -30,12 +30,15 @@ SCHEMA = Path(__file__).with_name("manifest.schema.json")
 _MOST_PROBLEMS = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Manifest:
     """A manifest and the bundle it lies in. `data` is the JSON document; the properties only save typing."""
 
     bundle: Path
     data: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"<manifest of {self.bundle}: {', '.join(self.models)}>"
 
     @property
     def models(self) -> dict[str, dict[str, Any]]:

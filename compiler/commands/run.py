@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from ..diagnostics.diagnostic import fail
+from ..diagnostics.wording import count
 
 
 def run_run(arguments: argparse.Namespace) -> int:
@@ -70,14 +71,14 @@ def run_verify(arguments: argparse.Namespace) -> int:
 
 def _print_verified(result: dict[str, Any]) -> None:
     for name, facts in result["parts"].items():
-        print(f"part {name}: {facts['device']}, {_count(facts['graphs'], 'graph')}, {_compared(facts)}")
+        print(f"part {name}: {facts['device']}, {count(facts['graphs'], 'graph')}, {_compared(facts)}")
     for name, value in result["perplexity"].items():
         baseline = result["baseline"].get(name)
         ratio = f" ({value / baseline:.4f} of the float model's {baseline:.4f})" if baseline else ""
         print(f"perplexity of {name}: {value:.4f}{ratio}")
     for problem in result["problems"]:
         print(f"problem: {problem}")
-    print("ok" if result["ok"] else _count(len(result["problems"]), "problem"))
+    print("ok" if result["ok"] else count(len(result["problems"]), "problem"))
 
 
 def _compared(facts: dict[str, Any]) -> str:
@@ -85,7 +86,3 @@ def _compared(facts: dict[str, Any]) -> str:
         return f"not compared: {facts['why']}" if "why" in facts else "not compared"
     share = f" ({facts['relative_error']:.4g} relative)" if facts["relative_error"] else ""
     return f"off by {facts['max_error']:.4g} at most{share} from the float model, in {facts['worst']}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -43,7 +43,7 @@ class CompileOptions:
     progress: Progress = lambda _text: None
 
 
-@dataclass
+@dataclass(repr=False)
 class CompiledModel:
     """One deploy line after emission. `compressed` is the module as quantised, before placement and buckets."""
 
@@ -57,6 +57,9 @@ class CompiledModel:
     emission: Emission
     weight_errors: dict[str, float] = field(default_factory=dict)  # of quantised linears, see `weight_error`
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<compiled {self.name}: {', '.join(self.emission.parts)}>"
 
 
 @contextlib.contextmanager

@@ -9,3 +9,8 @@ def join_or(parts: Iterable[str], word: str = "or") -> str:
     """`a`, `a or b`, `a, b or c`."""
     *head, last = list(parts) or [""]
     return f"{', '.join(head)} {word} {last}" if head else last
+
+
+def count(number: int, noun: str) -> str:
+    """`1 part`, `2 parts`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

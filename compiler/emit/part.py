@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-@dataclass
+@dataclass(repr=False)
 class Part:
     """A piece of a model on one device. `graphs`: bucket name (or "main") -> its graph."""
 
@@ -17,3 +17,6 @@ class Part:
     device: str  # "cpu" | "npu"
     graphs: dict[str, ir.Model]
     shard: int = 0  # parts of different shards are separate even where one device could run them as one
+
+    def __repr__(self) -> str:
+        return f"<part {self.name} on {self.device}: {', '.join(self.graphs)}>"

@@ -51,7 +51,7 @@ class EmitJob:
     progress: Callable[[str], None] = lambda _text: None
 
 
-@dataclass
+@dataclass(repr=False)
 class Emission:
     """What an emitter wrote: manifest entries per part (see manifest.schema.json), libraries a device needs."""
 
@@ -62,6 +62,9 @@ class Emission:
     kv: dict[str, Any] = field(default_factory=dict)  # layout of the K/V cache, for the manifest
     float_type: str = "float32"  # how weights that are not quantised are stored
     stored: dict[str, int] = field(default_factory=dict)  # linear -> bits of its integers, if not those of their type
+
+    def __repr__(self) -> str:
+        return f"<emission: {self.engine}, {', '.join(self.parts)}>"
 
 
 def undeployable(target: type[Target], request: CheckRequest, wording: Wording) -> Iterator[Diagnostic]:

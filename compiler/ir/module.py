@@ -42,7 +42,7 @@ class BucketShape:
         return cls(int(tokens[1:]), int(context[1:]))
 
 
-@dataclass
+@dataclass(repr=False)
 class Module:
     """The unit passes work on. `arch` is None for an imported ONNX graph."""
 
@@ -54,6 +54,10 @@ class Module:
     context: int = 0
     decisions: dict[str, str] = field(default_factory=dict)  # op name -> the plan's line that decided its format
     tokenizer_folder: Path | None = None  # where tokenizer.json is, if the source has one
+
+    def __repr__(self) -> str:
+        graphs = ", ".join(f"`{name}` of {len(model.graph)} nodes" for name, model in self.graphs.items())
+        return f"<module {self.name}: {self.level.label}, {graphs}>"
 
     @property
     def main(self) -> ir.Model:

@@ -109,7 +109,7 @@ class Require:
         }[self.op]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """`sources` holds the text of every file read (for code frames), `defines` the values of all `let`s."""
 
@@ -126,6 +126,10 @@ class Plan:
     defines: dict[str, object]
     sources: dict[str, str] = field(default_factory=dict)
     warnings: tuple[Diagnostic, ...] = ()
+
+    def __repr__(self) -> str:
+        lines = [f"{one.model} on {one.device} as {one.target}" for one in self.deploys]
+        return f"<plan {self.name}: {', '.join(lines) or 'deploys nothing'}>"
 
     def steps(self, deploy: Deploy) -> tuple[Step, ...]:
         """The lines of the pipeline that `deploy` names."""

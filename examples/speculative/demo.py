@@ -6,25 +6,24 @@ python demo.py BUNDLE PROMPT [TOKENS]
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-from edgec.compiler.runtime.generate import run_bundle
+import edgec
 
 
 def main() -> int:
     """Print the text, tokens per round, acceptance, and whether both runs agree."""
-    bundle, prompt = Path(sys.argv[1]), sys.argv[2]
+    path, prompt = sys.argv[1], sys.argv[2]
     tokens = int(sys.argv[3]) if len(sys.argv) > 3 else 48
     print("speculating: the draft in MNN on the CPU, the target's graphs on the HTP emulator\n")
     print(prompt, end="")
-    fast = run_bundle(bundle, prompt, tokens, stream=lambda text: print(text, end="", flush=True))
-    made = len(fast["tokens"])
-    print(f"\n\n{made} tokens in {fast['rounds']} rounds: {made / fast['rounds']:.2f} tokens per round")
-    share = fast["accepted"] / fast["drafted"]
-    print(f"accepted {fast['accepted']} of {fast['drafted']} drafted tokens ({share:.0%})")
-    alone = run_bundle(bundle, prompt, tokens, speculation=False)
-    same = alone["tokens"] == fast["tokens"]
-    print("the target alone gives " + ("the same tokens" if same else f"OTHER TOKENS: {alone['text']!r}"))
+    with edgec.open(path) as bundle:
+        fast = bundle.generate(prompt, tokens, stream=lambda text: print(text, end="", flush=True))
+        alone = bundle.generate(prompt, tokens, speculation=False)
+    made = len(fast.tokens)
+    print(f"\n\n{made} tokens in {fast.rounds} rounds: {made / fast.rounds:.2f} tokens per round")
+    print(f"accepted {fast.accepted} of {fast.drafted} drafted tokens ({fast.accepted / fast.drafted:.0%})")
+    same = alone.tokens == fast.tokens
+    print("the target alone gives " + ("the same tokens" if same else f"OTHER TOKENS: {alone.text!r}"))
     return 0 if same else 1
 
 

@@ -10,12 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edgec.compiler.ir.levels import Level
-from edgec.compiler.pipeline.pass_interface import Pass, Relative, Scope, Tolerance
-from edgec.compiler.plan.parameters import param
+from edgec.api import Level, Pass, Relative, Scope, Tolerance, param
 
 if TYPE_CHECKING:
-    from edgec.compiler.ir.module import Module
+    from edgec.api import Module
 
 
 @dataclass(frozen=True)

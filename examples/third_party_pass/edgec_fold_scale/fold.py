@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-from edgec.compiler.ir.linears import Linear, as_linear
-from edgec.compiler.ir.module import Module
-from edgec.compiler.ir.weights import Weight, derive
-from edgec.compiler.pipeline.pass_interface import Scope
+from edgec.api import Linear, Module, Scope, Weight, as_linear, derive
 
 
 def fold(module: Module, mul: ir.Node, largest: float, scope: Scope) -> bool:

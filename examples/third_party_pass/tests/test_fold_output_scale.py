@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from edgec.compiler.pipeline.pass_check import CheckFailed, run_and_check
+from edgec.api import CheckFailed, run_and_check
 from edgec_fold_scale import FoldOutputScale
 
 GRAPH = """

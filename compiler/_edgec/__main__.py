@@ -1,0 +1,7 @@
+"""`python -m edgec` is the command `edgec`."""
+
+import sys
+
+from edgec.compiler.cli import main
+
+sys.exit(main())

@@ -1,0 +1,87 @@
+"""What plug-ins import: passes, sources and targets of your own need nothing else of edgec.
+
+    from edgec.api import Pass, Scope, param
+
+The modules behind these names move; the names do not. docs/python.md lists them. Nothing is imported before it is
+used: checking a plan imports every plug-in it names, and has to answer in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .lazy_names import lazy
+
+if TYPE_CHECKING:
+    from edgec.compiler.diagnostics.diagnostic import Diagnostic as Diagnostic
+    from edgec.compiler.diagnostics.diagnostic import EngineError as EngineError
+    from edgec.compiler.diagnostics.diagnostic import Label as Label
+    from edgec.compiler.diagnostics.diagnostic import PlanError as PlanError
+    from edgec.compiler.diagnostics.diagnostic import Span as Span
+    from edgec.compiler.diagnostics.diagnostic import fail as fail
+    from edgec.compiler.emit.capabilities import Capabilities as Capabilities
+    from edgec.compiler.emit.capabilities import Refusal as Refusal
+    from edgec.compiler.emit.engine_protocols import GraphSession as GraphSession
+    from edgec.compiler.emit.engine_protocols import LanguageModel as LanguageModel
+    from edgec.compiler.emit.part import Part as Part
+    from edgec.compiler.emit.target import CheckRequest as CheckRequest
+    from edgec.compiler.emit.target import Emission as Emission
+    from edgec.compiler.emit.target import EmitJob as EmitJob
+    from edgec.compiler.emit.target import Target as Target
+    from edgec.compiler.ir.decoder_arch import DecoderArch as DecoderArch
+    from edgec.compiler.ir.levels import Level as Level
+    from edgec.compiler.ir.linears import Linear as Linear
+    from edgec.compiler.ir.linears import as_linear as as_linear
+    from edgec.compiler.ir.linears import linears as linears
+    from edgec.compiler.ir.module import Module as Module
+    from edgec.compiler.ir.save import save_graphs as save_graphs
+    from edgec.compiler.ir.weight_format import WeightFormat as WeightFormat
+    from edgec.compiler.ir.weights import Weight as Weight
+    from edgec.compiler.ir.weights import derive as derive
+    from edgec.compiler.ir.weights import from_array as from_array
+    from edgec.compiler.ir.weights import from_file as from_file
+    from edgec.compiler.oracle.compare import random_feeds as random_feeds
+    from edgec.compiler.oracle.compare import relative_error as relative_error
+    from edgec.compiler.pipeline.demands import Demands as Demands
+    from edgec.compiler.pipeline.graphsurgeon import graphsurgeon_pass as graphsurgeon_pass
+    from edgec.compiler.pipeline.pass_check import CheckFailed as CheckFailed
+    from edgec.compiler.pipeline.pass_check import run_and_check as run_and_check
+    from edgec.compiler.pipeline.pass_interface import EXACT as EXACT
+    from edgec.compiler.pipeline.pass_interface import FiguresTable as FiguresTable
+    from edgec.compiler.pipeline.pass_interface import Pass as Pass
+    from edgec.compiler.pipeline.pass_interface import Relative as Relative
+    from edgec.compiler.pipeline.pass_interface import Scope as Scope
+    from edgec.compiler.pipeline.pass_interface import Tolerance as Tolerance
+    from edgec.compiler.plan.devices import Device as Device
+    from edgec.compiler.plan.parameters import Pattern as Pattern
+    from edgec.compiler.plan.parameters import param as param
+    from edgec.compiler.sources.source import Outline as Outline
+    from edgec.compiler.sources.source import Source as Source
+
+_NAMES = {
+    "diagnostics.diagnostic": "Diagnostic EngineError Label PlanError Span fail",
+    "emit.capabilities": "Capabilities Refusal",
+    "emit.engine_protocols": "GraphSession LanguageModel",
+    "emit.part": "Part",
+    "emit.target": "CheckRequest EmitJob Emission Target",
+    "ir.decoder_arch": "DecoderArch",
+    "ir.levels": "Level",
+    "ir.linears": "Linear as_linear linears",
+    "ir.module": "Module",
+    "ir.save": "save_graphs",
+    "ir.weight_format": "WeightFormat",
+    "ir.weights": "Weight derive from_array from_file",
+    "oracle.compare": "random_feeds relative_error",
+    "pipeline.demands": "Demands",
+    "pipeline.graphsurgeon": "graphsurgeon_pass",
+    "pipeline.pass_check": "CheckFailed run_and_check",
+    "pipeline.pass_interface": "EXACT FiguresTable Pass Relative Scope Tolerance",
+    "plan.devices": "Device",
+    "plan.parameters": "Pattern param",
+    "sources.source": "Outline Source",
+}
+_PLACES = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+__all__ = [*_PLACES]
+
+__getattr__, __dir__ = lazy(globals(), _PLACES)
