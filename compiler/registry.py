@@ -247,5 +247,5 @@ def _working(group: str) -> dict[str, Any]:
         try:
             working[name] = _load(group, name)
         except PlanError:
-            continue  # told by broken_plugins()
+            continue  # reported by broken_plugins()
     return working

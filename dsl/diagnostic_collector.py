@@ -1,4 +1,4 @@
-"""The diagnostics of one run of the checker, collected so that all mistakes are told at once."""
+"""The diagnostics of one run of the checker, collected so that all mistakes are reported together."""
 
 from __future__ import annotations
 

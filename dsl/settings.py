@@ -1,7 +1,7 @@
 """Settings against parameters: each `key = value` is checked and converted by the `Parameter` of its key.
 
 The parameters are the fields of a dataclass (a pass, a target's options, a block below), so types, ranges and
-choices are told in one place.
+choices are defined in one place.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..compiler.diagnostics.diagnostic import Span
     from ..compiler.ir.module import Module
     from ..compiler.ir.weights import Weight
-    from .quantization.round_to_nearest import Made
+    from .quantization.round_to_nearest import QuantizedTensors
 
 _STEP = {
     "int2": 1 / 2,
@@ -197,12 +197,12 @@ class Quantize(Pass):
             return quantize_graph(graph, module, format_of, scope)
         self._demand_torch(scope)
         from .solve.gptq import Gptq
-        from .solve.solve_weights import Settings, Wanted, solve
+        from .solve.solve_weights import Settings, WeightToSolve, solve
 
         settings = Settings(self.method, Gptq(damping=self.damping, act_order=self.act_order))
 
-        def solver(weights: Mapping[str, Weight]) -> dict[str, Made]:
-            wanted = {name: Wanted(weight, format_of(name)) for name, weight in weights.items()}
+        def solver(weights: Mapping[str, Weight]) -> dict[str, QuantizedTensors]:
+            wanted = {name: WeightToSolve(weight, format_of(name)) for name, weight in weights.items()}
             return solve(module, wanted, settings, scope)
 
         return quantize_graph(graph, module, format_of, scope, solver)

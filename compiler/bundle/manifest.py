@@ -32,7 +32,7 @@ _MOST_PROBLEMS = 8
 
 @dataclass(frozen=True, repr=False)
 class Manifest:
-    """A manifest and the bundle it lies in. `data` is the JSON document; the properties only save typing."""
+    """A bundle's directory and its manifest. `data` is the JSON document; the properties only save typing."""
 
     bundle: Path
     data: dict[str, Any]

@@ -1,4 +1,4 @@
-"""How long the rest of a row of steps will take, told as they are begun."""
+"""Report the estimated time left at the start of each of a known number of steps."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 
 
-class Clock:
-    """`costs`: what each step is expected to take, in any unit; `tick` begins the next one."""
+class TimeLeft:
+    """`costs`: the expected duration of each step, in any unit; `tick` begins the next step and reports it to `say`."""
 
     def __init__(self, say: Callable[[str], None], what: str, costs: Sequence[float]) -> None:
         self.say, self.what, self.costs, self.done = say, what, costs, 0

@@ -1,11 +1,11 @@
-"""A decoder's semantic graph run in torch, stretch by stretch: y = f(x; W), weights exchanged or with gradients.
+"""A decoder's semantic graph run in torch, segment by segment: y = f(x; W), weights replaced or with gradients.
 
-    stretches:  inputs -> [embed] -> x_0 -> [layers.0] -> x_1 -> ... -> x_L -> [head] -> logits
+    segments:  inputs -> [embed] -> x_0 -> [layers.0] -> x_1 -> ... -> x_L -> [head] -> logits
 
-A stretch is a run of nodes that lies between two residual streams: a decoder block, or (`halves`) its attention and
-its MLP apart. What depends on constants only (DequantizeLinear and Transpose of a weight) belongs to no stretch: it is
-made when a stretch first reads it, and forgotten with `Constants`; of an embedding, only the rows that are looked up.
-So one stretch's weights and one batch of activations are what is held. Numbers follow ONNX, float32.
+A segment is a run of nodes between two residual streams: a decoder block, or (`halves`) its attention and its MLP
+apart. Values that depend on constants only (DequantizeLinear and Transpose of a weight) belong to no segment: they are
+computed when a segment first reads them, and dropped with `Constants`. Of an embedding only the rows that occur in the
+text are read. So the weights of one segment and one batch of activations are in memory. Arithmetic is ONNX's, float32.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def device() -> torch.device:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Segment:
     """Nodes in running order; `reads` is what they take from outside, constants left out."""
 
     name: str
@@ -49,7 +49,7 @@ class Stretch:
 
     @property
     def outputs(self) -> tuple[ir.Value, ...]:
-        """What somebody outside reads: later stretches, or the graph's own outputs."""
+        """Values read outside this segment, or graph outputs."""
         inside = set(self.nodes)
         return tuple(
             value
@@ -59,7 +59,7 @@ class Stretch:
         )
 
 
-def stretches(graph: ir.Graph, halves: bool = False) -> list[Stretch]:
+def segments(graph: ir.Graph, halves: bool = False) -> list[Segment]:
     """The graph cut at the residual stream: `embed`, `layers.0` ..., `head`; each layer in two with `halves`."""
     parts = ("self_attn", "mlp") if halves else ("",)
     place: dict[ir.Node, int] = {}
@@ -79,10 +79,10 @@ def stretches(graph: ir.Graph, halves: bool = False) -> list[Stretch]:
     return [_stretch(name, [n for n in live if place[n] == i]) for i, name in enumerate(["embed", *layers, "head"])]
 
 
-def _stretch(name: str, nodes: Sequence[ir.Node]) -> Stretch:
+def _stretch(name: str, nodes: Sequence[ir.Node]) -> Segment:
     made = {value for node in nodes for value in node.outputs}
     reads = dict.fromkeys(value for node in nodes for value in node.inputs if value is not None and value not in made)
-    return Stretch(name, tuple(nodes), tuple(v for v in reads if not _constant_value(v)))
+    return Segment(name, tuple(nodes), tuple(v for v in reads if not _constant_value(v)))
 
 
 def is_constant(node: ir.Node) -> bool:
@@ -133,7 +133,7 @@ class Constants:
         return self._made[value]
 
     def rows(self, table: ir.Value, ids: torch.Tensor) -> torch.Tensor:
-        """Rows `ids` [...] of a constant [V, H]; of one that lies in a file only these are read and held."""
+        """Rows `ids` [...] of a constant [V, H]; of one that is stored in a file only these are read and kept."""
         if table not in self._tables:
             held, quant = self._held(table), as_quantized(table.producer())
             if isinstance(held, Weight):
@@ -271,7 +271,7 @@ def _reshape(node: ir.Node, x: Inputs) -> torch.Tensor:
 
 
 def _rotary(node: ir.Node, x: Inputs) -> torch.Tensor:
-    """x [B,heads,S,D], cos and sin [B,S,D/2]; the halves of D turn together."""
+    """x [B,heads,S,D], cos and sin [B,S,D/2]; channel i is rotated with channel i + D/2."""
     cos, sin = x[1].unsqueeze(1), x[2].unsqueeze(1)
     first, second = x[0].chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
@@ -334,6 +334,6 @@ def _torch_type(code: int) -> torch.dtype:
     return {1: torch.float32, 2: torch.uint8, 3: torch.int8, 6: torch.int32, 7: torch.int64, 10: torch.float16}[code]
 
 
-def linear_nodes(stretch: Stretch) -> list[ir.Node]:
-    """The stretch's linears that multiply by a constant weight."""
-    return [n for n in stretch.nodes if (found := as_linear(n)) is not None and found.kind == "matmul"]
+def linear_nodes(segment: Segment) -> list[ir.Node]:
+    """The segment's linears that multiply by a constant weight."""
+    return [n for n in segment.nodes if (found := as_linear(n)) is not None and found.kind == "matmul"]

@@ -114,7 +114,7 @@ def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: Compile
 
 
 def _say_lines(module: Module, plan: Plan) -> None:
-    """Let the lines that decided formats be told from the plan's folder: a bundle holds no path of this machine."""
+    """Make the plan lines in `decisions` relative to the plan's folder: a bundle contains no path of this machine."""
     folder = plan.path.parent
     shown = {file: Path(os.path.relpath(file, folder)).as_posix() for file in plan.sources}
     for name, line in module.decisions.items():

@@ -62,9 +62,9 @@ def _subject(line: Require, size: int, measured: Measured) -> tuple[float, float
 
 def _broken(line: Require, value: float, base: float) -> Diagnostic:
     if line.relative_to_baseline:
-        told = f"measured {value:.4f}, which is {value / base:.4f} * baseline ({base:.4f})"
+        result = f"measured {value:.4f}, which is {value / base:.4f} * baseline ({base:.4f})"
     elif line.subject == "bundle.size":
-        told = f"measured {value:.0f} bytes ({value / 1e6:.2f} MB)"
+        result = f"measured {value:.0f} bytes ({value / 1e6:.2f} MB)"
     else:
-        told = f"measured {value:.4f}"
-    return Diagnostic("E0950", f"`{line.text}` does not hold: {told}", Label(line.span))
+        result = f"measured {value:.4f}"
+    return Diagnostic("E0950", f"`{line.text}` does not hold: {result}", Label(line.span))

@@ -34,17 +34,20 @@ def weight_errors(module: Module) -> dict[str, float]:
 
 
 def relative_error(before: Weight, linear: Linear) -> float:
-    """Root of the squared difference over the squared weights, on the rows that are looked at."""
+    """Root of the squared difference over the squared weights, on sampled rows of `before`, the float weight."""
     after, off, total = linear.weight(), 0.0, 0.0
-    for start, stop in _stretches(before.dims[0], ROWS if linear.rows_are_outputs else STRETCH):
+    for start, stop in sampled_rows(before.dims[0], ROWS if linear.rows_are_outputs else STRETCH):
         was = before.rows(start, stop).astype(np.float64)
         off += float(np.square(was - after.rows(start, stop)).sum())
         total += float(np.square(was).sum())
     return math.sqrt(off / total) if total else 0.0
 
 
-def _stretches(rows: int, most: int) -> Iterator[tuple[int, int]]:
-    """Whole tensors of up to `most` rows, else stretches spread over the tensor (a turned weight: one)."""
+def sampled_rows(rows: int, most: int) -> Iterator[tuple[int, int]]:
+    """Row ranges to sample: all rows if there are at most `most`, else evenly spaced ranges of 32.
+
+    A weight stored [K, N] has `most` = 32 and gets one range.
+    """
     if rows <= most:
         yield 0, rows
         return

@@ -1,1 +1,1 @@
-"""What is said to a person: diagnostics with code, place and fix, explanations of codes, near names."""
+"""Messages for people: diagnostics with code, place and fix, explanations of codes, nearest names."""

@@ -20,7 +20,7 @@ _WIDTH = 160  # a frame line longer than this is cut around the marked place
 
 @dataclass(frozen=True, order=True)
 class Span:
-    """A stretch of a file; lines and columns count from 1, `end_column` is exclusive."""
+    """A range of a file's text; lines and columns count from 1, `end_column` is exclusive."""
 
     file: str
     line: int
@@ -175,7 +175,7 @@ class _Paint:
 
 
 def _shown(span: Span) -> range:
-    """A long stretch shows its first line only: the marked place is where it starts."""
+    """Of a range of several lines only the first is shown."""
     return range(span.line, span.line + 1)
 
 

@@ -19,7 +19,7 @@ _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 
 
 def put_in_place(new: Path, final: Path, aside: Path) -> Path | None:
-    """Rename `new` to `final`; returns where what stood there lies now, None if nothing did.
+    """Move `new` to `final`. Return the path of the directory it replaced, or None.
 
     `aside` is only used where directories cannot be exchanged.
     """

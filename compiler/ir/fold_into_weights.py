@@ -3,7 +3,7 @@
     x' = x * s:   norm gain g' = g * s          W' = W / s along its inputs      (a vector s, one number per channel)
     x' = x R:     producers W' = R^T W          readers W' = W R                 (R orthogonal [H, H], stored [N, K])
 
-Biases of a producer turn like its rows. Weights that others share are untied first.
+The producer's bias is transformed like its rows. A shared weight is copied first.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def scale_rows(weight: Weight, factors: np.ndarray, how: str) -> Weight:
     return derive(weight.name, weight.dtype, weight.dims, rows, weight, how)
 
 
-def turn_columns(weight: Weight, rotation: np.ndarray, how: str) -> Weight:
+def rotate_columns(weight: Weight, rotation: np.ndarray, how: str) -> Weight:
     """W R, summed in float64. R [K, K], or [D, D] for each run of D inputs (a head)."""
     r = rotation.astype(np.float64)
 
@@ -47,8 +47,8 @@ def turn_columns(weight: Weight, rotation: np.ndarray, how: str) -> Weight:
     return derive(weight.name, weight.dtype, weight.dims, rows, weight, how)
 
 
-def turn_rows(weight: Weight, rotation: np.ndarray, how: str) -> Weight:
-    """R^T W (or R^T b), R as for `turn_columns`; a row needs all rows of its run, which are read for each block."""
+def rotate_rows(weight: Weight, rotation: np.ndarray, how: str) -> Weight:
+    """R^T W (or R^T b), R as for `rotate_columns`; a row needs all rows of its run, which are read for each block."""
     r = rotation.astype(np.float64)
     run = len(r)
 
@@ -66,7 +66,7 @@ def _like(weight: Weight, array: np.ndarray) -> np.ndarray:
     return array.astype(weight.dtype.numpy(), copy=False)
 
 
-def exchange(value: ir.Value, weight: Weight) -> None:
+def set_weight(value: ir.Value, weight: Weight) -> None:
     """Let the initializer `value` hold `weight`, for all its readers."""
     weight.name = value.name or weight.name
     value.const_value = weight

@@ -97,9 +97,11 @@ def outputs(module: Module, key: str, feeds: Feeds) -> dict[str, np.ndarray]:
 def errors(
     before: Module, after: Module, seed: int = 0, feeds: Feeds | None = None, moved_cache: bool = False
 ) -> dict[str, float]:
-    """Output -> relative error; with several graphs the worst of them. A bucket is held against the graph it is of.
+    """Output -> relative error, the largest over all graphs.
 
-    `moved_cache`: caches hold other numbers by intention, so they start empty and are not compared.
+    A bucket is compared with the graph it was specialised from.
+
+    `moved_cache`: the pass intentionally changed what caches contain, so they start empty and are not compared.
     """
     worst: dict[str, float] = {}
     for key, model in after.graphs.items():

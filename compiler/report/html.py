@@ -127,13 +127,13 @@ def _facts(entry: Mapping[str, Any]) -> str:
     arch = entry.get("arch")
     if arch is None:
         return "<p class=quiet>a general ONNX graph</p>"
-    told = (
+    described = (
         f"{arch['family']}, {arch['layers']} layers, hidden {arch['hidden']:,}, {arch['heads']} heads with "
         f"{arch['kv_heads']} of K/V, head_dim {arch['head_dim']}, vocabulary {arch['vocab']:,}, "
         f"context {arch['context']:,}"
     )
     options = ", ".join(f"{key} = {value}" for key, value in entry["deploy"]["options"].items())
-    return f"<p class=quiet>{_e(told + (f'; {options}' if options else ''))}</p>"
+    return f"<p class=quiet>{_e(described + (f'; {options}' if options else ''))}</p>"
 
 
 def _steps(model: CompiledModel, plan: Plan) -> str:
@@ -143,12 +143,12 @@ def _steps(model: CompiledModel, plan: Plan) -> str:
         more = f"<li>and {len(step.skips) - _SKIPS} more</li>" if len(step.skips) > _SKIPS else ""
         left = f"<details><summary>{len(step.skips)} left alone</summary><ul>{skips}{more}</ul></details>"
         moved = f"{max(step.error.values()):.2e}" if step.error else ""
-        rows.append([_code(written) + _said(step), str(step.changes), moved, left if step.skips else ""])
+        rows.append([_code(written) + _notes_html(step), str(step.changes), moved, left if step.skips else ""])
     head = ["pass", "changes", "outputs moved by", "skips"]
     return "<h3>Passes</h3>" + _table(head, rows, numbers=[1, 2], prose=True) if rows else ""
 
 
-def _said(step: StepResult) -> str:
+def _notes_html(step: StepResult) -> str:
     """A step's notes, the first ones open, and its tables, folded away."""
     first, rest = _notes(step.notes[:_NOTES]), _notes(step.notes[_NOTES:])
     folded = f"<details><summary>{len(step.notes) - _NOTES} more notes</summary>{rest}</details>" if rest else ""
@@ -201,7 +201,7 @@ def _parts(model: CompiledModel, manifest: dict[str, Any]) -> str:
 
 
 def _boundary(tensors: Sequence[Mapping[str, Any]]) -> str:
-    """The tensors of one side of a graph without the cache's, whose count is told."""
+    """Names of a graph's inputs (or outputs); K/V tensors are counted, not listed."""
     own = [str(spec["name"]) for spec in tensors if not str(spec["name"]).startswith("past_")]
     held = len(tensors) - len(own)
     return _e(", ".join(own[:6]) + (" …" if len(own) > 6 else "")) + (f" + {held} of K/V" if held else "")

@@ -1,4 +1,4 @@
-"""Which static shapes a stretch of tokens goes through.
+"""The sequence of buckets (static shapes) that processes a given number of tokens.
 
 A bucket t{T}_c{C} takes T new positions on top of at most C - T past ones; padding fills what is left of T. Of all
 sequences of buckets that hold `count` tokens the one with the least

@@ -95,7 +95,10 @@ class Decoder:
         return new
 
     def _draft(self, count: int) -> tuple[list[int], list[np.ndarray]]:
-        """Up to `count` proposals with their distributions; fewer where a context or the draft's vocabulary ends."""
+        """Up to `count` proposals with their distributions.
+
+        Fewer if a context is full or the next id is outside the draft's vocabulary.
+        """
         drafts: list[int] = []
         scores: list[np.ndarray] = []
         if self.draft is None:

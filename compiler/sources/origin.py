@@ -19,7 +19,7 @@ from .source import Source
 
 
 def remember(entry: Mapping[str, Any], path: Path) -> None:
-    """Note where the model of this `inputs` entry lies on this machine."""
+    """Record in the cache where the model of this `inputs` entry is stored on this machine."""
     note = _note(entry)
     note.parent.mkdir(parents=True, exist_ok=True)
     scratch = note.with_name(f".{note.name}.{os.getpid()}")

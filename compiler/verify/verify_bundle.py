@@ -46,7 +46,7 @@ def verify_bundle(
     windows: int = 32,
     sources: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Problems, errors per part and, with `text`, perplexities. `sources`: model -> where its float model lies."""
+    """Problems, errors per part and, with `text`, perplexities. `sources`: model -> path of its float model."""
     result: dict[str, Any] = {"ok": False, "problems": [], "parts": {}, "perplexity": {}, "baseline": {}}
     problems: list[str] = result["problems"]
     try:
@@ -120,7 +120,7 @@ class _Verification:
             self.result["problems"] += [f"part `{part}`: {problem}" for problem in problems]
 
     def _float_module(self, name: str) -> Module | None:
-        """The float model the bundle was made from; None, and said so at each part, if it is not to be found."""
+        """The float model the bundle was compiled from; None, and a note at each part, if it is not found."""
         entry = self.manifest.inputs.get(name)
         if entry is None:
             return None

@@ -26,7 +26,7 @@ from ...compiler.pipeline.demands import Demands
 from ...compiler.pipeline.pass_interface import Scope
 
 if TYPE_CHECKING:
-    from .activation_ranges import Seen
+    from .activation_ranges import ObservedValues
 
 
 def wanted(module: Module) -> bool:
@@ -105,7 +105,9 @@ def _cached(graph: ir.Graph) -> list[ir.Value]:
 class _Pairs:
     """Puts pairs into one graph."""
 
-    def __init__(self, graph: ir.Graph, seen: dict[ir.Value, Seen], method: str, narrow: set[ir.Node]) -> None:
+    def __init__(
+        self, graph: ir.Graph, seen: dict[ir.Value, ObservedValues], method: str, narrow: set[ir.Node]
+    ) -> None:
         self.graph, self.seen, self.method, self.narrow = graph, seen, method, narrow
         self.done: dict[str, Encoding] = {}
 

@@ -1,11 +1,11 @@
-"""The ranges that activations take on calibration text, one stretch of the decoder at a time.
+"""The ranges that activations take on calibration text, one segment of the decoder at a time.
 
     minmax       [min x, max x]
     percentile   the shortest [low, high] that leaves out 0.005 % of the values at either end
     mse          [a min x, a max x] with the a in (0, 1] of the least  sum (x - q(x))^2,  b bits
     auto         uint16: minmax, a tenth wider (unseen text goes further, and 16 bits have room); uint8: mse
 
-Held: the residual stream of all windows at one boundary, one stretch's weights, one batch's activations. What was seen
+Held: the residual stream of all windows at one boundary, one segment's weights, one batch's activations. What was seen
 is kept in the cache, under the windows and all that the graph computes with.
 """
 
@@ -21,8 +21,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from ...compiler.calibration import windows as calibrate
-from ...compiler.calibration.time_left import Clock
-from ...compiler.calibration.torch_graph import Constants, Env, device, outputs_of, plain_inputs, stretches
+from ...compiler.calibration.time_left import TimeLeft
+from ...compiler.calibration.torch_graph import Constants, Env, device, outputs_of, plain_inputs, segments
 from ...compiler.diagnostics.diagnostic import EngineError, fail
 from ...compiler.files import cache
 from ...compiler.ir.module import Module, constant
@@ -36,7 +36,7 @@ _PARTS = 120
 
 
 @dataclass
-class Seen:
+class ObservedValues:
     """What one tensor held: its ends and, where a method needs it, how often each of `_BINS` parts of it came."""
 
     low: float = float("inf")
@@ -95,14 +95,14 @@ def ranges(
     values: Sequence[ir.Value],
     counted: Iterable[ir.Value],
     progress: Callable[[str], None] = lambda _text: None,
-) -> tuple[dict[ir.Value, Seen], dict[ir.Node, Seen]]:
-    """As `measure`; from the cache if the same was measured before."""
+) -> tuple[dict[ir.Value, ObservedValues], dict[ir.Node, ObservedValues]]:
+    """As `measure_ranges`; from the cache if the same was measured before."""
     counted = sorted(set(counted), key=lambda value: value.name or "")
     names = [[value.name or "" for value in some] for some in (values, counted)]
     key = store.key("ranges 1", calibrate.digest(ids), _content(module.main.graph), *(repr(some) for some in names))
 
     def build(folder: Path) -> None:
-        seen, scores = measure(module, ids, values, counted, progress)
+        seen, scores = measure_ranges(module, ids, values, counted, progress)
         parts = {f"value {v.name}": one for v, one in seen.items()} | {f"node {n.name}": s for n, s in scores.items()}
         arrays = {f"{name} ends": np.array([one.low, one.high]) for name, one in parts.items()}
         arrays |= {f"{name} counts": one.counts.numpy() for name, one in parts.items() if one.counts is not None}
@@ -110,10 +110,10 @@ def ranges(
 
     held = load_file(cache.make("ranges", key, build) / "seen.safetensors")
 
-    def of(name: str) -> Seen:
+    def of(name: str) -> ObservedValues:
         low, high = held[f"{name} ends"].tolist()
         counts = held.get(f"{name} counts")
-        return Seen(low, high, None if counts is None else torch.from_numpy(counts))
+        return ObservedValues(low, high, None if counts is None else torch.from_numpy(counts))
 
     seen = {value: of(f"value {value.name}") for value in values}
     scores = {node: of(f"node {node.name}") for node in module.main.graph if f"node {node.name} ends" in held}
@@ -132,38 +132,38 @@ def _content(graph: ir.Graph) -> str:
     return store.key(*parts, *(f"{name} {store.digest(held[name])}" for name in sorted(held)))
 
 
-def measure(
+def measure_ranges(
     module: Module,
     ids: np.ndarray,
     values: Iterable[ir.Value],
     counted: Iterable[ir.Value],
     progress: Callable[[str], None] = lambda _text: None,
-) -> tuple[dict[ir.Value, Seen], dict[ir.Node, Seen]]:
+) -> tuple[dict[ir.Value, ObservedValues], dict[ir.Node, ObservedValues]]:
     """What `values` held over the windows `ids` [W, S] (`counted` ones with a histogram), and Attentions' scores."""
-    seen = {value: Seen() for value in values}
+    seen = {value: ObservedValues() for value in values}
     histograms = set(counted)
-    scores: dict[ir.Node, Seen] = {}
+    scores: dict[ir.Node, ObservedValues] = {}
     on = device()
     batches = [plain_inputs(module, ids[at : at + _BATCH], on) for at in range(0, len(ids), _BATCH)]
-    cut = stretches(module.main.graph)
-    clock = Clock(progress, "ranges of", [1.0] * len(cut))
-    for index, stretch in enumerate(cut):
-        clock.tick(stretch.name)
+    cut = segments(module.main.graph)
+    clock = TimeLeft(progress, "ranges of", [1.0] * len(cut))
+    for index, segment in enumerate(cut):
+        clock.tick(segment.name)
         later = {value for after in cut[index + 1 :] for value in after.reads}
         constants = Constants(on=on)
-        again = any(value in histograms for node in stretch.nodes for value in node.outputs)
+        again = any(value in histograms for node in segment.nodes for value in node.outputs)
         for at, env in enumerate(batches):
-            made = _run(stretch.nodes, env, constants, lambda value, x: seen[value].add(x) if value in seen else None)
-            for node in stretch.nodes:
+            made = _run(segment.nodes, env, constants, lambda value, x: seen[value].add(x) if value in seen else None)
+            for node in segment.nodes:
                 if node.op_type == "Attention":
-                    scores.setdefault(node, Seen()).add(_scores(node, made))
+                    scores.setdefault(node, ObservedValues()).add(_scores(node, made))
             if not again:
                 batches[at] = {value: x for value, x in made.items() if value in later}
-        _demand_finite(stretch.nodes, seen)
+        _demand_finite(segment.nodes, seen)
         if again:
             for at, env in enumerate(batches):
                 made = _run(
-                    stretch.nodes,
+                    segment.nodes,
                     env,
                     constants,
                     lambda value, x: seen[value].count(x) if value in histograms else None,
@@ -192,7 +192,7 @@ def _scores(node: ir.Node, values: Env) -> torch.Tensor:
     return ((q @ k.transpose(-1, -2)) * scale)[(mask == 0).expand(len(q), q.shape[1], -1, -1)]
 
 
-def _demand_finite(nodes: Iterable[ir.Node], seen: dict[ir.Value, Seen]) -> None:
+def _demand_finite(nodes: Iterable[ir.Node], seen: dict[ir.Value, ObservedValues]) -> None:
     for node in nodes:
         for value in node.outputs:
             held = seen.get(value)

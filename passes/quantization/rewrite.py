@@ -1,8 +1,8 @@
-"""The graph side of `quantize`: which weights are taken, and how their uses are led through DequantizeLinear.
+"""The graph side of `quantize`: which weights are taken, and how a DequantizeLinear is put before their uses.
 
 embedding     Gather(W, ids)                      ->  Gather(DequantizeLinear(q, scale), ids)
 linear        MatMul(x, Transpose(W[N,K]))        ->  MatMul(x, Transpose(DequantizeLinear(q[N,K], scale)))
-              MatMul(x, W[K,N])                   ->  the same: integers always lie as [N, K]
+              MatMul(x, W[K,N])                   ->  the same: integers are always stored as [N, K]
 Gemm, Conv    op(x, W, b)                         ->  op(x, DequantizeLinear(q, scale), b), Gemm with transB = 1
 """
 
@@ -20,11 +20,10 @@ from ...compiler.ir.weight_format import FORMAT, WeightFormat
 from ...compiler.ir.weights import Weight, as_weight, transpose
 from ...compiler.pipeline.pass_interface import Scope
 from .blocks import indivisible
-from .round_to_nearest import Made, make
+from .round_to_nearest import QuantizedTensors, make
 
-Solver = Callable[[Mapping[str, Weight]], dict[str, Made]]  # float weights [N, K] by linear -> their integers
-
-
+# float weights [N, K] by linear -> their integers
+Solver = Callable[[Mapping[str, Weight]], dict[str, QuantizedTensors]]
 Formats = Callable[[str], WeightFormat]  # by the name of the linear
 
 
@@ -32,20 +31,20 @@ def quantize_graph(
     graph: ir.Graph, module: Module, formats: Formats, scope: Scope, solver: Solver | None = None
 ) -> int:
     """Quantise the selected weights of `graph` (by rounding without a `solver`); the number of uses that changed."""
-    shelf = _Shelf(graph, formats, scope)
+    dequantized = _DequantizedValues(graph, formats, scope)
     if solver is not None:
-        shelf.solved = solver(_to_solve(list(linears(module, graph)), shelf))
+        dequantized.solved = solver(_to_solve(list(linears(module, graph)), dequantized))
     found = list(linears(module, graph))  # a solver may have scaled float weights
-    before = {linear.name: _now(linear) for linear in found}
+    before = {linear.name: _current_format(linear) for linear in found}
     for linear in found:
-        if linear.quant is not None and linear.kind != "own" and _now(linear).source is not None:
-            shelf.put(linear)
+        if linear.quant is not None and linear.kind != "own" and _current_format(linear).source is not None:
+            dequantized.put(linear)
     changes = 0
     for linear in found:
         if scope.selects(linear.name):
-            changes += _quantize(linear, module, shelf)
+            changes += _quantize(linear, module, dequantized)
     drop_unused_initializers(graph)
-    shelf.register()
+    dequantized.register()
     if changes:
         graph.sort()  # a shared DequantizeLinear has to come before its first reader
         _note_untied(found, before, {x.name: x for x in linears(module, graph)}, scope)
@@ -60,7 +59,7 @@ class _State:
     format_: WeightFormat | None
 
 
-def _now(linear: Linear) -> _State:
+def _current_format(linear: Linear) -> _State:
     if linear.quant is not None:
         meta = linear.quant.q.meta
         return _State(meta.get(SOURCE), meta.get(FORMAT))
@@ -72,26 +71,26 @@ def _now(linear: Linear) -> _State:
 
 def candidates(graph: ir.Graph, module: Module, format_: WeightFormat, scope: Scope) -> dict[str, Weight]:
     """Linear -> float weight [N, K] of all that the step selects and that can take a format like `format_`."""
-    shelf, wanted = _Shelf(graph, lambda _name: format_, scope), {}
+    dequantized, wanted = _DequantizedValues(graph, lambda _name: format_, scope), {}
     for linear in linears(module, graph):
-        source = _now(linear).source
+        source = _current_format(linear).source
         if scope.selects(linear.name) and _refusal(linear, format_) is None and source is not None:
             _check_block(linear, format_, scope)
-            wanted[linear.name] = shelf.orient(linear, source)
+            wanted[linear.name] = dequantized.orient(linear, source)
     return wanted
 
 
-def _to_solve(found: list[Linear], shelf: _Shelf) -> dict[str, Weight]:
-    """The weights that are about to get a new format, as the shelf will ask for them."""
+def _to_solve(found: list[Linear], dequantized: _DequantizedValues) -> dict[str, Weight]:
+    """Linear -> float weight [N, K] of all that are about to get a new format."""
     wanted = {}
     for linear in found:
-        state = _now(linear)
-        if not shelf.scope.selects(linear.name):
+        state = _current_format(linear)
+        if not dequantized.scope.selects(linear.name):
             continue
-        format_ = shelf.formats(linear.name)
+        format_ = dequantized.formats(linear.name)
         if _refusal(linear, format_) is None and state.source is not None and state.format_ != format_:
-            _check_block(linear, format_, shelf.scope)
-            wanted[linear.name] = shelf.orient(linear, state.source)
+            _check_block(linear, format_, dequantized.scope)
+            wanted[linear.name] = dequantized.orient(linear, state.source)
     return wanted
 
 
@@ -99,7 +98,7 @@ def _refusal(linear: Linear, format_: WeightFormat) -> str | None:
     """Why the weight of `linear` is left alone."""
     if linear.kind == "own":
         return f"it is a {linear.node.op_type}, whose weight is in the form that op wants"
-    source = _now(linear).source
+    source = _current_format(linear).source
     if linear.kind == "conv" and format_.block is not None:
         return "a convolution is quantised per channel only: `block = channel`"
     if source is None:
@@ -114,21 +113,21 @@ def _check_block(linear: Linear, format_: WeightFormat, scope: Scope) -> None:
         raise PlanError(indivisible(format_.block, {linear.name: linear.shape[1]}, scope.origin))
 
 
-def _quantize(linear: Linear, module: Module, shelf: _Shelf) -> int:
-    scope, format_, state = shelf.scope, shelf.formats(linear.name), _now(linear)
+def _quantize(linear: Linear, module: Module, dequantized: _DequantizedValues) -> int:
+    scope, format_, state = dequantized.scope, dequantized.formats(linear.name), _current_format(linear)
     if (why := _refusal(linear, format_)) is not None or state.source is None:
         return scope.skip(linear.node, why or "it has no float weight")
     _check_block(linear, format_, scope)
     module.decisions[linear.name] = str(scope.origin) if scope.origin else "quantize"
     if state.format_ == format_:
         return False
-    _lead(linear, shelf.get(linear, state.source))
+    _connect(linear, dequantized.get(linear, state.source))
     return True
 
 
 @dataclass
-class _Shelf:
-    """The dequantised values there are, by float weight and format: what is there is used again."""
+class _DequantizedValues:
+    """Dequantised values of a graph by float weight and format, so that uses of one weight in one format share them."""
 
     graph: ir.Graph
     formats: Formats
@@ -136,10 +135,10 @@ class _Shelf:
     values: dict[tuple[int, WeightFormat], ir.Value] = field(default_factory=dict)
     fresh: list[tuple[str, ir.Node]] = field(default_factory=list)
     oriented: dict[int, Weight] = field(default_factory=dict)
-    solved: dict[str, Made] = field(default_factory=dict)
+    solved: dict[str, QuantizedTensors] = field(default_factory=dict)
 
     def put(self, linear: Linear) -> None:
-        state = _now(linear)
+        state = _current_format(linear)
         if state.source is not None and state.format_ is not None:
             self.values[id(state.source), state.format_] = linear.value
 
@@ -182,7 +181,7 @@ class _Shelf:
                 self.graph.register_initializer(value)
 
 
-def _inputs(made: Made) -> list[ir.Value]:
+def _inputs(made: QuantizedTensors) -> list[ir.Value]:
     tensors = [t for t in (made.q, made.scale, made.zero_point) if t is not None]
     return [ir.Value(name=t.name, type=ir.TensorType(t.dtype), shape=ir.Shape(t.dims), const_value=t) for t in tensors]
 
@@ -194,11 +193,11 @@ def _first_reader(linear: Linear) -> ir.Node:
     return producer if producer is not None and producer.op_type == "Transpose" else linear.node
 
 
-def _lead(linear: Linear, value: ir.Value) -> None:
-    """Let `linear` read `value` [N, K], and drop what only it read before."""
+def _connect(linear: Linear, value: ir.Value) -> None:
+    """Connect `linear` to the weight `value` [N, K]; remove the old DequantizeLinear if nothing else reads it."""
     node, old = linear.node, linear.quant.node if linear.quant else None
     if linear.kind == "matmul":
-        _lead_matmul(node, linear, value)
+        _connect_matmul(node, linear, value)
     else:
         node.replace_input_with(0 if linear.kind == "gather" else 1, value)
         if linear.kind == "gemm":
@@ -207,7 +206,7 @@ def _lead(linear: Linear, value: ir.Value) -> None:
         old.graph.remove(old, safe=True)
 
 
-def _lead_matmul(node: ir.Node, linear: Linear, value: ir.Value) -> None:
+def _connect_matmul(node: ir.Node, linear: Linear, value: ir.Value) -> None:
     current = node.inputs[1]
     turn = current.producer() if current is not None else None
     if linear.rows_are_outputs and turn is not None and current is not None and len(current.uses()) == 1:
@@ -234,7 +233,7 @@ def _note_untied(found: list[Linear], before: dict[str, _State], after: dict[str
             linear = after[other.name]
             if linear.initializer is kept:
                 continue
-            changed = linear if _now(linear) != before[other.name] else after[first.name]
+            changed = linear if _current_format(linear) != before[other.name] else after[first.name]
             size = _size(_nbytes(changed))
             scope.note(f"`{other.name}` no longer shares its weight with `{first.name}`: {size} more")
 

@@ -29,7 +29,7 @@ _LARGEST = np.float32(65504.0)
 
 
 @dataclass(frozen=True)
-class Made:
+class QuantizedTensors:
     """The lazy tensors of one quantised weight."""
 
     q: Weight
@@ -67,7 +67,7 @@ def scales(w: np.ndarray, format_: WeightFormat) -> tuple[np.ndarray, np.ndarray
     return _scales(_groups(w, format_), format_)
 
 
-def make(name: str, source: Weight, format_: WeightFormat, origin: Span | None) -> Made:
+def make(name: str, source: Weight, format_: WeightFormat, origin: Span | None) -> QuantizedTensors:
     """`source` [N, ...] in `format_`, lazily. `name` is what messages call it."""
     n = source.dims[0]
     k = int(np.prod(source.dims[1:], dtype=np.int64))
@@ -98,8 +98,10 @@ def make(name: str, source: Weight, format_: WeightFormat, origin: Span | None) 
     q.meta[SOURCE], q.meta[FORMAT] = source, format_
     scale = derive(f"{name}.scale", scale_type, per_row, scale_rows, source, "scale")
     if format_.symmetric:
-        return Made(q, scale, None)
-    return Made(q, scale, derive(f"{name}.zero_point", format_.dtype, per_row, zero_rows, source, "zero point"))
+        return QuantizedTensors(q, scale, None)
+    return QuantizedTensors(
+        q, scale, derive(f"{name}.zero_point", format_.dtype, per_row, zero_rows, source, "zero point")
+    )
 
 
 def _top(format_: WeightFormat) -> int:

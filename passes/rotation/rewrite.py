@@ -12,7 +12,15 @@ import numpy as np
 import onnx_ir as ir
 
 from ...compiler.diagnostics.diagnostic import fail
-from ...compiler.ir.fold_into_weights import bias_of, exchange, own_gain, scale_columns, turn_columns, turn_rows, untie
+from ...compiler.ir.fold_into_weights import (
+    bias_of,
+    own_gain,
+    rotate_columns,
+    rotate_rows,
+    scale_columns,
+    set_weight,
+    untie,
+)
 from ...compiler.ir.linears import Linear, linears
 from ...compiler.ir.module import Module, constant
 from ...compiler.ir.weights import Weight, from_array
@@ -52,19 +60,19 @@ def _turn_residual(module: Module, r: np.ndarray, scope: Scope) -> int:
     changes = 0
     for linear in found.values():
         if linear.kind == "gather":
-            _exchange(linear, lambda w: turn_columns(w, r, "rotated"), None)
+            _exchange(linear, lambda w: rotate_columns(w, r, "rotated"), None)
         elif linear.name in readers:
             gain = readers[linear.name]
-            _exchange(linear, lambda w, g=gain: turn_columns(scale_columns(w, g, "gain"), r, "rotated"), None)
+            _exchange(linear, lambda w, g=gain: rotate_columns(scale_columns(w, g, "gain"), r, "rotated"), None)
         elif linear.name.endswith(_WRITERS):
-            _exchange(linear, lambda w: turn_rows(w, r, "rotated"), lambda b: turn_rows(b, r, "rotated"))
+            _exchange(linear, lambda w: rotate_rows(w, r, "rotated"), lambda b: rotate_rows(b, r, "rotated"))
         else:
             raise ValueError(f"`{linear.name}` neither reads nor writes the residual stream")
         changes += 1
     for node in list(module.nodes("RMSNormalization")):
         if _is_residual_norm(node, found):
             gain = own_gain(module, node)
-            exchange(gain, from_array(gain.name or "", np.ones(_array(gain).shape, np.float32), "ones"))
+            set_weight(gain, from_array(gain.name or "", np.ones(_array(gain).shape, np.float32), "ones"))
     return changes
 
 
@@ -87,9 +95,9 @@ def _turn_values(module: Module, r: np.ndarray) -> int:
     changes = 0
     for linear in list(linears(module)):
         if linear.name.endswith(".v_proj"):
-            _exchange(linear, lambda w: turn_rows(w, r, "rotated"), lambda b: turn_rows(b, r, "rotated"))
+            _exchange(linear, lambda w: rotate_rows(w, r, "rotated"), lambda b: rotate_rows(b, r, "rotated"))
         elif linear.name.endswith(".o_proj"):
-            _exchange(linear, lambda w: turn_columns(w, r, "rotated"), None)
+            _exchange(linear, lambda w: rotate_columns(w, r, "rotated"), None)
         else:
             continue
         changes += 1
@@ -102,11 +110,11 @@ Turn = Callable[[Weight], Weight]
 def _exchange(linear: Linear, turn: Turn, turn_bias: Turn | None) -> None:
     if linear.stored is None or not linear.rows_are_outputs:
         raise ValueError(f"`{linear.name}` is not a float weight [N, K]")
-    exchange(linear.value, turn(linear.stored))
+    set_weight(linear.value, turn(linear.stored))
     bias = bias_of(linear)
     held = constant(bias)
     if turn_bias is not None and bias is not None and held is not None:
-        exchange(bias, turn_bias(held))
+        set_weight(bias, turn_bias(held))
 
 
 def _own(module: Module, name: str, scope: Scope) -> None:

@@ -22,10 +22,10 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from ...compiler.calibration.time_left import Clock
-from ...compiler.calibration.torch_graph import Stretch
+from ...compiler.calibration.time_left import TimeLeft
+from ...compiler.calibration.torch_graph import Segment
 from ...compiler.files import cache
-from ...compiler.ir.fold_into_weights import behind_bias, bias_of, exchange, own_gain, scale_columns, scale_rows
+from ...compiler.ir.fold_into_weights import behind_bias, bias_of, own_gain, scale_columns, scale_rows, set_weight
 from ...compiler.ir.linears import Linear
 from ...compiler.ir.module import Module, constant
 from ...compiler.ir.weights import Weight
@@ -33,8 +33,8 @@ from ...compiler.pipeline.pass_interface import Scope
 from . import solution_cache as store
 from .gptq import Solved
 from .hessian import damped
-from .integer_grid import Kind, fit, spanning
-from .residual_streams import Flow, Moments
+from .integer_grid import GridKind, fit, spanning
+from .residual_streams import Moments, ResidualStreams
 
 _RATIOS = 20
 _LARGEST = 1e4
@@ -62,7 +62,7 @@ class Feeder:
         return s.reshape(-1, 1, self.head).expand(-1, self.repeat, -1).reshape(-1)
 
 
-def feeder(flow: Flow, value: ir.Value) -> Feeder | None:
+def feeder(flow: ResidualStreams, value: ir.Value) -> Feeder | None:
     """What 1/s can be folded into for the inputs `value`, None if nothing can take it."""
     node = value.producer()
     if node is None or value.is_graph_output() or any(use.node.name not in flow.linears for use in value.uses()):
@@ -78,7 +78,7 @@ def feeder(flow: Flow, value: ir.Value) -> Feeder | None:
     return _values(flow, node)
 
 
-def _values(flow: Flow, node: ir.Node) -> Feeder | None:
+def _values(flow: ResidualStreams, node: ir.Node) -> Feeder | None:
     """o_proj's inputs: Reshape(Transpose(Attention(q, k, v))), v = Transpose(Reshape(v_proj))."""
     arch = flow.module.arch
     for op in ("Reshape", "Transpose"):
@@ -100,7 +100,7 @@ def _values(flow: Flow, node: ir.Node) -> Feeder | None:
     return None if linear is None else Feeder(None, linear, arch.head_dim, arch.heads // arch.kv_heads)
 
 
-def _linear_behind(flow: Flow, value: ir.Value | None) -> Linear | None:
+def _linear_behind(flow: ResidualStreams, value: ir.Value | None) -> Linear | None:
     """The linear (with its bias) that makes `value`."""
     if value is None:
         return None
@@ -111,7 +111,7 @@ def _linear_behind(flow: Flow, value: ir.Value | None) -> Linear | None:
 
 
 def search(
-    weights: Mapping[str, torch.Tensor], kinds: Mapping[str, Kind], moments: Moments, feed: Feeder
+    weights: Mapping[str, torch.Tensor], kinds: Mapping[str, GridKind], moments: Moments, feed: Feeder
 ) -> torch.Tensor:
     """s [channels of the feeder]; `kinds` holds the grids of each reader."""
     hessian = moments.hessian
@@ -131,7 +131,7 @@ def search(
     return best
 
 
-def _nearest(w: torch.Tensor, kind: Kind) -> torch.Tensor:
+def _nearest(w: torch.Tensor, kind: GridKind) -> torch.Tensor:
     """Round to nearest on the grid that just spans each block."""
     grid = spanning(w, kind)
     return grid.value(grid.quantise(w))
@@ -145,27 +145,27 @@ def fold(module: Module, feed: Feeder, s: torch.Tensor) -> dict[str, Weight]:
         held = constant(gain)
         if held is None:
             raise ValueError(f"`{feed.norm.name}` has no constant gain")
-        exchange(gain, scale_rows(held, factors, "awq"))
+        set_weight(gain, scale_rows(held, factors, "awq"))
         return {}
     linear = feed.linear
     if linear is None or linear.stored is None:
         raise ValueError("a feeder is a norm or a float linear")
     turn = scale_rows if linear.rows_are_outputs else scale_columns
     made = turn(linear.stored, factors, "awq")
-    exchange(linear.value, made)
+    set_weight(linear.value, made)
     bias = bias_of(linear)
     held = constant(bias)
     if bias is not None and held is not None:
-        exchange(bias, scale_rows(held, factors, "awq"))
+        set_weight(bias, scale_rows(held, factors, "awq"))
     return {linear.name: made}
 
 
-def readers(flow: Flow, value: ir.Value) -> list[Linear]:
+def readers(flow: ResidualStreams, value: ir.Value) -> list[Linear]:
     """The linears that read `value`."""
     return [flow.linears[use.node.name or ""] for use in value.uses()]
 
 
-def widen_readers(flow: Flow, value: ir.Value, s: torch.Tensor, feed: Feeder) -> dict[str, Weight]:
+def widen_readers(flow: ResidualStreams, value: ir.Value, s: torch.Tensor, feed: Feeder) -> dict[str, Weight]:
     """W s for every reader of `value`; what each holds now."""
     factors = feed.widen(s).cpu().numpy()
     made = {}
@@ -174,11 +174,11 @@ def widen_readers(flow: Flow, value: ir.Value, s: torch.Tensor, feed: Feeder) ->
             raise ValueError(f"`{linear.name}` is quantised")
         turn = scale_columns if linear.rows_are_outputs else scale_rows
         made[linear.name] = turn(linear.stored, factors, "awq")
-        exchange(linear.value, made[linear.name])
+        set_weight(linear.value, made[linear.name])
     return made
 
 
-def scalable(flow: Flow, value: ir.Value, feed: Feeder) -> str | None:
+def scalable(flow: ResidualStreams, value: ir.Value, feed: Feeder) -> str | None:
     """Why the scale cannot be folded; None if it can."""
     touched = [*readers(flow, value), *([feed.linear] if feed.linear is not None else [])]
     for linear in touched:
@@ -189,24 +189,24 @@ def scalable(flow: Flow, value: ir.Value, feed: Feeder) -> str | None:
     return None
 
 
-def quantise(w: torch.Tensor, hessian: torch.Tensor, kind: Kind, damping: float) -> Solved:
+def quantise(w: torch.Tensor, hessian: torch.Tensor, kind: GridKind, damping: float) -> Solved:
     """Clip search under the Hessian, then round to nearest."""
     grid = fit(w, kind, damped(hessian, damping))
     return Solved(grid.quantise(w), grid, w, [])
 
 
-def scale_module(flow: Flow, wanted: Mapping[str, Kind], state: str, scope: Scope) -> int:
+def scale_module(flow: ResidualStreams, wanted: Mapping[str, GridKind], state: str, scope: Scope) -> int:
     """Walk the float decoder and fold the scales of every group with a linear in `wanted`; how many were folded.
 
     `state` is the key of the windows; scales found before are in the cache.
     """
     folded = 0
     formats = {name: repr(kind) for name, kind in wanted.items()}
-    clock = Clock(scope.progress, "awq: scales of", flow.sizes())
-    for stretch in flow.stretches[1:]:
-        clock.tick(stretch.name)
-        state = store.key(state, flow.content(stretch, formats))
-        for value, names in flow.groups(stretch):
+    clock = TimeLeft(scope.progress, "awq: scales of", flow.sizes())
+    for segment in flow.segments[1:]:
+        clock.tick(segment.name)
+        state = store.key(state, flow.content(segment, formats))
+        for value, names in flow.groups(segment):
             feed = feeder(flow, value)
             if feed is None:
                 scope.note(f"awq: nothing in front of `{names[0]}` can take its scale")
@@ -214,7 +214,7 @@ def scale_module(flow: Flow, wanted: Mapping[str, Kind], state: str, scope: Scop
             if why := scalable(flow, value, feed):
                 scope.note(f"awq: `{names[0]}` is not scaled: {why}")
                 continue
-            s = _found(flow, stretch, value, feed, {name: wanted[name] for name in names}, store.key(state, names[0]))
+            s = _found(flow, segment, value, feed, {name: wanted[name] for name in names}, store.key(state, names[0]))
             if bool((s == 1).all()):
                 continue
             widen_readers(flow, value, s, feed)
@@ -222,19 +222,19 @@ def scale_module(flow: Flow, wanted: Mapping[str, Kind], state: str, scope: Scop
             fold(flow.module, feeder(flow, value) or feed, s)
             flow.refresh()
             folded += 1
-        flow.later(partial(flow.advance, stretch, {}))
+        flow.later(partial(flow.advance, segment, {}))
     return folded
 
 
 def _found(
-    flow: Flow, stretch: Stretch, value: ir.Value, feed: Feeder, kinds: Mapping[str, Kind], key: str
+    flow: ResidualStreams, segment: Segment, value: ir.Value, feed: Feeder, kinds: Mapping[str, GridKind], key: str
 ) -> torch.Tensor:
     """s for the linears that read `value`, from the cache if it was searched before."""
 
     def build(folder: Path) -> None:
         flow.catch_up()
         weights = {name: torch.from_numpy(flow.linears[name].weight().numpy()).to(flow.on) for name in kinds}
-        s = search(weights, kinds, flow.moments(stretch, value, {}), feed)
+        s = search(weights, kinds, flow.moments(segment, value, {}), feed)
         np.save(folder / "s.npy", s.cpu().numpy())
 
     return torch.from_numpy(np.load(cache.make("awq", key, build) / "s.npy")).to(flow.on)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 
 from .hessian import Damped, damped, prepare
-from .integer_grid import Columns, Grid, Kind, fit, fit_block, half
+from .integer_grid import Columns, Grid, GridKind, fit, fit_block, half
 from .residual_streams import Moments
 
 _LAZY = 128  # columns whose errors are passed on together
@@ -56,7 +56,7 @@ class Solved:
         return self.grid.value(self.q)
 
 
-def solve(name: str, w: torch.Tensor, moments: Moments, kind: Kind, settings: Gptq) -> Solved:
+def solve(name: str, w: torch.Tensor, moments: Moments, kind: GridKind, settings: Gptq) -> Solved:
     """`w` float32 [N, K] on grids of `kind`."""
     damping = settings.damping + _SHRINK * w.shape[1] / moments.count  # few rows tell little of how inputs go together
     ready = prepare(name, moments.hessian, damping, settings.act_order)
@@ -89,7 +89,7 @@ def _followed(w: torch.Tensor, moments: Moments, drift: torch.Tensor) -> torch.T
     return torch.linalg.solve(ridge.double(), (w @ drift).T.double()).T.float()
 
 
-def _columns(w: torch.Tensor, ready: Damped, kind: Kind) -> tuple[torch.Tensor, Grid]:
+def _columns(w: torch.Tensor, ready: Damped, kind: GridKind) -> tuple[torch.Tensor, Grid]:
     order, upper = ready.order, ready.upper
     static = bool((order[1:] < order[:-1]).any())
     columns, block = Columns.of(fit(w, kind, ready.matrix)) if static else Columns.blank(w, kind), kind.block
@@ -113,7 +113,7 @@ def _columns(w: torch.Tensor, ready: Damped, kind: Kind) -> tuple[torch.Tensor, 
     return q[:, torch.argsort(order)], columns.grid()
 
 
-def _refit(columns: Columns, w: torch.Tensor, hessian: torch.Tensor, kind: Kind, group: int) -> None:
+def _refit(columns: Columns, w: torch.Tensor, hessian: torch.Tensor, kind: GridKind, group: int) -> None:
     scale, zero = fit_block(w.contiguous(), kind, hessian)
     columns.scale[group] = scale
     if columns.zero is not None and zero is not None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .integer_grid import Grid, Kind, half, spanning
+from .integer_grid import Grid, GridKind, half, spanning
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Hqq:
     rounds: int = 20
 
 
-def solve(w: torch.Tensor, kind: Kind, settings: Hqq) -> tuple[torch.Tensor, Grid]:
+def solve(w: torch.Tensor, kind: GridKind, settings: Hqq) -> tuple[torch.Tensor, Grid]:
     """Integers of the rows `w` [R, K] and their grid."""
     grid = spanning(w, kind)
     blocks, beta = grid.blocks(w), settings.beta

@@ -32,7 +32,7 @@ def ends(bits: int, symmetric: bool) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Kind:
+class GridKind:
     """What grids are of: `block` inputs share a scale; `positive`: the scale may not lie below zero."""
 
     bits: int
@@ -46,9 +46,9 @@ class Kind:
         return ends(self.bits, self.symmetric)
 
 
-def kind_of(format_: WeightFormat, k: int) -> Kind:
+def kind_of(format_: WeightFormat, k: int) -> GridKind:
     """The grids of a weight with `k` inputs. Eight bits gain nothing by a scale below zero."""
-    return Kind(format_.bits, format_.block or k, format_.symmetric, format_.positive or format_.bits == 8)
+    return GridKind(format_.bits, format_.block or k, format_.symmetric, format_.positive or format_.bits == 8)
 
 
 @dataclass
@@ -107,7 +107,7 @@ class Columns:
         return cls(_turned(grid.scale), None if grid.zero is None else _turned(grid.zero), grid.bits, grid.block)
 
     @classmethod
-    def blank(cls, w: torch.Tensor, kind: Kind) -> Columns:
+    def blank(cls, w: torch.Tensor, kind: GridKind) -> Columns:
         """For `w` [N, K], to be filled block by block."""
         scale = w.new_ones(w.shape[1] // kind.block, len(w))
         return cls(scale, None if kind.symmetric else torch.zeros_like(scale), kind.bits, kind.block)
@@ -138,7 +138,7 @@ def half(scale: torch.Tensor) -> torch.Tensor:
     return torch.where(scale < 0, -size, size)
 
 
-def fit(w: torch.Tensor, kind: Kind, hessian: torch.Tensor | None = None) -> Grid:
+def fit(w: torch.Tensor, kind: GridKind, hessian: torch.Tensor | None = None) -> Grid:
     """The grid of `w` [N, K] by clip search, each block weighted by its part of `hessian` [K, K] if there is one."""
     scales, zeros = [], []
     for at in range(0, w.shape[1], kind.block):
@@ -150,7 +150,7 @@ def fit(w: torch.Tensor, kind: Kind, hessian: torch.Tensor | None = None) -> Gri
     return Grid(torch.stack(scales, 1), zero, kind.bits, kind.block)
 
 
-def spanning(w: torch.Tensor, kind: Kind) -> Grid:
+def spanning(w: torch.Tensor, kind: GridKind) -> Grid:
     """The grid that reaches from each block's least to its largest weight, and zero."""
     blocks = w.reshape(len(w), -1, kind.block)
     least, largest = blocks.amin(-1).clamp_max(0), blocks.amax(-1).clamp_min(0)
@@ -165,7 +165,7 @@ def spanning(w: torch.Tensor, kind: Kind) -> Grid:
 
 
 def fit_block(
-    w: torch.Tensor, kind: Kind, hessian: torch.Tensor | None = None, power: float = 2.0
+    w: torch.Tensor, kind: GridKind, hessian: torch.Tensor | None = None, power: float = 2.0
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Scale and zero [N] of one block's weights [N, B]; `hessian` [B, B], [B] or None."""
     rows = max(1, _CHUNK.get(w.device.type, _LARGE) // w.shape[1])
@@ -175,7 +175,7 @@ def fit_block(
 
 
 def _fit_rows(
-    w: torch.Tensor, kind: Kind, hessian: torch.Tensor | None, power: float
+    w: torch.Tensor, kind: GridKind, hessian: torch.Tensor | None, power: float
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     best = best_scale = best_zero = None
     low, high = kind.ends
@@ -206,7 +206,7 @@ def error(e: torch.Tensor, hessian: torch.Tensor | None, power: float = 2.0) -> 
 Candidates = Iterator[tuple[torch.Tensor, torch.Tensor | None]]
 
 
-def _symmetric(w: torch.Tensor, kind: Kind) -> Candidates:
+def _symmetric(w: torch.Tensor, kind: GridKind) -> Candidates:
     full = w.abs().amax(1) / kind.ends[1]
     for part in torch.linspace(_HIGHEST, _LOWEST, STEPS):
         yield half(full * part), None

@@ -21,8 +21,8 @@ import onnx_ir as ir
 import torch
 
 from ...compiler.calibration import windows as calibrate
-from ...compiler.calibration.time_left import Clock
-from ...compiler.calibration.torch_graph import Constants, Stretch, run
+from ...compiler.calibration.time_left import TimeLeft
+from ...compiler.calibration.torch_graph import Constants, Segment, run
 from ...compiler.diagnostics.diagnostic import PlanError, fail
 from ...compiler.files import cache
 from ...compiler.ir.module import Module
@@ -33,7 +33,7 @@ from ..quantization.blocks import unmet
 from . import gptq
 from . import solution_cache as store
 from .integer_grid import kind_of
-from .residual_streams import Flow, Moments
+from .residual_streams import Moments, ResidualStreams
 
 WINDOWS = (16, 64)  # that divergence is measured on, at least and at most
 _ROOM = 1 << 29  # bytes that the variants' streams may take beyond the least number of windows
@@ -140,28 +140,28 @@ class _Measure:
         ids: np.ndarray,
     ) -> None:
         self.sources, self.formats, self.scope = sources, formats, scope
-        self.flow = Flow(module, sources)
+        self.flow = ResidualStreams(module, sources)
         self.flow.start(ids, {})
-        self._at: Stretch | None = None
+        self._at: Segment | None = None
         self._kept = Constants()
         self.probes = -(-self._windows(ids) // len(self.flow.reference[0]))  # batches of windows
 
     def _windows(self, ids: np.ndarray) -> int:
         """As many as there is room for: a block's variants are all held."""
-        linears = max(sum(len(names) for _, names in self.flow.groups(s)) for s in self.flow.stretches[1:])
+        linears = max(sum(len(names) for _, names in self.flow.groups(s)) for s in self.flow.segments[1:])
         window = self.flow.reference[0][0].nbytes * linears * len(self.formats)
         return min(len(ids), max(WINDOWS[0], min(WINDOWS[1], _ROOM // window)))
 
     def table(self) -> Sensitivities:
-        *blocks, head = self.flow.stretches[1:]
+        *blocks, head = self.flow.segments[1:]
         final = self._final(blocks)
         found: Sensitivities = {}
         # a block's variants go through all blocks behind it
-        clock = Clock(self.scope.progress, "sensitivity", [len(blocks) - at + 1.0 for at in range(len(blocks))])
-        for at, stretch in enumerate(blocks, start=1):
-            clock.tick(stretch.name)
-            variants = self._variants(stretch)
-            self.flow.advance(stretch, {})
+        clock = TimeLeft(self.scope.progress, "sensitivity", [len(blocks) - at + 1.0 for at in range(len(blocks))])
+        for at, segment in enumerate(blocks, start=1):
+            clock.tick(segment.name)
+            variants = self._variants(segment)
+            self.flow.advance(segment, {})
             for follower in blocks[at:]:
                 for streams in variants.values():
                     self._push(follower, self._held(follower), streams)
@@ -174,45 +174,45 @@ class _Measure:
             found.setdefault(name, {})[format_] = made[name, format_]
         return found
 
-    def _held(self, stretch: Stretch) -> Constants:
-        """The float constants of one stretch, kept while it is worked on."""
-        if self._at is not stretch:
-            self._at, self._kept = stretch, self.flow.constants({})
+    def _held(self, segment: Segment) -> Constants:
+        """The float constants of one segment, kept while it is worked on."""
+        if self._at is not segment:
+            self._at, self._kept = segment, self.flow.constants({})
         return self._kept
 
-    def _final(self, blocks: Sequence[Stretch]) -> list[torch.Tensor]:
+    def _final(self, blocks: Sequence[Segment]) -> list[torch.Tensor]:
         """The float stream before the head, on the probes."""
         streams = [x.clone() for x in self.flow.reference[: self.probes]]
-        for stretch in blocks:
-            self._push(stretch, self._held(stretch), streams)
+        for segment in blocks:
+            self._push(segment, self._held(segment), streams)
         return streams
 
-    def _stream_into(self, stretch: Stretch) -> ir.Value:
-        at = self.flow.stretches.index(stretch)
-        return self.flow.output(self.flow.stretches[at - 1]) if at > 1 else self.flow.entry()
+    def _stream_into(self, segment: Segment) -> ir.Value:
+        at = self.flow.segments.index(segment)
+        return self.flow.output(self.flow.segments[at - 1]) if at > 1 else self.flow.entry()
 
-    def _push(self, stretch: Stretch, constants: Constants, streams: list[torch.Tensor]) -> None:
-        """Move `streams` behind the stretch, each in its place: new ones would lie scattered between what is freed."""
+    def _push(self, segment: Segment, constants: Constants, streams: list[torch.Tensor]) -> None:
+        """Move `streams` behind the segment, each in its place: new ones would lie scattered between what is freed."""
         for x in streams:
-            x.copy_(self._run(stretch, constants, x))
+            x.copy_(self._run(segment, constants, x))
 
-    def _run(self, stretch: Stretch, constants: Constants, x: torch.Tensor) -> torch.Tensor:
-        env = {**self.flow.shared, self._stream_into(stretch): x}
+    def _run(self, segment: Segment, constants: Constants, x: torch.Tensor) -> torch.Tensor:
+        env = {**self.flow.shared, self._stream_into(segment): x}
         with torch.no_grad():
-            return run(stretch.nodes, env, constants, [self.flow.output(stretch)])[0]
+            return run(segment.nodes, env, constants, [self.flow.output(segment)])[0]
 
-    def _variants(self, stretch: Stretch) -> dict[Variant, list[torch.Tensor]]:
-        """What leaves the stretch on the probes, for each linear of it in each format."""
+    def _variants(self, segment: Segment) -> dict[Variant, list[torch.Tensor]]:
+        """What leaves the segment on the probes, for each linear of it in each format."""
         made = {}
-        for name, format_, constants in self._exchanged(stretch):
+        for name, format_, constants in self._exchanged(segment):
             made[name, format_] = [x.clone() for x in self.flow.reference[: self.probes]]
-            self._push(stretch, constants, made[name, format_])
+            self._push(segment, constants, made[name, format_])
         return made
 
-    def _exchanged(self, stretch: Stretch) -> Iterator[tuple[str, WeightFormat, Constants]]:
-        """The stretch's constants with one linear in one format."""
-        for value, names in self.flow.groups(stretch):
-            moments = self.flow.moments(stretch, value, {})
+    def _exchanged(self, segment: Segment) -> Iterator[tuple[str, WeightFormat, Constants]]:
+        """The segment's constants with one linear in one format."""
+        for value, names in self.flow.groups(segment):
+            moments = self.flow.moments(segment, value, {})
             for name in names:
                 w = torch.from_numpy(self.sources[name].numpy()).to(self.flow.on)
                 for format_ in self.formats:
@@ -220,7 +220,7 @@ class _Measure:
                     yield name, format_, self.flow.constants({name: self.flow.oriented(name, solved)})
 
     def _divergences(
-        self, head: Stretch, final: list[torch.Tensor], variants: Mapping[Variant, list[torch.Tensor]], after: Constants
+        self, head: Segment, final: list[torch.Tensor], variants: Mapping[Variant, list[torch.Tensor]], after: Constants
     ) -> dict[Variant, float]:
         """Mean KL(float | variant) per position; two windows' logits are held at a time."""
         totals, count = dict.fromkeys(variants, 0.0), 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .integer_grid import Grid, Kind, fit
+from .integer_grid import Grid, GridKind, fit
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Mse:
     """No settings."""
 
 
-def solve(w: torch.Tensor, kind: Kind, settings: Mse) -> tuple[torch.Tensor, Grid]:
+def solve(w: torch.Tensor, kind: GridKind, settings: Mse) -> tuple[torch.Tensor, Grid]:
     """Integers of the rows `w` [R, K] and their grid."""
     grid = fit(w, kind)
     return grid.quantise(w), grid

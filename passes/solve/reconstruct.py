@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ...compiler.calibration.torch_graph import Stretch, run
+from ...compiler.calibration.torch_graph import Segment, run
 from .gptq import Solved
 from .integer_grid import Grid, half
-from .residual_streams import Flow
+from .residual_streams import ResidualStreams
 
 _EDGE = 0.01  # h starts at least so far from 0 and 1, where it could not learn
 
@@ -71,26 +71,30 @@ class _Learned:
 
 
 def learn(
-    flow: Flow, stretch: Stretch, solved: Mapping[str, Solved], settings: Reconstruct
+    flow: ResidualStreams, segment: Segment, solved: Mapping[str, Solved], settings: Reconstruct
 ) -> tuple[dict[str, Solved], float, float]:
     """The block's linears learned together; the error before and after."""
-    targets = flow.targets(stretch)
-    before = _error(flow, stretch, targets, {name: one.value() for name, one in solved.items()})
+    targets = flow.targets(segment)
+    before = _error(flow, segment, targets, {name: one.value() for name, one in solved.items()})
     learned = {name: _Learned(one) for name, one in solved.items()}
-    _descend(flow, stretch, targets, learned, settings)
+    _descend(flow, segment, targets, learned, settings)
     made = {name: one.solved(solved[name]) for name, one in learned.items()}
-    after = _error(flow, stretch, targets, {name: one.value() for name, one in made.items()})
+    after = _error(flow, segment, targets, {name: one.value() for name, one in made.items()})
     return (made, before, after) if after < before else (dict(solved), before, before)
 
 
 def _descend(
-    flow: Flow, stretch: Stretch, targets: list[torch.Tensor], learned: Mapping[str, _Learned], settings: Reconstruct
+    flow: ResidualStreams,
+    segment: Segment,
+    targets: list[torch.Tensor],
+    learned: Mapping[str, _Learned],
+    settings: Reconstruct,
 ) -> None:
     roundings = {"params": [one.u for one in learned.values()], "lr": settings.rate}
     scales = {"params": [one.t for one in learned.values()], "lr": settings.scale_rate}
     optimiser = torch.optim.Adam([roundings, scales], betas=(0.9, 0.99))
     chance = torch.Generator().manual_seed(settings.seed)
-    constants, output = flow.constants({}), flow.output(stretch)
+    constants, output = flow.constants({}), flow.output(segment)
     order: list[int] = []
     for stage in range(1, settings.stages + 1):
         for one in learned.values():
@@ -101,18 +105,20 @@ def _descend(
             constants.given.update(
                 {flow.linears[name].value: flow.oriented(name, x.value()) for name, x in learned.items()}
             )
-            made = run(stretch.nodes, flow.env(flow.solved[at]), constants, [output])[0]
+            made = run(segment.nodes, flow.env(flow.solved[at]), constants, [output])[0]
             loss = torch.nn.functional.mse_loss(made, targets[at])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
 
 
-def _error(flow: Flow, stretch: Stretch, targets: list[torch.Tensor], weights: Mapping[str, torch.Tensor]) -> float:
+def _error(
+    flow: ResidualStreams, segment: Segment, targets: list[torch.Tensor], weights: Mapping[str, torch.Tensor]
+) -> float:
     constants = flow.constants({name: flow.oriented(name, w) for name, w in weights.items()})
-    output, total = flow.output(stretch), 0.0
+    output, total = flow.output(segment), 0.0
     with torch.no_grad():
         for x, wanted in zip(flow.solved, targets, strict=True):
-            made = run(stretch.nodes, flow.env(x), constants, [output])[0]
+            made = run(segment.nodes, flow.env(x), constants, [output])[0]
             total += float(torch.nn.functional.mse_loss(made, wanted))
     return total / len(targets)

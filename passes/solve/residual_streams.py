@@ -1,12 +1,12 @@
-"""The residual streams of all calibration windows, one stretch of the decoder at a time.
+"""The residual streams of all calibration windows, one segment of the decoder at a time.
 
     reference  x_l  : what the module gives with the weights to be solved left in float
-    solved     x'_l : what it gives with the stretches before this one solved
+    solved     x'_l : what it gives with the segments before this one solved
 
 Held: both streams at one boundary [windows, length, H] (one, as long as nothing was solved), the constants of one
-stretch, and what one batch makes in it.
-A linear sees the error of all that was solved before it, in its own stretch too: that is what it compensates. A run
-whose answers the cache has computes no stream at all: it is moved when a stretch is met that has to be solved.
+segment, and what one batch makes in it.
+A linear sees the error of all that was solved before it, in its own segment too: that is what it compensates. A run
+whose answers the cache has computes no stream at all: it is moved when a segment is met that has to be solved.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import torch
 from ...compiler.calibration.torch_graph import (
     Constants,
     Env,
-    Stretch,
+    Segment,
     device,
     linear_nodes,
     plain_inputs,
     run,
-    stretches,
+    segments,
 )
 from ...compiler.diagnostics.diagnostic import EngineError, fail
 from ...compiler.ir.linears import Linear, linears
@@ -49,10 +49,10 @@ class Moments:
 
 
 @dataclass
-class Flow:
-    """Walks the stretches of a decoder; `floats` are the weights to be solved, by linear.
+class ResidualStreams:
+    """Walks the segments of a decoder; `floats` are the weights to be solved, by linear.
 
-    With `halves` attention and MLP are stretches of their own: less is computed again for each group of linears.
+    With `halves` attention and MLP are segments of their own: less is computed again for each group of linears.
     """
 
     module: Module
@@ -63,7 +63,7 @@ class Flow:
     def __post_init__(self) -> None:
         self.graph = self.module.main.graph
         self.refresh()
-        self.stretches: list[Stretch] = stretches(self.graph, self.halves)
+        self.segments: list[Segment] = segments(self.graph, self.halves)
         self.shared: Env = {}
         self.stream: ir.Value | None = None
         self.reference: list[torch.Tensor] = []
@@ -85,10 +85,10 @@ class Flow:
             step()
         self._waiting.clear()
 
-    def content(self, stretch: Stretch, formats: Mapping[str, str]) -> str:
-        """What tells a stretch from another: its constants, and what is to be solved, in float, with its formats."""
+    def content(self, segment: Segment, formats: Mapping[str, str]) -> str:
+        """What tells a segment from another: its constants, and what is to be solved, in float, with its formats."""
         parts = []
-        for node in stretch.nodes:
+        for node in segment.nodes:
             linear = self.linears.get(node.name or "")
             if linear is not None and linear.name in self.floats:
                 parts += [linear.name, store.digest(self.floats[linear.name]), formats[linear.name]]
@@ -103,8 +103,8 @@ class Flow:
 
     def start(self, ids: np.ndarray, tables: Mapping[str, Weight]) -> None:
         """Embed the windows; `tables` are embeddings already solved."""
-        stretch = self.stretches[0]
-        outputs = [value for value in stretch.outputs if not value.is_graph_output()]
+        segment = self.segments[0]
+        outputs = [value for value in segment.outputs if not value.is_graph_output()]
         self.stream = self.entry()
         both = [(self.reference, self.constants({}))]
         self.solved = self.reference
@@ -115,13 +115,13 @@ class Flow:
         for at in range(0, len(ids), BATCH):
             env = plain_inputs(self.module, ids[at : at + BATCH], self.on)
             for kept, constants in both:
-                made = dict(zip(outputs, run(stretch.nodes, env, constants, outputs), strict=True))
+                made = dict(zip(outputs, run(segment.nodes, env, constants, outputs), strict=True))
                 kept.append(made.pop(self.stream))
                 self.shared = {**{v: x for v, x in env.items() if v.name != "input_ids"}, **made}
 
     def entry(self) -> ir.Value:
         """The residual stream that leaves the embedding."""
-        return next(value for value in self.stretches[0].outputs if self._is_stream(value))
+        return next(value for value in self.segments[0].outputs if self._is_stream(value))
 
     def _is_stream(self, value: ir.Value) -> bool:
         """The residual stream is [B, S, H]; cos and sin are as wide as half a head."""
@@ -141,25 +141,25 @@ class Flow:
         """A float weight [N, K] as the graph's value holds it."""
         return weight if self.linears[name].rows_are_outputs else weight.T
 
-    def groups(self, stretch: Stretch) -> list[tuple[ir.Value, list[str]]]:
-        """The stretch's linears that are to be solved, those of one input together, in running order."""
+    def groups(self, segment: Segment) -> list[tuple[ir.Value, list[str]]]:
+        """The segment's linears that are to be solved, those of one input together, in running order."""
         found: dict[ir.Value, list[str]] = {}
-        for node in linear_nodes(stretch):
+        for node in linear_nodes(segment):
             if node.name in self.floats and node.inputs[0] is not None:
                 found.setdefault(node.inputs[0], []).append(node.name or "")
         return list(found.items())
 
     def sizes(self) -> list[float]:
-        """What there is to solve in each stretch behind the embedding, for a clock."""
+        """What there is to solve in each segment behind the embedding, for a clock."""
         return [
-            1.0 + sum(math.prod(self.floats[name].dims) for _, names in self.groups(stretch) for name in names)
-            for stretch in self.stretches[1:]
+            1.0 + sum(math.prod(self.floats[name].dims) for _, names in self.groups(segment) for name in names)
+            for segment in self.segments[1:]
         ]
 
     def moments(
-        self, stretch: Stretch, value: ir.Value, solved: Mapping[str, torch.Tensor], drift: bool = False
+        self, segment: Segment, value: ir.Value, solved: Mapping[str, torch.Tensor], drift: bool = False
     ) -> Moments:
-        """Of the inputs `value`, with the stretch's linears in `solved` exchanged."""
+        """Of the inputs `value`, with the segment's linears in `solved` exchanged."""
         width = value.shape[-1] if value.shape is not None else None
         if not isinstance(width, int):
             raise ValueError(f"`{value.name}` has no static width")
@@ -169,12 +169,12 @@ class Flow:
         count = 0
         with torch.no_grad():
             for x, y in zip(self.reference, self.solved, strict=True):
-                got = run(stretch.nodes, self.env(y), after, [value])[0].flatten(0, -2)
+                got = run(segment.nodes, self.env(y), after, [value])[0].flatten(0, -2)
                 hessian.addmm_(got.T, got)
                 magnitude += got.abs().sum(0)
                 count += len(got)
                 if moved is not None and (solved or not self.same):
-                    wanted = run(stretch.nodes, self.env(x), before, [value])[0].flatten(0, -2)
+                    wanted = run(segment.nodes, self.env(x), before, [value])[0].flatten(0, -2)
                     moved.addmm_((wanted - got).T, got)
         if not bool(torch.isfinite(hessian).all()):
             readers = ", ".join(f"`{use.node.name}`" for use in value.uses())
@@ -187,27 +187,27 @@ class Flow:
             raise ValueError("the flow has not started")
         return {**self.shared, self.stream: stream}
 
-    def output(self, stretch: Stretch) -> ir.Value:
-        """The residual stream (or the logits) that leaves the stretch."""
-        return next(value for value in stretch.outputs if not value.is_graph_output() or value.name == "logits")
+    def output(self, segment: Segment) -> ir.Value:
+        """The residual stream (or the logits) that leaves the segment."""
+        return next(value for value in segment.outputs if not value.is_graph_output() or value.name == "logits")
 
-    def targets(self, stretch: Stretch) -> list[torch.Tensor]:
-        """The reference stream after the stretch."""
-        constants, output = self.constants({}), self.output(stretch)
+    def targets(self, segment: Segment) -> list[torch.Tensor]:
+        """The reference stream after the segment."""
+        constants, output = self.constants({}), self.output(segment)
         with torch.no_grad():
-            return [run(stretch.nodes, self.env(x), constants, [output])[0] for x in self.reference]
+            return [run(segment.nodes, self.env(x), constants, [output])[0] for x in self.reference]
 
-    def advance(self, stretch: Stretch, solved: Mapping[str, torch.Tensor]) -> None:
-        """Move both streams behind the stretch; behind the head is nothing that anybody asks for."""
-        if stretch is self.stretches[-1]:
+    def advance(self, segment: Segment, solved: Mapping[str, torch.Tensor]) -> None:
+        """Move both streams behind the segment; behind the head is nothing that anybody asks for."""
+        if segment is self.segments[-1]:
             return
-        output = self.output(stretch)
+        output = self.output(segment)
         if solved and self.same:
             self.solved = [x.clone() for x in self.reference]
         with torch.no_grad():
             for streams, constants in self._both(solved):
                 for x in streams:  # each in its place: new ones would lie scattered between what is freed
-                    x.copy_(run(stretch.nodes, self.env(x), constants, [output])[0])
+                    x.copy_(run(segment.nodes, self.env(x), constants, [output])[0])
         self.stream = output
 
     def _both(self, solved: Mapping[str, torch.Tensor]) -> Iterator[tuple[list[torch.Tensor], Constants]]:

@@ -22,7 +22,7 @@ from ...compiler.files import cache
 from ...compiler.ir.linears import SOURCE
 from ...compiler.ir.weight_format import FORMAT, WeightFormat
 from ...compiler.ir.weights import SourceFile, Weight, cast, derive, from_file
-from ..quantization.round_to_nearest import Made
+from ..quantization.round_to_nearest import QuantizedTensors
 from .integer_grid import Grid
 
 KIND = "solve"
@@ -92,7 +92,7 @@ def notes(entry_key: str) -> list[str]:
     return json.loads((cache.entry(KIND, entry_key) / "notes.json").read_text())
 
 
-def load(name: str, entry_key: str, source: Weight, format_: WeightFormat) -> Made:
+def load(name: str, entry_key: str, source: Weight, format_: WeightFormat) -> QuantizedTensors:
     """The lazy tensors of the entry, as `round_to_nearest.make` gives them. `name` is the weight's."""
     folder = cache.entry(KIND, entry_key)
     n, k = source.dims[0], int(np.prod(source.dims[1:], dtype=np.int64))
@@ -109,7 +109,7 @@ def load(name: str, entry_key: str, source: Weight, format_: WeightFormat) -> Ma
     zero = None
     if not format_.symmetric:
         zero = _narrow(stored("zero_point", ir.DataType.UINT8, grain), format_, source)
-    return Made(q, scale, zero)
+    return QuantizedTensors(q, scale, zero)
 
 
 def _narrow(wide: Weight, format_: WeightFormat, source: Weight) -> Weight:

@@ -1,10 +1,10 @@
-"""Solve a set of weights by one method, stretch by stretch, resuming from the cache what an earlier run has done.
+"""Solve a set of weights by one method, segment by segment, resuming from the cache what an earlier run has done.
 
     wanted {linear: format}  ->  {linear: q, scale, zero_point}, lazy, from files
 
 Calibrated methods walk the decoder: gather the moments of a group of linears that share an input, solve them, go on
 to the next group with these in place. What a linear's answer depends on makes its key: the windows, everything before
-its stretch, its stretch's constants and formats, the method's settings. Embeddings see no activations: their rows are
+its segment, its segment's constants and formats, the method's settings. Embeddings see no activations: their rows are
 solved by clip search.
 """
 
@@ -18,18 +18,18 @@ import numpy as np
 import torch
 
 from ...compiler.calibration import windows as calibrate
-from ...compiler.calibration.time_left import Clock
-from ...compiler.calibration.torch_graph import Stretch, device
+from ...compiler.calibration.time_left import TimeLeft
+from ...compiler.calibration.torch_graph import Segment, device
 from ...compiler.diagnostics.diagnostic import fail
 from ...compiler.ir.module import Module
 from ...compiler.ir.weight_format import TWO_LEVEL, WeightFormat
 from ...compiler.ir.weights import Weight
 from ...compiler.pipeline.pass_interface import Scope
-from ..quantization.round_to_nearest import Made, two_level
+from ..quantization.round_to_nearest import QuantizedTensors, two_level
 from . import awq, gptq, hqq, mse, reconstruct
 from . import solution_cache as store
-from .integer_grid import Grid, Kind, kind_of
-from .residual_streams import Flow
+from .integer_grid import Grid, GridKind, kind_of
+from .residual_streams import ResidualStreams
 
 _ROWS = {"mse": (mse.solve, mse.Mse()), "hqq": (hqq.solve, hqq.Hqq())}
 CALIBRATED = ("awq", "gptq", "reconstruct")
@@ -45,22 +45,24 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WeightToSolve:
     """One linear to solve: its float weight [N, K] and its format."""
 
     source: Weight
     format_: WeightFormat
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> GridKind:
         """The width, block and symmetry of the grid this weight is put on."""
         return kind_of(self.format_, int(np.prod(self.source.dims[1:], dtype=np.int64)))
 
 
-def solve(module: Module, wanted: Mapping[str, Wanted], settings: Settings, scope: Scope) -> dict[str, Made]:
+def solve(
+    module: Module, wanted: Mapping[str, WeightToSolve], settings: Settings, scope: Scope
+) -> dict[str, QuantizedTensors]:
     """The quantised weights of all linears in `wanted`."""
     if settings.method in _ROWS:
-        clock = Clock(scope.progress, settings.method, [math.prod(one.source.dims) for one in wanted.values()])
+        clock = TimeLeft(scope.progress, settings.method, [math.prod(one.source.dims) for one in wanted.values()])
         keys = {}
         for name, one in wanted.items():
             clock.tick(name)
@@ -73,7 +75,7 @@ def solve(module: Module, wanted: Mapping[str, Wanted], settings: Settings, scop
     return {name: store.load(f"{name}.weight", keys[name], one.source, one.format_) for name, one in wanted.items()}
 
 
-def _by_rows(name: str, one: Wanted, method: str, scope: Scope) -> str:
+def _by_rows(name: str, one: WeightToSolve, method: str, scope: Scope) -> str:
     """Solve one weight without calibration; returns its key."""
     solver, constants = _ROWS[method]
     key = store.key(method, repr(constants), repr(one.format_), store.digest(one.source))
@@ -111,7 +113,7 @@ def _two_level(scale: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(two_level(scale.cpu().numpy())).to(scale.device)
 
 
-def _solution(q: torch.Tensor, grid: Grid, one: Wanted, notes: list[str] | None = None) -> store.Solution:
+def _solution(q: torch.Tensor, grid: Grid, one: WeightToSolve, notes: list[str] | None = None) -> store.Solution:
     made = store.Solution.of(q, grid, notes)
     if one.format_.block is None:
         made.scale = made.scale[:, 0]
@@ -123,7 +125,7 @@ def _solution(q: torch.Tensor, grid: Grid, one: Wanted, notes: list[str] | None 
 class _Walk:
     """One calibrated run over a decoder."""
 
-    def __init__(self, module: Module, wanted: Mapping[str, Wanted], settings: Settings, scope: Scope) -> None:
+    def __init__(self, module: Module, wanted: Mapping[str, WeightToSolve], settings: Settings, scope: Scope) -> None:
         if scope.calibration is None:
             fail(
                 "E0454",
@@ -132,17 +134,17 @@ class _Walk:
                 help='add `calibration { text = "calib/*.txt" }`, or use a method that needs none: rtn, mse or hqq',
             )
         self.module, self.settings, self.scope = module, settings, scope
-        self.wanted: Mapping[str, Wanted] = wanted
+        self.wanted: Mapping[str, WeightToSolve] = wanted
         self.ids = calibrate.windows(scope.calibration, module)
         if settings.method == "awq":
             self.wanted = self._scaled()
         whole = settings.method == "reconstruct"  # which learns a block's linears together
-        self.flow = Flow(module, {name: one.source for name, one in self.wanted.items()}, halves=not whole)
+        self.flow = ResidualStreams(module, {name: one.source for name, one in self.wanted.items()}, halves=not whole)
         self.found: dict[str, str] = {}
 
-    def _scaled(self) -> dict[str, Wanted]:
+    def _scaled(self) -> dict[str, WeightToSolve]:
         """Fold activation-aware scales into the module; what is wanted, with the weights scaled."""
-        flow = Flow(self.module, {name: one.source for name, one in self.wanted.items()}, halves=True)
+        flow = ResidualStreams(self.module, {name: one.source for name, one in self.wanted.items()}, halves=True)
         flow.later(lambda: flow.start(self.ids, {}))
         state = store.key("awq scales", calibrate.digest(self.ids))
         folded = awq.scale_module(flow, {name: one.kind for name, one in self.wanted.items()}, state, self.scope)
@@ -150,12 +152,12 @@ class _Walk:
         made = {}
         for name, one in self.wanted.items():
             linear = flow.linears[name]
-            made[name] = one if linear.stored is None else Wanted(linear.weight(), one.format_)
+            made[name] = one if linear.stored is None else WeightToSolve(linear.weight(), one.format_)
         return made
 
     def keys(self) -> dict[str, str]:
         """Solve all; the key of each linear."""
-        clock = Clock(self.scope.progress, self.settings.method, self.flow.sizes())
+        clock = TimeLeft(self.scope.progress, self.settings.method, self.flow.sizes())
         seen = self._matmuls()
         rows = [name for name in self.wanted if name not in seen]
         for name in rows:
@@ -163,13 +165,13 @@ class _Walk:
         self.flow.later(lambda: self.flow.start(self.ids, {name: self._table(name) for name in rows}))
         formats = {name: repr(one.format_) for name, one in self.wanted.items()}
         state = store.key(calibrate.digest(self.ids), *sorted(self.found.values()))
-        state = store.key(state, self.flow.content(self.flow.stretches[0], formats))
-        for stretch in self.flow.stretches[1:]:
+        state = store.key(state, self.flow.content(self.flow.segments[0], formats))
+        for segment in self.flow.segments[1:]:
             if len(self.found) == len(self.wanted):
                 break
-            clock.tick(stretch.name)
-            state = store.key(state, self.flow.content(stretch, formats), repr(self.settings))
-            self._stretch(stretch, state)
+            clock.tick(segment.name)
+            state = store.key(state, self.flow.content(segment, formats), repr(self.settings))
+            self._stretch(segment, state)
         for key in dict.fromkeys(self.found.values()):
             for text in store.notes(key):
                 self.scope.note(text)
@@ -182,8 +184,8 @@ class _Walk:
         }
         return {
             name
-            for stretch in self.flow.stretches[1:]
-            for _, names in self.flow.groups(stretch)
+            for segment in self.flow.segments[1:]
+            for _, names in self.flow.groups(segment)
             for name in names
             if id(self.wanted[name].source) not in gathered
         }
@@ -202,26 +204,26 @@ class _Walk:
         """The same, as the graph's value holds it."""
         return self.flow.oriented(name, torch.from_numpy(self._table(name).numpy()).to(device()))
 
-    def _stretch(self, stretch: Stretch, state: str) -> None:
-        names = [n for _, group in self.flow.groups(stretch) for n in group if n not in self.found]
+    def _stretch(self, segment: Segment, state: str) -> None:
+        names = [n for _, group in self.flow.groups(segment) for n in group if n not in self.found]
         keys = {name: store.key(state, name) for name in names}
         if not all(store.known(key) for key in keys.values()):
             self.flow.catch_up()
-            for name, made in self._solve(stretch).items():
+            for name, made in self._solve(segment).items():
                 one = self.wanted[name]
                 store.keep(keys[name], [_solution(made.q, made.grid, one, made.notes)])
         self.found.update(keys)
-        self.flow.later(lambda: self.flow.advance(stretch, {name: self._value(name) for name in names}))
+        self.flow.later(lambda: self.flow.advance(segment, {name: self._value(name) for name in names}))
 
-    def _solve(self, stretch: Stretch) -> dict[str, gptq.Solved]:
+    def _solve(self, segment: Segment) -> dict[str, gptq.Solved]:
         solved: dict[str, gptq.Solved] = {}
         values: dict[str, torch.Tensor] = {}
         drift = self.settings.method != "awq" and self.settings.gptq.follow_drift > 0
-        for value, names in self.flow.groups(stretch):
+        for value, names in self.flow.groups(segment):
             names = [name for name in names if name not in self.found]
             if not names:
                 continue
-            moments = self.flow.moments(stretch, value, values, drift)
+            moments = self.flow.moments(segment, value, values, drift)
             for name in names:
                 one = self.wanted[name]
                 w = _float(name, one.source.numpy(), 0, self.scope)
@@ -234,11 +236,11 @@ class _Walk:
                     scale = _two_level(solved[name].grid.scale)
                     solved[name] = gptq.rescaled(solved[name], scale, moments.hessian, self.settings.gptq.damping)
                 values[name] = self.flow.oriented(name, solved[name].value())
-        decoder_block = stretch is not self.flow.stretches[-1]  # a head's outputs are as wide as the vocabulary
+        decoder_block = segment is not self.flow.segments[-1]  # a head's outputs are as wide as the vocabulary
         if self.settings.method == "reconstruct" and solved and decoder_block:
             settings = self.settings.reconstruct
             if any(self.wanted[name].format_.scales == TWO_LEVEL for name in solved):
                 settings = replace(settings, scale_rate=0.0)  # learned scales would leave their two levels
-            solved, before, after = reconstruct.learn(self.flow, stretch, solved, settings)
-            self.scope.progress(f"{stretch.name}: error of the block {before:.3g} -> {after:.3g}")
+            solved, before, after = reconstruct.learn(self.flow, segment, solved, settings)
+            self.scope.progress(f"{segment.name}: error of the block {before:.3g} -> {after:.3g}")
         return solved

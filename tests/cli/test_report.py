@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgec.compiler.compile.weight_error import ROWS, _stretches, relative_error, weight_errors
+from edgec.compiler.compile.weight_error import ROWS, relative_error, sampled_rows, weight_errors
 from edgec.compiler.ir.linears import linears
 from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.compiler.registry import find_pass
@@ -98,10 +98,10 @@ def test_a_weight_against_itself_has_no_error() -> None:
 
 @pytest.mark.parametrize("rows", [1, ROWS, ROWS + 1, 151_936])
 def test_what_is_read_of_a_weight_is_bounded_and_lies_in_it(rows: int) -> None:
-    stretches = list(_stretches(rows, ROWS))
-    assert sum(stop - start for start, stop in stretches) == min(rows, ROWS)
-    assert stretches[0][0] == 0
-    assert stretches[-1][1] == rows
+    ranges = list(sampled_rows(rows, ROWS))
+    assert sum(stop - start for start, stop in ranges) == min(rows, ROWS)
+    assert ranges[0][0] == 0
+    assert ranges[-1][1] == rows
 
 
 def test_the_grid_has_a_cell_for_each_linear_of_a_layer() -> None:

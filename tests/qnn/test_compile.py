@@ -11,7 +11,7 @@ import pytest
 from edgec.compiler.diagnostics.diagnostic import PlanError
 from edgec.compiler.ir.save import save_graphs
 from edgec.targets.qnn.htp import provider as htp
-from edgec.targets.qnn.htp.compile import _context_node, compile_shared, compile_twin
+from edgec.targets.qnn.htp.compile import compile_shared, compile_twin, context_node
 from edgec.targets.qnn.htp.emulator import QnnEmulator
 from edgec.targets.qnn.lower.lower_graphs import lower
 
@@ -112,5 +112,5 @@ def test_a_graph_that_did_not_become_one_context_is_an_error(static, golden_erro
     from edgec.compiler.diagnostics.diagnostic import EngineError
 
     with pytest.raises(EngineError) as caught:
-        _context_node("t4", ir.to_proto(static(REFUSED)))
+        context_node("t4", ir.to_proto(static(REFUSED)))
     golden_error("E0612", caught.value)

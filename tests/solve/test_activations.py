@@ -20,7 +20,7 @@ from edgec.compiler.oracle.text_perplexity import token_ids
 from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.compiler.sources.hf.load_hf import load_hf
 from edgec.passes.quantization import activation_ranges
-from edgec.passes.quantization.activation_ranges import Seen, measure
+from edgec.passes.quantization.activation_ranges import ObservedValues, measure_ranges
 from edgec.passes.quantization.kv_cache import KvCache
 from edgec.passes.quantize import Quantize
 from edgec.passes.rotate import Rotate
@@ -55,7 +55,7 @@ def test_widening_is_exact(q: int, zero: int, scale: float) -> None:
 def test_ranges_by_method() -> None:
     x = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
     x[0] = 50.0
-    seen = Seen()
+    seen = ObservedValues()
     seen.add(x)
     seen.count(x)
     assert seen.range("minmax", 8) == (pytest.approx(float(x.min())), 50.0)
@@ -83,9 +83,9 @@ def test_ranges_are_measured_once(draft: Module, calibration: Calibration, monke
 
     def counted(*words: Any) -> Any:
         runs.append(1)
-        return measure(*words)
+        return measure_ranges(*words)
 
-    monkeypatch.setattr(activation_ranges, "measure", counted)
+    monkeypatch.setattr(activation_ranges, "measure_ranges", counted)
     first = quantised(draft, calibration, activations="uint8")
     wanted = {pair.quantize.name: pair.encoding for pair in pairs(first.main.graph)}
     scores = [node.metadata_props[SCORES] for node in first.main.graph if SCORES in node.metadata_props]

@@ -24,7 +24,7 @@ from edgec.passes.quantization.round_to_nearest import two_level
 from edgec.passes.quantize import Quantize
 from edgec.passes.solve import awq, gptq, hessian
 from edgec.passes.solve import integer_grid as grid
-from edgec.passes.solve.residual_streams import Flow, Moments
+from edgec.passes.solve.residual_streams import Moments, ResidualStreams
 
 LINEARS = ("lm_head", "embed_tokens")
 Golden = Callable[..., None]
@@ -178,7 +178,7 @@ def test_a_singular_hessian_is_damped_and_said() -> None:
     x[:, :2] = torch.tensor([[1.0, 1.0], [2.0, 2.0], [1e-4, 1e-4]])
     moments = Moments(2 * x.T @ x, None, x.abs().mean(0), 10**12)
     w = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
-    made = gptq.solve("layers.0.mlp.up_proj", w, moments, grid.Kind(4, 32, True), gptq.Gptq(damping=0.0))
+    made = gptq.solve("layers.0.mlp.up_proj", w, moments, grid.GridKind(4, 32, True), gptq.Gptq(damping=0.0))
     assert "not positive definite; damped by 0.0001" in made.notes[0]
     assert torch.isfinite(made.value()).all()
 
@@ -195,14 +195,14 @@ def test_gptq_lowers_its_objective() -> None:
     w = torch.randn(24, 96, generator=chance)
     moments = Moments(2 / 512 * x.T @ x, None, x.abs().mean(0), len(x))
     matrix = hessian.damped(moments.hessian, 0.01)
-    spanning = grid.spanning(w, grid.Kind(3, 32, True))
+    spanning = grid.spanning(w, grid.GridKind(3, 32, True))
     costs = [float(gptq.objective(w, spanning.value(spanning.quantise(w)), matrix).sum())]
     for rounds in (0, 2):
-        made = gptq.solve("x", w, moments, grid.Kind(3, 32, True), gptq.Gptq(rounds=rounds))
+        made = gptq.solve("x", w, moments, grid.GridKind(3, 32, True), gptq.Gptq(rounds=rounds))
         costs.append(float(gptq.objective(w, made.value(), matrix).sum()))
     assert costs[1] < 0.5 * costs[0]
     assert costs[2] < costs[1]
-    ordered = gptq.solve("x", w, moments, grid.Kind(3, 32, True), gptq.Gptq(act_order=True))
+    ordered = gptq.solve("x", w, moments, grid.GridKind(3, 32, True), gptq.Gptq(act_order=True))
     assert float(gptq.objective(w, ordered.value(), matrix).sum()) < 0.5 * costs[0]
 
 
@@ -213,7 +213,7 @@ def test_drift_is_followed() -> None:
     moved = x * 1.2
     w = torch.randn(8, 32, generator=chance)
     moments = Moments(2 / 8192 * moved.T @ moved, 2 / 8192 * (x - moved).T @ moved, moved.abs().mean(0), 8192)
-    made = gptq.solve("x", w, moments, grid.Kind(8, 32, True), gptq.Gptq())
+    made = gptq.solve("x", w, moments, grid.GridKind(8, 32, True), gptq.Gptq())
     assert torch.allclose(made.target, w / 1.2, atol=0.02)
 
 
@@ -226,9 +226,9 @@ def test_a_tied_head_stays_tied(draft: Module, scope: Scope) -> None:
 def test_awq_folds_exactly(target: Module, calibration: Calibration) -> None:
     """Every group takes its scale (norms, v_proj of grouped heads, up_proj), and the logits stay."""
     before, sources = target.clone(), {x.name: x.weight() for x in linears(target) if x.name not in LINEARS}
-    flow, scope = Flow(target, sources), Scope()
+    flow, scope = ResidualStreams(target, sources), Scope()
     flow.start(calibrate.windows(calibration, target), {})
-    folded = awq.scale_module(flow, dict.fromkeys(sources, grid.Kind(3, 32, True)), "windows", scope)
+    folded = awq.scale_module(flow, dict.fromkeys(sources, grid.GridKind(3, 32, True)), "windows", scope)
     assert folded >= 20
     assert scope.notes == []
     errors = compare.errors(before, target, moved_cache=True)
@@ -245,10 +245,10 @@ def test_awq_says_what_it_cannot_scale(draft: Module, scope: Scope) -> None:
 def test_a_scale_below_zero_turns_the_longer_side_to_where_it_is_needed() -> None:
     """Weights from -7 to 8 steps: only a scale below zero meets them all."""
     w = torch.arange(-7.0, 9.0).repeat(4, 2) * 0.125
-    for made in (grid.fit(w, grid.Kind(4, 32, True)), grid.spanning(w, grid.Kind(4, 32, True))):
+    for made in (grid.fit(w, grid.GridKind(4, 32, True)), grid.spanning(w, grid.GridKind(4, 32, True))):
         assert (made.scale < 0).all()
         assert torch.allclose(made.value(made.quantise(w)), w, atol=5e-3)  # searched in steps
-    forced = grid.fit(w, grid.Kind(4, 32, True, positive=True))
+    forced = grid.fit(w, grid.GridKind(4, 32, True, positive=True))
     assert (forced.scale > 0).all()
     assert (forced.value(forced.quantise(w)) - w).abs().max() > 0.03
 

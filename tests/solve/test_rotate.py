@@ -73,7 +73,7 @@ def test_outliers_go(target: Module, outliers: Module) -> None:
 def _spread(module: Module) -> float:
     """Largest over root mean square of the first norm's output."""
     import torch
-    from edgec.compiler.calibration.torch_graph import Constants, run, stretches
+    from edgec.compiler.calibration.torch_graph import Constants, run, segments
     from edgec.compiler.oracle import compare
 
     graph = module.main.graph
@@ -81,6 +81,6 @@ def _spread(module: Module) -> float:
     env = {value: torch.from_numpy(feeds[value.name or ""]) for value in graph.inputs}
     node = module.node("layers.0.input_layernorm")
     assert node is not None
-    nodes = [n for s in stretches(graph) for n in s.nodes]
+    nodes = [n for s in segments(graph) for n in s.nodes]
     x = run(nodes, env, Constants(on=torch.device("cpu")), [node.outputs[0]])[0]
     return float(x.abs().max() / x.square().mean().sqrt())

@@ -1,4 +1,4 @@
-"""The torch interpreter answers as ONNX Runtime does, stretch by stretch, past and quantised weights included."""
+"""The torch interpreter answers as ONNX Runtime does, segment by segment, past and quantised weights included."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from edgec.compiler.calibration.torch_graph import Constants, run, stretches
+from edgec.compiler.calibration.torch_graph import Constants, run, segments
 from edgec.compiler.diagnostics.diagnostic import PlanError
 from edgec.compiler.ir.module import Module
 from edgec.compiler.ir.weights import Weight
@@ -17,12 +17,12 @@ from edgec.passes.quantize import Quantize
 
 
 def outputs(module: Module, feeds: dict[str, np.ndarray], halves: bool = False) -> dict[str, np.ndarray]:
-    """All outputs, one stretch after the other."""
+    """All outputs, one segment after the other."""
     graph, constants = module.main.graph, Constants(on=torch.device("cpu"))
     env = {value: torch.from_numpy(feeds[value.name or ""]) for value in graph.inputs}
     with torch.no_grad():
-        for stretch in stretches(graph, halves):
-            env.update(zip(stretch.outputs, run(stretch.nodes, env, constants, stretch.outputs), strict=True))
+        for segment in segments(graph, halves):
+            env.update(zip(segment.outputs, run(segment.nodes, env, constants, segment.outputs), strict=True))
     return {value.name or "": env[value].numpy() for value in graph.outputs}
 
 
@@ -39,7 +39,7 @@ def test_answers_as_onnx_runtime(name: str, quantised: str | None, request: pyte
 
 
 def test_stretches_cut_the_residual_stream(target: Module) -> None:
-    found = stretches(target.main.graph)
+    found = segments(target.main.graph)
     assert [s.name for s in found] == ["embed", *(f"layers.{i}" for i in range(6)), "head"]
     assert [v.name for v in found[-1].outputs] == ["logits"]
     assert [v.name for v in found[1].reads if v.name not in {v.name for v in target.main.graph.inputs}] == [
@@ -50,11 +50,11 @@ def test_stretches_cut_the_residual_stream(target: Module) -> None:
 
 
 def test_halves_cut_it_between_attention_and_mlp(target: Module) -> None:
-    found, streams = stretches(target.main.graph, halves=True), []
+    found, streams = segments(target.main.graph, halves=True), []
     assert [s.name for s in found[:4]] == ["embed", "layers.0.self_attn", "layers.0.mlp", "layers.1.self_attn"]
     assert len(found) == 14
-    for stretch in found[1:-1]:
-        streams += [v.name for v in stretch.outputs if not v.is_graph_output()]
+    for segment in found[1:-1]:
+        streams += [v.name for v in segment.outputs if not v.is_graph_output()]
     assert streams == [f"layers.{i}.{half}_residual.out" for i in range(6) for half in ("attn", "mlp")]
     feeds = compare.random_feeds(target.main.graph, target.arch)
     whole = outputs(target, feeds)
@@ -68,7 +68,7 @@ def test_only_the_rows_looked_up_are_read(
     """Of an embedding, float or quantised; what was read once is not read again."""
     if quantised:
         Quantize(weights=quantised).run(draft, Scope())
-    embed = stretches(draft.main.graph)[0]
+    embed = segments(draft.main.graph)[0]
     gather = next(node for node in embed.nodes if node.op_type == "Gather")
     table, place = gather.inputs
     assert table is not None
@@ -103,7 +103,7 @@ def test_gradients_reach_a_given_weight(draft: Module) -> None:
     constants = Constants({value: weight}, torch.device("cpu"))
     logits = next(v for v in graph.outputs if v.name == "logits")
     for _ in range(2):  # a second backward must find a graph of its own
-        made = run([n for s in stretches(graph) for n in s.nodes], env, constants, [logits])[0]
+        made = run([n for s in segments(graph) for n in s.nodes], env, constants, [logits])[0]
         made.square().mean().backward()
     assert weight.grad is not None
     assert float(weight.grad.abs().max()) > 0

@@ -32,7 +32,7 @@ _DTYPES = {"F32": ("FLOAT", 4), "F16": ("FLOAT16", 2), "BF16": ("BFLOAT16", 2)} 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where one tensor lies."""
+    """Where one tensor is stored."""
 
     name: str
     file: SourceFile
@@ -96,7 +96,7 @@ def _stored(name: str, entry: Any, source: SourceFile, start: int, size: int) ->
     fields = entry if isinstance(entry, dict) else {}
     dtype, shape, offsets = fields.get("dtype"), _naturals(fields, "shape"), _naturals(fields, "data_offsets")
     if not isinstance(dtype, str) or shape is None or offsets is None or len(offsets) != 2:
-        fail("E0341", f"the header of `{source.path}` does not say where tensor `{name}` lies and of what type it is")
+        fail("E0341", f"the header of `{source.path}` gives no usable offsets or type for tensor `{name}`")
     begin, end = offsets
     if start + end > size:
         missing = start + end - size

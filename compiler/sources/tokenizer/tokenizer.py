@@ -34,7 +34,7 @@ class Tokenizer:
         return ids
 
     def plain(self, text: str) -> list[int]:
-        """The ids of a stretch of text, with nothing before or after."""
+        """The ids of `text` alone, without special tokens before or after."""
         return self._engine.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -96,7 +96,7 @@ class TextStream:
         return new
 
     def rest(self) -> str:
-        """What is still held back."""
+        """The rest of the text: bytes that did not form a whole character until now."""
         return self._tokenizer.decode(self._ids)[self._given :]
 
 

@@ -81,7 +81,7 @@ def _collect(
     import onnx
 
     models = {graph: onnx.load(work / f"{graph}_ctx.onnx", load_external_data=False) for graph in graphs}
-    nodes = {graph: _context_node(graph, model) for graph, model in models.items()}
+    nodes = {graph: context_node(graph, model) for graph, model in models.items()}
     names = {graph: _attribute(node, "partition_name").s.decode() for graph, node in nodes.items()}
     made = {_attribute(node, "ep_cache_context").s.decode() for node in nodes.values()}
     if len(made) != 1:
@@ -109,7 +109,8 @@ def _collect(
     return Compiled(final, onnx_files, names, info, answer["seconds"], answer["peak_rss"])
 
 
-def _context_node(graph: str, model: Any) -> Any:
+def context_node(graph: str, model: Any) -> Any:
+    """The one EPContext node that `model`, the compiler's output for `graph`, consists of; E0612 otherwise."""
     nodes = list(model.graph.node)
     if len(nodes) != 1 or nodes[0].op_type != "EPContext":
         found = ", ".join(sorted({node.op_type for node in nodes})) or "nothing"

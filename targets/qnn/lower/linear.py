@@ -22,7 +22,7 @@ from ....compiler.ir.linears import Linear, QuantizedWeight, as_linear
 from ....compiler.ir.weights import Weight, derive
 from .builder import CONTRIB, FP16, checked_half, static_shape
 from .linear_integers import integer_product
-from .transposed_weight import Turned
+from .transposed_weight import TransposedWeight
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -87,7 +87,7 @@ def _turned(low: Lowering, linear: Linear) -> Weight:
         return whole.T[start:stop]
 
     origin = f"{source.origin} > fp16 [K, N]"
-    return low.build.store.get(source, "turned", lambda: Turned(f"{name}.turned", FP16, (k, n), rows, origin))
+    return low.build.store.get(source, "turned", lambda: TransposedWeight(f"{name}.turned", FP16, (k, n), rows, origin))
 
 
 def _nbits(low: Lowering, linear: Linear, quant: QuantizedWeight, x: ir.Value, rows: int) -> ir.Value:

@@ -21,7 +21,7 @@ from ....compiler.diagnostics.diagnostic import fail
 from ....compiler.ir.linears import Linear, QuantizedWeight
 from ....compiler.ir.weight_format import TWO_LEVEL
 from ....compiler.ir.weights import Weight, from_array
-from .transposed_weight import Turned
+from .transposed_weight import TransposedWeight
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -97,7 +97,7 @@ def _turn(low: Lowering, source: Weight, name: str, dtype: ir.DataType) -> Weigh
     n, k = source.dims
 
     def make() -> Weight:
-        return Turned(name, dtype, (k, n), lambda a, b: source.numpy().T[a:b], source.origin)
+        return TransposedWeight(name, dtype, (k, n), lambda a, b: source.numpy().T[a:b], source.origin)
 
     return low.build.store.get(source, "turned integers", make)
 
@@ -125,7 +125,9 @@ def _float_weight(low: Lowering, linear: Linear) -> ir.Value:
 
     build = low.build
     made = build.store.get(
-        held, "turned int16", lambda: Turned(f"{name}.int16", ir.DataType.INT16, (k, n), rows, f"{held.origin} > int16")
+        held,
+        "turned int16",
+        lambda: TransposedWeight(f"{name}.int16", ir.DataType.INT16, (k, n), rows, f"{held.origin} > int16"),
     )
     scales = build.store.get(held, "scale int16", lambda: from_array(f"{name}.int16_scale", scale, held.origin))
     zero = build.constant(f"const.zeros.int16.{n}", np.zeros(n, np.int16))
