@@ -2,7 +2,7 @@
 
     build/.demo.lock            held while a compile makes `build/demo` (flock: it ends with its process)
     build/.demo.partial-x1y2    what is being made; brought to the disk, then exchanged with `build/demo` by rename
-    build/.demo.old             the old bundle, only where directories cannot be exchanged (see `exchange`)
+    build/.demo.old             the old bundle, only where directories cannot be exchanged (see `atomic_swap`)
     build/demo.rejected         a finished bundle that a `require` line refused
 
 Under the lock whatever is called `.partial-` belongs to a compile that died, and is removed.
