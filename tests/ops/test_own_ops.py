@@ -13,6 +13,8 @@ from edgec.compiler import registry
 from edgec.compiler.cli import main
 from edgec.compiler.compile.weight_error import weight_errors
 from edgec.compiler.diagnostics.diagnostic import PlanError
+from edgec.compiler.emit.part import Part
+from edgec.compiler.emit.target import EmitJob
 from edgec.compiler.ir.legality.rules import violations
 from edgec.compiler.ir.levels import Level
 from edgec.compiler.ir.linears import as_linear, linears
@@ -21,11 +23,16 @@ from edgec.compiler.ir.ops.find_op import broken_ops, find_op, op_names
 from edgec.compiler.ir.ops.op_definition import Cost
 from edgec.compiler.ir.save import save_graphs
 from edgec.compiler.oracle.oracle import run
-from edgec.compiler.pipeline.pass_check import run_and_check
+from edgec.compiler.pipeline.op_check import check_op
+from edgec.compiler.pipeline.pass_check import CheckFailed, run_and_check
 from edgec.compiler.pipeline.pass_interface import Scope
+from edgec.compiler.plan.devices import devices
 from edgec.compiler.sources.hf.load_hf import load_hf
 from edgec.compiler.sources.onnx.load_onnx import load_onnx
+from edgec.passes.bucket import Bucket
 from edgec.passes.quantize import Quantize
+from edgec.targets.mnn import MnnTarget
+from edgec.targets.qnn.lower.lower_graphs import lower
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "examples" / "models" / "pycode-qwen2"
@@ -64,9 +71,52 @@ def packed_decoder(op):
     return before, module, changes
 
 
-def test_the_body_computes_what_the_op_means(example):
-    got = run(example.model, example.feeds)["y"]
-    np.testing.assert_allclose(got, example.expected["y"], rtol=0, atol=1e-5 * np.abs(got).max())
+def test_the_definition_holds(op):
+    check_op(op)
+
+
+BREAKS = {
+    "by its body in ONNX Runtime is": lambda op, example: example.expected["y"].__imul__(1.01),
+    "not legal": lambda op, example: example.model.functions.clear(),
+    "no graph of this op alone": lambda op, example: example.model.graph.append(
+        ir.Node("", "Relu", [example.model.graph.inputs[0]], name="another")
+    ),
+    "of another node": lambda op, example: setattr(op, "as_weight_use", lambda node: as_linear(other_node(op))),
+    "costs": lambda op, example: setattr(op, "cost", lambda node, rows: Cost(-1, 0)),
+}
+
+
+def other_node(op):
+    return next(iter(type(op)().example().model.graph))
+
+
+@pytest.mark.parametrize("why", BREAKS)
+def test_what_does_not_hold_is_found(op, example, why):
+    broken = type(op)()
+    BREAKS[why](broken, example)
+    broken.example = lambda: example
+    with pytest.raises(CheckFailed, match=why):
+        check_op(broken)
+
+
+def test_calibration_that_computes_something_else_is_found(op, monkeypatch):
+    pytest.importorskip("torch")
+    (node,) = op.example().model.graph
+    body = op.body_of(node)
+    next(inner for inner in body if inner.op_type == "BitShift").attributes["direction"] = ir.AttrString(
+        "direction", "LEFT"
+    )
+    monkeypatch.setattr(op, "body_of", lambda node: body)
+    with pytest.raises(CheckFailed, match="by calibration is"):
+        check_op(op)
+
+
+def test_an_op_that_is_not_installed_does_not_come_back(op, example, tmp_path, monkeypatch):
+    uninstall(tmp_path)
+    monkeypatch.setattr("edgec.compiler.pipeline.op_check.violations", lambda module: [])
+    monkeypatch.setattr("edgec.compiler.pipeline.op_check.find_spec", lambda name: None)
+    with pytest.raises(CheckFailed, match="is not installed"):
+        check_op(op)
 
 
 def test_it_is_on_the_list_of_weights(op, example):
@@ -78,16 +128,6 @@ def test_it_is_on_the_list_of_weights(op, example):
     expected = example.feeds["x"].astype(np.float64) @ linear.weight().numpy().T
     np.testing.assert_allclose(example.expected["y"], expected, rtol=0, atol=1e-4)
     assert op.cost(node, rows=3) == Cost(16 * 32 + 16 * 4 * 4, 2 * 16 * 64 * 3)
-
-
-def test_calibration_runs_the_body(example):
-    torch = pytest.importorskip("torch")
-    from edgec.compiler.calibration.torch_graph import Constants, evaluate
-
-    (node,) = example.model.graph
-    constants = Constants(on=torch.device("cpu"))
-    (got,) = evaluate(node, {node.inputs[0]: torch.from_numpy(example.feeds["x"])}, constants)
-    np.testing.assert_allclose(got.numpy(), example.expected["y"], rtol=0, atol=1e-4)
 
 
 def test_legality_compares_the_body_with_the_definition(example):
@@ -154,6 +194,22 @@ def test_quantize_leaves_it_alone_and_says_why(op):
     scope = Scope(on=(PROJECTIONS,))
     assert Quantize(weights="int8", block=32).run(module, scope) == 0
     assert {skip.reason for skip in scope.skips} == {"it is a PackedLinear, whose weight is in the form that op wants"}
+
+
+def test_it_goes_into_buckets_and_engines_without_a_lowering_name_it(op, tmp_path):
+    _, module, _ = packed_decoder(op)
+    with pytest.raises(PlanError, match="PackedLinear"):
+        MnnTarget().emit(EmitJob(module, whole(module), tmp_path, "m", devices()["host"], MnnTarget.Options()))
+    Bucket(tokens=(1, 4), context=(64,)).run(module, Scope())
+    module.level = Level.STATIC
+    assert violations(module) == []
+    with pytest.raises(PlanError, match="E0621") as caught:
+        lower(module.graphs)
+    assert "`PackedLinear` of the domain `ai.edgec`" in caught.value.diagnostics[0].message
+
+
+def whole(module):
+    return [Part("m.cpu0", "cpu", dict(module.graphs))]
 
 
 def test_from_plan_to_bundle(op, tmp_path, capsys):

@@ -10,7 +10,8 @@ from edgec.compiler.diagnostics.diagnostic import Diagnostic, Span
 from edgec.compiler.emit.target import CheckRequest
 from edgec.compiler.pipeline.step import Step
 from edgec.compiler.plan.devices import Device, devices
-from edgec.compiler.plan.plan import Deploy, ModelDecl, Plan, Source
+from edgec.compiler.plan.plan import Deploy, ModelDecl, ModelSource, Plan
+from edgec.compiler.sources.hf.hf_source import HfSource
 from edgec.compiler.sources.hf.read_decoder_arch import read_arch
 from edgec.passes.bucket import Bucket
 from edgec.passes.quantize import Quantize
@@ -28,7 +29,7 @@ def quantize(**parameters) -> Step:
 
 def request(device: Device | str = "snapdragon_8_gen_3", *steps: Step) -> CheckRequest:
     chip = devices()[device] if isinstance(device, str) else device
-    decl = ModelDecl("target", Source("hf", MODELS / "pycode-qwen3", "models/q"), 256, LINE)
+    decl = ModelDecl("target", ModelSource(HfSource(), MODELS / "pycode-qwen3", "models/q"), 256, LINE)
     deploy = Deploy("target", "npu", "npu", "qnn", QnnTarget.Options(), "fp16", LINE)
     plan = Plan("p", Path("plan.edge"), {"target": decl}, (chip,), None, None, {}, (deploy,), (), (), {})
     return CheckRequest(plan, deploy, steps, chip, read_arch(MODELS / "pycode-qwen3"))
