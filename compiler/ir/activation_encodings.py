@@ -51,6 +51,7 @@ class Encoding:
 
     @property
     def bits(self) -> int:
+        """8 or 16."""
         return 8 if self.dtype == "uint8" else 16
 
     @property
@@ -60,10 +61,12 @@ class Encoding:
 
     @property
     def low(self) -> float:
+        """The number that the least integer stands for."""
         return (self.ends[0] - self.zero_point) * self.scale
 
     @property
     def high(self) -> float:
+        """The number that the largest integer stands for."""
         return (self.ends[1] - self.zero_point) * self.scale
 
     def widened(self) -> Encoding:

@@ -48,9 +48,11 @@ class DecoderArch:
         return {"embed_tokens": (self.vocab, self.hidden), **self.linears()}
 
     def linear_names(self) -> list[str]:
+        """Names of all linears, in the order of the graph."""
         return list(self.linears())
 
     def has_bias(self, linear: str) -> bool:
+        """Whether the linear of that name has a bias."""
         leaf = linear.rpartition(".")[2]
         return leaf in self.attention_bias or (self.mlp_bias and leaf in _MLP)
 
@@ -85,6 +87,7 @@ class DecoderArch:
         return [*names, "norm", *self._linear_nodes("lm_head")]
 
     def inverse_frequencies(self) -> list[float]:
+        """Radians per position of each pair of a head's channels, head_dim / 2 of them."""
         return self.rope.inverse_frequencies(self.head_dim)
 
     def _layer_linears(self) -> dict[str, tuple[int, int]]:

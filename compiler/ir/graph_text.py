@@ -25,6 +25,7 @@ def module_text(module: Module) -> str:
 
 
 def graph_lines(key: str, graph: ir.Graph) -> Iterator[str]:
+    """The lines of one graph: inputs, initializers with their origin, nodes, outputs."""
     yield f"graph {key}"
     yield from (f"  in   {_typed(value)}" for value in graph.inputs)
     for value in graph.initializers.values():

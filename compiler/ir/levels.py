@@ -16,4 +16,5 @@ class Level(IntEnum):
 
     @property
     def label(self) -> str:
+        """The level's name in lower case, as messages have it."""
         return self.name.lower()

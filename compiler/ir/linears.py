@@ -50,6 +50,7 @@ class QuantizedWeight:
 
     @property
     def symmetric(self) -> bool:
+        """Whether the zero point is 0 everywhere, so that none is stored."""
         return self.zero_point is None
 
     @property

@@ -34,10 +34,12 @@ class BucketShape:
 
     @property
     def name(self) -> str:
+        """The bucket's key in `Module.graphs` and the manifest, `t64_c2048`."""
         return f"t{self.tokens}_c{self.context}"
 
     @classmethod
     def parse(cls, name: str) -> BucketShape:
+        """The bucket that `name` is the key of."""
         tokens, context = name.split("_")
         return cls(int(tokens[1:]), int(context[1:]))
 
@@ -61,6 +63,7 @@ class Module:
 
     @property
     def main(self) -> ir.Model:
+        """The one graph of a module that is not in buckets; ValueError otherwise."""
         if MAIN not in self.graphs:
             raise ValueError(f"module `{self.name}` is in buckets: it has no single graph any more")
         return self.graphs[MAIN]
@@ -83,6 +86,7 @@ class Module:
 
     @staticmethod
     def producer(value: ir.Value | None) -> ir.Node | None:
+        """The node that computes `value`; None for inputs, constants and absent operands."""
         return None if value is None else value.producer()
 
     @staticmethod

@@ -41,6 +41,7 @@ class Weight(ir.TensorProtocol):
 
     @property
     def size(self) -> int:
+        """Number of elements."""
         return math.prod(self.dims)
 
     @property
@@ -57,6 +58,7 @@ class Weight(ir.TensorProtocol):
 
     @property
     def raw(self) -> Weight:
+        """What onnx-ir serialises: the weight itself."""
         return self
 
     def rows(self, start: int, stop: int) -> np.ndarray:
@@ -77,6 +79,7 @@ class Weight(ir.TensorProtocol):
             yield start, self.rows(start, min(start + step, dims[0]))
 
     def numpy(self) -> np.ndarray:
+        """All rows as one array; 4-bit integers come unpacked."""
         return self.rows(0, self.dims[0]) if self.dims else self._rows(0, 1).reshape(())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -93,6 +96,7 @@ class Weight(ir.TensorProtocol):
         return f"Weight({self.name}: {self.dtype.name}{list(self.dims)} from {self.origin})"
 
     def tobytes(self) -> bytes:
+        """All rows in the packed little-endian form of ONNX."""
         return pack(self.numpy(), self.dtype)
 
     def tofile(self, file: BinaryIO) -> None:

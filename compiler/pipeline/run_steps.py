@@ -175,6 +175,7 @@ Interface = dict[str, tuple[list[str], list[str]]]
 
 
 def interfaces(module: Module) -> Interface:
+    """The interface of every graph of the module, by its key."""
     return {key: interface(model.graph) for key, model in module.graphs.items()}
 
 

@@ -22,6 +22,8 @@ class Cores:
 
 @dataclass(frozen=True)
 class Device:
+    """One row of devices.toml: a chip, or `host` for this machine. None where the maker publishes nothing."""
+
     name: str
     marketing: str
     sm: str | None = None  # part number, SM8650
@@ -36,10 +38,12 @@ class Device:
 
     @property
     def has_npu(self) -> bool:
+        """Whether the chip has an NPU that a target compiles for."""
         return self.arch is not None
 
     @property
     def is_host(self) -> bool:
+        """Whether this is the machine edgec runs on."""
         return self.name == "host"
 
 

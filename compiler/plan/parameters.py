@@ -62,9 +62,11 @@ class Parameter:
 
     @property
     def required(self) -> bool:
+        """Whether a plan has to give it."""
         return self.default is MISSING
 
     def choices_of(self, kind: type) -> tuple[int | float | str, ...]:
+        """The choices of one Python type."""
         return tuple(choice for choice in self.choices if isinstance(choice, kind))
 
     def describe(self) -> str:

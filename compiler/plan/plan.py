@@ -44,6 +44,8 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class ModelDecl:
+    """A `model` block: its name, source, and the tokens its K/V cache holds."""
+
     name: str
     source: ModelSource
     context: int
@@ -61,6 +63,8 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class PipelineDecl:
+    """A `pipeline` block: its steps in the order they run."""
+
     name: str
     steps: tuple[Step, ...]
     span: Span
@@ -81,6 +85,8 @@ class Deploy:
 
 @dataclass(frozen=True)
 class Speculate:
+    """The `speculate` line: `draft` proposes `k` tokens a round, `target` accepts by the rule `accept`."""
+
     draft: str
     target: str
     k: int
@@ -100,6 +106,7 @@ class Require:
     span: Span
 
     def holds(self, measured: float, baseline: float = 1.0) -> bool:
+        """Whether `measured` meets the bound; `baseline` is the float model's own value."""
         bound = self.value * baseline if self.relative_to_baseline else self.value
         return {
             "<=": measured <= bound,

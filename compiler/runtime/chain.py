@@ -45,14 +45,17 @@ class ChainModel:
 
     @property
     def vocab(self) -> int:
+        """Width of the logits."""
         return self._arch["vocab"]
 
     @property
     def context(self) -> int:
+        """Tokens the K/V cache holds."""
         return self.buckets.context
 
     @property
     def length(self) -> int:
+        """Tokens in the cache now."""
         return self.cache.length
 
     @property
@@ -71,9 +74,11 @@ class ChainModel:
         return np.concatenate(rows) if rows else np.zeros((0, self.vocab), np.float32)
 
     def rollback(self, length: int) -> None:
+        """Forget all but the first `length` tokens."""
         self.cache.rollback(length)
 
     def reset(self) -> None:
+        """Empty the K/V cache."""
         self.cache.rollback(0)
 
     def close(self) -> None:

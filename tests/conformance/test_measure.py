@@ -10,7 +10,7 @@ import pytest
 from edgec.compiler.emit.conformance.legality import Legality
 from edgec.compiler.emit.conformance.measure import Bounds, Case, main, verdict_of
 from edgec.compiler.emit.conformance.op_class import ClassRule, Use
-from edgec.compiler.emit.conformance.table import Row, Table
+from edgec.compiler.emit.conformance.table import ConformanceTable, Row
 from edgec.compiler.oracle.oracle import run
 
 RULE = ClassRule(frozenset({"rows", "alpha"}), {"Softmax": {"axis": "only the last"}})
@@ -86,7 +86,7 @@ def bench(tmp_path):
 
 def measured(bench, *arguments):
     assert main(bench, "toy", list(arguments)) == 0
-    return Table.load(bench.table)
+    return ConformanceTable.load(bench.table)
 
 
 def test_a_table_is_measured_and_judged_by(bench, capsys):

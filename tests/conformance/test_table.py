@@ -9,7 +9,7 @@ import pytest
 from edgec.compiler.emit.conformance.legality import Legality
 from edgec.compiler.emit.conformance.measure import Bounds, verdict_of, worst
 from edgec.compiler.emit.conformance.op_class import ClassRule, Use
-from edgec.compiler.emit.conformance.table import Report, Row, Table, load_reports
+from edgec.compiler.emit.conformance.table import ConformanceTable, DeviceReport, Row, load_reports
 
 RULE = ClassRule(frozenset({"rows", "size"}), {})
 
@@ -55,9 +55,9 @@ def test_one_wrong_row_leaves_only_what_was_measured():
 def test_the_table_survives_writing_and_reading(tmp_path):
     nan = float("nan")
     rows = [row(rows=1, size=32), row(rank=4, rows=2), Row("here", "norm", {"rows": 3}, "crash", {"error": nan})]
-    table = Table(rows, {"here": {"engine": "1"}}, [Report("fp16", ("v75",), True, "there", "so")])
+    table = ConformanceTable(rows, {"here": {"engine": "1"}}, [DeviceReport("fp16", ("v75",), True, "there", "so")])
     table.save(tmp_path / "t.json")
-    again = Table.load(tmp_path / "t.json")
+    again = ConformanceTable.load(tmp_path / "t.json")
     assert sorted(map(repr, again.rows)) == sorted(map(repr, rows))
     assert (again.tools, again.reports, load_reports(tmp_path / "t.json")) == (
         table.tools,
@@ -72,11 +72,11 @@ def test_the_table_survives_writing_and_reading(tmp_path):
 def test_a_table_of_another_version_is_not_guessed_at(tmp_path):
     (tmp_path / "t.json").write_text(json.dumps({"version": 1}))
     with pytest.raises(ValueError, match="version 1, expected 2"):
-        Table.load(tmp_path / "t.json")
+        ConformanceTable.load(tmp_path / "t.json")
 
 
 def test_new_rows_replace_those_of_their_key_and_what_the_run_says():
-    table = Table([row(rows=1), row(place="there", rows=1), row(lowering="conv", size=1)], {}, [])
+    table = ConformanceTable([row(rows=1), row(place="there", rows=1), row(lowering="conv", size=1)], {}, [])
     table.put("here", [row("wrong", rows=1), row(rows=2)], {"engine": "2"})
     found = {(r.place, r.lowering, *r.shape.values(), r.verdict) for r in table.rows}
     kept = {("there", "norm", 1, "right"), ("here", "conv", 1, "right")}

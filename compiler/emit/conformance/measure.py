@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .op_class import Cell
-from .table import RIGHT, VERDICTS, Row, Table
+from .table import RIGHT, VERDICTS, ConformanceTable, Row
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +47,7 @@ class Case:
 
     @property
     def name(self) -> str:
+        """The lowering and its shape on one line, for `--only` and for progress."""
         return " ".join([self.lowering, *(f"{key}={value}" for key, value in self.shape)])
 
 
@@ -144,7 +145,7 @@ def measure(
 def _keep(
     bench: Bench, place: str, rows: list[Row], output: Path, replaces: Callable[[Row], bool] | None = None
 ) -> None:
-    table = Table.load(output) if output.exists() else Table()
+    table = ConformanceTable.load(output) if output.exists() else ConformanceTable()
     table.put(place, worst(rows), bench.tools(), replaces)
     table.save(output)
 
@@ -160,7 +161,7 @@ def main(bench: Bench, prog: str, arguments: Sequence[str] | None = None) -> int
     parser.add_argument("--summary", action="store_true", help="print how many rows of the table have each verdict")
     options = parser.parse_args(arguments)
     if options.summary:
-        print(json.dumps(Table.load(options.output).summary(), indent=1))
+        print(json.dumps(ConformanceTable.load(options.output).summary(), indent=1))
         return 0
     cases = [case for case in bench.cases(options.quick) if case.lowering.startswith(options.only)]
     if options.missing:
@@ -181,5 +182,5 @@ def _replaced(cases: Sequence[Case], options: argparse.Namespace) -> Callable[[R
 
 
 def _missing(bench: Bench, place: str, cases: Iterable[Case], path: Path) -> list[Case]:
-    known = {row.key for row in Table.load(path).rows} if path.exists() else set()
+    known = {row.key for row in ConformanceTable.load(path).rows} if path.exists() else set()
     return [case for case in cases if Row(place, case.lowering, dict(bench.shape_of(case)), RIGHT).key not in known]

@@ -43,7 +43,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Report:
+class DeviceReport:
     """What somebody says a device takes (or not): public, read, not run by us."""
 
     format: str
@@ -54,15 +54,15 @@ class Report:
 
 
 @dataclass
-class Table:
+class ConformanceTable:
     """Rows and reports of one target."""
 
     rows: list[Row] = field(default_factory=list)
     tools: dict[str, dict[str, str]] = field(default_factory=dict)  # place -> tool versions its rows were made with
-    reports: list[Report] = field(default_factory=list)
+    reports: list[DeviceReport] = field(default_factory=list)
 
     @classmethod
-    def load(cls, path: Path) -> Table:
+    def load(cls, path: Path) -> ConformanceTable:
         """Read a table; ValueError when the file is of another version."""
         raw = json.loads(path.read_text(encoding="utf-8"))
         if raw["version"] != VERSION:
@@ -109,13 +109,13 @@ class Table:
         return found
 
 
-def load_reports(path: Path) -> list[Report]:
+def load_reports(path: Path) -> list[DeviceReport]:
     """The reports alone: what the plan's checker reads, in a few milliseconds."""
     return _reports(json.loads(path.read_text(encoding="utf-8")))
 
 
-def _reports(raw: dict[str, Any]) -> list[Report]:
-    return [Report(**{**entry, "archs": tuple(entry["archs"])}) for entry in raw["reported"]]
+def _reports(raw: dict[str, Any]) -> list[DeviceReport]:
+    return [DeviceReport(**{**entry, "archs": tuple(entry["archs"])}) for entry in raw["reported"]]
 
 
 def _rows(place: str, lowering: str, table: dict[str, Any]) -> Iterable[Row]:

@@ -18,6 +18,7 @@ _INTEGERS = {ir.DataType[name] for name in ("INT2", "UINT2", "INT4", "UINT4", "I
 
 
 def dequantised_weights(module: Module) -> Iterator[str]:
+    """What is wrong with the constants that DequantizeLinear reads, one sentence each."""
     for node in module.nodes("DequantizeLinear"):
         weight = module.constant(node.inputs[0])
         if weight is not None:

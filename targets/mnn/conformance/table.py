@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ....compiler.diagnostics.diagnostic import fail
 from ....compiler.emit.conformance.legality import Legality
-from ....compiler.emit.conformance.table import RIGHT, Table
+from ....compiler.emit.conformance.table import RIGHT, ConformanceTable
 from ..graph.op_classes import CLASSES, linear_use
 
 TABLE = Path(__file__).with_name("table.json")
@@ -15,9 +15,9 @@ PLACE = "x86-64"  # the machine rows were run on; MNN's kernels for other proces
 
 
 @functools.cache
-def table() -> Table:
+def table() -> ConformanceTable:
     """The table of the package."""
-    return Table.load(TABLE)
+    return ConformanceTable.load(TABLE)
 
 
 @functools.cache

@@ -45,33 +45,39 @@ REDUCE = {"ReduceMean": "MEAN", "ReduceSum": "SUM", "ReduceMax": "MAXIMUM", "Red
 
 
 def attribute(node: ir.Node, name: str, default: Any) -> Any:
+    """The value of an attribute of `node`, `default` where it is absent."""
     found = node.attributes.get(name)
     return default if found is None else found.value
 
 
 def binary(low: GraphLowering, node: ir.Node) -> int:
+    """Elementwise ops of two operands; Max and Min of more are refused."""
     if len(node.inputs) != 2:
         low.refuse(node, f"{len(node.inputs)} operands")
     return low.op(node, "BinaryOp", [low.value(node, 0), low.value(node, 1)], tables.binary(BINARY[node.op_type]))
 
 
 def unary(low: GraphLowering, node: ir.Node) -> int:
+    """Elementwise ops of one operand. Swish has alpha = 1 in MNN."""
     if node.op_type == "Swish" and attribute(node, "alpha", 1.0) != 1.0:
         low.refuse(node, "an alpha other than 1")
     return low.op(node, "UnaryOp", [low.value(node, 0)], tables.unary(UNARY[node.op_type]))
 
 
 def gelu(low: GraphLowering, node: ir.Node) -> int:
+    """Gelu: MNN's `GELU_STANDARD` is exact (erf), its `GELU` is the tanh approximation."""
     exact = attribute(node, "approximate", "none") in ("none", b"none")
     return low.op(node, "UnaryOp", [low.value(node, 0)], tables.unary("GELU_STANDARD" if exact else "GELU"))
 
 
 def relu(low: GraphLowering, node: ir.Node) -> int:
+    """Relu, LeakyRelu: MNN has one op with a slope for negative values."""
     slope = float(attribute(node, "alpha", 0.01)) if node.op_type == "LeakyRelu" else 0.0
     return low.op(node, "ReLU", [low.value(node, 0)], ("Relu", {"slope": slope}))
 
 
 def clip(low: GraphLowering, node: ir.Node) -> int:
+    """Clip to constant bounds; an absent bound is float32's largest number."""
     limit = float(np.finfo(np.float32).max)
     bounds = [low.constant(node, i) if len(node.inputs) > i and node.inputs[i] is not None else None for i in (1, 2)]
     low_end, high_end = (
@@ -81,12 +87,14 @@ def clip(low: GraphLowering, node: ir.Node) -> int:
 
 
 def softmax(low: GraphLowering, node: ir.Node) -> int:
+    """Softmax over any axis."""
     rank = low.rank(node, 0)
     axis = int(attribute(node, "axis", -1))
     return low.op(node, "Softmax", [low.value(node, 0)], tables.axis(axis % rank))
 
 
 def layer_norm(low: GraphLowering, node: ir.Node) -> int:
+    """LayerNormalization, RMSNormalization over the last axis, with constant gain and bias."""
     rank = low.rank(node, 0)
     if int(attribute(node, "axis", -1)) % rank != rank - 1:
         low.refuse(node, "an axis other than the last")
@@ -112,6 +120,7 @@ def batch_norm(low: GraphLowering, node: ir.Node) -> int:
 
 
 def conv(low: GraphLowering, node: ir.Node) -> int:
+    """Conv over [N, C, H, W] with a constant kernel [M, C/group, h, w], in MNN's packed layout."""
     linear = low.linear(node)
     if len(linear.shape) != 4:
         low.refuse(node, f"a kernel of rank {len(linear.shape)} (only 2-D convolutions)")
@@ -135,6 +144,7 @@ def conv(low: GraphLowering, node: ir.Node) -> int:
 
 
 def pool(low: GraphLowering, node: ir.Node) -> int:
+    """2-D poolings, global ones too, in MNN's packed layout."""
     if low.rank(node, 0) != 4:
         low.refuse(node, f"rank {low.rank(node, 0)} (only 2-D poolings)")
     if len(node.outputs) > 1 or any(d != 1 for d in attribute(node, "dilations", (1, 1))):
@@ -161,6 +171,7 @@ def pool(low: GraphLowering, node: ir.Node) -> int:
 
 
 def matmul(low: GraphLowering, node: ir.Node) -> int:
+    """MatMul: a linear (1x1 convolution) if the second operand is constant, else a batched product."""
     if low.is_linear(node):
         return low.dense(node, None)
     matrices = [low.value(node, 0), low.value(node, 1)]
@@ -168,6 +179,7 @@ def matmul(low: GraphLowering, node: ir.Node) -> int:
 
 
 def gemm(low: GraphLowering, node: ir.Node) -> int:
+    """Gemm with constant weight and bias: a linear; a bias of one value is repeated for all outputs."""
     if not low.is_linear(node) or attribute(node, "beta", 1.0) != 1.0:
         low.refuse(node, "operands other than a constant weight and bias")
     bias = None
@@ -179,6 +191,7 @@ def gemm(low: GraphLowering, node: ir.Node) -> int:
 
 
 def reshape(low: GraphLowering, node: ir.Node) -> int:
+    """Reshape to a constant shape; 0 keeps a dimension, so `allowzero` is refused."""
     if attribute(node, "allowzero", 0):
         low.refuse(node, "`allowzero`")
     dims = [int(d) for d in low.constant(node, 1)]
@@ -186,28 +199,33 @@ def reshape(low: GraphLowering, node: ir.Node) -> int:
 
 
 def flatten(low: GraphLowering, node: ir.Node) -> int:
+    """Flatten from axis 1: a Reshape to [0, -1]."""
     if int(attribute(node, "axis", 1)) != 1:
         low.refuse(node, "an axis other than 1")
     return low.op(node, "Reshape", [low.value(node, 0)], tables.reshape([0, -1]))
 
 
 def transpose(low: GraphLowering, node: ir.Node) -> int:
+    """Transpose; without `perm` the axes are reversed."""
     rank = low.rank(node, 0)
     perm = list(attribute(node, "perm", range(rank - 1, -1, -1)))
     return low.op(node, "Permute", [low.value(node, 0)], ("Permute", {"dims": perm}))
 
 
 def concat(low: GraphLowering, node: ir.Node) -> int:
+    """Concat along an axis counted from the front or the back."""
     values = [low.value(node, i) for i in range(len(node.inputs))]
     return low.op(node, "Concat", values, tables.axis(int(attribute(node, "axis", 0))))
 
 
 def squeeze(low: GraphLowering, node: ir.Node) -> int:
+    """Squeeze and Unsqueeze with constant axes."""
     axes = [int(a) for a in low.constant(node, 1)] if len(node.inputs) > 1 else []
     return low.op(node, node.op_type, [low.value(node, 0)], ("SqueezeParam", {"squeezeDims": axes}))
 
 
 def reduce(low: GraphLowering, node: ir.Node) -> int:
+    """ReduceMean, ReduceSum, ReduceMax, ReduceMin over constant axes; over all without axes."""
     rank = low.rank(node, 0)
     given = len(node.inputs) > 1 and node.inputs[1] is not None
     axes = [int(a) % rank for a in low.constant(node, 1)] if given else list(range(rank))
@@ -221,6 +239,7 @@ def reduce(low: GraphLowering, node: ir.Node) -> int:
 
 
 def gather(low: GraphLowering, node: ir.Node) -> int:
+    """Gather along an axis; a quantised table is refused."""
     if low.is_linear(node) and low.linear(node).quant is not None:
         low.refuse(node, "a quantised table (leave the embedding float with `except`)")
     axis = low.net.const(f"{low.name(node)}/axis", np.array([int(attribute(node, "axis", 0))], np.int32))

@@ -11,7 +11,7 @@ from ....compiler.ir.weight_format import TWO_LEVEL, WeightFormat
 from ..htp.chip import Chip
 
 if TYPE_CHECKING:
-    from ....compiler.emit.conformance.table import Report
+    from ....compiler.emit.conformance.table import DeviceReport
     from ....compiler.emit.target import CheckRequest
     from ....compiler.pipeline.step import Step
 
@@ -76,7 +76,7 @@ def _evidence(at: Label, formats: Sequence[WeightFormat], chip: Chip, form: str,
     )
 
 
-def safer(reports: Sequence[Report]) -> str:
+def safer(reports: Sequence[DeviceReport]) -> str:
     """The smallest format that phones are reported to take."""
     known = {report.format for report in reports if report.works}
     if "int4_lpbq_a16" in known:

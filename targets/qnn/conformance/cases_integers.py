@@ -8,7 +8,7 @@ from typing import Any
 
 from ....compiler.emit.conformance.measure import Case
 from . import one_op_graphs as makers
-from .one_op_graphs import Made
+from .one_op_graphs import GraphAndFeeds
 from .one_op_graphs_integers import attention, integers, linear
 
 TOKENS = (1, 4, 64, 128)
@@ -55,12 +55,12 @@ def _linears(quick: bool) -> Iterator[Case]:
                 yield _case(f"u{activations[4:]}.linear", make, tokens=t, k=k, n=n, **shape)
 
 
-def _wrapped(make: Callable[..., Made]) -> Callable[..., Made]:
+def _wrapped(make: Callable[..., GraphAndFeeds]) -> Callable[..., GraphAndFeeds]:
     return lambda **shape: integers(make(**shape))
 
 
 def _decoder(quick: bool) -> Iterator[Case]:
-    def norm(heads: int, epsilon: float = 1e-6) -> Callable[..., Made]:
+    def norm(heads: int, epsilon: float = 1e-6) -> Callable[..., GraphAndFeeds]:
         return _wrapped(lambda rows, size: makers.norm("RMSNormalization", heads, rows, size, epsilon))
 
     for t in TOKENS:

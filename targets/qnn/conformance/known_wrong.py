@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from ....compiler.emit.conformance.measure import Case
 from ..lower.builder import CONTRIB
-from .one_op_graphs import FEW_TOKENS, Made, Sketch
+from .one_op_graphs import FEW_TOKENS, GraphAndFeeds, Sketch
 
 _F16 = ir.DataType.FLOAT16
 
@@ -26,14 +26,14 @@ def known_wrong(quick: bool = False) -> Iterator[Case]:
         yield Case("raw.lookup_quantized", (("tokens", tokens),), lambda t=tokens: _lookup(t), raw=True)
 
 
-def _rms_rank4(tokens: int, size: int) -> Made:
+def _rms_rank4(tokens: int, size: int) -> GraphAndFeeds:
     g = Sketch(_F16)
     shape = (1, tokens, 8, size)
     gain = g.const("gain", g.rng.uniform(0.5, 1.5, size).astype(np.float16))
     return g.done(g.op("RMSNormalization", g.input("x", *shape), gain, shape=shape, axis=-1, epsilon=1e-6))
 
 
-def _rotary_contrib(tokens: int) -> Made:
+def _rotary_contrib(tokens: int) -> GraphAndFeeds:
     g = Sketch(_F16)
     angle = np.outer(np.arange(tokens), 10000.0 ** (-np.arange(32) / 32))
     x = g.input("x", 1, 8, tokens, 64)
@@ -42,18 +42,18 @@ def _rotary_contrib(tokens: int) -> Made:
     return g.done(g.op("RotaryEmbedding", x, ids, cos, sin, shape=(1, 8, tokens, 64), domain=CONTRIB))
 
 
-def _matmul_5d(tokens: int) -> Made:
+def _matmul_5d(tokens: int) -> GraphAndFeeds:
     g = Sketch(_F16)
     a, b = g.input("a", 1, 2, 4, tokens, 32), g.input("b", 1, 2, 1, 32, 64)
     return g.done(g.op("MatMul", a, b, shape=(1, 2, 4, tokens, 64)))
 
 
-def _erf(tokens: int) -> Made:
+def _erf(tokens: int) -> GraphAndFeeds:
     g = Sketch(_F16)
     return g.done(g.op("Erf", g.input("x", 1, tokens, 64), shape=(1, tokens, 64)))
 
 
-def _lookup(tokens: int) -> Made:
+def _lookup(tokens: int) -> GraphAndFeeds:
     g = Sketch(_F16)
     table = g.const("table", g.rng.integers(0, 256, (64, 32)).astype(np.uint8))
     ids = g.input("ids", values=g.rng.integers(0, 64, (1, tokens)).astype(np.int64))

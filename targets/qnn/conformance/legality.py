@@ -7,17 +7,17 @@ from collections.abc import Iterable, Iterator
 from ....compiler.diagnostics.diagnostic import Diagnostic, PlanError
 from ....compiler.emit.conformance.legality import Legality
 from ....compiler.emit.conformance.op_class import Use
-from ....compiler.emit.conformance.table import Table
+from ....compiler.emit.conformance.table import ConformanceTable
 from ..lower.op_classes import CLASSES
 from .table import table as own_table
 
 
-def legality(arch: int, table: Table | None = None) -> Legality:
+def legality(arch: int, table: ConformanceTable | None = None) -> Legality:
     """The judge of uses on one architecture, by the package's table unless another is given."""
     return Legality(f"v{arch}", (table or own_table()).rows, CLASSES)
 
 
-def check_uses(uses: Iterable[Use], arch: int, table: Table | None = None) -> None:
+def check_uses(uses: Iterable[Use], arch: int, table: ConformanceTable | None = None) -> None:
     """Raise a PlanError that names every use that is not known to be right."""
     judge = legality(arch, table)
     found: dict[tuple[str, str], Diagnostic] = {}

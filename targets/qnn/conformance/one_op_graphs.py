@@ -14,7 +14,7 @@ from ..lower.builder import CONTRIB
 
 FEW_TOKENS = (1, 4, 16, 128)
 _F32 = ir.DataType.FLOAT
-Made = tuple[ir.Model, dict[str, np.ndarray]]  # a graph and its feeds
+GraphAndFeeds = tuple[ir.Model, dict[str, np.ndarray]]  # a graph and its feeds
 
 
 class Sketch:
@@ -28,6 +28,7 @@ class Sketch:
         self.initializers: list[ir.Value] = []
 
     def input(self, name: str, *shape: int, values: np.ndarray | None = None) -> ir.Value:
+        """A graph input and its feed: `values`, or normally distributed ones, rounded to fp16."""
         if values is None:
             values = self.rng.standard_normal(shape)
         if values.dtype.kind == "f":
@@ -38,6 +39,7 @@ class Sketch:
         return self.inputs[-1]
 
     def const(self, name: str, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
+        """A constant; `dtype` gives a narrow integer type that numpy lacks."""
         if dtype is not None:  # int4 and friends
             array = array.astype(dtype.numpy())
         weight: Weight = from_array(name, array)
@@ -55,6 +57,7 @@ class Sketch:
         outputs: int = 1,
         **attrs: Any,
     ) -> ir.Value:
+        """A node with one output of `shape` (and `outputs` - 1 more); its first output is returned."""
         domain = attrs.pop("domain", "")
         made = [ir.Value(name=f"{name}.{i}", type=ir.TensorType(self.dtype)) for i in range(outputs)]
         made[0].shape = ir.Shape(shape)
@@ -62,7 +65,8 @@ class Sketch:
         self.nodes.append(ir.Node(domain, kind, inputs, attributes, outputs=made, name=name))
         return made[0]
 
-    def done(self, *outputs: ir.Value) -> Made:
+    def done(self, *outputs: ir.Value) -> GraphAndFeeds:
+        """The model with these outputs, and the feeds."""
         for index, value in enumerate(outputs):
             value.name = value.name if (value.name or "").startswith("past_") else f"y{index}"
         graph = ir.Graph(
@@ -72,7 +76,7 @@ class Sketch:
         return ir.Model(graph, ir_version=11), self.feeds
 
 
-def nbits(tokens: int, k: int, n: int, bits: int, block: int | str, symmetric: bool) -> Made:
+def nbits(tokens: int, k: int, n: int, bits: int, block: int | str, symmetric: bool) -> GraphAndFeeds:
     """A quantised linear in the form the quantize pass leaves; block "channel": one scale per output.
 
     Symmetric scales of four bits are of both signs, as the clip search makes them (passes/solve/integer_grid.py).
@@ -94,14 +98,15 @@ def nbits(tokens: int, k: int, n: int, bits: int, block: int | str, symmetric: b
     return g.done(g.op("MatMul", g.input("x", 1, tokens, k), turned, shape=(1, tokens, n)))
 
 
-def matmul(tokens: int, k: int, n: int) -> Made:
+def matmul(tokens: int, k: int, n: int) -> GraphAndFeeds:
+    """A float linear, x [1, tokens, k] and weight [n, k], as the decoder's graph has it."""
     g = Sketch()
     w = g.const("op.weight", (g.rng.standard_normal((n, k)) / math.sqrt(k)).astype(np.float32))
     turned = g.op("Transpose", w, shape=(k, n), name="op.transpose", perm=[1, 0])
     return g.done(g.op("MatMul", g.input("x", 1, tokens, k), turned, shape=(1, tokens, n)))
 
 
-def norm(kind: str, heads: int, rows: int, size: int, epsilon: float = 1e-6) -> Made:
+def norm(kind: str, heads: int, rows: int, size: int, epsilon: float = 1e-6) -> GraphAndFeeds:
     """`heads` > 1: over the last axis of [1,S,heads,size], as q and k norms are."""
     g = Sketch()
     shape = (1, rows // heads, heads, size) if heads > 1 else (1, rows, size)
@@ -111,7 +116,8 @@ def norm(kind: str, heads: int, rows: int, size: int, epsilon: float = 1e-6) -> 
     return g.done(g.op(kind, g.input("x", *shape), *gains, shape=shape, axis=-1, epsilon=epsilon))
 
 
-def rotary(tokens: int, heads: int, head_dim: int, turned: bool) -> Made:
+def rotary(tokens: int, heads: int, head_dim: int, turned: bool) -> GraphAndFeeds:
+    """RotaryEmbedding of x [1, heads, tokens, head_dim]; `turned`: of all channels, else of the first half."""
     g = Sketch()
     half = head_dim // 2 if turned else head_dim // 4
     angle = np.outer(np.arange(tokens) + 3, 10000.0 ** (-np.arange(half) / half))[None]
@@ -121,7 +127,9 @@ def rotary(tokens: int, heads: int, head_dim: int, turned: bool) -> Made:
     return g.done(g.op("RotaryEmbedding", x, cos, sin, shape=(1, heads, tokens, head_dim), **attrs))
 
 
-def attention(tokens: int, context: int, heads: int, kv_heads: int, head_dim: int, cache: bool, mask: bool) -> Made:
+def attention(
+    tokens: int, context: int, heads: int, kv_heads: int, head_dim: int, cache: bool, mask: bool
+) -> GraphAndFeeds:
     """Half of the cache is filled; the rest is masked and holds large values, as uninitialised memory would."""
     g = Sketch()
     past = context - tokens
@@ -143,40 +151,46 @@ def attention(tokens: int, context: int, heads: int, kv_heads: int, head_dim: in
     return g.done(y)
 
 
-def swish(rank: int, elements: int) -> Made:
+def swish(rank: int, elements: int) -> GraphAndFeeds:
+    """Swish of a tensor of that rank."""
     g = Sketch()
     shape = spread(rank, elements)
     return g.done(g.op("Swish", g.input("x", *shape), shape=shape))
 
 
-def embedding(tokens: int, vocab: int, size: int) -> Made:
+def embedding(tokens: int, vocab: int, size: int) -> GraphAndFeeds:
+    """Gather of `tokens` rows of a float table [vocab, size]."""
     g = Sketch()
     table = g.const("op.weight", g.rng.standard_normal((vocab, size)).astype(np.float16).astype(np.float32))
     ids = g.input("ids", values=g.rng.integers(0, vocab, (1, tokens)).astype(np.int32))
     return g.done(g.op("Gather", table, ids, shape=(1, tokens, size), axis=0))
 
 
-def softmax(rank: int, rows: int, size: int) -> Made:
+def softmax(rank: int, rows: int, size: int) -> GraphAndFeeds:
+    """Softmax over the last axis, of `size`."""
     g = Sketch()
     shape = (*spread(rank - 1, rows), size)
     return g.done(g.op("Softmax", g.input("x", *shape), shape=shape, axis=-1))
 
 
-def unary(kind: str, rank: int, elements: int, **attributes: Any) -> Made:
+def unary(kind: str, rank: int, elements: int, **attributes: Any) -> GraphAndFeeds:
+    """An elementwise op of one operand; Sqrt gets positive values."""
     g = Sketch()
     shape = spread(rank, elements)
     x = g.input("x", values=np.abs(g.rng.standard_normal(shape)) + 0.1) if kind == "Sqrt" else g.input("x", *shape)
     return g.done(g.op(kind, x, shape=shape, **attributes))
 
 
-def binary(kind: str, rank: int, elements: int) -> Made:
+def binary(kind: str, rank: int, elements: int) -> GraphAndFeeds:
+    """An elementwise op of two operands of one shape; Div gets a second operand far from 0."""
     g = Sketch()
     shape = spread(rank, elements)
     b = g.input("b", values=np.abs(g.rng.standard_normal(shape)) + 0.5) if kind == "Div" else g.input("b", *shape)
     return g.done(g.op(kind, g.input("a", *shape), b, shape=shape))
 
 
-def product(rank: int, m: int, k: int, n: int) -> Made:
+def product(rank: int, m: int, k: int, n: int) -> GraphAndFeeds:
+    """MatMul of two activations, [.., m, k] and [.., k, n]."""
     g = Sketch()
     lead = (1, 2)[4 - rank :]
     return g.done(g.op("MatMul", g.input("a", *lead, m, k), g.input("b", *lead, k, n), shape=(*lead, m, n)))
@@ -191,7 +205,7 @@ def conv(
     pads: tuple[int, int, int, int],
     dilation: int = 1,
     groups: int = 1,
-) -> Made:
+) -> GraphAndFeeds:
     """A convolution whose output is [1, channels, size, size]."""
     g = Sketch()
     per = inputs // groups
@@ -225,7 +239,7 @@ def pool(
     dilation: int = 1,
     ceil: bool = False,
     include: bool = False,
-) -> Made:
+) -> GraphAndFeeds:
     """A pooling whose output is [1, channels, size, size], of values around 3: a border that counts shows."""
     g = Sketch()
     inside = _inside(size, kernel, stride, pads, dilation, ceil)
@@ -238,20 +252,23 @@ def pool(
     return g.done(g.op(kind, x, shape=(1, channels, size, size), **attributes))
 
 
-def global_pool(channels: int, inside: int) -> Made:
+def global_pool(channels: int, inside: int) -> GraphAndFeeds:
+    """GlobalAveragePool of [1, channels, inside, inside], of values around 3."""
     g = Sketch()
     x = g.input("x", values=g.rng.standard_normal((1, channels, inside, inside)) + 3)
     return g.done(g.op("GlobalAveragePool", x, shape=(1, channels, 1, 1)))
 
 
-def transpose(perm: str, elements: int) -> Made:
+def transpose(perm: str, elements: int) -> GraphAndFeeds:
+    """Transpose by `perm`, written as digits ("0213")."""
     g = Sketch()
     axes = [int(axis) for axis in perm]
     shape = spread(len(axes), elements)
     return g.done(g.op("Transpose", g.input("x", *shape), shape=[shape[a] for a in axes], perm=axes))
 
 
-def concat(rank: int, axis: int, elements: int) -> Made:
+def concat(rank: int, axis: int, elements: int) -> GraphAndFeeds:
+    """Concat of two tensors of `elements` / 2 values each."""
     g = Sketch()
     shape = list(spread(rank, elements // 2))
     a, b = g.input("a", *shape), g.input("b", *shape)
@@ -259,7 +276,7 @@ def concat(rank: int, axis: int, elements: int) -> Made:
     return g.done(g.op("Concat", a, b, shape=shape, axis=axis))
 
 
-def slice_(rank: int, elements: int, axis: int = -1, step: int = 1) -> Made:
+def slice_(rank: int, elements: int, axis: int = -1, step: int = 1) -> GraphAndFeeds:
     """The first half of an axis of twice `elements`, or every second of it."""
     g = Sketch()
     axis %= rank
@@ -270,21 +287,24 @@ def slice_(rank: int, elements: int, axis: int = -1, step: int = 1) -> Made:
     return g.done(g.op("Slice", g.input("x", *shape), *bounds, shape=spread(rank, elements)))
 
 
-def clip(rank: int, elements: int) -> Made:
+def clip(rank: int, elements: int) -> GraphAndFeeds:
+    """Clip to -0.5 and 0.75."""
     g = Sketch()
     shape = spread(rank, elements)
     low, high = (g.const(name, np.array(v, np.float32)) for name, v in (("low", -0.5), ("high", 0.75)))
     return g.done(g.op("Clip", g.input("x", *shape), low, high, shape=shape))
 
 
-def reduce_mean(rank: int, elements: int, keepdims: int = 1) -> Made:
+def reduce_mean(rank: int, elements: int, keepdims: int = 1) -> GraphAndFeeds:
+    """ReduceMean over the last axis."""
     g = Sketch()
     shape = spread(rank, elements)
     x, left = g.input("x", *shape), (*shape[:-1], 1) if keepdims else shape[:-1]
     return g.done(g.op("ReduceMean", x, g.const("axes", np.array([-1])), shape=left, keepdims=keepdims))
 
 
-def reshape(rank: int) -> Made:
+def reshape(rank: int) -> GraphAndFeeds:
+    """Reshape of [1, 8, 512] to a tensor of that rank."""
     g = Sketch()
     shape = spread(rank, 4096)
     x = g.input("x", 1, 8, 512)

@@ -15,13 +15,13 @@ from ....compiler.ir.activation_encodings import SCORES, Encoding, insert
 from ....compiler.ir.weight_format import FORMAT, TWO_LEVEL, WeightFormat
 from ....compiler.oracle.oracle import run
 from . import one_op_graphs as makers
-from .one_op_graphs import Made, Sketch
+from .one_op_graphs import GraphAndFeeds, Sketch
 
 ROOM = 1.1  # as calibration leaves it
 _FREE = ("cos", "sin", "attention_mask")  # these get their encoding from the emitter
 
 
-def integers(made: Made, dtype: str = "uint16", cache: str = "int16") -> Made:
+def integers(made: GraphAndFeeds, dtype: str = "uint16", cache: str = "int16") -> GraphAndFeeds:
     """`made` with a pair on every float input and output; `cache` for K/V."""
     model, feeds = made
     outputs = run(model, feeds)
@@ -56,7 +56,7 @@ def _scores(feeds: dict[str, np.ndarray], scale: float) -> tuple[float, float]:
     return float(scores.min()), float(scores.max())
 
 
-def linear(tokens: int, k: int, n: int, weights: str, format: str, block: int, activations: str) -> Made:
+def linear(tokens: int, k: int, n: int, weights: str, format: str, block: int, activations: str) -> GraphAndFeeds:
     """A linear in one of the formats of `linear_integers.py`; int16 stands for a float weight."""
     if weights == "int16":
         return integers(makers.matmul(tokens, k, n), activations)
@@ -80,5 +80,6 @@ def linear(tokens: int, k: int, n: int, weights: str, format: str, block: int, a
     return integers(made, activations)
 
 
-def attention(tokens: int, context: int, heads: int, kv_heads: int, head_dim: int, kv: str) -> Made:
+def attention(tokens: int, context: int, heads: int, kv_heads: int, head_dim: int, kv: str) -> GraphAndFeeds:
+    """Attention as in float, every tensor in uint16; the cache in the type `kv`."""
     return integers(makers.attention(tokens, context, heads, kv_heads, head_dim, True, True), "uint16", kv)

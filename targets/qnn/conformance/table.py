@@ -11,11 +11,11 @@ TABLE = Path(__file__).with_name("table.json")
 
 
 @functools.cache
-def table() -> tables.Table:
+def table() -> tables.ConformanceTable:
     """The table of the package."""
-    return tables.Table.load(TABLE)
+    return tables.ConformanceTable.load(TABLE)
 
 
-def load_reports() -> list[tables.Report]:
+def load_reports() -> list[tables.DeviceReport]:
     """The reports alone: what the plan's checker reads, in a few milliseconds."""
     return tables.load_reports(TABLE)
