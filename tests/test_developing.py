@@ -1,4 +1,4 @@
-"""docs/developing: the index leads to pages, the paths they name exist, and what they quote is in the tree word for word."""
+"""docs/developing: the index leads to pages, named paths exist, and quotes are in the tree word for word."""
 
 from __future__ import annotations
 
