@@ -18,7 +18,7 @@ from ..compiler.diagnostics.diagnostic import Diagnostic, PlanError
 from ..compiler.ir.levels import Level
 from ..compiler.ir.weight_format import TWO_LEVEL, WeightFormat
 from ..compiler.pipeline.demands import Demands
-from ..compiler.pipeline.pass_interface import Pass, Relative, Scope, Tolerance
+from ..compiler.pipeline.pass_interface import Pass, Scope, Tolerance
 from ..compiler.plan.parameters import param
 from .quantization.blocks import BLOCKS, indivisible, unmet
 
@@ -117,7 +117,7 @@ class Quantize(Pass):
         # calibrated methods are best on their text, not on the random inputs they are checked with
         noise = 3 if self.method in ("rtn", "mse", "hqq") else 6
         bound = noise * _STEP[weights] * spread + _ACTIVATIONS[self.activations]
-        return Relative(bound, f"{weights} weights, {self.activations} activations")
+        return Tolerance(bound, f"{weights} weights, {self.activations} activations")
 
     def demands(self) -> Demands:
         """Formats as written (all candidates of `auto`); what reads calibration text or computes with torch."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from ..compiler.ir.levels import Level
-from ..compiler.pipeline.pass_interface import Pass, Relative, Scope, Tolerance
+from ..compiler.pipeline.pass_interface import Pass, Scope, Tolerance
 from ..compiler.plan.parameters import param
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Rotate(Pass):
     @property
     def tolerance(self) -> Tolerance:
         """Rotated weights are rounded to float32 once more."""
-        return Relative(1e-4, "weights rotated in float64, stored in float32")
+        return Tolerance(1e-4, "weights rotated in float64, stored in float32")
 
     @property
     def moves_cache(self) -> bool:

@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from edgec.compiler.pipeline.pass_interface import EXACT as EXACT
     from edgec.compiler.pipeline.pass_interface import FiguresTable as FiguresTable
     from edgec.compiler.pipeline.pass_interface import Pass as Pass
-    from edgec.compiler.pipeline.pass_interface import Relative as Relative
     from edgec.compiler.pipeline.pass_interface import Scope as Scope
     from edgec.compiler.pipeline.pass_interface import Tolerance as Tolerance
     from edgec.compiler.plan.devices import Device as Device
@@ -75,7 +74,7 @@ _NAMES = {
     "pipeline.demands": "Demands",
     "pipeline.graphsurgeon": "graphsurgeon_pass",
     "pipeline.pass_check": "CheckFailed run_and_check",
-    "pipeline.pass_interface": "EXACT FiguresTable Pass Relative Scope Tolerance",
+    "pipeline.pass_interface": "EXACT FiguresTable Pass Scope Tolerance",
     "plan.devices": "Device",
     "plan.parameters": "Pattern param",
     "sources.source": "Outline Source",

@@ -6,7 +6,7 @@
         ...
         return count                      # or the changed graph, or nothing: then the graphs are compared
 
-    @graphsurgeon_pass(tolerance=Relative(1e-5))
+    @graphsurgeon_pass(tolerance=Tolerance(1e-5))
     def fold(graph: gs.Graph, scope: Scope, *, factor: float = param(2.0, doc="…")) -> int: ...
 
 Keyword-only arguments made by `param` are the plan's parameters; a function that takes `scope` gets it, and its plan

@@ -4,7 +4,7 @@
     class FoldScale(Pass):
         name = "fold_scale"
         takes = (Level.SEMANTIC,)
-        tolerance = Relative(1e-5)
+        tolerance = Tolerance(1e-5)
 
         def run(self, module: Module, scope: Scope) -> int: ...   # how many changes
 
@@ -37,11 +37,6 @@ class Tolerance:
 
 
 EXACT = Tolerance(0.0)
-
-
-def Relative(bound: float, why: str = "") -> Tolerance:
-    """A bound relative to the largest magnitude of each output."""
-    return Tolerance(bound, why)
 
 
 @dataclass(frozen=True)

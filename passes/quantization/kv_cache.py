@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from ...compiler.diagnostics.diagnostic import fail
 from ...compiler.ir.levels import Level
 from ...compiler.pipeline.demands import Demands
-from ...compiler.pipeline.pass_interface import Pass, Relative, Scope, Tolerance
+from ...compiler.pipeline.pass_interface import Pass, Scope, Tolerance
 from ...compiler.plan.parameters import param
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class KvCache(Pass):
     @property
     def tolerance(self) -> Tolerance:
         """Half a step of 255 in each key and value, and random inputs go beyond the calibrated ranges."""
-        return Relative(0.3, f"{self.type} cache")
+        return Tolerance(0.3, f"{self.type} cache")
 
     @property
     def moves_cache(self) -> bool:

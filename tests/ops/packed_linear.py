@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from edgec.compiler.ir.levels import Level
 from edgec.compiler.ir.ops.op_definition import Example, OpDefinition
-from edgec.compiler.pipeline.pass_interface import Pass, Relative, Tolerance
+from edgec.compiler.pipeline.pass_interface import Pass, Tolerance
 
 BODY = """PackedLinear <block_size: int = 32> (x, packed, scale) => (y)
 {
@@ -120,7 +120,7 @@ class PackLinears(Pass):
 
     @property
     def tolerance(self) -> Tolerance:
-        return Relative(1e-4, "the sums are in another order")
+        return Tolerance(1e-4, "the sums are in another order")
 
     def run(self, module, scope):
         import onnx_ir as ir

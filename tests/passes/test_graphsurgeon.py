@@ -15,7 +15,7 @@ from edgec.compiler.ir.weights import Weight, from_array
 from edgec.compiler.oracle.compare import errors
 from edgec.compiler.pipeline.graphsurgeon import graphsurgeon_pass
 from edgec.compiler.pipeline.pass_check import CheckFailed, from_text, run_and_check
-from edgec.compiler.pipeline.pass_interface import Relative, Scope
+from edgec.compiler.pipeline.pass_interface import Scope, Tolerance
 from edgec.compiler.plan.parameters import param, parameters
 from edgec.compiler.registry import pass_fault
 
@@ -38,7 +38,7 @@ def drop_identity(graph: gs.Graph) -> int:
     return len(found)
 
 
-@graphsurgeon_pass(name="fold_scale", tolerance=Relative(1e-5))
+@graphsurgeon_pass(name="fold_scale", tolerance=Tolerance(1e-5))
 def fold(graph: gs.Graph, scope: Scope, *, largest: float = param(4.0, doc="scales above are left alone")) -> int:
     """Fold a Mul into the weight before it."""
     count = 0

@@ -15,7 +15,7 @@ COARSEN = '''\
 from dataclasses import dataclass
 
 from edgec.compiler.ir.levels import Level
-from edgec.compiler.pipeline.pass_interface import Pass, Relative
+from edgec.compiler.pipeline.pass_interface import Pass, Tolerance
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Coarsen(Pass):
     name = "coarsen"
     takes = {takes}
     selects = False
-    tolerance = Relative(0.6)
+    tolerance = Tolerance(0.6)
 
     def run(self, module, scope):
         from edgec.compiler.ir.weights import from_array

@@ -14,7 +14,7 @@ from edgec.compiler.ir.module import Module
 from edgec.compiler.ir.weights import from_array
 from edgec.compiler.oracle.compare import random_feeds, relative_error
 from edgec.compiler.pipeline.pass_check import CheckFailed, from_text, run_and_check
-from edgec.compiler.pipeline.pass_interface import Pass, Relative, Scope, Tolerance
+from edgec.compiler.pipeline.pass_interface import Pass, Scope, Tolerance
 from edgec.passes.quantize import Quantize
 
 TEXT = """<ir_version: 10, opset_import: ["" : 21]>
@@ -32,7 +32,7 @@ class Does(Pass):
 
     @property
     def tolerance(self) -> Tolerance:
-        return Relative(self.claims)
+        return Tolerance(self.claims)
 
     def run(self, module: Module, scope: Scope) -> int:
         return self.what(module)
@@ -137,7 +137,7 @@ def test_a_level_it_does_not_take() -> None:
 
 
 def test_a_broken_quantisation_goes_red(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Quantize, "tolerance", Relative(1e-6))
+    monkeypatch.setattr(Quantize, "tolerance", Tolerance(1e-6))
     text = TEXT.replace("{ a = Mul(x, s)", "{ t = MatMul(x, w) a = Mul(t, s)").replace(
         "4.0}>", f"4.0}}, float[4,4] w = {{{', '.join(f'0.{i}' for i in range(10, 26))}}}>"
     )

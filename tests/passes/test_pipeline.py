@@ -13,7 +13,7 @@ from edgec.compiler.diagnostics.diagnostic import EdgecError, render
 from edgec.compiler.ir.levels import Level
 from edgec.compiler.ir.module import DEVICE_KEY, Module
 from edgec.compiler.ir.weights import from_array
-from edgec.compiler.pipeline.pass_interface import Pass, Relative, Scope, Tolerance
+from edgec.compiler.pipeline.pass_interface import Pass, Scope, Tolerance
 from edgec.compiler.pipeline.run_steps import PipelineOptions, order_problems, run_pipeline
 from edgec.passes.bucket import Bucket
 from edgec.passes.place import Place
@@ -30,7 +30,7 @@ class Scale(Pass):
 
     @property
     def tolerance(self) -> Tolerance:
-        return Relative(self.claims)
+        return Tolerance(self.claims)
 
     def run(self, module: Module, scope: Scope) -> int:
         value = module.main.graph.initializers["norm.weight"]

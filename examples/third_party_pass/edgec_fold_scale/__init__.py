@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edgec.api import Level, Pass, Relative, Scope, Tolerance, param
+from edgec.api import Level, Pass, Scope, Tolerance, param
 
 if TYPE_CHECKING:
     from edgec.api import Module
@@ -29,7 +29,7 @@ class FoldOutputScale(Pass):
 
     @property
     def tolerance(self) -> Tolerance:
-        return Relative(1e-5, "one rounding moves from the activation to the weight")
+        return Tolerance(1e-5, "one rounding moves from the activation to the weight")
 
     def run(self, module: Module, scope: Scope) -> int:
         """Return how many Mul nodes were folded."""
