@@ -21,6 +21,17 @@ if TYPE_CHECKING:
     from edgec.compiler.diagnostics.diagnostic import fail as fail
     from edgec.compiler.emit.capabilities import Capabilities as Capabilities
     from edgec.compiler.emit.capabilities import Refusal as Refusal
+    from edgec.compiler.emit.conformance.legality import Legality as Legality
+    from edgec.compiler.emit.conformance.measure import Bench as Bench
+    from edgec.compiler.emit.conformance.measure import Bounds as Bounds
+    from edgec.compiler.emit.conformance.measure import Case as Case
+    from edgec.compiler.emit.conformance.measure import run_bench as run_bench
+    from edgec.compiler.emit.conformance.measure import verdict_of as verdict_of
+    from edgec.compiler.emit.conformance.op_class import ClassRule as ClassRule
+    from edgec.compiler.emit.conformance.op_class import Use as Use
+    from edgec.compiler.emit.conformance.table import ConformanceTable as ConformanceTable
+    from edgec.compiler.emit.conformance.table import DeviceReport as DeviceReport
+    from edgec.compiler.emit.conformance.table import Row as Row
     from edgec.compiler.emit.engine_protocols import GraphSession as GraphSession
     from edgec.compiler.emit.engine_protocols import LanguageModel as LanguageModel
     from edgec.compiler.emit.part import Part as Part
@@ -31,9 +42,13 @@ if TYPE_CHECKING:
     from edgec.compiler.ir.decoder_arch import DecoderArch as DecoderArch
     from edgec.compiler.ir.levels import Level as Level
     from edgec.compiler.ir.linears import Linear as Linear
+    from edgec.compiler.ir.linears import QuantizedWeight as QuantizedWeight
     from edgec.compiler.ir.linears import as_linear as as_linear
     from edgec.compiler.ir.linears import linears as linears
     from edgec.compiler.ir.module import Module as Module
+    from edgec.compiler.ir.ops.op_definition import Cost as Cost
+    from edgec.compiler.ir.ops.op_definition import OpDefinition as OpDefinition
+    from edgec.compiler.ir.ops.op_definition import OpExample as OpExample
     from edgec.compiler.ir.save import save_graphs as save_graphs
     from edgec.compiler.ir.weight_format import WeightFormat as WeightFormat
     from edgec.compiler.ir.weights import Weight as Weight
@@ -44,6 +59,7 @@ if TYPE_CHECKING:
     from edgec.compiler.oracle.compare import relative_error as relative_error
     from edgec.compiler.pipeline.demands import Demands as Demands
     from edgec.compiler.pipeline.graphsurgeon import graphsurgeon_pass as graphsurgeon_pass
+    from edgec.compiler.pipeline.op_check import check_op as check_op
     from edgec.compiler.pipeline.pass_check import CheckFailed as CheckFailed
     from edgec.compiler.pipeline.pass_check import run_and_check as run_and_check
     from edgec.compiler.pipeline.pass_interface import EXACT as EXACT
@@ -60,19 +76,25 @@ if TYPE_CHECKING:
 _NAMES = {
     "diagnostics.diagnostic": "Diagnostic EngineError Label PlanError Span fail",
     "emit.capabilities": "Capabilities Refusal",
+    "emit.conformance.legality": "Legality",
+    "emit.conformance.measure": "Bench Bounds Case run_bench verdict_of",
+    "emit.conformance.op_class": "ClassRule Use",
+    "emit.conformance.table": "ConformanceTable DeviceReport Row",
     "emit.engine_protocols": "GraphSession LanguageModel",
     "emit.part": "Part",
     "emit.target": "CheckRequest EmitJob Emission Target",
     "ir.decoder_arch": "DecoderArch",
     "ir.levels": "Level",
-    "ir.linears": "Linear as_linear linears",
+    "ir.linears": "Linear QuantizedWeight as_linear linears",
     "ir.module": "Module",
+    "ir.ops.op_definition": "Cost OpDefinition OpExample",
     "ir.save": "save_graphs",
     "ir.weight_format": "WeightFormat",
     "ir.weights": "Weight derive from_array from_file",
     "oracle.compare": "random_feeds relative_error",
     "pipeline.demands": "Demands",
     "pipeline.graphsurgeon": "graphsurgeon_pass",
+    "pipeline.op_check": "check_op",
     "pipeline.pass_check": "CheckFailed run_and_check",
     "pipeline.pass_interface": "EXACT FiguresTable Pass Scope Tolerance",
     "plan.devices": "Device",

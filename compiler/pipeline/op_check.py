@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx_ir as ir
 
-    from ..ir.ops.op_definition import Example, OpDefinition
+    from ..ir.ops.op_definition import OpDefinition, OpExample
 
 
 def check_op(definition: OpDefinition, bound: float = 1e-5) -> None:
@@ -57,7 +57,7 @@ def _own_node(definition: OpDefinition, model: ir.Model) -> ir.Node:
     return nodes[0]
 
 
-def _in_torch(example: Example) -> dict[str, np.ndarray]:
+def _in_torch(example: OpExample) -> dict[str, np.ndarray]:
     import torch
 
     from ..calibration.torch_graph import Constants, run
@@ -81,7 +81,7 @@ def _check_file(definition: OpDefinition, model: ir.Model) -> None:
 
 
 def _compare(
-    definition: OpDefinition, what: str, got: Mapping[str, np.ndarray], example: Example, bound: float
+    definition: OpDefinition, what: str, got: Mapping[str, np.ndarray], example: OpExample, bound: float
 ) -> None:
     from ..oracle.compare import relative_error
 

@@ -7,10 +7,7 @@ import json
 import numpy as np
 import onnx_ir as ir
 import pytest
-from edgec.compiler.emit.conformance.legality import Legality
-from edgec.compiler.emit.conformance.measure import Bounds, Case, main, verdict_of
-from edgec.compiler.emit.conformance.op_class import ClassRule, Use
-from edgec.compiler.emit.conformance.table import ConformanceTable, Row
+from edgec.api import Bounds, Case, ClassRule, ConformanceTable, Legality, Row, Use, run_bench, verdict_of
 from edgec.compiler.oracle.oracle import run
 
 RULE = ClassRule(frozenset({"rows", "alpha"}), {"Softmax": {"axis": "only the last"}})
@@ -85,7 +82,7 @@ def bench(tmp_path):
 
 
 def measured(bench, *arguments):
-    assert main(bench, "toy", list(arguments)) == 0
+    assert run_bench(bench, "toy", list(arguments)) == 0
     return ConformanceTable.load(bench.table)
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgec.compiler.ir.levels import Level
-from edgec.compiler.ir.ops.op_definition import Example, OpDefinition
-from edgec.compiler.pipeline.pass_interface import Pass, Tolerance
+from edgec.api import Level, OpDefinition, OpExample, Pass, Tolerance
 
 BODY = """PackedLinear <block_size: int = 32> (x, packed, scale) => (y)
 {
@@ -87,7 +85,7 @@ class PackedLinear(OpDefinition):
         model = ir.Model(graph, ir_version=11)
         constants = [_constant(graph, "packed", pack(q)), _constant(graph, "scale", scale)]
         graph.append(self.node(model, "linear", [graph.inputs[0], *constants], graph.outputs[0], block_size=16))
-        return Example(model, {"x": x}, {"y": y.astype(np.float32)})
+        return OpExample(model, {"x": x}, {"y": y.astype(np.float32)})
 
 
 def pack(q):

@@ -1,6 +1,6 @@
 """Measure a conformance table: run every case of a target on its engine against the oracle and keep the rows.
 
-A target gives a `Bench`: its cases, how one is run, and where its table is. `main` is the command line of all of them:
+A target gives a `Bench`: its cases, how one is run, and where its table is. `run_bench` is the command line of all:
 
     python -m TARGET.conformance [--on PLACE] [--quick] [--missing] [--only NAME] [--output FILE] [--summary]
 
@@ -150,7 +150,7 @@ def _keep(
     table.save(output)
 
 
-def main(bench: Bench, prog: str, arguments: Sequence[str] | None = None) -> int:
+def run_bench(bench: Bench, prog: str, arguments: Sequence[str] | None = None) -> int:
     """The command line of a bench: measure one place, or print what the table says."""
     parser = argparse.ArgumentParser(prog=prog)
     parser.add_argument("--on", "--arch", default=bench.places[0], choices=bench.places, help="where it is run")

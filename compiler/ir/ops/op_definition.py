@@ -40,7 +40,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Example:
+class OpExample:
     """A graph with this op alone, its feeds, and the outputs, computed without the body."""
 
     model: ir.Model
@@ -70,7 +70,7 @@ class OpDefinition:
         n, k = linear.shape[:2]
         return Cost(sum(held), 2 * n * k * rows)
 
-    def example(self) -> Example:
+    def example(self) -> OpExample:
         """A graph of this op alone, on which tests hold body, weight use and calibration against `expected`."""
         raise NotImplementedError(f"the op `{self.name}` has no example")
 

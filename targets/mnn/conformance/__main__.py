@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 
 from ....compiler.diagnostics.diagnostic import EdgecError
-from ....compiler.emit.conformance.measure import main
+from ....compiler.emit.conformance.measure import run_bench
 from .measure import MnnBench
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(MnnBench(), "python -m edgec.targets.mnn.conformance"))
+        sys.exit(run_bench(MnnBench(), "python -m edgec.targets.mnn.conformance"))
     except EdgecError as error:
         sys.exit(str(error))

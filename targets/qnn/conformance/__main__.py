@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 
 from ....compiler.diagnostics.diagnostic import EdgecError
-from ....compiler.emit.conformance.measure import main
+from ....compiler.emit.conformance.measure import run_bench
 from .measure import HtpBench
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(HtpBench(), "python -m edgec.targets.qnn.conformance"))
+        sys.exit(run_bench(HtpBench(), "python -m edgec.targets.qnn.conformance"))
     except EdgecError as error:
         sys.exit(str(error))
