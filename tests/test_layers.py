@@ -8,6 +8,7 @@ import ast
 import tomllib
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,6 +88,52 @@ def forbidden(source: str, path: Path) -> set[str]:
 @pytest.mark.parametrize("path", modules(), ids=str)
 def test_imports_go_one_way(path: Path) -> None:
     assert forbidden((ROOT / path).read_text(encoding="utf-8"), path) == set()
+
+
+def circles(sources: dict[Path, str]) -> list[list[str]]:
+    """Modules of a target's package that import each other; inside functions counts too, annotations alone do not.
+
+    An import under TYPE_CHECKING is left out: a rule that names the class it is handed imports nothing when it runs.
+    """
+    names = {(*path.parts[:-1], *([] if path.stem == "__init__" else [path.stem])): path for path in sources}
+    graph = nx.DiGraph()
+    for name, path in names.items():
+        found = imported(without_types(sources[path]), path)
+        reached = {one if one in names else one[:-1] for one in found} & names.keys() - {name}
+        graph.add_edges_from((".".join(name), ".".join(known)) for known in reached)
+    return [sorted(circle) for circle in nx.strongly_connected_components(graph) if len(circle) > 1]
+
+
+def without_types(source: str) -> str:
+    """A module's text without what stands under `if TYPE_CHECKING`."""
+
+    class Runtime(ast.NodeTransformer):
+        def visit_If(self, node: ast.If) -> ast.AST:
+            types = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+            return ast.Pass() if types else self.generic_visit(node)
+
+    return ast.unparse(Runtime().visit(ast.parse(source)))
+
+
+TARGETS = sorted(path.name for path in (ROOT / "targets").iterdir() if (path / "__init__.py").is_file())
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_target_imports_in_a_circle(target: str) -> None:
+    own = [path for path in modules() if path.parts[:2] == ("targets", target)]
+    assert circles({path: (ROOT / path).read_text(encoding="utf-8") for path in own}) == []
+
+
+def test_a_circle_is_seen() -> None:
+    sources = {
+        Path("targets/t/a.py"): "def f():\n    from .sub.b import g",
+        Path("targets/t/sub/b.py"): "from ..c import h",
+        Path("targets/t/c.py"): "from . import a",
+        Path("targets/t/d.py"): "from . import a",
+    }
+    assert circles(sources) == [["targets.t.a", "targets.t.c", "targets.t.sub.b"]]
+    sources[Path("targets/t/c.py")] = "if TYPE_CHECKING:\n    from . import a"
+    assert circles(sources) == []
 
 
 INNER = [path for path in modules() if path.parts[0] == "compiler" and path.parts[1] not in ("_edgec", "__init__.py")]

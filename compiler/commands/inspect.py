@@ -62,6 +62,7 @@ def _bundle(path: Path) -> dict[str, Any]:
                 "engine": model["engine"],
                 "bytes": model.get("bytes"),
                 "buckets": [bucket["name"] for bucket in model.get("buckets", [])],
+                **_schedule(model.get("buckets", [])),
                 "formats": _count(_format(row) for row in model["weights"]),
             }
             for name, model in data["models"].items()
@@ -74,6 +75,16 @@ def _bundle(path: Path) -> dict[str, Any]:
         "measured": data.get("measured"),
         "files": {name: facts["size"] for name, facts in data["files"].items()},
     }
+
+
+def _schedule(buckets: list[dict[str, Any]]) -> dict[str, Any]:
+    """The lanes, and the pairs of parts that may run at once; the same in every bucket."""
+    from ..bundle.schedule import Schedule
+
+    if not buckets:
+        return {}
+    schedule = Schedule.of_bucket(buckets[0])
+    return {"lanes": {name: list(lane) for name, lane in schedule.lanes.items()}, "overlaps": schedule.overlaps()}
 
 
 def _format(row: dict[str, Any]) -> str:

@@ -62,7 +62,7 @@ class Child:
 
     def call(self, method: str, **kwargs: Any) -> Any:
         """The worker's answer to `method(**kwargs)`; its death, silence and exceptions are an EngineError."""
-        if not self._finalizer.alive:
+        if not self.alive:
             fail("E0990", f"{self.what} was called after it had ended", kind=EngineError)
         try:
             _send(self._socket, (method, kwargs))
@@ -76,6 +76,11 @@ class Child:
         if isinstance(value, EdgecError):
             raise value
         fail("E0992", f"{self.what} failed in `{method}`: {value}{self._tail()}", kind=EngineError)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it takes calls: it has neither been closed nor found dead."""
+        return self._finalizer.alive
 
     def close(self) -> None:
         """End the worker; calling it twice is harmless."""

@@ -1,5 +1,7 @@
 """Emit the NPU parts of one model: all buckets in one context binary, twins in the cache, manifest entries.
 
+A context holds at most 256 graphs; what is more goes, part by part, into further binaries (`_ctx0`, `_ctx1`, …).
+
     <bundle>/<model>/<model>_ctx.bin                 every graph, weights shared; cannot be loaded on the host
     <bundle>/<model>/<model>_ctx.<graph>.onnx        EPContext model of one graph, for ONNX Runtime on the phone
     <bundle>/<model>/genie_config.json               for a decoder that lies on the NPU whole
@@ -14,13 +16,14 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from ...compiler.diagnostics.diagnostic import EngineError, Label, PlanError, fail
+from ...compiler.emit.child_process import Child
 from ...compiler.emit.target import Emission, EmitJob
 from ...compiler.files import cache
 from ...compiler.ir.activation_encodings import Encoding
@@ -29,13 +32,14 @@ from .conformance.legality import check_uses
 from .htp.chip import Chip, tool_versions
 from .htp.compile import Compiled, compile_shared, compile_twin
 from .htp.context_binary import TensorSpec, check_encodings
-from .htp.emulator import QnnEmulator, QnnSession
+from .htp.emulator import QnnSession, open_shared
 from .lower.builder import WeightStore
 from .lower.lower_graphs import lower
 from .lower.lowering import Lowered
 
 TARGET_KIND, TWIN_KIND = "qnn-target", "qnn-twin"
 DATA = "weights.data"
+MOST_GRAPHS = 256  # of one context: 257 fail with QNN_CONTEXT_ERROR_GET_BINARY_FAILED, be they ever so small
 KV = {
     "dtype": "float16",
     "layout": {
@@ -55,31 +59,60 @@ def emit(job: EmitJob) -> Emission:
     with _at_the_deploy_line(job):
         graphs = _lower_parts(job)
         check_uses((use for lowered in graphs.values() for use in lowered.uses), chip.arch)
-        key = store_targets(graphs)
-        job.progress(f"{job.module.name}: compiling {len(graphs)} graphs for v{chip.arch}")
-        folder, name = job.directory / job.folder, f"{job.folder}_ctx"
-        compiled = compile_shared(cache.entry(TARGET_KIND, key), list(graphs), chip, folder, name)
-    job.progress(
-        f"{job.module.name}: {compiled.info.bytes / 1e6:.1f} MB in {compiled.seconds:.1f} s, "
-        f"compiler's peak {compiled.peak_rss / 1e6:.0f} MB"
-    )
-    parts = {}
-    for index, part in enumerate(job.parts):
-        names = {bucket: _graph_name(job, index, bucket) for bucket in part.graphs}
-        parts[part.name] = _entry(job, names, compiled, key, chip, graphs)
+        names = [
+            {bucket: _graph_name(job, index, bucket) for bucket in part.graphs} for index, part in enumerate(job.parts)
+        ]
+        shares = contexts([len(own) for own in names])
+        parts, made = {}, []
+        for number, share in enumerate(shares):
+            file = f"{job.folder}_ctx{number if len(shares) > 1 else ''}"
+            own = {name: graphs[name] for index in share for name in names[index].values()}
+            key, compiled = _compile(job, own, chip, file)
+            made.append(compiled)
+            parts |= {job.parts[i].name: _entry(job, names[i], compiled, key, chip, own) for i in share}
     notes = []
     if job.module.arch is not None:
         from .genie.config import write_config
 
-        reason = write_config(job, compiled)
+        reason = write_config(job, made)
         notes += [f"no genie_config.json for `{job.module.name}`: {reason}"] if reason else []
     float_type = "int16" if any(lowered.encodings for lowered in graphs.values()) else "float16"
-    return Emission("chain", parts, _libraries(chip), notes, _kv(compiled), float_type=float_type)
+    return Emission("chain", parts, _libraries(chip), notes, _kv(made), float_type=float_type)
 
 
-def _kv(compiled: Compiled) -> dict[str, Any]:
+def contexts(graphs: Sequence[int]) -> list[list[int]]:
+    """Which parts share a context: consecutive ones, `graphs` of them being the number of graphs of each part.
+
+    All buckets of a part are in one context, where they share its weights.
+    """
+    shares: list[list[int]] = []
+    room = 0
+    for part, count in enumerate(graphs):
+        if count > room:
+            shares.append([])
+            room = MOST_GRAPHS
+        shares[-1].append(part)
+        room -= count
+    return shares
+
+
+def _compile(job: EmitJob, graphs: Mapping[str, Lowered], chip: Chip, name: str) -> tuple[str, Compiled]:
+    """One context binary of `graphs`; with the key of its target-level graphs in the cache."""
+    key = store_targets(graphs)
+    job.progress(f"{job.module.name}: compiling {len(graphs)} graphs for v{chip.arch}")
+    folder = job.directory / job.folder
+    compiled = compile_shared(cache.entry(TARGET_KIND, key), list(graphs), chip, folder, name)
+    job.progress(
+        f"{job.module.name}: {compiled.info.bytes / 1e6:.1f} MB in {compiled.seconds:.1f} s, "
+        f"compiler's peak {compiled.peak_rss / 1e6:.0f} MB"
+    )
+    return key, compiled
+
+
+def _kv(compiled: Sequence[Compiled]) -> dict[str, Any]:
     """The cache's layout, with the type it has in the graphs; nothing where no part holds one."""
-    held = [s for g in compiled.info.graphs.values() for s in g.inputs if s.name.startswith("past_key_")]
+    graphs = (graph for context in compiled for graph in context.info.graphs.values())
+    held = [spec for graph in graphs for spec in graph.inputs if spec.name.startswith("past_key_")]
     if not held:
         return {}
     kv = {**KV, "dtype": held[0].dtype}
@@ -181,15 +214,18 @@ def _libraries(chip: Chip) -> list[dict[str, str]]:
 
 
 def open_twin(part: Mapping[str, Any], bucket: str) -> QnnSession:
-    """The unshared twin of one graph of a part on the emulator, compiled now if the cache lacks it."""
+    """The unshared twin of one graph of a part on the emulator, compiled now if the cache lacks it.
+
+    All graphs of the part's context, of other parts and buckets too, run in one emulator process.
+    """
     details, graph = part["details"], part["graphs"][bucket]["details"]["target_graph"]
     chip = Chip(**details["chip"])
-    path = twin(details["twins"], graph, chip)
-    return QnnEmulator(chip, f"`{part.get('name', graph)}`, bucket `{bucket}`").open(path)
+    what = f"`{part.get('name', graph)}`, bucket `{bucket}`"
+    return open_shared(chip, details["twins"], lambda child: twin(details["twins"], graph, chip, child), what)
 
 
-def twin(key: str, graph: str, chip: Chip) -> Path:
-    """The EPContext ONNX of the twin."""
+def twin(key: str, graph: str, chip: Chip, child: Child | None = None) -> Path:
+    """The EPContext ONNX of the twin; `child` compiles it if the cache lacks it, otherwise a process of its own."""
     targets = cache.entry(TARGET_KIND, key)
     if not (targets / f"{graph}.onnx").is_file():
         fail(
@@ -199,11 +235,8 @@ def twin(key: str, graph: str, chip: Chip) -> Path:
             kind=EngineError,
         )
     text = f"{key} {graph} {asdict(chip)} {tool_versions()}"
-    made = cache.make(
-        TWIN_KIND, hashlib.sha256(text.encode()).hexdigest(), lambda out: _compile(targets, graph, chip, out)
-    )
-    return made / f"{graph}.onnx"
 
+    def fill(entry: Path) -> None:
+        compile_twin(targets, graph, chip, entry, child)
 
-def _compile(targets: Path, graph: str, chip: Chip, out: Path) -> None:
-    compile_twin(targets, graph, chip, out)
+    return cache.make(TWIN_KIND, hashlib.sha256(text.encode()).hexdigest(), fill) / f"{graph}.onnx"

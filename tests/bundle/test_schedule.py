@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from edgec.compiler.bundle.manifest import write_manifest
 from edgec.compiler.bundle.schedule import Schedule, Transfer, lanes_by_device
+from edgec.compiler.bundle.write import write_bundle
+from edgec.compiler.commands.inspect import describe
 
 DEVICES = {"a": "npu", "b": "npu", "c": "cpu", "d": "npu"}
 FORK = (
@@ -37,6 +40,16 @@ def test_a_bucket_without_a_schedule_is_one_lane():
     found = Schedule.of_bucket({"parts": ["a", "b"]})
     assert list(found.lanes.values()) == [("a", "b")]
     assert (found.makers(), found.overlaps()) == ({"a": set(), "b": set()}, [])
+
+
+def test_inspect_shows_lanes_and_what_overlaps(tmp_path, data):
+    (part,) = data["parts"].values()
+    data["parts"] = {name: {**part, "device": device} for name, device in DEVICES.items()}
+    data["models"]["m"]["buckets"][0] |= {"parts": list(FORKED.parts), "schedule": FORKED.entry()}
+    write_bundle(tmp_path / "demo", lambda scratch: write_manifest(scratch, data))
+    facts = describe(tmp_path / "demo")["models"]["m"]
+    assert facts["lanes"] == {"npu": ["a", "b", "d"], "cpu": ["c"]}
+    assert facts["overlaps"] == [("b", "c")]
 
 
 @pytest.mark.parametrize(

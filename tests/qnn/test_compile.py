@@ -82,9 +82,9 @@ def test_the_twin_runs_and_agrees_with_the_target_graph_on_the_cpu(static, tmp_p
     write(static, tmp_path / "in")
     made = compile_twin(tmp_path / "in", "t8", chip, tmp_path / "out")
     x = np.random.default_rng(0).standard_normal((1, 8, 64)).astype(np.float16)
-    emulator = QnnEmulator(chip, "the test")
-    got = emulator.open(made.onnx["t8"]).run({"x": x})["y"].astype(np.float32)
-    emulator.close()
+    graph = QnnEmulator(chip).open(made.onnx["t8"], "the test")
+    got = graph.run({"x": x})["y"].astype(np.float32)
+    graph.close()
     expected = session(str(tmp_path / "in" / "t8.onnx")).run(None, {"x": x})[0].astype(np.float32)
     assert np.abs(got - expected).max() <= 0.005 * np.abs(expected).max()
 

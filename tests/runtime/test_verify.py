@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import psutil
 import pytest
-from edgec.compiler.bundle.manifest import MANIFEST, SEAL, hash_files
+from edgec.compiler.bundle.manifest import MANIFEST, SEAL, hash_files, load_manifest
 from edgec.compiler.diagnostics.diagnostic import PlanError
 from edgec.compiler.oracle.oracle import DecoderOracle
 from edgec.compiler.oracle.oracle import perplexity as oracle_perplexity
 from edgec.compiler.oracle.text_perplexity import token_ids
+from edgec.compiler.runtime.engines import open_model
 from edgec.compiler.runtime.perplexity import perplexity
 from edgec.compiler.runtime.plain_graph import run_graph
 from edgec.compiler.sources.hf.hf_source import HfSource
@@ -252,6 +254,12 @@ def test_a_plain_graph_takes_no_prompt(graph_bundle, golden_error):
     golden_error("E0918", caught.value)
 
 
+def emulators() -> int:
+    """How many processes of the HTP emulator run."""
+    found = psutil.Process().children(recursive=True)
+    return sum(any("qnn.htp.worker" in word for word in process.cmdline()) for process in found)
+
+
 @pytest.mark.slow
 def test_one_model_on_two_engines_with_two_cache_layouts(tmp_path):
     """The first layer on the CPU keeps its K/V in float32 in ONNX Runtime's order, the others in Genie's fp16 order."""
@@ -265,7 +273,7 @@ def test_one_model_on_two_engines_with_two_cache_layouts(tmp_path):
         model t { source = hf("models/pycode-qwen3") context = 512 }
         pipeline p {
           quantize (weights = int4, block = 32) except ["lm_head", "embed_tokens"]
-          place    (device = cpu)               on ["embed_tokens", "layers.0.*"]
+          place    (device = cpu)               on ["embed_tokens", "layers.0.*", "layers.3.mlp.down_proj"]
           bucket   (tokens = [4], context = [512])
         }
         deploy t on npu through p as qnn
@@ -274,7 +282,8 @@ def test_one_model_on_two_engines_with_two_cache_layouts(tmp_path):
     bundle = compile_plan(load_plan(tmp_path / "plan.edge"), tmp_path / "bundle").bundle
     data = json.loads((bundle / MANIFEST).read_text())
     layouts = {part: entry.get("kv", data["models"]["t"]["kv"]) for part, entry in data["parts"].items()}
-    assert {part: kv["dtype"] for part, kv in layouts.items()} == {"t.cpu0": "float32", "t.npu1": "float16"}
+    types = {part: kv["dtype"] for part, kv in layouts.items()}
+    assert types == {"t.cpu0": "float32", "t.npu1": "float16", "t.cpu2": "float32", "t.npu3": "float16"}
     sources = {spec["name"]: spec["source"] for spec in data["parts"]["t.npu1"]["graphs"]["t4_c512"]["inputs"]}
     assert sources["layers.0.mlp_residual"] == "t.cpu0"
     assert (sources["past_key_1_in"], sources["attention_mask"]) == ("kv", "feed")
@@ -282,6 +291,11 @@ def test_one_model_on_two_engines_with_two_cache_layouts(tmp_path):
     assert result["problems"] == []
     assert 0 < result["parts"]["t.cpu0"]["relative_error"] < 0.25  # int4 alone
     assert 0 < result["parts"]["t.npu1"]["relative_error"] < 0.3
+    model = open_model(load_manifest(bundle), "t")
+    assert model.forward([1, 2, 3]).shape == (3, 2048)
+    assert emulators() == 1  # for both NPU parts
+    model.close()
+    assert emulators() == 0
 
     def change(data):
         data["parts"]["t.npu1"]["graphs"]["t4_c512"]["graph"] = "elsewhere"

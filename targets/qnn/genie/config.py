@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ....compiler.emit.child_process import Child
-from ..htp.context_binary import WORKER
 
 if TYPE_CHECKING:
     from ....compiler.emit.target import EmitJob
@@ -19,15 +18,17 @@ if TYPE_CHECKING:
     from ..htp.compile import Compiled
 
 CONFIG = "genie_config.json"
+WORKER = "edgec.targets.qnn.genie.driver"
 _NEEDED = {"input_ids", "attention_mask", "position_ids_cos", "position_ids_sin"}
 
 
-def write_config(job: EmitJob, compiled: Compiled) -> str | None:
+def write_config(job: EmitJob, contexts: Sequence[Compiled]) -> str | None:
     """Write `genie_config.json` beside the binary; why not, where Genie could not run this model.
 
     Paths in it are relative to its folder: Genie is started there.
     """
-    arch, graphs = job.module.arch, compiled.info.graphs.values()
+    arch = job.module.arch
+    graphs = [graph for compiled in contexts for graph in compiled.info.graphs.values()]
     if arch is None:
         return "it is no decoder"
     for graph in graphs:
@@ -38,8 +39,8 @@ def write_config(job: EmitJob, compiled: Compiled) -> str | None:
     if arch.rope.kind != "default":
         return f"Genie computes the angles itself, and its {arch.rope.kind} scaling was never compared with ours"
     context = max(spec.shape[-1] for g in graphs for spec in g.inputs if spec.name == "attention_mask")
-    made = config(arch, context, "../tokenizer/tokenizer.json", [compiled.binary.name])
-    compiled.binary.with_name(CONFIG).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    made = config(arch, context, "../tokenizer/tokenizer.json", [compiled.binary.name for compiled in contexts])
+    contexts[0].binary.with_name(CONFIG).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     return None
 
 

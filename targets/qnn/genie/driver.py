@@ -1,9 +1,11 @@
-"""libGenie by ctypes, in the worker: one dialog, one query of token ids."""
+"""libGenie by ctypes, in a worker process of its own: one dialog, one query of token ids."""
 
 from __future__ import annotations
 
 import ctypes as c
 from pathlib import Path
+
+from ....compiler.emit.child_process import serve
 
 _TOKENS = c.CFUNCTYPE(None, c.POINTER(c.c_uint32), c.c_uint32, c.c_int, c.c_void_p)
 _COMPLETE = 0  # the sentence code of a query that comes in one piece
@@ -33,3 +35,7 @@ def generate(config: str, ids: list[int], count: int) -> list[int]:
 def _demand(code: int, what: str, allowed: tuple[int, ...] = (0,)) -> None:
     if code not in allowed:
         raise OSError(f"Genie could not {what} (status {code})")
+
+
+if __name__ == "__main__":
+    serve({"generate": generate})

@@ -1,12 +1,12 @@
 """The worker process of the qnn target: compiles with the HTP compiler, runs on the HTP emulator, reads contexts.
 
-`python -m edgec.targets.qnn.htp.worker` answers the calls of `compile.py`, `emulator.py`,
-`context_binary.py` and `genie/config.py`.
+`python -m edgec.targets.qnn.htp.worker` answers the calls of `compile.py`, `emulator.py` and `context_binary.py`.
 The engine prints to stdout and may segfault; neither reaches the parent.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import time
@@ -24,6 +24,7 @@ _REASON = re.compile(r"Validation FAILED.*?\n(?P<nodes>(?:\s*Operator type: .*\n
 _NOT_ASSIGNED = re.compile(r"\w+ node `[^`]*` will not be assigned to QNN EP\.?$")
 _NODE_NAME = re.compile(r"Node name: (.*?) Node index")
 _SESSIONS: dict[int, Any] = {}
+_HANDLES = itertools.count()
 
 
 def compile_graphs(
@@ -79,8 +80,14 @@ def _rejected(graph: str, options: dict[str, str], mark: int) -> list[dict[str, 
 def open_session(path: str, soc_model: int, arch: int, vtcm_mb: int) -> int:
     """Load an EPContext ONNX on the emulator; returns its handle."""
     options = htp.session_options(htp.provider_options(soc_model, arch, vtcm_mb))
-    _SESSIONS[len(_SESSIONS)] = htp.ort.InferenceSession(path, options)
-    return len(_SESSIONS) - 1
+    handle = next(_HANDLES)
+    _SESSIONS[handle] = htp.ort.InferenceSession(path, options)
+    return handle
+
+
+def close_session(handle: int) -> None:
+    """Free what a handle stands for."""
+    del _SESSIONS[handle]
 
 
 def run_session(handle: int, feeds: dict[str, Any]) -> dict[str, Any]:
@@ -110,7 +117,7 @@ def run_case(
         return made
     handle = open_session("case_ctx.onnx", soc_model, arch, vtcm_mb)
     outputs = run_session(handle, half)
-    del _SESSIONS[handle]
+    close_session(handle)
     return {"outputs": outputs, "oracle": run_oracle(oracle, feeds)}
 
 
@@ -129,16 +136,14 @@ def describe(path: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from ..genie.driver import generate
-
     serve(
         {
             "compile": compile_graphs,
             "open": open_session,
+            "close": close_session,
             "run": run_session,
             "oracle": run_oracle,
             "describe": describe,
             "case": run_case,
-            "generate": generate,
         }
     )

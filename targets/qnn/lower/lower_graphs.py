@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from .builder import WeightStore
 from .lowering import Lowered, Lowering
+from .rules import RULES
 
 
 def lower(graphs: Mapping[str, ir.Model], store: WeightStore | None = None) -> dict[str, Lowered]:
@@ -17,5 +18,5 @@ def lower(graphs: Mapping[str, ir.Model], store: WeightStore | None = None) -> d
     store = store or WeightStore()
     lowered = {}
     for name, model in graphs.items():
-        lowered[name] = Lowering(name, infer_shapes(model).graph, store).run()
+        lowered[name] = Lowering(name, infer_shapes(model).graph, store, RULES).run()
     return lowered

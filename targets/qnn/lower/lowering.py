@@ -10,14 +10,14 @@
 
 Every other input and output keeps name and shape; float32 becomes fp16, int64 inputs int32. Where the graph's
 activations are integers (`compiler/ir/activation_encodings.py`), floats become uint16 or uint8 instead: see
-`integer_activations.py`. An op has a rule in `rules.RULES` or is an error. Each rule notes what it used (`Use`), which
-`conformance/legality.py` looks up in the conformance table.
+`integer_activations.py`. An op has one of the rules that are handed in (`rules.RULES`), or is an error. Each rule notes
+what it used (`Use`), which `conformance/legality.py` looks up in the conformance table.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -46,11 +46,15 @@ class Lowered:
     encodings: dict[str, Encoding] = field(default_factory=dict)  # of the inputs and outputs that are integers
 
 
+Rule = Callable[["Lowering", ir.Node], "ir.Value | list[ir.Value]"]  # makes the value(s) of a node's outputs
+
+
 class Lowering:
     """The state of lowering one graph; rules read `value`, build with `build`, and note with `use`."""
 
-    def __init__(self, name: str, graph: ir.Graph, store: WeightStore) -> None:
+    def __init__(self, name: str, graph: ir.Graph, store: WeightStore, rules: Mapping[str, Rule]) -> None:
         self.graph = graph
+        self._rules = rules
         self.integers = Integers(graph) if quantised(graph) else None
         self.build = Builder(name, store, FP16 if self.integers is None else ir.DataType.FLOAT)
         self.uses: dict[Use, None] = {}
@@ -63,8 +67,6 @@ class Lowering:
 
     def run(self) -> Lowered:
         """Inputs, nodes in order, outputs. Nodes that compute constants or the rotary prologue are not lowered."""
-        from .rules import RULES
-
         for value in self.graph.inputs:
             self._declare(value)
         missing = []
@@ -76,7 +78,7 @@ class Lowering:
             if self.integers is not None and encoding_of(node) is not None:
                 self._through(node, self.integers)
                 continue
-            rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+            rule = self._rules.get(node.op_type) if node.domain in ("", "ai.onnx") else None
             if rule is None:
                 missing.append(_no_rule(node))
             elif not missing:

@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 from . import attention, elementwise, layout, linear, norm, vision
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from .lowering import Lowering
-
-Rule = Callable[["Lowering", "ir.Node"], "ir.Value | list[ir.Value]"]
+from .lowering import Rule
 
 RULES: dict[str, Rule] = {
     **attention.RULES,
