@@ -105,6 +105,13 @@ def _plan(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _check(command: argparse.ArgumentParser) -> None:
+    _plan(command)
+    command.add_argument(
+        "--fast", action="store_true", help="leave out the dry run: what the targets take of the graphs"
+    )
+
+
 def _compile(command: argparse.ArgumentParser) -> None:
     _plan(command)
     add = command.add_argument
@@ -169,22 +176,6 @@ def _nothing(_command: argparse.ArgumentParser) -> None:
     pass
 
 
-def _run_check(arguments: argparse.Namespace) -> int:
-    from ..dsl import check_file
-
-    plan, diagnostics, sources = check_file(arguments.plan, arguments.defines)
-    wrong = plan is None
-    if arguments.json:
-        _print_json({"ok": not wrong, "diagnostics": to_json(diagnostics)})
-    show(diagnostics, sources)
-    errors = sum(d.severity == "error" for d in diagnostics)
-    if not arguments.json:
-        counts = (errors, "error"), (len(diagnostics) - errors, "warning")
-        said = [f"{n} {word}{'s' * (n > 1)}" for n, word in counts if n]
-        print(f"{arguments.plan}: {', '.join(said) or 'ok'}", file=sys.stderr if wrong else sys.stdout)
-    return 1 if wrong else 0
-
-
 def _run_schema(_arguments: argparse.Namespace) -> int:
     print((Path(__file__).parent / "bundle" / "manifest.schema.json").read_text(encoding="utf-8"), end="")
     return 0
@@ -192,7 +183,7 @@ def _run_schema(_arguments: argparse.Namespace) -> int:
 
 _COMMANDS: dict[str, _Command] = {
     "compile": _Command("compile a plan into a bundle", "compile:run_compile", _compile),
-    "check": _Command("find every mistake in a plan, without reading a weight", _run_check, _plan),
+    "check": _Command("find every mistake in a plan, without reading a weight", "check:run_check", _check),
     "run": _Command("run a bundle on this machine", "run:run_run", _run),
     "verify": _Command(
         "check a bundle: hashes, binaries, errors against the float model, perplexity", "run:run_verify", _verify

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .compile.compile_model import CompiledModel, CompileOptions, compile_model
+from .compile.compile_model import CompiledModel, CompileOptions, Progress, compile_model
 from .compile.requirements import Measured, check_requirements, measure_models
-from .diagnostics.diagnostic import Diagnostic, EdgecError, RequirementError, fail
+from .diagnostics.diagnostic import Diagnostic, EdgecError, PlanError, RequirementError, fail
 from .diagnostics.nearest import nearest_help
 from .files.cache import make_root
 
@@ -65,15 +65,26 @@ def load_plan(path: Path, defines: Sequence[str] = ()) -> Plan:
 
 
 def check_plan(
-    path: Path, defines: Sequence[str] = (), text: str | None = None
+    path: Path,
+    defines: Sequence[str] = (),
+    text: str | None = None,
+    fast: bool = False,
+    progress: Progress = lambda _text: None,
 ) -> tuple[Plan | None, list[Diagnostic], dict[str, str]]:
     """The plan (None if it has errors), all diagnostics, and file -> text for code frames.
 
-    `text` is checked as if it were the content of `path`.
+    `text` is checked as if it were the content of `path`. Unless `fast`, what the targets would refuse is among the
+    errors, found by a dry run of the compile; `progress` is told which graphs that looks at.
     """
     from ..dsl import check_file
 
-    return check_file(path, defines, text)
+    plan, diagnostics, sources = check_file(path, defines, text)
+    if plan is None or fast or not plan.devices:
+        return plan, diagnostics, sources
+    from .compile.dry_run import refuse_early
+
+    refused = refuse_early(plan, progress)
+    return None if refused else plan, [*diagnostics, *refused], sources
 
 
 class BrokenRequirement(RequirementError):
@@ -91,6 +102,7 @@ def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions
     then kept as `<name>.rejected`, and what stood at `output` is untouched.
     """
     from .bundle.write import rejected_path, write_bundle
+    from .compile.dry_run import refuse_early
 
     options = options or CompileOptions()
     _check_request(plan, options)
@@ -98,6 +110,8 @@ def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions
     made: list[CompileResult] = []
 
     def build(directory: Path) -> None:
+        if refused := refuse_early(plan, options.progress):
+            raise PlanError(*refused)
         models = compile_models(plan, directory, options)
         measured = measure_models(plan, models, options.progress)
         result, broken = _finish(plan, models, measured, directory, options)

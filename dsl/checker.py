@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..compiler.calibration.calibration_text import Calibration
-from ..compiler.diagnostics.diagnostic import Diagnostic, EdgecError, PlanError
+from ..compiler.diagnostics.diagnostic import Diagnostic, EdgecError, Label, PlanError
 from ..compiler.diagnostics.nearest import nearest_help
 from ..compiler.emit.capabilities import Wording
 from ..compiler.emit.target import CheckRequest, undeployable
@@ -205,6 +205,21 @@ class _Checker:
                     problems.append(step.demands.beyond_context(model.name, model.context, step.span))
                 found.update((problem, None) for problem in problems if problem is not None)
         self.report.diagnostics += found
+        self._readable(plan)
+
+    def _readable(self, plan: Plan) -> None:
+        """Perplexity is measured on text, which takes the model's tokenizer."""
+        deployed = [plan.models[deploy.model] for deploy in plan.deploys if deploy.model in plan.models]
+        for model in deployed if plan.evaluation is not None else ():
+            folder = model.source.tokenizer_folder
+            if model.arch is None or plan.evaluation is None or (folder and (folder / "tokenizer.json").is_file()):
+                continue
+            message = f"perplexity is measured on text, and `{model.name}` has no `tokenizer.json`"
+            help = (
+                "save the tokenizer beside the model, or leave out `evaluation` and what `require` asks of perplexity"
+            )
+            also = [Label(model.span, f"in `{folder}`" if folder else "this model")]
+            self.report.error("E0309", message, plan.evaluation.span, also=also, help=help)
 
     def _measurable(self, plan: Plan) -> None:
         """Where perplexity is measured, no step may change the model behind its back."""

@@ -62,7 +62,7 @@ def check_model(model: ast.Model, reader: Reader) -> CheckedModel | None:
     if report.errors > before:
         return None
     found = ModelSource(source, path, written.value)
-    decl = ModelDecl(model.name.text, found, block.context, model.span)
+    decl = ModelDecl(model.name.text, found, block.context, model.span, outline.arch)
     return CheckedModel(decl, outline.arch, outline.nodes, outline.weights)
 
 

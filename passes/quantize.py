@@ -190,10 +190,10 @@ class Quantize(Pass):
         formats = self._chosen(module, scope) if auto else {}
         fixed = None if auto else self._formats()[0]
 
-        def format_of(name: str) -> WeightFormat:
-            return fixed or formats[name]
+        def format_of(name: str) -> WeightFormat | None:
+            return fixed or formats.get(name)
 
-        if self.method == "rtn":
+        if self.method == "rtn" or scope.dry:
             return quantize_graph(graph, module, format_of, scope)
         self._demand_torch(scope)
         from .solve.gptq import Gptq
@@ -202,7 +202,7 @@ class Quantize(Pass):
         settings = Settings(self.method, Gptq(damping=self.damping, act_order=self.act_order))
 
         def solver(weights: Mapping[str, Weight]) -> dict[str, QuantizedTensors]:
-            wanted = {name: WeightToSolve(weight, format_of(name)) for name, weight in weights.items()}
+            wanted = {name: WeightToSolve(weight, f) for name, weight in weights.items() if (f := format_of(name))}
             return solve(module, wanted, settings, scope)
 
         return quantize_graph(graph, module, format_of, scope, solver)
@@ -226,13 +226,15 @@ class Quantize(Pass):
 
     def _chosen(self, module: Module, scope: Scope) -> dict[str, WeightFormat]:
         """Mixed precision: a format for each selected linear."""
-        from .quantization.rewrite import candidates
+        from .quantization.rewrite import measurable
 
+        if scope.dry:  # any of them may be chosen: the narrowest stands for all
+            return dict.fromkeys(measurable(module, self._formats()[0], scope), self._formats()[0])
         self._demand_torch(scope)
         from .solve.mixed_precision import choose, sensitivities, tell
 
         formats = list(self._formats())
-        sources = candidates(module.main.graph, module, formats[0], scope)
+        sources = measurable(module, formats[0], scope)
         table = sensitivities(module, sources, formats, scope)
         shapes = {name: source.dims for name, source in sources.items()}
         chosen = choose(table, shapes, self.budget, scope)

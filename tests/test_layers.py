@@ -29,7 +29,7 @@ ALLOWED = {
     "emit": "diagnostics ir pipeline plan",
     "partition": "diagnostics ir bundle emit",
     "registry": "diagnostics ir sources pipeline emit",
-    "compile": "diagnostics files ir bundle oracle pipeline plan emit partition registry",
+    "compile": "diagnostics files ir bundle oracle calibration pipeline plan emit partition registry",
     "runtime": "diagnostics bundle sources emit registry",
     "report": "diagnostics ir pipeline plan compile",
     "verify": "diagnostics ir bundle oracle sources registry runtime",

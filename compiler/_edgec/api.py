@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from edgec.compiler.emit.target import CheckRequest as CheckRequest
     from edgec.compiler.emit.target import Emission as Emission
     from edgec.compiler.emit.target import EmitJob as EmitJob
+    from edgec.compiler.emit.target import TakesRequest as TakesRequest
     from edgec.compiler.emit.target import Target as Target
     from edgec.compiler.ir.decoder_arch import DecoderArch as DecoderArch
     from edgec.compiler.ir.levels import Level as Level
@@ -82,7 +83,7 @@ _NAMES = {
     "emit.conformance.table": "ConformanceTable DeviceReport Row",
     "emit.engine_protocols": "GraphSession LanguageModel",
     "emit.part": "Part",
-    "emit.target": "CheckRequest EmitJob Emission Target",
+    "emit.target": "CheckRequest EmitJob Emission TakesRequest Target",
     "ir.decoder_arch": "DecoderArch",
     "ir.levels": "Level",
     "ir.linears": "Linear QuantizedWeight as_linear linears",

@@ -28,6 +28,15 @@ _MOST_UNKNOWN = 0.1  # of the tokens; more, and the tokenizer was made for anoth
 
 def windows(calibration: Calibration, module: Module) -> np.ndarray:
     """The windows for `module`, with its own tokenizer; every bad input is an error at the plan's line."""
+    source = _demand_text(calibration, module)
+    at, vocab = calibration.span, module.arch.vocab if module.arch is not None else 0
+    ids = _tokenise(calibration.text, _tokenizer(source, at), at)
+    _check_ids(ids, vocab, source, at)
+    return choose(ids, calibration.samples, calibration.length, calibration.seed, at)
+
+
+def _demand_text(calibration: Calibration, module: Module) -> Path:
+    """The folder of the tokenizer of a decoder that windows of this length fit."""
     at = calibration.span
     if module.tokenizer_folder is None or module.arch is None:
         fail("E0455", f"`{module.name}` has no tokenizer: only decoders can be calibrated on text", at)
@@ -39,24 +48,43 @@ def windows(calibration: Calibration, module: Module) -> np.ndarray:
             at,
             help=f"set `length` to at most {module.arch.max_positions}",
         )
-    ids = _tokenise(calibration.text, _tokenizer(module.tokenizer_folder, at), at)
-    _check_ids(ids, module.arch.vocab, module.tokenizer_folder, at)
-    return choose(ids, calibration.samples, calibration.length, calibration.seed, at)
+    return module.tokenizer_folder
+
+
+def check_text(calibration: Calibration, module: Module) -> None:
+    """Every error of `windows` that does not need all of the text: reading stops where it fills the windows."""
+    source = _demand_text(calibration, module)
+    at, needed = calibration.span, calibration.samples * calibration.length
+    vocab = module.arch.vocab if module.arch is not None else 0
+    tokenizer, count = _tokenizer(source, at), 0
+    for texts in _batches(_read(path, at) for path in calibration.text):
+        ids = _ids(texts, tokenizer)
+        _check_ids(ids, vocab, source, at)
+        count += len(ids)
+        if count >= needed:
+            return
+    _check_filled(count, calibration.samples, calibration.length, at)
 
 
 def choose(ids: np.ndarray, samples: int, length: int, seed: int, at: Span | None = None) -> np.ndarray:
     """`samples` of the windows of `length` that the stream `ids` fills, in a random order."""
-    filled = len(ids) // length
+    filled = _check_filled(len(ids), samples, length, at)
+    chosen = np.random.default_rng(seed).permutation(filled)[:samples]
+    return ids[: filled * length].reshape(filled, length)[chosen].astype(np.int32)
+
+
+def _check_filled(tokens: int, samples: int, length: int, at: Span | None) -> int:
+    """How many windows the tokens fill; fewer than are asked for is E0452."""
+    filled = tokens // length
     if filled < samples:
         fail(
             "E0452",
-            f"the calibration text has {len(ids):,} tokens, which fill {filled:,} windows of {length}; "
+            f"the calibration text has {tokens:,} tokens, which fill {filled:,} windows of {length}; "
             f"{samples:,} are asked for",
             at,
             help=f"set `samples` to at most {filled}, or add text" if filled else "set a smaller `length`, or add text",
         )
-    chosen = np.random.default_rng(seed).permutation(filled)[:samples]
-    return ids[: filled * length].reshape(filled, length)[chosen].astype(np.int32)
+    return filled
 
 
 def digest(ids: np.ndarray) -> str:
@@ -79,15 +107,19 @@ def _tokenizer(folder: Path, at: Span) -> Tokenizer:
 def _tokenise(paths: Sequence[Path], tokenizer: Tokenizer, at: Span) -> np.ndarray:
     parts = [np.empty(0, np.int32)]
     for texts in _batches(_read(path, at) for path in paths):
-        # ids are taken at once: what else an encoding carries is many times their size
-        made = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        parts += [np.array(one.ids, np.int32) for one in made]
+        parts.append(_ids(texts, tokenizer))
     ids = np.concatenate(parts)
     unknown = getattr(tokenizer.model, "unk_token", None)
     number = tokenizer.token_to_id(unknown) if unknown else None
     if number is not None and len(ids) and (share := float(np.mean(ids == number))) > _MOST_UNKNOWN:
         fail("E0453", f"{share:.0%} of the calibration text are tokens that the tokenizer does not know", at)
     return ids
+
+
+def _ids(texts: list[str], tokenizer: Tokenizer) -> np.ndarray:
+    """The ids of all texts, taken at once: what else an encoding carries is many times their size."""
+    made = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    return np.concatenate([np.array(one.ids, np.int32) for one in made])
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

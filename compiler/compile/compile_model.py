@@ -106,7 +106,7 @@ def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: Compile
     results += _run(module, shape_steps, plan, deploy, options)
     clock.lap("passes")
     target = find_target(deploy.target)
-    cut = partition(module, deploy.device) if target.engine == "chain" else _whole(module, deploy)
+    cut = partition(module, deploy.device) if target.engine == "chain" else whole_part(module, deploy)
     say(f"{deploy.model}: writing {deploy.target}")
     emission = _emit(module, cut.parts, plan, deploy, directory, options)
     clock.lap("emit")
@@ -160,7 +160,8 @@ def _run(
     )
 
 
-def _whole(module: Module, deploy: Deploy) -> PartGraph:
+def whole_part(module: Module, deploy: Deploy) -> PartGraph:
+    """The module as one part, for engines that run a model whole."""
     from ..emit.part import Part
     from ..partition.parts import PartGraph
 

@@ -30,6 +30,7 @@ class Refusal:
     node: str = ""  # empty: the refusal is of a whole deploy or of a line
     help: str | None = None
     cause: Cause = "place"
+    alone: bool = True  # whatever the node reads; False: perhaps only because what it reads was refused
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ into parts (`partition/`), hands each device's parts to the target that serves i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .capabilities import Capabilities, Wording
+from .capabilities import Capabilities, Refusal, Wording
 from .engine_protocols import GraphSession
 from .part import Part
 
@@ -35,6 +35,16 @@ class CheckRequest:
     steps: tuple[Step, ...]
     device: Device
     arch: DecoderArch | None  # None: an imported ONNX graph
+
+
+@dataclass
+class TakesRequest:
+    """The parts of a dry module that a target would emit: every shape, format and place, and no weight's numbers."""
+
+    module: Module
+    parts: list[Part]
+    device: Device
+    options: Any  # the target's Options
 
 
 @dataclass
@@ -91,6 +101,16 @@ class Target:
 
     def check(self, request: CheckRequest) -> Sequence[Diagnostic]:
         """Mistakes that can be seen before any weight is read. Must not import numpy, onnx or an engine."""
+        return ()
+
+    def looks_at_graphs(self, request: CheckRequest) -> bool:
+        """Whether what this target takes of a deploy can only be told from its graphs, by `takes`."""
+        return type(self).takes is not Target.takes
+
+    def takes(self, request: TakesRequest) -> Iterable[Refusal]:
+        """Everything of the parts that `emit` would refuse. Weights are dry (`ir.weights.DryWeight`): reading one
+        ends the dry run. What only numbers or an engine can tell is left to `emit`.
+        """
         return ()
 
     def emit(self, job: EmitJob) -> Emission:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from .linears import Linear
 from .module import Module, constant, initializer
-from .weights import Weight, derive, from_array
+from .weights import Weight, derive, from_array, numbers
 
 
 def scale_columns(weight: Weight, factors: np.ndarray, how: str) -> Weight:
@@ -103,7 +103,7 @@ def own_gain(module: Module, norm: ir.Node) -> ir.Value:
         raise ValueError(f"`{norm.name}` has no constant gain")
     if value.const_value is not None and len(value.uses()) == 1:
         return value
-    made = initializer(module.main.graph, f"{norm.name}.weight", from_array(f"{norm.name}.weight", held.numpy()))
+    made = initializer(module.main.graph, f"{norm.name}.weight", from_array(f"{norm.name}.weight", numbers(held)))
     norm.replace_input_with(1, made)
     return made
 

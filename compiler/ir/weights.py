@@ -112,6 +112,27 @@ class Weight(ir.TensorProtocol):
         return (per_row * self.dtype.bitwidth) % 8 == 0
 
 
+class WeightsUnread(Exception):
+    """Somebody asked for the numbers of a weight in a dry run, which reads none."""
+
+
+class DryWeight(Weight):
+    """A weight in a dry run: its name, type and shape. Whatever is derived from it is dry too."""
+
+    def __init__(self, name: str, dtype: ir.DataType, shape: Sequence[int], origin: str) -> None:
+        super().__init__(name, dtype, shape, self._refuse, origin)
+
+    def _refuse(self, _start: int, _stop: int) -> np.ndarray:
+        raise WeightsUnread(f"`{self.name}` is not read in a dry run")
+
+
+def numbers(weight: Weight) -> np.ndarray:
+    """`weight.numpy()`; of a dry weight ones, for what a dry run makes and throws away."""
+    if isinstance(weight, DryWeight):
+        return np.broadcast_to(np.ones((), weight.dtype.numpy()), weight.dims)
+    return weight.numpy()
+
+
 def pack(array: np.ndarray, dtype: ir.DataType) -> bytes:
     """ONNX's raw bytes of `array`: little endian, sub-byte types packed low bits first."""
     if dtype.bitwidth >= 8:
@@ -168,6 +189,8 @@ def from_array(name: str, array: np.ndarray, origin: str = "computed") -> Weight
 
 def derive(name: str, dtype: ir.DataType, shape: Sequence[int], rows: Rows, parent: Weight, how: str) -> Weight:
     """A weight made from others, row range by row range; `how` extends the parent's origin."""
+    if isinstance(parent, DryWeight):
+        return DryWeight(name, dtype, shape, f"{parent.origin} > {how}")
     made = Weight(name, dtype, shape, rows, f"{parent.origin} > {how}")
     made._parent_row_bytes = parent.row_bytes
     return made

@@ -61,7 +61,9 @@ class FiguresTable:
 class Scope:
     """What one step of a pipeline may touch, and where it says what it did.
 
-    `on`/`except_` are the plan's globs over node names (`*` also crosses dots). `origin` is the plan's line.
+    `on`/`except_` are the plan's globs over node names (`*` also crosses dots). `origin` is the plan's line. In a
+    `dry` run weights have no numbers (`ir.weights.DryWeight`): a pass gives them formats, shapes and places, and
+    neither solves nor measures.
     """
 
     on: tuple[str, ...] | None = None
@@ -74,6 +76,7 @@ class Scope:
     progress: Callable[[str], None] = lambda _text: None
     widths: Mapping[int, int] = field(default_factory=lambda: dict.fromkeys((2, 3, 4, 8), 0))  # the target's `widths`
     touched: set[str] = field(default_factory=set)  # globs of `on` that matched a candidate
+    dry: bool = False
 
     def stored_width(self, bits: int) -> int:
         """The bits that integers of `bits` take in the bundle."""

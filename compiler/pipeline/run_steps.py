@@ -106,7 +106,7 @@ def _run_step(
     if step.pass_.leaves is not None:
         module.level = max(module.level, step.pass_.leaves)
     if module.level >= Level.PLACED:
-        _place_rest(module, default_device)
+        place_rest(module, default_device)
     check_interface(step.pass_name, interface, interfaces(module), step.span)
     enforce(module, f"`{step.pass_name}`", step.span)
     error = None
@@ -118,9 +118,11 @@ def _run_step(
 
 def call(pass_: Pass, module: Module, scope: Scope) -> int:
     """`pass_.run`, with whatever it raises turned into a diagnostic that names pass and place."""
+    from ..ir.weights import WeightsUnread
+
     try:
         changes = pass_.run(module, scope)
-    except (PlanError, EngineError, KeyboardInterrupt, MemoryError):
+    except (PlanError, EngineError, KeyboardInterrupt, MemoryError, WeightsUnread):
         raise
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
@@ -209,7 +211,8 @@ def check_interface(pass_name: str, before: Interface, after: Interface, span: S
                 )
 
 
-def _place_rest(module: Module, device: str) -> None:
+def place_rest(module: Module, device: str) -> None:
+    """Give every node without a device that of the deploy line."""
     from ..ir.module import DEVICE_KEY
 
     for node in module.nodes():

@@ -17,6 +17,7 @@ from ..ir.placement import Place
 from ..pipeline.step import Step
 
 if TYPE_CHECKING:
+    from ..ir.decoder_arch import DecoderArch
     from ..sources.source import Source
     from .devices import Device
 
@@ -44,12 +45,13 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class ModelDecl:
-    """A `model` block: its name, source, and the tokens its K/V cache holds."""
+    """A `model` block: name, source, the tokens its K/V cache holds; `arch` is None for a plain graph."""
 
     name: str
     source: ModelSource
     context: int
     span: Span
+    arch: DecoderArch | None = None
 
 
 @dataclass(frozen=True)

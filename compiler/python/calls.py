@@ -70,17 +70,20 @@ class CheckResult:
         return f"<pre>{escape(str(self))}</pre>"
 
 
-def check(plan: str | Path, *, defines: Defines | None = None, folder: str | Path = ".") -> CheckResult:
+def check(
+    plan: str | Path, *, defines: Defines | None = None, folder: str | Path = ".", fast: bool = False
+) -> CheckResult:
     """Find the mistakes in a plan before any weight is read.
 
     plan     the path of a plan, or its text: a string with a line break is a text
     defines  values of `let` statements, as `edgec check -D name=value` gives them
     folder   of a text: the folder that its paths are relative to
+    fast     leave out the dry run, which finds what the targets refuse
     """
     from ..driver import check_plan
 
     path, text = _path_or_text(plan, folder)
-    found, diagnostics, sources = check_plan(path, _defines(defines), text)
+    found, diagnostics, sources = check_plan(path, _defines(defines), text, fast)
     return CheckResult(found, tuple(diagnostics), sources)
 
 
@@ -112,7 +115,9 @@ def compile(
     from ..driver import CompileOptions, compile_plan
     from ..plan.plan import Plan
 
-    checked = plan if isinstance(plan, Plan) else load(plan, defines=defines, folder=folder)
+    checked = plan
+    if not isinstance(checked, Plan):  # a compile does the dry run itself
+        checked = check(checked, defines=defines, folder=folder, fast=True).raise_errors()
     options = CompileOptions(jobs=jobs, verify_each=verify_each, progress=progress or (lambda _text: None))
     return compile_plan(checked, None if output is None else Path(output), options)
 

@@ -54,6 +54,8 @@ def mark(module: Module, activations: str, ranges: str, scope: Scope) -> None:
 def apply(module: Module, before: dict[str, Encoding], scope: Scope) -> int:
     """Measure ranges and put the pairs in; the number of pairs that are not as `before` had them."""
     graph = module.main.graph
+    if scope.dry:
+        return _stand_ins(graph, module)
     if scope.calibration is None:
         fail(
             "E0454",
@@ -83,6 +85,18 @@ def apply(module: Module, before: dict[str, Encoding], scope: Scope) -> int:
     return sum(before.get(name) != encoding for name, encoding in made.done.items()) + len(before.keys() - made.done)
 
 
+def _stand_ins(graph: ir.Graph, module: Module) -> int:
+    """Put the pairs in with stand-in ranges: the types are those of a compile, and nothing is measured."""
+    values = [value for node in graph for value in node.outputs[:1] if _is_activation(node)]
+    narrow = {x.node for x in linears(module) if x.node.metadata_props.get(WANTED) == "uint8"}
+    for node in module.nodes("Attention"):
+        node.metadata_props[SCORES] = "-1 1"
+    made = _Pairs(graph, None, graph.metadata_props[METHOD], narrow)
+    made.put(values, graph.metadata_props.get(CACHE, "int16"))
+    graph.sort()
+    return len(made.done)
+
+
 def _is_activation(node: ir.Node) -> bool:
     """Whether a node computes an activation that gets a range of its own."""
     name = node.name or ""
@@ -106,7 +120,7 @@ class _Pairs:
     """Puts pairs into one graph."""
 
     def __init__(
-        self, graph: ir.Graph, seen: dict[ir.Value, ObservedValues], method: str, narrow: set[ir.Node]
+        self, graph: ir.Graph, seen: dict[ir.Value, ObservedValues] | None, method: str, narrow: set[ir.Node]
     ) -> None:
         self.graph, self.seen, self.method, self.narrow = graph, seen, method, narrow
         self.done: dict[str, Encoding] = {}
@@ -142,7 +156,7 @@ class _Pairs:
         return found
 
     def _encoding(self, value: ir.Value, dtype: str) -> Encoding:
-        low, high = self.seen[value].range(self.method, 8 if dtype == "uint8" else 16)
+        low, high = self.seen[value].range(self.method, 8 if dtype == "uint8" else 16) if self.seen else (-1.0, 1.0)
         return Encoding.over(low, high, dtype)
 
     def _insert(self, value: ir.Value, base: str, encoding: Encoding, readers: list[ir.Node] | None = None) -> None:

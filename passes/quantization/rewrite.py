@@ -24,7 +24,7 @@ from .round_to_nearest import QuantizedTensors, make
 
 # float weights [N, K] by linear -> their integers
 Solver = Callable[[Mapping[str, Weight]], dict[str, QuantizedTensors]]
-Formats = Callable[[str], WeightFormat]  # by the name of the linear
+Formats = Callable[[str], WeightFormat | None]  # by the name of the linear; None: it is left alone
 
 
 def quantize_graph(
@@ -69,6 +69,14 @@ def _current_format(linear: Linear) -> _State:
     return _State(linear.stored if held is None else as_weight(linear.value.const_value or held), None)
 
 
+def measurable(module: Module, format_: WeightFormat, scope: Scope) -> dict[str, Weight]:
+    """The candidates whose inputs are activations: mixed precision cannot measure an embedding's."""
+    graph = module.main.graph
+    looked_up = {linear.name for linear in linears(module, graph) if linear.kind == "gather"}
+    found = candidates(graph, module, format_, scope)
+    return {name: weight for name, weight in found.items() if name not in looked_up}
+
+
 def candidates(graph: ir.Graph, module: Module, format_: WeightFormat, scope: Scope) -> dict[str, Weight]:
     """Linear -> float weight [N, K] of all that the step selects and that can take a format like `format_`."""
     dequantized, wanted = _DequantizedValues(graph, lambda _name: format_, scope), {}
@@ -88,7 +96,9 @@ def _to_solve(found: list[Linear], dequantized: _DequantizedValues) -> dict[str,
         if not dequantized.scope.selects(linear.name):
             continue
         format_ = dequantized.formats(linear.name)
-        if _refusal(linear, format_) is None and state.source is not None and state.format_ != format_:
+        if format_ is None or state.source is None or state.format_ == format_:
+            continue
+        if _refusal(linear, format_) is None:
             _check_block(linear, format_, dequantized.scope)
             wanted[linear.name] = dequantized.orient(linear, state.source)
     return wanted
@@ -115,13 +125,16 @@ def _check_block(linear: Linear, format_: WeightFormat, scope: Scope) -> None:
 
 def _quantize(linear: Linear, module: Module, dequantized: _DequantizedValues) -> int:
     scope, format_, state = dequantized.scope, dequantized.formats(linear.name), _current_format(linear)
+    if format_ is None:
+        scope.note(f"`{linear.name}` keeps its type: `weights = auto` measures linears, and an embedding is none")
+        return scope.skip(linear.node, "it is looked up: `weights = auto` measures linears only")
     if (why := _refusal(linear, format_)) is not None or state.source is None:
         return scope.skip(linear.node, why or "it has no float weight")
     _check_block(linear, format_, scope)
     module.decisions[linear.name] = str(scope.origin) if scope.origin else "quantize"
     if state.format_ == format_:
         return False
-    _connect(linear, dequantized.get(linear, state.source))
+    _connect(linear, dequantized.get(linear, state.source, format_))
     return True
 
 
@@ -148,15 +161,15 @@ class _DequantizedValues:
             return source
         return self.oriented.setdefault(id(source), transpose(source))
 
-    def get(self, linear: Linear, source: Weight) -> ir.Value:
+    def get(self, linear: Linear, source: Weight, format_: WeightFormat) -> ir.Value:
         source = self.orient(linear, source)
-        key = (id(source), self.formats(linear.name))
+        key = (id(source), format_)
         if key not in self.values:
-            self.values[key] = self._build(linear, source)
+            self.values[key] = self._build(linear, source, format_)
         return self.values[key]
 
-    def _build(self, linear: Linear, source: Weight) -> ir.Value:
-        made, format_ = self.solved.get(linear.name), self.formats(linear.name)
+    def _build(self, linear: Linear, source: Weight, format_: WeightFormat) -> ir.Value:
+        made = self.solved.get(linear.name)
         if made is None:
             made = make(f"{linear.name}.weight", source, format_, self.scope.origin)
         attributes = {"axis": 1, "block_size": format_.block} if format_.block else {"axis": 0}

@@ -23,7 +23,7 @@ from ...compiler.ir.fold_into_weights import (
 )
 from ...compiler.ir.linears import Linear, linears
 from ...compiler.ir.module import Module, constant
-from ...compiler.ir.weights import Weight, from_array
+from ...compiler.ir.weights import Weight, from_array, numbers
 from ...compiler.pipeline.pass_interface import Scope
 
 _MARK = "edgec.rotated"
@@ -130,7 +130,7 @@ def _array(value: ir.Value | None) -> np.ndarray:
     held = constant(value)
     if held is None:
         raise ValueError("a norm without a constant gain")
-    return held.numpy()
+    return numbers(held)
 
 
 def orthogonal(size: int, seed: int) -> np.ndarray:

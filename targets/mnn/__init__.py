@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...compiler.diagnostics.diagnostic import Diagnostic, Label
-from ...compiler.emit.capabilities import Capabilities
+from ...compiler.emit.capabilities import Capabilities, Refusal
 from ...compiler.emit.engine_protocols import GraphSession
-from ...compiler.emit.target import CheckRequest, Emission, EmitJob, Target
+from ...compiler.emit.target import CheckRequest, Emission, EmitJob, TakesRequest, Target
 from ...compiler.plan.parameters import param
 from .check import no_tokenizer
 
@@ -63,6 +63,17 @@ class MnnTarget(Target):
                 message = f"MNN runs a model whole on the CPU, and `{step.pass_name}` puts a part of it on the NPU"
                 found.append(Diagnostic("E0708", message, at, also, _LEAVE_OUT.format(step.pass_name)))
         return found
+
+    def looks_at_graphs(self, request: CheckRequest) -> bool:
+        """A decoder that only edgec's own passes change is one that MNN's engine takes."""
+        ours = all(type(step.pass_).__module__.startswith("edgec.") for step in request.steps)
+        return request.arch is None or not ours
+
+    def takes(self, request: TakesRequest) -> Iterable[Refusal]:
+        """Ops and weight formats that MNN has no form for, or is not known to compute right."""
+        from .check import refused_graph
+
+        return refused_graph(request)
 
     def emit(self, job: EmitJob) -> Emission:
         """Write the model's folder and read it back."""

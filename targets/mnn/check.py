@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...compiler.diagnostics.diagnostic import Diagnostic, Label, Span
+
+if TYPE_CHECKING:
+    from ...compiler.emit.capabilities import Refusal
+    from ...compiler.emit.target import TakesRequest
 
 
 def no_tokenizer(folder: Path, at: Span | None = None) -> Diagnostic:
@@ -12,3 +18,21 @@ def no_tokenizer(folder: Path, at: Span | None = None) -> Diagnostic:
     message = f"`{folder}` has no `tokenizer.json`, which an MNN-LLM bundle is made from"
     help = "save the model's tokenizer there with transformers, or deploy it `as ort`"
     return Diagnostic("E0705", message, Label(at) if at else None, help=help)
+
+
+def refused_graph(request: TakesRequest) -> list[Refusal]:
+    """What MNN has no form for in a dry module: nothing is written."""
+    module = request.module
+    with open(os.devnull, "wb") as nowhere:
+        if module.arch is not None:
+            from .decoder.lower import DecoderLowering
+
+            decoder = DecoderLowering(module, nowhere)
+            decoder.visit()
+            return decoder.refused
+        from .conformance.table import legality
+        from .graph.lower import GraphLowering
+
+        graph = GraphLowering(module, nowhere, legality())
+        graph.visit()
+        return graph.refused

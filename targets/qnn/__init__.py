@@ -8,12 +8,12 @@ the plan's checker imports this module to learn the options.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...compiler.emit.capabilities import Capabilities
-from ...compiler.emit.target import CheckRequest, Emission, EmitJob, Target
+from ...compiler.emit.capabilities import Capabilities, Refusal
+from ...compiler.emit.target import CheckRequest, Emission, EmitJob, TakesRequest, Target
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +42,12 @@ class QnnTarget(Target):
         from .check.check import check
 
         return check(request)
+
+    def takes(self, request: TakesRequest) -> Iterable[Refusal]:
+        """Ops without a lowering, and lowerings outside the conformance table."""
+        from .check.graphs import refused_graphs
+
+        return refused_graphs(request)
 
     def emit(self, job: EmitJob) -> Emission:
         """Write the context binaries of one part; see `emit.py`."""

@@ -24,11 +24,12 @@ from typing import Any
 
 from ...compiler.diagnostics.diagnostic import EngineError, Label, PlanError, fail
 from ...compiler.emit.child_process import Child
+from ...compiler.emit.refusals import grouped
 from ...compiler.emit.target import Emission, EmitJob
 from ...compiler.files import cache
 from ...compiler.ir.activation_encodings import Encoding
 from ...compiler.ir.save import save_graphs
-from .conformance.legality import check_uses
+from .check.graphs import refused_uses
 from .htp.chip import Chip, tool_versions
 from .htp.compile import Compiled, compile_shared, compile_twin
 from .htp.context_binary import TensorSpec, check_encodings
@@ -58,7 +59,8 @@ def emit(job: EmitJob) -> Emission:
     chip = Chip.of(job.device)
     with _at_the_deploy_line(job):
         graphs = _lower_parts(job)
-        check_uses((use for lowered in graphs.values() for use in lowered.uses), chip.arch)
+        if refused := refused_uses((use for lowered in graphs.values() for use in lowered.uses), chip.arch):
+            raise PlanError(*grouped(refused))
         names = [
             {bucket: _graph_name(job, index, bucket) for bucket in part.graphs} for index, part in enumerate(job.parts)
         ]

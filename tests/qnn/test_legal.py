@@ -7,10 +7,12 @@ import onnx_ir as ir
 import pytest
 from edgec.compiler.diagnostics.diagnostic import PlanError
 from edgec.compiler.emit.conformance.op_class import Use
+from edgec.compiler.emit.refusals import grouped
 from edgec.compiler.ir.attributes import WINDOWS, attributes
 from edgec.compiler.ir.opset import OPSET
+from edgec.targets.qnn.check.graphs import refused_uses
 from edgec.targets.qnn.conformance.cases import grid
-from edgec.targets.qnn.conformance.legality import check_uses, legality
+from edgec.targets.qnn.conformance.legality import legality
 from edgec.targets.qnn.conformance.measure import Runner
 from edgec.targets.qnn.conformance.table import table
 from edgec.targets.qnn.lower.lower_graphs import lower
@@ -24,9 +26,15 @@ def use(lowering="norm", **shape):
 
 def test_the_diagnostic_names_the_op_and_the_way_out(golden_error):
     asked = use("rms_norm", rows=1_000_000, size=256, epsilon=1e-6)
-    with pytest.raises(PlanError) as caught:
-        check_uses([asked, asked], 75)
-    golden_error("E0640", caught.value)
+    golden_error("E0640", grouped(refused_uses([asked, asked], 75)))
+
+
+def test_nodes_with_one_fault_are_one_diagnostic():
+    shape = use(rows=10**6, size=256, epsilon=1e-6).shape
+    norms = [Use("rms_norm", shape, f"layers.{layer}.norm") for layer in range(28)]
+    (found,) = grouped(refused_uses([*norms, *norms], 75))
+    assert found.message.startswith("28 nodes like `layers.*.norm` would become `rms_norm`, which ")
+    assert (found.help or "").startswith('`place (device = cpu) on "layers.*.norm"`, ')
 
 
 @pytest.mark.parametrize(
@@ -39,9 +47,8 @@ def test_the_diagnostic_names_the_op_and_the_way_out(golden_error):
     ],
 )
 def test_the_help_offers_what_changes_the_use(lowering, shape, ways):
-    with pytest.raises(PlanError) as caught:
-        check_uses([use(lowering, **shape)], 79)
-    first, *between, last = (caught.value.diagnostics[0].help or "").replace(", or ", ", ").split(", ")
+    (found,) = grouped(refused_uses([use(lowering, **shape)], 79))
+    first, *between, last = (found.help or "").replace(", or ", ", ").split(", ")
     assert first.startswith("`place (device = cpu) on ")
     assert between == ways
     assert last == "extend the table: `python -m edgec.targets.qnn.conformance --arch v79`"

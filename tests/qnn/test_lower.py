@@ -182,6 +182,6 @@ def test_every_missing_op_is_named_in_one_go(static):
     with pytest.raises(PlanError) as caught:
         lower({"g": static(text)})
     assert [d.message for d in caught.value.diagnostics] == [
-        "the qnn target has no lowering for `Erf` (node `a`)",
-        "the qnn target has no lowering for `Sin` (node `b`)",
+        "`a`: the qnn target has no lowering for `Erf`",
+        "`b`: the qnn target has no lowering for `Sin`",
     ]

@@ -12,7 +12,7 @@ the reason. Attributes at their default are left out of a shape.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Use:
 
     lowering: str
     shape: Shape
-    node: str = field(compare=False)
+    node: str
 
 
 @dataclass(frozen=True)

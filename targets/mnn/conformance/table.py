@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from ....compiler.diagnostics.diagnostic import fail
 from ....compiler.emit.conformance.legality import Legality
 from ....compiler.emit.conformance.table import RIGHT, ConformanceTable
+from ....compiler.emit.refusals import refuse
 from ..graph.op_classes import CLASSES, linear_use
 
 TABLE = Path(__file__).with_name("table.json")
@@ -27,13 +27,13 @@ def legality() -> Legality:
 
 
 def check_format(linear: str, format: str) -> None:
-    """Fail unless MNN runs linears of this format (`int4 block 32 symmetric`) right in both memory modes."""
+    """Refuse unless MNN runs linears of this format (`int4 block 32 symmetric`) right in both memory modes."""
     if legality().problem(linear_use(linear, format)) is not None:
         rows = [row for row in table().rows if row.lowering == "linear" and row.verdict == RIGHT]
         names = sorted((str(row.shape["format"]) for row in rows), key=_finest_first)
         known = ", ".join(f"`{name}`" for name in names if name.split()[0] == format.split()[0])
-        message = f"MNN is not known to run `{format}` right, the format of `{linear}`"
-        fail("E0707", message, help=f"known at this width: {known or 'none'}")
+        message = f"MNN is not known to run `{format}` right, the format of {{}}"
+        refuse("E0707", message, linear, help=f"known at this width: {known or 'none'}", cause="format")
 
 
 def _finest_first(format: str) -> tuple[int, bool]:

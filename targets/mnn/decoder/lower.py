@@ -21,9 +21,11 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from ....compiler.diagnostics.diagnostic import fail
+from ....compiler.diagnostics.diagnostic import PlanError, fail
+from ....compiler.emit.refusals import Refusals, Refused, grouped
 from ....compiler.ir.linears import as_linear, as_quantized
 from ....compiler.ir.module import constant
+from ....compiler.ir.weights import numbers
 from ..file import op_parameters as tables
 from .lower_attention import AttentionLowering
 from .lowered_values import Angle, Gate, Heads, HiddenState, Normed, Pending, Positions, Rotary, Sum
@@ -36,7 +38,13 @@ class DecoderLowering(AttentionLowering):
     """One pass over the graph. Afterwards `net` is complete, `blobs` says where each linear's weight lies."""
 
     def run(self) -> None:
-        """Lower every node of the graph, in its order. A node that has no place in MNN's decoder is E0703."""
+        """Lower the whole graph; PlanError with every node that has no place in MNN's decoder (E0703)."""
+        self.visit()
+        if self.refused:
+            raise PlanError(*grouped(self.refused))
+
+    def visit(self) -> None:
+        """Nodes in order, then the outputs; afterwards `refused` is complete."""
         visit: dict[str, Callable[[ir.Node], None]] = {
             "Gather": self._gather,
             "MatMul": self._matmul,
@@ -54,14 +62,31 @@ class DecoderLowering(AttentionLowering):
             "Sin": self._turn,
             "DequantizeLinear": self._dequantize,
         }
-        graph = self.module.main.graph
+        graph, refusals = self.module.main.graph, Refusals()
         for node in graph:
             if node.op_type == "Constant":
                 continue
-            if node.domain not in ("", "ai.onnx") or node.op_type not in visit:
-                self._refuse(node, "MNN's LLM engine has no op for it in a decoder")
-            visit[node.op_type](node)
-        self._outputs(graph)
+            try:
+                if node.domain not in ("", "ai.onnx") or node.op_type not in visit:
+                    self._refuse(node, "MNN's LLM engine has no op for it in a decoder", alone=True)
+                visit[node.op_type](node)
+            except Refused as problem:
+                refusals.add(node, problem.refusal)
+                self._set(node, self._stand_in(node))
+        self.refused = refusals.found
+        if self.refused:
+            return
+        try:
+            self._outputs(graph)
+        except Refused as problem:
+            self.refused.append(problem.refusal)
+
+    @staticmethod
+    def _stand_in(node: ir.Node) -> HiddenState:
+        """A hidden state in the place of what a refused node would have made, for the nodes behind it."""
+        shape = node.outputs[0].shape
+        width = shape[-1] if shape is not None and len(shape) else 1
+        return HiddenState(0, width if isinstance(width, int) else 1)
 
     # --- what runs on the hidden state -----------------------------------------------------------------------
 
@@ -88,7 +113,7 @@ class DecoderLowering(AttentionLowering):
         if isinstance(left, Pending) and bias is not None and bias.dims == (left.linear.shape[0],):
             if left.index is not None or left.bias is not None:
                 self._refuse(node, "the linear before it has its result used without the bias too")
-            self._set(node, Pending(left.x, left.linear, bias.numpy().astype(np.float32)))
+            self._set(node, Pending(left.x, left.linear, numbers(bias).astype(np.float32)))
             return
         if left is None or right is None:
             self._refuse(node, "its operands are not two hidden states, nor a linear and its bias")
@@ -110,7 +135,7 @@ class DecoderLowering(AttentionLowering):
                 return
             factor = constant(node.inputs[b])
             if isinstance(angle, Angle | Positions | Rotary) and factor is not None:
-                self._scale(node, angle, factor.numpy().astype(np.float32))
+                self._scale(node, angle, numbers(factor).astype(np.float32))
                 return
         self._refuse(node, "it multiplies neither a gate and a projection nor the rotary angles and a constant")
 
@@ -126,7 +151,7 @@ class DecoderLowering(AttentionLowering):
         if gamma is None or (axis is not None and axis.as_int() != -1):
             self._refuse(node, "MNN normalises over the last axis, with a constant gain")
         epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
-        gain = gamma.numpy().astype(np.float32).reshape(-1)
+        gain = numbers(gamma).astype(np.float32).reshape(-1)
         name = node.name or "norm"
         if isinstance(x, Heads) and x.stage == "split" and x.norm is None and gain.size == x.dim:
             self._set(node, x.with_norm(Normed(gain, epsilon)))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, BinaryIO, NoReturn
 import onnx_ir as ir
 
 from ....compiler.diagnostics.diagnostic import fail
+from ....compiler.emit.capabilities import Refusal
+from ....compiler.emit.refusals import refuse
 from ....compiler.ir.linears import Linear
 from ..conformance.table import check_format
 from ..file import op_parameters as tables
@@ -32,6 +34,7 @@ class LoweringState:
         self.blobs: dict[str, Blob] = {}
         self.linears: dict[str, Linear] = {}
         self.embedding: Linear | None = None
+        self.refused: list[Refusal] = []
         self._forms: dict[ir.Value, Form] = {}
         self._rotaries: dict[tuple[int, int], tuple[int, int]] = {}
         self._hidden = self.net.input("input_ids", [-1, 1, self.arch.hidden], "DT_FLOAT")
@@ -83,11 +86,14 @@ class LoweringState:
         table = tables.convolution(blob, columns, rows)
         return self.net.one("Convolution", [pending.x.index], linear.name, *table, layout="NHWC")
 
-    def _refuse(self, node: ir.Node, why: str) -> NoReturn:
-        fail(
+    def _refuse(self, node: ir.Node, why: str, alone: bool = False) -> NoReturn:
+        """Refuse `node`; most reasons are about the forms of its operands, `alone` ones are not."""
+        refuse(
             "E0703",
-            f"MNN's LLM engine cannot run `{node.name}` ({node.op_type}) of `{self.module.name}`: {why}",
+            f"MNN's LLM engine cannot run {{}} ({node.op_type}) of `{self.module.name}`: {why}",
+            node.name or "",
             help="leave this node as the loader made it, or deploy the model `as ort`",
+            alone=alone,
         )
 
 

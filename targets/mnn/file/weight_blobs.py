@@ -26,7 +26,7 @@ import numpy as np
 
 from ....compiler.ir.linears import QuantizedWeight
 from ....compiler.ir.weight_format import WeightFormat
-from ....compiler.ir.weights import BLOCK_BYTES, Weight
+from ....compiler.ir.weights import BLOCK_BYTES, DryWeight, Weight
 
 LOOKED_UP = 4  # bits at least of rows that are looked up: MNN's embedding reads narrower ones wrong
 ROW_MULTIPLE = 8  # eight rows fill whole bytes at any width
@@ -127,6 +127,8 @@ def write_quantized(file: BinaryIO, weight: QuantizedWeight, bias: np.ndarray | 
 
     They are stored in as many bits as they need, or `least` if that is more.
     """
+    if isinstance(weight.q, DryWeight):
+        return planned(weight, least)
     rows, columns = weight.q.dims[0], int(np.prod(weight.q.dims[1:], dtype=np.int64))
     offset, bits, block = file.tell(), max(least, weight.format.bits), weight.block or columns
     head = header(rows, columns, bits)
@@ -144,6 +146,8 @@ def write_quantized(file: BinaryIO, weight: QuantizedWeight, bias: np.ndarray | 
 
 def write_float(file: BinaryIO, weight: Weight, bias: np.ndarray | None = None) -> Blob:
     """Append a float weight: as float16 if no value overflows or vanishes in it, otherwise as float32."""
+    if isinstance(weight, DryWeight):
+        return planned(weight)
     rows, columns = weight.dims[0], int(np.prod(weight.dims[1:], dtype=np.int64))
     dtype = np.float16 if fits_half(weight) else np.float32
     offset, size = file.tell(), 0
@@ -151,6 +155,16 @@ def write_float(file: BinaryIO, weight: Weight, bias: np.ndarray | None = None) 
         size += file.write(np.ascontiguousarray(block.astype(np.float32).astype(dtype)).tobytes())
     bias_bytes = _write_bias(file, bias, rows)
     return Blob(offset, size, 0, bias_bytes, rows, columns, 8 * np.dtype(dtype).itemsize, 0, True, False)
+
+
+def planned(weight: Weight | QuantizedWeight, least: int = 1) -> Blob:
+    """The blob that would be written for a dry weight, at no place of a file: its format is what matters."""
+    dims = weight.q.dims if isinstance(weight, QuantizedWeight) else weight.dims
+    rows, columns = dims[0], int(np.prod(dims[1:], dtype=np.int64))
+    if isinstance(weight, QuantizedWeight):
+        bits, block = max(least, weight.format.bits), weight.block or columns
+        return Blob(0, 0, 0, 0, rows, columns, bits, block, weight.symmetric, True)
+    return Blob(0, 0, 0, 0, rows, columns, 16, 0, True, False)
 
 
 def fits_half(weight: Weight) -> bool:

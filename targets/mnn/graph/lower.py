@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, BinaryIO, NoReturn
 import numpy as np
 import onnx_ir as ir
 
-from ....compiler.diagnostics.diagnostic import fail
+from ....compiler.diagnostics.diagnostic import PlanError
+from ....compiler.emit.capabilities import Refusal
+from ....compiler.emit.refusals import Refusals, Refused, grouped, refuse
 from ....compiler.ir.linears import Linear, as_linear, as_quantized
 from ....compiler.ir.module import constant
+from ....compiler.ir.weights import DryWeight, numbers
 from ..conformance.table import check_format
 from ..file import op_parameters as tables
 from ..file import weight_blobs as blobs
@@ -48,17 +51,31 @@ class GraphLowering:
         self.blobs: dict[str, Blob] = {}
         self.linears: dict[str, Linear] = {}
         self._values: dict[ir.Value, int] = {}
+        self.refused: list[Refusal] = []
 
     def run(self) -> None:
-        """Lower every node of the graph, in its order. The first that MNN cannot run is E0710."""
-        graph = self.module.main.graph
+        """Lower the whole graph; PlanError with everything that MNN cannot run (E0710, E0707)."""
+        self.visit()
+        if self.refused:
+            raise PlanError(*grouped(self.refused))
+
+    def visit(self) -> None:
+        """Inputs and nodes in order; afterwards `refused` is complete."""
+        graph, refusals = self.module.main.graph, Refusals()
         for value in graph.inputs:
-            if value.dtype is None or value.dtype not in _TYPES or value.shape is None:
-                fail("E0710", f"input `{value.name}` of `{self.module.name}` is of a type or shape MNN cannot take")
-            dims = [d if isinstance(d, int) else -1 for d in value.shape]
-            self._values[value] = self.net.input(value.name or "", dims, _TYPES[value.dtype])
+            kind = None if value.dtype is None or value.shape is None else _TYPES.get(value.dtype)
+            if kind is None:
+                message = f"input {{}} of `{self.module.name}` is of a type or shape MNN cannot take"
+                self.refused.append(Refusal("E0710", message, value.name or ""))
+            dims = [d if isinstance(d, int) else -1 for d in value.shape or ()]
+            self._values[value] = self.net.input(value.name or "", dims, kind or "DT_FLOAT")
         for node in graph:
-            self._visit(node)
+            try:
+                self._visit(node)
+            except Refused as problem:
+                refusals.add(node, problem.refusal)
+                self._values.update(dict.fromkeys(node.outputs, 0))
+        self.refused += refusals.found
 
     def _visit(self, node: ir.Node) -> None:
         if node.op_type == "Constant" or as_quantized(node) is not None or self._is_weight_transpose(node):
@@ -91,7 +108,7 @@ class GraphLowering:
         weight = constant(node.inputs[position])
         if weight is None:
             self.refuse(node, f"operand {position} is not a constant")
-        return np.asarray(weight.numpy())
+        return np.asarray(numbers(weight))
 
     def rank(self, node: ir.Node, position: int) -> int:
         """The rank of an operand; E0710 if it is unknown."""
@@ -158,9 +175,10 @@ class GraphLowering:
 
     def refuse(self, node: ir.Node, why: str) -> NoReturn:
         """Raise E0710 for `node`; `why` completes "MNN cannot run it: …"."""
-        fail(
+        refuse(
             "E0710",
-            f"MNN cannot run `{node.name}` ({node.op_type}) of `{self.module.name}`: {why}",
+            f"MNN cannot run {{}} ({node.op_type}) of `{self.module.name}`: {why}",
+            node.name or "",
             help="deploy the model `as ort`, or rewrite this node with a pass of your own",
         )
 
@@ -186,7 +204,7 @@ class GraphLowering:
         name = value.name or f"{node.name}/constant"
         if weight.size > _INLINE and weight.dtype == ir.DataType.FLOAT:
             return self._table(name, weight)
-        array = np.asarray(weight.numpy())
+        array = np.asarray(numbers(weight))
         if array.dtype == np.int64:
             info = np.iinfo(np.int32)
             array = array.clip(info.min, info.max).astype(np.int32)
@@ -195,7 +213,7 @@ class GraphLowering:
     def _table(self, name: str, weight: blobs.Weight) -> int:
         """A big float constant, streamed into the weight file."""
         offset, size = self.file.tell(), 0
-        for _, block in weight.blocks():
+        for _, block in () if isinstance(weight, DryWeight) else weight.blocks():
             size += self.file.write(np.ascontiguousarray(block, np.float32).tobytes())
         fields = {"dims": list(weight.dims), "dataFormat": "NCHW", "dataType": "DT_FLOAT", "external": [offset, size]}
         return self.net.one("Const", [], name, "Blob", fields)

@@ -16,9 +16,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ....compiler.diagnostics.diagnostic import fail
+from ....compiler.emit.refusals import refuse
 from ....compiler.ir.activation_encodings import Encoding, scores_range
-from .builder import static_shape
+from .builder import ON_CPU, static_shape
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -90,9 +90,10 @@ def _encode_scores(low: Lowering, whole: Integers, node: ir.Node, scaled: ir.Val
 def _span(node: ir.Node) -> tuple[float, float]:
     found = scores_range(node)
     if found is None:
-        fail(
+        refuse(
             "E0638",
-            f"the range of the scores of `{node.name}` is not known, and integer activations need it",
+            "the range of the scores of {} is not known, and integer activations need it",
+            node.name or "",
             help="measure it: `activations = uint16` on a `quantize` line after the pass that made this op",
         )
     return found
@@ -107,10 +108,11 @@ def _refuse_variants(node: ir.Node, q: ir.Value) -> None:
     if static_shape(q)[0] != 1:
         odd.append("batch > 1")
     if odd:
-        fail(
+        refuse(
             "E0634",
-            f"`{node.name}`: Attention with {', '.join(odd)} has no lowering for HTP",
-            help=f'`place (device = cpu) on "{node.name}"`, or export it with an additive mask and batch 1',
+            f"{{}}: Attention with {', '.join(odd)} has no lowering for HTP",
+            node.name or "",
+            help="`place (device = cpu) on {on}`, or export it with an additive mask and batch 1",
         )
 
 
@@ -144,7 +146,7 @@ def _rotary_embedding(low: Lowering, node: ir.Node) -> ir.Value:
     odd = "interleaved pairs" if _attr(node, "interleaved", 0) else "a rank other than 4" if len(shape) != 4 else ""
     odd = "position ids as an input" if len(node.inputs) > 3 and node.inputs[3] is not None else odd
     if odd:
-        fail("E0634", f"`{node.name}`: RotaryEmbedding with {odd} has no lowering for HTP", help="deploy it on cpu")
+        refuse("E0634", f"{{}}: RotaryEmbedding with {odd} has no lowering for HTP", node.name or "", help=ON_CPU)
     _, heads, tokens, size = shape
     turned = int(_attr(node, "rotary_embedding_dim", 0)) or size
     low.use("rotary", node, tokens=tokens, heads=heads, head_dim=size, turned=turned == size)
@@ -153,9 +155,10 @@ def _rotary_embedding(low: Lowering, node: ir.Node) -> ir.Value:
     half = (1, heads, tokens, turned // 2)
     whole = low.integers
     if whole is not None and turned < size:
-        fail(
+        refuse(
             "E0634",
-            f"`{node.name}`: RotaryEmbedding of a part of a head has no lowering for HTP on integers",
+            "{}: RotaryEmbedding of a part of a head has no lowering for HTP on integers",
+            node.name or "",
             help="use `activations = fp16`",
         )
     a, b = build.slice(value, 0, turned // 2, "first"), build.slice(value, turned // 2, turned, "second")

@@ -13,13 +13,15 @@ import numpy as np
 import onnx_ir as ir
 
 from ....compiler.diagnostics.diagnostic import fail
+from ....compiler.emit.refusals import refuse
 from ....compiler.ir.save import SMALL
-from ....compiler.ir.weights import Weight, derive, from_array
+from ....compiler.ir.weights import DryWeight, Weight, derive, from_array
 
 FP16 = ir.DataType.FLOAT16
 FP16_MAX = 65504.0
 OPSET, CONTRIB_OPSET = 23, 1
 CONTRIB = "com.microsoft"
+ON_CPU = "`place (device = cpu) on {on}` runs it on the CPU"  # the help of most refusals
 
 
 class WeightStore:
@@ -34,8 +36,10 @@ class WeightStore:
         key = (source.name, source.origin, source.dims, source.dtype, form)
         if key not in self._made:
             made = make()
-            # small ones lie inside the .onnx file: made now, so that a bad value is said here and not while it is saved
-            self._made[key] = from_array(made.name, made.numpy(), made.origin) if made.nbytes <= SMALL else made
+            if made.nbytes <= SMALL and not isinstance(source, DryWeight):
+                # these lie inside the .onnx file: made now, so that a bad value is said here and not while it is saved
+                made = from_array(made.name, made.numpy(), made.origin)
+            self._made[key] = made
         return self._made[key]
 
     def half(self, source: Weight, name: str | None = None) -> Weight:
@@ -191,12 +195,15 @@ class Builder:
 
 
 def static_shape(value: ir.Value) -> tuple[int, ...]:
-    """The shape as integers; a symbolic dimension cannot be compiled."""
+    """The shape as integers; a symbolic dimension cannot be compiled and is refused."""
     if value.shape is None or not all(isinstance(dim, int) for dim in value.shape):
-        fail(
+        refuse(
             "E0631",
-            f"the shape of `{value.name}` is not static: {value.shape}",
+            f"the shape of {{}} is not static: {value.shape}",
+            value.name or "",
             help="a pipeline for the NPU ends with `bucket(tokens = …, context = …)`; "
             "an imported graph needs fixed input shapes",
+            cause="shape",
+            alone=False,
         )
     return tuple(int(dim) for dim in value.shape if isinstance(dim, int))

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ....compiler.diagnostics.diagnostic import fail
+from ....compiler.emit.refusals import refuse
 from ....compiler.ir.activation_encodings import Encoding
 from ....compiler.ir.module import constant
-from .builder import static_shape
+from .builder import ON_CPU, static_shape
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -34,7 +34,7 @@ def _same(low: Lowering, node: ir.Node) -> ir.Value:
 def _swish(low: Lowering, node: ir.Node) -> ir.Value:
     alpha = node.attributes["alpha"].as_float() if "alpha" in node.attributes else 1.0
     if alpha != 1.0:
-        fail("E0634", f"`{node.name}`: Swish with alpha = {alpha:g} has no lowering for HTP", help="place it on cpu")
+        refuse("E0634", f"{{}}: Swish with alpha = {alpha:g} has no lowering for HTP", node.name or "", help=ON_CPU)
     shape = static_shape(node.outputs[0])
     low.use("swish", node, rank=len(shape), elements=math.prod(shape))
     x = low.value(node.inputs[0])
@@ -48,10 +48,11 @@ def _softmax(low: Lowering, node: ir.Node) -> ir.Value:
     shape = static_shape(node.outputs[0])
     axis = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
     if axis not in (-1, len(shape) - 1):
-        fail(
+        refuse(
             "E0634",
-            f"`{node.name}`: Softmax over axis {axis} has no lowering for HTP, the last axis has",
-            help=f'`place (device = cpu) on "{node.name}"`',
+            f"{{}}: Softmax over axis {axis} has no lowering for HTP, the last axis has",
+            node.name or "",
+            help=ON_CPU,
         )
     low.use("softmax", node, rank=len(shape), rows=math.prod(shape[:-1]), size=shape[-1])
     return low.build.op("Softmax", low.value(node.inputs[0]), shape=shape, axis=-1)
@@ -61,10 +62,11 @@ def _reduce_mean(low: Lowering, node: ir.Node) -> ir.Value:
     axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     shape, inner = static_shape(node.outputs[0]), static_shape(_required(node.inputs[0]))
     if axes is None or [int(a) % len(inner) for a in axes.numpy()] != [len(inner) - 1]:
-        fail(
+        refuse(
             "E0634",
-            f"`{node.name}`: ReduceMean over more than the last axis has no lowering for HTP",
-            help=f'`place (device = cpu) on "{node.name}"`',
+            "{}: ReduceMean over more than the last axis has no lowering for HTP",
+            node.name or "",
+            help=ON_CPU,
         )
     low.use("op.ReduceMean", node, rank=len(inner), elements=math.prod(inner))
     keep = node.attributes["keepdims"].as_int() if "keepdims" in node.attributes else 1
@@ -76,7 +78,7 @@ def _clip(low: Lowering, node: ir.Node) -> ir.Value:
     shape = static_shape(node.outputs[0])
     bounds = [constant(value) for value in node.inputs[1:]]
     if any(bound is None for bound in bounds):
-        fail("E0634", f"`{node.name}`: Clip needs constant bounds on HTP", help="place it on cpu")
+        refuse("E0634", "{}: Clip needs constant bounds on HTP", node.name or "", help=ON_CPU)
     low.use("op.Clip", node, rank=len(shape), elements=math.prod(shape))
     inputs = [low.build.scalar(float(bound.numpy())) for bound in bounds if bound is not None]
     return low.build.op("Clip", low.value(node.inputs[0]), *inputs, shape=shape)
@@ -90,10 +92,11 @@ def _cast(low: Lowering, node: ir.Node) -> ir.Value:
     """Between float types a cast is nothing: every float is fp16 here."""
     source, target = _required(node.inputs[0]).dtype, node.outputs[0].dtype
     if source is None or target is None or not (source.is_floating_point() and target.is_floating_point()):
-        fail(
+        refuse(
             "E0634",
-            f"`{node.name}`: Cast between {_name(source)} and {_name(target)} has no lowering for HTP",
-            help=f'`place (device = cpu) on "{node.name}"`',
+            f"{{}}: Cast between {_name(source)} and {_name(target)} has no lowering for HTP",
+            node.name or "",
+            help=ON_CPU,
         )
     return low.value(node.inputs[0])
 

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from ....compiler.ir.activation_encodings import TYPES, Encoding, scores_range
 from ....compiler.ir.module import constant
-from ....compiler.ir.weights import Weight, derive, from_array
+from ....compiler.ir.weights import DryWeight, Weight, derive, from_array
 from .builder import Builder, static_shape
 
 MOVES = frozenset(("Reshape", "Transpose", "Slice", "Concat"))
@@ -172,6 +172,8 @@ def _append(build: Builder, kind: str, value: ir.Value, encoding: Encoding, dtyp
 
 
 def _encoding_of_constant(held: Weight) -> Encoding:
+    if isinstance(held, DryWeight):
+        return Encoding.over(-1.0, 1.0, "uint16")
     low = high = 0.0
     for _, block in held.blocks() if held.dims else [(0, held.numpy())]:
         low, high = min(low, float(block.min())), max(high, float(block.max()))

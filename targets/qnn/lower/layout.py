@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ....compiler.diagnostics.diagnostic import fail
+from ....compiler.emit.refusals import refuse
 from ....compiler.ir.module import constant
 from ....compiler.ir.weights import Weight
-from .builder import static_shape
+from .builder import ON_CPU, static_shape
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -42,7 +42,7 @@ def _slice(low: Lowering, node: ir.Node) -> ir.Value:
     shape = static_shape(node.outputs[0])
     bounds = [constant(value) for value in node.inputs[1:]]
     if any(bound is None for bound in bounds):
-        fail("E0634", f"`{node.name}`: Slice needs constant bounds on HTP", help="place it on cpu")
+        refuse("E0634", "{}: Slice needs constant bounds on HTP", node.name or "", help=ON_CPU)
     source = static_shape(_required(node.inputs[0]))
     low.use("op.Slice", node, rank=len(shape), elements=math.prod(shape), **_cut(bounds, len(source)))
     ints = [low.build.ints(*(int(i) for i in bound.numpy())) for bound in bounds if bound is not None]

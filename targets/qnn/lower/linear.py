@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from ....compiler.diagnostics.diagnostic import fail
+from ....compiler.emit.refusals import refuse
 from ....compiler.ir.linears import Linear, QuantizedWeight, as_linear
 from ....compiler.ir.weights import Weight, derive
-from .builder import CONTRIB, FP16, checked_half, static_shape
+from .builder import CONTRIB, FP16, ON_CPU, checked_half, static_shape
 from .linear_integers import integer_product
 from .transposed_weight import TransposedWeight
 
@@ -43,10 +43,11 @@ def _matmul(low: Lowering, node: ir.Node) -> ir.Value:
 def _gemm(low: Lowering, node: ir.Node) -> ir.Value:
     linear = as_linear(node)
     if linear is None or (linear.bias is not None and _number(node, "beta", 1.0) != 1.0):
-        fail(
+        refuse(
             "E0634",
-            f"`{node.name}`: Gemm with alpha, beta or transA, or without a constant weight, has no lowering for HTP",
-            help=f'`place (device = cpu) on "{node.name}"`',
+            "{}: Gemm with alpha, beta or transA, or without a constant weight, has no lowering for HTP",
+            node.name or "",
+            help=ON_CPU,
         )
     made = _linear(low, linear)
     if linear.bias is None:
@@ -120,19 +121,23 @@ def _block(linear: Linear, quant: QuantizedWeight, k: int) -> int:
     """The block size of MatMulNBits: the weight's own, or for one scale per channel the largest that divides K."""
     if quant.bits not in BITS or not linear.rows_are_outputs:
         kind = f"{quant.bits}-bit" if quant.bits not in BITS else "[K, N]"
-        fail(
+        refuse(
             "E0635",
-            f"`{linear.name}`: {kind} quantised weights have no lowering for HTP",
+            f"{{}}: {kind} quantised weights have no lowering for HTP",
+            linear.name,
             help="use int4 or int8 weights stored as [outputs, inputs] (the quantize pass makes them so)",
+            cause="format",
         )
     axis = 1 if quant.block is not None else 0
     fitting = [size for size in BLOCKS if k % size == 0] if quant.block is None else [quant.block]
     if quant.axis != axis or not fitting or k % fitting[0] or fitting[0] not in BLOCKS:
         grain = "one scale per channel" if quant.block is None else f"block {quant.block}"
-        fail(
+        refuse(
             "E0635",
-            f"`{linear.name}`: {grain} does not fit {k} inputs on HTP, whose blocks are {_listed()} and divide them",
+            f"{{}}: {grain} does not fit {k} inputs on HTP, whose blocks are {_listed()} and divide them",
+            linear.name,
             help="choose a block size that divides the inputs, or leave this linear out with `except`",
+            cause="format",
         )
     return fitting[0]
 
@@ -182,18 +187,20 @@ def _blocked_zero(quant: QuantizedWeight, name: str, n: int, blocks: int) -> Wei
 def _gather(low: Lowering, node: ir.Node) -> ir.Value:
     linear = as_linear(node)
     if linear is None:
-        fail(
+        refuse(
             "E0634",
-            f"`{node.name}`: Gather has a lowering for HTP only as an embedding (a constant table, axis 0)",
-            help=f'`place (device = cpu) on "{node.name}"`',
+            "{}: Gather has a lowering for HTP only as an embedding (a constant table, axis 0)",
+            node.name or "",
+            help=ON_CPU,
         )
     if linear.quant is not None:
-        fail(
+        refuse(
             "E0636",
-            f"`{linear.name}`: HTP has no lookup in a quantised table; as fp16 it would take "
+            f"{{}}: HTP has no lookup in a quantised table; as fp16 it would take "
             f"{_mib(2 * math.prod(linear.shape))} where the plan's format takes {_mib(linear.quant.q.nbytes)}",
-            help=f'`place (device = cpu) on "{linear.name}"` looks it up on the CPU, '
-            "or `except` leaves it out of quantize",
+            linear.name,
+            help="`place (device = cpu) on {on}` looks it up on the CPU, or `except` leaves it out of quantize",
+            cause="format",
         )
     vocab, size = linear.shape
     ids = _present(node, 1)

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from ....compiler.diagnostics.diagnostic import fail
+from ....compiler.emit.refusals import refuse
 from ....compiler.ir.linears import Linear, QuantizedWeight
 from ....compiler.ir.weight_format import TWO_LEVEL
-from ....compiler.ir.weights import Weight, from_array
+from ....compiler.ir.weights import DryWeight, Weight, from_array
 from .transposed_weight import TransposedWeight
 
 if TYPE_CHECKING:
@@ -48,10 +48,12 @@ def integer_product(low: Lowering, linear: Linear, x: ir.Value, rows: int) -> ir
 def _refuse(linear: Linear, quant: QuantizedWeight) -> None:
     odd = "zero points" if not quant.symmetric else "" if linear.rows_are_outputs else "weights stored as [K, N]"
     if odd or quant.bits not in (4, 8):
-        fail(
+        refuse(
             "E0635",
-            f"`{linear.name}`: {odd or f'{quant.bits} bits'} have no lowering for HTP with integer activations",
+            f"{{}}: {odd or f'{quant.bits} bits'} have no lowering for HTP with integer activations",
+            linear.name,
             help="use symmetric int4 or int8 weights (the quantize pass makes them so), or `activations = fp16`",
+            cause="format",
         )
 
 
@@ -69,7 +71,7 @@ def _weight(low: Lowering, linear: Linear, quant: QuantizedWeight) -> tuple[ir.V
     if quant.format.scales != TWO_LEVEL or quant.block not in LPBQ_BLOCKS:
         scale = build.weight(_scale(low, quant.scale, name, lambda s: s.T), f"{name}.scale")
         return _dequantize(low, [q, scale], (k, n), blocks), {**words, "format": "block"}
-    parts, channels = split_two_level(quant.scale.numpy())
+    parts, channels = _two_levels(quant.scale)
     block_scale = _scale(low, quant.scale, f"{name}.block", lambda _: parts.T)
     channel = _scale(low, quant.scale, f"{name}.channel", lambda _: channels)
     zeros = build.constant(f"const.zeros.uint8.{n}", np.zeros(n, np.uint8))
@@ -82,6 +84,13 @@ def _weight(low: Lowering, linear: Linear, quant: QuantizedWeight) -> tuple[ir.V
 
 def _dequantize(low: Lowering, inputs: list[ir.Value], shape: tuple[int, int], attributes: dict[str, Any]) -> ir.Value:
     return low.build.op("DequantizeLinear", *inputs, shape=shape, step="weight", **attributes)
+
+
+def _two_levels(scale: Weight) -> tuple[np.ndarray, np.ndarray]:
+    """`split_two_level`, of the right shapes for a dry weight."""
+    if isinstance(scale, DryWeight):
+        return np.broadcast_to(np.uint8(1), scale.dims), np.broadcast_to(np.float32(1), scale.dims[:1])
+    return split_two_level(scale.numpy())
 
 
 def split_two_level(scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -104,6 +113,9 @@ def _turn(low: Lowering, source: Weight, name: str, dtype: ir.DataType) -> Weigh
 
 def _scale(low: Lowering, source: Weight, name: str, make: Callable[[np.ndarray], np.ndarray]) -> Weight:
     def build() -> Weight:
+        if isinstance(source, DryWeight):
+            shape = make(np.broadcast_to(np.float32(1), source.dims))
+            return DryWeight(f"{name}.scale", ir.DataType.from_numpy(shape.dtype), shape.shape, source.origin)
         made = np.ascontiguousarray(make(source.numpy().astype(np.float32)))
         return from_array(f"{name}.scale", made, source.origin)
 
@@ -116,7 +128,8 @@ def _float_weight(low: Lowering, linear: Linear) -> ir.Value:
     name, held = linear.initializer.name or linear.name, linear.stored
     if held is None:
         raise ValueError(f"linear `{linear.name}` has no float weight")
-    top = np.concatenate([np.abs(block).max(axis=1) for _, block in source.blocks()])
+    outline = isinstance(source, DryWeight)
+    top = np.ones(n) if outline else np.concatenate([np.abs(block).max(axis=1) for _, block in source.blocks()])
     scale = np.maximum(top / 32767, 1e-12).astype(np.float32)
 
     def rows(start: int, stop: int) -> np.ndarray:

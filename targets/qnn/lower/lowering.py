@@ -19,15 +19,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import onnx_ir as ir
 
-from ....compiler.diagnostics.diagnostic import Diagnostic, PlanError, fail
+from ....compiler.diagnostics.diagnostic import PlanError
+from ....compiler.emit.capabilities import Refusal
 from ....compiler.emit.conformance.op_class import Cell, Use
+from ....compiler.emit.refusals import Refusals, Refused, grouped, refuse
 from ....compiler.ir.activation_encodings import Encoding, encoding_of, quantised
 from ....compiler.ir.attributes import Value
 from ....compiler.ir.module import constant
-from .builder import FP16, Builder, WeightStore, static_shape
+from .builder import FP16, ON_CPU, Builder, WeightStore, static_shape
 from .integer_activations import Integers
 from .op_classes import CLASSES
 
@@ -64,33 +67,66 @@ class Lowering:
         self._keys: dict[ir.Value, ir.Value] = {}
         self._caches: dict[ir.Value, ir.Value] = {}
         self._rotary = _rotary_values(graph)
+        self.refused: list[Refusal] = []
 
     def run(self) -> Lowered:
-        """Inputs, nodes in order, outputs. Nodes that compute constants or the rotary prologue are not lowered."""
-        for value in self.graph.inputs:
-            self._declare(value)
-        missing = []
-        for node in self.graph:
-            if not self._wanted(node):
-                continue
-            self._active.update(node.outputs)
-            self.build.at(node.name or node.op_type)
-            if self.integers is not None and encoding_of(node) is not None:
-                self._through(node, self.integers)
-                continue
-            rule = self._rules.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-            if rule is None:
-                missing.append(_no_rule(node))
-            elif not missing:
-                made = rule(self, node)
-                self._values.update(zip(node.outputs, made if isinstance(made, list) else [made], strict=False))
-        if missing:
-            raise PlanError(*missing)
-        outputs = [(value.name or "", self._output(value)) for value in self.graph.outputs]
+        """The target-level graph; PlanError with everything that has no form."""
+        outputs = self.visit()
+        if self.refused:
+            raise PlanError(*grouped(self.refused))
         if self.integers is None:
             return Lowered(self.build.finish(outputs), list(self.uses), self.sources)
         model, encodings = self.integers.finish(self.build, outputs)
         return Lowered(model, list(self.uses), self.sources, encodings)
+
+    def visit(self) -> list[tuple[str, ir.Value]]:
+        """Inputs, nodes in order, outputs; afterwards `uses` and `refused` are complete.
+
+        Nodes that compute constants or the rotary prologue are not lowered. Behind inputs without a static shape
+        nothing can be said.
+        """
+        for value in self.graph.inputs:
+            try:
+                self._declare(value)
+            except Refused as problem:
+                self.refused.append(problem.refusal)
+        if self.refused:
+            return []
+        refusals = Refusals()
+        for node in self.graph:
+            if self._wanted(node):
+                self._active.update(node.outputs)
+                self._visit(node, refusals)
+        self.refused += refusals.found
+        outputs = []
+        for value in self.graph.outputs:
+            try:
+                outputs.append((value.name or "", self._output(value)))
+            except Refused as problem:
+                self.refused.append(problem.refusal)
+        return outputs
+
+    def _visit(self, node: ir.Node, refusals: Refusals) -> None:
+        self.build.at(node.name or node.op_type)
+        try:
+            if self.integers is not None and encoding_of(node) is not None:
+                self._through(node, self.integers)
+                return
+            rule = self._rules.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+            made = _no_rule(node) if rule is None else rule(self, node)
+        except Refused as problem:
+            refusals.add(node, problem.refusal)
+            made = [self._stand_in(value) for value in node.outputs]
+        self._values.update(zip(node.outputs, made if isinstance(made, list) else [made], strict=False))
+
+    def _stand_in(self, value: ir.Value) -> ir.Value:
+        """What a refused node would have made, as far as the nodes behind it look: a type, a shape, a range."""
+        shape = [dim if isinstance(dim, int) else 1 for dim in value.shape or ()]
+        floats = value.dtype is None or value.dtype.is_floating_point()
+        made = self.build.op("Identity", shape=shape, step="refused", dtype=None if floats else value.dtype)
+        if self.integers is not None and floats:
+            self.integers.encode(self.build, made, Encoding.over(-1.0, 1.0, "uint16"))
+        return made
 
     def _through(self, node: ir.Node, integers: Integers) -> None:
         """One half of a pair: it says how integers are read, and computes nothing unless it changes that."""
@@ -110,9 +146,10 @@ class Lowering:
             return self._values[value]
         held = constant(value)
         if held is None:
-            fail(
+            refuse(
                 "E0632",
-                f"`{value.name}` is computed from constants only, and HTP graphs cannot contain such ops",
+                "{} is computed from constants only, and HTP graphs cannot contain such ops",
+                value.name or "",
                 help="fold the constant part of the graph before deploying it",
             )
         halve = self.integers is None and held.dtype.is_floating_point()
@@ -158,7 +195,7 @@ class Lowering:
             return self.build.reshape(made, (batch, 1, tokens, half), "angles")
         _, tokens, half = static_shape(value)
         if any(given.name == name for given in self.build.inputs):
-            fail(
+            refuse(
                 "E0633",
                 f"the graph has two different rotary embeddings; Genie's interface has one `{name}`",
                 help="deploy this model on cpu",
@@ -234,10 +271,6 @@ def _rotary_values(graph: ir.Graph) -> set[ir.Value]:
     return found
 
 
-def _no_rule(node: ir.Node) -> Diagnostic:
+def _no_rule(node: ir.Node) -> NoReturn:
     domain = f" of the domain `{node.domain}`" if node.domain else ""
-    return Diagnostic(
-        "E0621",
-        f"the qnn target has no lowering for `{node.op_type}`{domain} (node `{node.name}`)",
-        help=f'`place (device = cpu) on "{node.name}"` runs it on the CPU',
-    )
+    refuse("E0621", f"{{}}: the qnn target has no lowering for `{node.op_type}`{domain}", node.name or "", ON_CPU)

@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ....compiler.diagnostics.diagnostic import fail
-from .builder import static_shape
+from ....compiler.emit.refusals import refuse
+from .builder import ON_CPU, static_shape
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -28,10 +28,11 @@ def _norm(low: Lowering, node: ir.Node) -> ir.Value:
     shape = static_shape(x)
     axis = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
     if axis not in (-1, len(shape) - 1):
-        fail(
+        refuse(
             "E0634",
-            f"`{node.name}`: {node.op_type} over more than the last axis has no lowering for HTP",
-            help=f'`place (device = cpu) on "{node.name}"`',
+            f"{{}}: {node.op_type} over more than the last axis has no lowering for HTP",
+            node.name or "",
+            help=ON_CPU,
         )
     rows, size = math.prod(shape[:-1]), shape[-1]
     low.use("rms_norm" if node.op_type == "RMSNormalization" else "layer_norm", node, rows=rows, size=size)

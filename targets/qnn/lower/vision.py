@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ....compiler.diagnostics.diagnostic import fail
+from ....compiler.emit.refusals import refuse
 from ....compiler.ir.attributes import Value, attributes, defaults
 from ....compiler.ir.linears import as_linear
-from .builder import static_shape
+from .builder import ON_CPU, static_shape
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 def _conv(low: Lowering, node: ir.Node) -> ir.Value:
     linear, shape = as_linear(node), static_shape(node.outputs[0])
     if linear is None or linear.quant is not None or len(shape) != 4:
-        fail(
+        refuse(
             "E0634",
-            f"`{node.name}`: Conv has a lowering for HTP only with two spatial axes and a constant float weight",
-            help=f'`place (device = cpu) on "{node.name}"`, or leave it out of quantize with `except`',
+            "{}: Conv has a lowering for HTP only with two spatial axes and a constant float weight",
+            node.name or "",
+            help="`place (device = cpu) on {on}`, or leave it out of quantize with `except`",
+            cause="place" if linear is None or linear.quant is None else "format",
         )
     given, group = _window(node), node.attributes.get_int("group", 1) or 1
     inputs = linear.shape[1] * group
@@ -44,7 +46,7 @@ def _grouping(group: int, inputs: int, channels: int) -> dict[str, Any]:
 def _pool(low: Lowering, node: ir.Node) -> ir.Value:
     shape = static_shape(node.outputs[0])
     if len(shape) != 4 or len(node.outputs) > 1:
-        fail("E0634", f"`{node.name}`: this form of {node.op_type} has no lowering for HTP", help="place it on cpu")
+        refuse("E0634", f"{{}}: this form of {node.op_type} has no lowering for HTP", node.name or "", help=ON_CPU)
     given = _window(node)
     low.use(f"op.{node.op_type}", node, given, channels=shape[1], size=shape[2])
     return _copy(low, node, given)
@@ -53,7 +55,7 @@ def _pool(low: Lowering, node: ir.Node) -> ir.Value:
 def _global_pool(low: Lowering, node: ir.Node) -> ir.Value:
     shape, x = static_shape(node.outputs[0]), node.inputs[0]
     if x is None or len(shape) != 4:
-        fail("E0634", f"`{node.name}`: this form of {node.op_type} has no lowering for HTP", help="place it on cpu")
+        refuse("E0634", f"{{}}: this form of {node.op_type} has no lowering for HTP", node.name or "", help=ON_CPU)
     low.use(f"op.{node.op_type}", node, channels=shape[1], window=static_shape(x)[2])
     return _copy(low, node, {})
 

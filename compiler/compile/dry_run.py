@@ -1,0 +1,207 @@
+"""A compile without work: every line of a pipeline over dry weights, then what each target takes.
+
+    load (headers, config)  ->  steps, dry  ->  parts  ->  Target.takes  ->  refusals at the lines that chose
+
+No weight is read, nothing is solved or measured, torch is not imported. All refusals of all deploys are collected:
+a compile starts with this, `edgec check` ends with it. What only numbers or an engine can tell is left to the compile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from ..diagnostics.diagnostic import Diagnostic, EngineError, Label, PlanError, Span
+from ..emit.refusals import grouped
+from ..emit.target import CheckRequest, TakesRequest
+from ..ir.levels import Level
+from ..pipeline.measured_steps import split_steps
+from ..pipeline.step import Step
+from ..registry import cache_steps, find_target, part_target
+from .compile_model import load_model, whole_part
+from .remembered import held_before, key_of, remember
+
+if TYPE_CHECKING:
+    from ..emit.capabilities import Refusal
+    from ..emit.part import Part
+    from ..ir.module import Module
+    from ..plan.plan import Deploy, Plan
+
+Progress = Callable[[str], None]
+
+
+def open_questions(plan: Plan) -> list[Deploy]:
+    """The deploys whose answer needs a graph or a tokenizer; nothing heavy is imported to tell."""
+    return [deploy for deploy in plan.deploys if _needs_graph(plan, deploy) or _reads_text(plan, deploy)]
+
+
+def refuse_early(plan: Plan, progress: Progress = lambda _text: None) -> list[Diagnostic]:
+    """Everything that a compile of `plan` would refuse and that can be told without reading a weight.
+
+    A plan without such a question, or one whose dry run held before, is answered in milliseconds.
+    """
+    if not open_questions(plan):
+        return []
+    key = key_of(plan)
+    if held_before(key):
+        return []
+    found = dry_run(plan, progress)
+    if not found:
+        remember(key)
+    return found
+
+
+def dry_run(plan: Plan, progress: Progress = lambda _text: None) -> list[Diagnostic]:
+    """As `refuse_early`, done anew."""
+    found: list[Diagnostic] = []
+    modules: dict[str, Module] = {}
+    for deploy in open_questions(plan):
+        progress(f"looking at what `as {deploy.target}` takes of `{deploy.model}`")
+        try:
+            if deploy.model not in modules:
+                modules[deploy.model] = dried(load_model(plan.models[deploy.model]))
+            module = modules[deploy.model].clone()
+            found += _text_problems(plan, deploy, module)
+            if _needs_graph(plan, deploy):
+                found += _Deployed(plan, deploy, module).refused()
+        except (PlanError, EngineError) as error:
+            found += error.diagnostics
+    return list(dict.fromkeys(found))
+
+
+def dried(module: Module) -> Module:
+    """`module` with every float weight of rank 1 and more a dry one: shape constants keep their numbers."""
+    from ..ir.module import constant
+    from ..ir.weights import DryWeight
+
+    for model in module.graphs.values():
+        made: dict[int, DryWeight] = {}
+        for value in model.graph.initializers.values():
+            tensor = value.const_value
+            held = constant(value)
+            if held is None or not held.dims or not (held.dtype.is_floating_point() or held.nbytes > _SMALL):
+                continue
+            if id(tensor) not in made:  # tied weights stay one object
+                made[id(tensor)] = DryWeight(held.name, held.dtype, held.dims, held.origin)
+            value.const_value = made[id(tensor)]
+    return module
+
+
+_SMALL = 1024  # bytes: integers up to this size are shapes and axes
+
+
+def _needs_graph(plan: Plan, deploy: Deploy) -> bool:
+    steps, model = plan.steps(deploy), plan.models[deploy.model]
+    away = frozenset[str]().union(*(step.demands.places for step in steps)) - {deploy.device}
+    request = CheckRequest(plan, deploy, steps, plan.devices[0], model.arch)
+    return (
+        find_target(deploy.target)().looks_at_graphs(request)
+        or (model.arch is None and any(step.demands.decoder for step in steps))
+        or bool(away)
+    )
+
+
+def _reads_text(plan: Plan, deploy: Deploy) -> bool:
+    calibrated = any(s.demands.calibration for s in (*plan.steps(deploy), *cache_steps(deploy.kv, deploy.span)))
+    return calibrated and plan.calibration is not None
+
+
+def _text_problems(plan: Plan, deploy: Deploy, module: Module) -> Iterable[Diagnostic]:
+    if not _reads_text(plan, deploy) or plan.calibration is None or module.arch is None:
+        return ()
+    from ..calibration.windows import check_text
+
+    try:
+        check_text(plan.calibration, module)
+    except PlanError as error:
+        return error.diagnostics
+    return ()
+
+
+@dataclass
+class _Deployed:
+    """One deploy line: its module after the dry steps, and which line chose what."""
+
+    plan: Plan
+    deploy: Deploy
+    module: Module
+    formats: dict[str, Span] = field(default_factory=dict)  # node -> the line that gave its weight a format
+
+    def refused(self) -> Iterator[Diagnostic]:
+        from ..ir.weights import WeightsUnread
+
+        before, behind = split_steps(self.plan.steps(self.deploy))
+        steps = [*before, *cache_steps(self.deploy.kv, self.deploy.span), *behind]
+        for step in steps:
+            try:
+                self._run(step)
+            except PlanError as error:
+                yield from error.diagnostics
+                if step.pass_.leaves is not None and step.pass_.leaves >= Level.PLACED:
+                    return  # without its places and shapes the graph is not the one that would be emitted
+            except (WeightsUnread, EngineError) as error:
+                if isinstance(error, EngineError) and type(step.pass_).__module__.startswith("edgec."):
+                    raise
+                return  # a pass that computes with weights: what comes behind it is for the compile to see
+        try:
+            yield from self._taken(steps)
+        except WeightsUnread:
+            return
+
+    def _run(self, step: Step) -> None:
+        from ..pipeline.pass_interface import Scope
+        from ..pipeline.run_steps import call, check_touched, place_rest
+
+        scope = Scope(step.on, step.except_, step.span, self.plan.calibration, dry=True)
+        scope.widths = find_target(self.deploy.target).capabilities.widths
+        call(step.pass_, self.module, scope)
+        check_touched(step.pass_name, scope)
+        if step.pass_.leaves is not None:
+            self.module.level = max(self.module.level, step.pass_.leaves)
+        if self.module.level >= Level.PLACED:
+            place_rest(self.module, self.deploy.device)
+        here = str(step.span)
+        self.formats.update((name, step.span) for name, line in self.module.decisions.items() if line == here)
+
+    def _taken(self, steps: Sequence[Step]) -> Iterator[Diagnostic]:
+        for target, parts in self._by_target().items():
+            own = target == self.deploy.target
+            cls = find_target(target)
+            options = self.deploy.options if own else cls.Options()
+            request = TakesRequest(self.module, parts, self.plan.devices[0], options)
+            by_line: dict[Span, list[Refusal]] = {}
+            for refusal in cls().takes(request):
+                by_line.setdefault(self._line(refusal, steps), []).append(refusal)
+            for line, refusals in by_line.items():
+                here = Label(self.deploy.span, f"deployed as {self.deploy.target} here")
+                also = () if line == self.deploy.span else (here,)
+                yield from grouped(refusals, Label(line), also)
+
+    def _by_target(self) -> dict[str, list[Part]]:
+        if find_target(self.deploy.target).engine != "chain":
+            return {self.deploy.target: whole_part(self.module, self.deploy).parts}
+        from ..partition.parts import partition
+
+        found: dict[str, list[Part]] = {}
+        for part in partition(self.module, self.deploy.device).parts:
+            found.setdefault(part_target(self.deploy.target, part.device).name, []).append(part)
+        return found
+
+    def _line(self, refusal: Refusal, steps: Sequence[Step]) -> Span:
+        """The line a user would change: of the weight's format, of the place, or of the shapes."""
+        if refusal.cause == "format" and refusal.node in self.formats:
+            return self.formats[refusal.node]
+        for step in reversed(steps):
+            demands = step.demands
+            if refusal.cause == "shape" and demands.buckets:
+                return step.span
+            if refusal.cause == "place" and demands.places and _selects(step, refusal.node):
+                return step.span
+        return self.deploy.span
+
+
+def _selects(step: Step, node: str) -> bool:
+    chosen = step.on is None or any(fnmatchcase(node, glob) for glob in step.on)
+    return chosen and not any(fnmatchcase(node, glob) for glob in step.except_)

@@ -1,0 +1,115 @@
+"""Whether a dry run of the same plan over the same files held before: then `check` need not do it again.
+
+    key = hash(plan's texts, lets, model headers, sizes and times of other files, edgec's own files, plug-ins)
+
+Only a dry run without a refusal is remembered. The key needs no array library and a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..files import cache
+from ..registry import find_target
+
+if TYPE_CHECKING:
+    from ..plan.plan import ModelSource, Plan
+
+_KIND = "dry-run"
+_HEADER = 8  # bytes before the JSON header of a safetensors file: its length
+_WHOLE = 1 << 20  # bytes up to which a file is hashed; of a larger one the size and the time of its last change count
+
+
+def held_before(key: str) -> bool:
+    """Whether the dry run with this key had nothing to refuse."""
+    return cache.entry(_KIND, key).is_dir()
+
+
+def remember(key: str) -> None:
+    """Note that the dry run with this key held; a cache that cannot be written forgets it."""
+    try:
+        cache.make(_KIND, key, lambda _folder: None)
+    except OSError:
+        return
+
+
+def key_of(plan: Plan) -> str:
+    """What tells one dry run from another."""
+    digest = hashlib.sha256()
+    for part in _parts(plan):
+        digest.update(f"{len(part)}:{part}".encode())
+    return digest.hexdigest()
+
+
+def _parts(plan: Plan) -> Iterator[str]:
+    yield from (f"{name}={text}" for name, text in plan.sources.items())
+    yield repr(sorted(plan.defines.items()))
+    for model in plan.models.values():
+        yield from _model(model.source)
+    texts = (*(plan.calibration.text if plan.calibration else ()), *(plan.evaluation.text if plan.evaluation else ()))
+    yield from map(_file, texts)
+    yield from map(_file, _code(plan))
+    yield from _own_files()
+    yield from (f"{name} {_version(name)}" for name in ("onnx", "onnx-ir", "onnxruntime-qnn", "MNN"))
+
+
+def _model(source: ModelSource) -> Iterator[str]:
+    for path in source.files:
+        yield f"{path} {_header(path)}" if path.suffix == ".safetensors" else _file(path)
+
+
+def _header(path: Path) -> str:
+    """Size and header of a safetensors file: shapes, types and places of its tensors."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(_HEADER), "little")
+            return f"{path.stat().st_size} {hashlib.sha256(file.read(min(length, 100 << 20))).hexdigest()}"
+    except OSError:
+        return "unreadable"
+
+
+def _file(path: Path) -> str:
+    try:
+        stat = path.stat()
+        if stat.st_size <= _WHOLE:
+            return f"{path} {cache.digest_file(path)}"
+        return f"{path} {stat.st_size} {stat.st_mtime_ns}"
+    except OSError:
+        return f"{path} unreadable"
+
+
+def _stamp(path: Path) -> str:
+    stat = path.stat()
+    return f"{path} {stat.st_size} {stat.st_mtime_ns}"
+
+
+def _code(plan: Plan) -> Iterable[Path]:
+    """Files of the passes and targets that are not edgec's own."""
+    classes = [type(step.pass_) for pipeline in plan.pipelines.values() for step in pipeline.steps]
+    classes += [find_target(deploy.target) for deploy in plan.deploys]
+    modules = {cls.__module__ for cls in classes if not cls.__module__.startswith("edgec.")}
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in sorted(modules)]
+    return [Path(file) for file in files if file]
+
+
+def _own_files() -> Iterator[str]:
+    """Edgec's code and tables, by size and time: a checkout changes without its version."""
+    for layer in ("compiler", "dsl", "passes", "targets"):
+        spec = importlib.util.find_spec(f"edgec.{layer}")
+        for root in (spec.submodule_search_locations or ()) if spec else ():
+            for folder, _, names in sorted(os.walk(root)):
+                yield from (_stamp(Path(folder, n)) for n in sorted(names) if n.endswith((".py", ".json", ".toml")))
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"

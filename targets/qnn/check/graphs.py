@@ -1,0 +1,67 @@
+"""What of a dry module's graphs HTP has no form for, or is not known to compute right: the lowering, and its uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ....compiler.emit.capabilities import Cause, Refusal
+from ....compiler.emit.conformance.op_class import Use
+from ....compiler.emit.conformance.table import ConformanceTable
+from ....compiler.emit.target import TakesRequest
+from ..conformance.legality import legality
+from ..htp.chip import Chip
+from ..lower.builder import WeightStore
+from ..lower.lowering import Lowering
+from ..lower.rules import RULES
+from ..lower.static_shapes import infer_shapes
+
+
+def refused_graphs(request: TakesRequest) -> list[Refusal]:
+    """Refusals of every graph of every part, each told once however many buckets have it."""
+    store, found, uses = WeightStore(), [], []
+    for part in request.parts:
+        for name, model in part.graphs.items():
+            lowering = Lowering(name, infer_shapes(model).graph, store, RULES)
+            lowering.visit()
+            found += lowering.refused
+            uses += lowering.uses
+    return [*dict.fromkeys(found), *refused_uses(uses, Chip.of(request.device).arch)]
+
+
+def refused_uses(uses: Iterable[Use], arch: int, table: ConformanceTable | None = None) -> list[Refusal]:
+    """Every use that is not known to be right on v`arch`, once per node and lowering."""
+    judge = legality(arch, table)
+    problems: dict[tuple, str | None] = {}  # by lowering and shape, which most layers share
+    found: dict[tuple[str, str], Refusal] = {}
+    for use in uses:
+        kind = (use.lowering, use.shape)
+        if kind not in problems:
+            problems[kind] = judge.problem(use)
+        problem = problems[kind]
+        if problem is not None and (use.node, use.lowering) not in found:
+            found[use.node, use.lowering] = _refusal(use, problem, judge.place)
+    return list(found.values())
+
+
+def _refusal(use: Use, problem: str, arch: str) -> Refusal:
+    *ways, last = _ways(use, arch)
+    help = ", ".join(ways) + f", or {last}"
+    return Refusal("E0640", f"{{}} would become `{use.lowering}`, which {problem}", use.node, help, _cause(use))
+
+
+def _cause(use: Use) -> Cause:
+    """Which line the use follows from: that of a weight's format, else the place."""
+    return "format" if {"bits", "weights"} & dict(use.shape).keys() else "place"
+
+
+def _ways(use: Use, arch: str) -> Iterator[str]:
+    """What the user can do, as far as it changes this use."""
+    shape = dict(use.shape)
+    yield "`place (device = cpu) on {on}`"
+    if shape.keys() & {"tokens", "context", "rows"}:
+        yield "choose other buckets"
+    if shape.keys() & {"bits", "weights"}:
+        yield "another weight format"
+    if use.lowering.startswith(("u8.", "u16.")):
+        yield "leave its activations in fp16"
+    yield f"extend the table: `python -m edgec.targets.qnn.conformance --arch {arch}`"
