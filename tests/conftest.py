@@ -1,10 +1,11 @@
-"""The two trained models of the examples, and golden errors: what a diagnostic says is compared with a file, whole.
+"""The two trained models of the examples at the levels tests start from, and golden errors, compared with a file whole.
 
 `EDGEC_UPDATE_GOLDEN=1 pytest …` writes the files; read the difference before committing it.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
@@ -16,8 +17,12 @@ from pathlib import Path
 import pytest
 from edgec.compiler import registry
 from edgec.compiler.diagnostics.diagnostic import Diagnostic, EdgecError, render
+from edgec.compiler.ir.levels import Level
 from edgec.compiler.ir.module import Module
+from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.compiler.sources.hf.load_hf import load_hf
+from edgec.passes.bucket import Bucket
+from edgec.passes.quantize import Quantize
 
 ERRORS = Path(__file__).parent / "errors"
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,16 +38,38 @@ def pytest_configure() -> None:
         pytest.exit(f"not installed: {', '.join(missing)}; run `pip install --no-deps -e .` again", returncode=4)
 
 
+@functools.cache
+def _stage(name: str, folder: str, context: int, level: Level, tokens: tuple[int, ...] = ()) -> Module:
+    if level is Level.SEMANTIC:
+        return load_hf(name, MODELS / folder, context)
+    module = _stage(name, folder, context, Level.COMPRESSED if level is Level.STATIC else Level.SEMANTIC).clone()
+    if level is Level.COMPRESSED:
+        Quantize(weights="int4", block=32).run(module, Scope(except_=("embed_tokens", "lm_head")))
+    else:
+        Bucket(tokens=tokens, context=(context,)).run(module, Scope())
+    module.level = level
+    return module
+
+
+@pytest.fixture(scope="session")
+def stage() -> Callable[..., Module]:
+    """stage(name, "pycode-qwen3", context, level[, tokens]): a copy of a model at the level that a test starts from.
+
+    compressed: all linears int4 in blocks of 32 but for embedding and head; static: compressed, in buckets of `tokens`.
+    """
+    return lambda *words, **more: _stage(*words, **more).clone()
+
+
 @pytest.fixture
 def draft() -> Module:
     """A Qwen2 of two layers, tied, with biases: 0.66 M weights, hidden 128."""
-    return load_hf("draft", MODELS / "pycode-qwen2", 512)
+    return _stage("draft", "pycode-qwen2", 512, Level.SEMANTIC).clone()
 
 
 @pytest.fixture
 def target() -> Module:
     """A Qwen3 of six layers, tied, with q/k norms: 5 M weights, hidden 256."""
-    return load_hf("target", MODELS / "pycode-qwen3", 512)
+    return _stage("target", "pycode-qwen3", 512, Level.SEMANTIC).clone()
 
 
 @pytest.fixture

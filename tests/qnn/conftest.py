@@ -10,13 +10,10 @@ import onnx_ir as ir
 import pytest
 from edgec.compiler.bundle.manifest import Manifest, arch_entry
 from edgec.compiler.emit.target import Emission, EmitJob
+from edgec.compiler.ir.levels import Level
 from edgec.compiler.ir.module import Module
 from edgec.compiler.partition.parts import partition
-from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.compiler.plan.devices import devices
-from edgec.compiler.sources.hf.load_hf import load_hf
-from edgec.passes.bucket import Bucket
-from edgec.passes.quantize import Quantize
 from edgec.targets.qnn import QnnTarget
 from edgec.targets.qnn.htp.chip import Chip
 
@@ -84,17 +81,15 @@ class Emitted:
         return Manifest(self.bundle, {"models": {self.module.name: entry}, "parts": self.emission.parts})
 
 
-def emit(bundle: Path, tokens: tuple[int, ...] = TOKENS) -> Emitted:
+def emit(stage: Callable[..., Module], bundle: Path) -> Emitted:
     """pycode-qwen3, int4 block 32, whole on the NPU."""
-    module = load_hf("target", MODELS / "pycode-qwen3", CONTEXT)
-    Quantize(weights="int4", block=32).run(module, Scope(except_=("embed_tokens", "lm_head")))
-    compressed = module.clone()
-    Bucket(tokens=tokens, context=(CONTEXT,)).run(module, Scope())
+    compressed = stage("target", "pycode-qwen3", CONTEXT, Level.COMPRESSED)
+    module = stage("target", "pycode-qwen3", CONTEXT, Level.STATIC, TOKENS)
     (bundle / "target").mkdir(parents=True)
     job = EmitJob(module, partition(module, "npu").parts, bundle, "target", devices()[DEVICE], QnnTarget.Options())
     return Emitted(bundle, module, compressed, QnnTarget().emit(job))
 
 
 @pytest.fixture(scope="session")
-def emitted(tmp_path_factory: pytest.TempPathFactory) -> Emitted:
-    return emit(tmp_path_factory.mktemp("bundle"))
+def emitted(stage: Callable[..., Module], tmp_path_factory: pytest.TempPathFactory) -> Emitted:
+    return emit(stage, tmp_path_factory.mktemp("bundle"))

@@ -67,8 +67,8 @@ def test_the_shared_binary_is_little_more_than_its_largest_bucket(emitted, chip)
     assert (emitted.folder / "target_ctx.bin").stat().st_size <= 1.15 * largest
 
 
-def test_emitting_twice_gives_the_same_bytes(emitted, tmp_path):
-    again = emit(tmp_path)
+def test_emitting_twice_gives_the_same_bytes(emitted, stage, tmp_path):
+    again = emit(stage, tmp_path)
     assert again.emission.parts == emitted.emission.parts
     for path in emitted.folder.iterdir():
         assert (again.folder / path.name).read_bytes() == path.read_bytes(), path.name

@@ -7,6 +7,7 @@ import onnx_ir as ir
 import pytest
 from edgec.compiler.diagnostics.diagnostic import PlanError
 from edgec.compiler.emit.conformance.measure import Bounds, verdict_of
+from edgec.compiler.ir.levels import Level
 from edgec.compiler.ir.save import save_graphs
 from edgec.compiler.oracle.onnx_runtime import session
 from edgec.targets.qnn.conformance.one_op_graphs import attention, embedding, matmul, nbits, norm, rotary
@@ -77,18 +78,8 @@ def test_buckets_share_every_weight(emitted_graphs):
 
 
 @pytest.fixture(scope="module")
-def emitted_graphs():
-    from edgec.compiler.pipeline.pass_interface import Scope
-    from edgec.compiler.sources.hf.load_hf import load_hf
-    from edgec.passes.bucket import Bucket
-    from edgec.passes.quantize import Quantize
-
-    from .conftest import MODELS
-
-    module = load_hf("target", MODELS / "pycode-qwen3", 256)
-    Quantize(weights="int4", block=32).run(module, Scope(except_=("embed_tokens", "lm_head")))
-    Bucket(tokens=(1, 64), context=(256,)).run(module, Scope())
-    return dict(module.graphs)
+def emitted_graphs(stage):
+    return dict(stage("target", "pycode-qwen3", 256, Level.STATIC, (1, 64)).graphs)
 
 
 def test_the_interface_is_genies(emitted_graphs):
