@@ -117,7 +117,7 @@ class Columns:
         return Grid(_turned(self.scale), None if self.zero is None else _turned(self.zero), self.bits, self.block)
 
     def nearest(self, w: torch.Tensor, group: int) -> torch.Tensor:
-        """Integers of a column that lies in block `group`."""
+        """Integers of a column of block `group`."""
         q = torch.round(w / self.scale[group])
         if self.zero is not None:
             q += self.zero[group]

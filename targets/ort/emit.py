@@ -133,7 +133,7 @@ def _source(job: EmitJob, part: Part, bucket: str, value: ir.Value) -> str | Non
 
 
 def _kv(job: EmitJob) -> dict[str, Any]:
-    """How the cache lies; nothing if no part here has attention."""
+    """The layout of the K/V cache; empty if no part here has attention."""
     inputs = (value for part in job.parts for model in part.graphs.values() for value in model.graph.inputs)
     if job.module.arch is None or not any((value.name or "").startswith("past_") for value in inputs):
         return {}

@@ -43,7 +43,7 @@ _BOUND = 0.02  # of the largest logit; float linears of float32 checkpoints are 
 
 @dataclass
 class Bundle:
-    """What was written: where each linear lies, how each is stored, what the user should know."""
+    """What was written: where and how each linear is stored, and notes for the user."""
 
     blobs: dict[str, Blob]
     embedding: str

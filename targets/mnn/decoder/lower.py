@@ -35,7 +35,7 @@ _LAST = (("end", _ALL), ("axis", 0), ("step", 1))
 
 
 class DecoderLowering(AttentionLowering):
-    """One pass over the graph. Afterwards `net` is complete, `blobs` says where each linear's weight lies."""
+    """One pass over the graph. Afterwards `net` is complete, `blobs` says where each linear's weight is stored."""
 
     def run(self) -> None:
         """Lower the whole graph; PlanError with every node that has no place in MNN's decoder (E0703)."""

@@ -24,7 +24,7 @@ Form = HiddenState | Pending | Sum | Heads | Normed | Attended | Gate | Angle | 
 
 
 class LoweringState:
-    """What is known of each value, the MNN graph so far, and where each linear's weight lies."""
+    """What is known of each value, the MNN graph so far, and where each linear's weight is stored."""
 
     def __init__(self, module: Module, weights: BinaryIO) -> None:
         if module.arch is None:

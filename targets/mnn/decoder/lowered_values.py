@@ -40,7 +40,7 @@ class Sum:
 
 @dataclass(frozen=True)
 class Normed:
-    """The norm of each head that RoPE applies before it turns."""
+    """The norm of each head, which MNN's RoPE op applies before it rotates."""
 
     gain: np.ndarray
     epsilon: float

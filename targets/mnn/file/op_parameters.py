@@ -22,7 +22,7 @@ def convolution(
     pads: Sequence[int] = (0, 0, 0, 0),
     group: int = 1,
 ) -> OpParameters:
-    """A convolution (a linear is one with a 1x1 kernel) whose weight lies in the weight file.
+    """A convolution (a linear is one with a 1x1 kernel) whose weight is in the weight file.
 
     `kernel`, `strides`, `dilations` are (height, width); `pads` is ONNX's (top, left, bottom, right).
     """

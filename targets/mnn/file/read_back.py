@@ -23,7 +23,7 @@ def weight_file(model: Path) -> Path:
 
 
 def blob_of(op: Json) -> Blob | None:
-    """Where the weight of a Convolution op lies, from the op's own fields."""
+    """Where the weight of a Convolution op is stored, from the op's own fields."""
     main = op.get("main") or {}
     external = main.get("external")
     if op.get("type") not in ("Convolution", "ConvolutionDepthwise") or not external:

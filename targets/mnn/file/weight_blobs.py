@@ -35,7 +35,7 @@ SHORT = 65535  # larger dimensions are stored in 32 bits
 
 @dataclass(frozen=True)
 class Blob:
-    """Where one weight lies and how it is coded; the fields of an op's Convolution2D table come from it."""
+    """Where one weight is stored and how it is coded; the fields of an op's Convolution2D table come from it."""
 
     offset: int
     code_bytes: int  # header and integers, or halves
@@ -190,7 +190,7 @@ def _codes(weight: QuantizedWeight, bits: int) -> Iterator[np.ndarray]:
 
 
 def _alpha(weight: QuantizedWeight, bits: int) -> np.ndarray:
-    """All alphas, the one thing held whole: a sixteenth of the float32 weight at blocks of 16, less above.
+    """All alphas [rows, blocks], all in memory at once: a sixteenth of the float32 weight at blocks of 16, less above.
 
     They are asked for in the rows that the integers come in: scales are made from the same float rows.
     """

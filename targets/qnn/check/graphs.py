@@ -17,7 +17,7 @@ from ..lower.static_shapes import infer_shapes
 
 
 def refused_graphs(request: TakesRequest) -> list[Refusal]:
-    """Refusals of every graph of every part, each told once however many buckets have it."""
+    """Refusals of every graph of every part, each reported once for all buckets."""
     store, found, uses = WeightStore(), [], []
     for part in request.parts:
         for name, model in part.graphs.items():

@@ -42,7 +42,7 @@ def _devices() -> list[Any]:
 
 
 def provider_options(soc_model: int, arch: int, vtcm_mb: int) -> dict[str, str]:
-    """What the compiler is told about one chip: fp16 arithmetic, the highest graph optimisation."""
+    """The compiler options for one chip: fp16 arithmetic, the highest graph optimisation."""
     import onnxruntime_qnn
 
     return {

@@ -131,7 +131,7 @@ def _with_past(low: Lowering, k: ir.Value, v: ir.Value, past: list[ir.Value | No
 
 
 def _cached(low: Lowering, value: ir.Value, keys: bool) -> ir.Value:
-    """The cache in its own layout; past keys that are not an input of the model are turned into it."""
+    """The cache in its own layout; past keys that are not an input of the model are transposed to it."""
     held = low.cache(value)
     if held is not None:
         return held
