@@ -70,5 +70,5 @@ def by_layer(values: Mapping[str, float], unit: str) -> str:
         if x % every == 0
     ]
     width, height = _LEFT + len(layers) * _CELL + 8, bottom + 18
-    legend = f"<p class=quiet>from {low:.4g} (faint) to {high:.4g} (strong colour) {unit}; layers from left to right</p>"
+    legend = f"<p class=quiet>from {low:.4g} (faint) to {high:.4g} (strong) {unit}; layers from left to right</p>"
     return f"<svg width={width} height={height} role=img aria-label='{unit} by layer'>{''.join(drawn)}</svg>{legend}"
