@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from .diagnostics.diagnostic import Diagnostic, PlanError, fail
 from .diagnostics.nearest import nearest_help
+from .diagnostics.plugin_pages import broken_pages, page_files
 from .emit.capabilities import Capabilities
 from .emit.target import Target
 from .ir.ops.find_op import broken_ops
@@ -135,8 +136,8 @@ def cache_steps(kind: str, at: Span) -> list[Step]:
 
 
 def broken_plugins() -> list[Diagnostic]:
-    """What is wrong with the plug-ins that `sources()`, `passes()` and `targets()` leave out, and with own ops."""
-    found = broken_ops()
+    """What is wrong with the plug-ins that `sources()`, `passes()` and `targets()` leave out, with ops and pages."""
+    found = [*broken_ops(), *broken_pages()]
     for group in _DOORS:
         for name in _entries(group):
             try:
@@ -148,6 +149,7 @@ def broken_plugins() -> list[Diagnostic]:
 
 def forget() -> None:
     """Look for installed plug-ins anew; what was found before is kept for the life of the process otherwise."""
+    page_files.cache_clear()
     _entries.cache_clear()
     _load.cache_clear()
     forget_ops()

@@ -227,6 +227,8 @@ class _Checker:
             return
         found: dict[Diagnostic, None] = {}
         for deploy in plan.deploys:
+            if deploy.pipeline is not None and deploy.pipeline not in plan.pipelines:
+                continue  # its lines have mistakes of their own
             if deploy.model in self.models and self.models[deploy.model].arch is not None:
                 found.update(dict.fromkeys(unmeasured(plan.steps(deploy))))
         self.report.diagnostics += found

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from edgec.compiler.emit.conformance.table import Row as Row
     from edgec.compiler.emit.engine_protocols import GraphSession as GraphSession
     from edgec.compiler.emit.engine_protocols import LanguageModel as LanguageModel
+    from edgec.compiler.emit.manifest_entries import cache_entry as cache_entry
+    from edgec.compiler.emit.manifest_entries import graph_entry as graph_entry
     from edgec.compiler.emit.part import Part as Part
     from edgec.compiler.emit.target import CheckRequest as CheckRequest
     from edgec.compiler.emit.target import Emission as Emission
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from edgec.compiler.ir.weights import from_file as from_file
     from edgec.compiler.oracle.compare import random_feeds as random_feeds
     from edgec.compiler.oracle.compare import relative_error as relative_error
+    from edgec.compiler.oracle.oracle import run as run_oracle  # noqa: F401
     from edgec.compiler.pipeline.demands import Demands as Demands
     from edgec.compiler.pipeline.graphsurgeon import graphsurgeon_pass as graphsurgeon_pass
     from edgec.compiler.pipeline.op_check import check_op as check_op
@@ -82,6 +85,7 @@ _NAMES = {
     "emit.conformance.op_class": "ClassRule Use",
     "emit.conformance.table": "ConformanceTable DeviceReport Row",
     "emit.engine_protocols": "GraphSession LanguageModel",
+    "emit.manifest_entries": "cache_entry graph_entry",
     "emit.part": "Part",
     "emit.target": "CheckRequest EmitJob Emission TakesRequest Target",
     "ir.decoder_arch": "DecoderArch",
@@ -103,6 +107,7 @@ _NAMES = {
     "sources.source": "Outline Source",
 }
 _PLACES = {name: module for module, names in _NAMES.items() for name in names.split()}
+_PLACES["run_oracle"] = "oracle.oracle:run"
 
 __all__ = [*_PLACES]
 

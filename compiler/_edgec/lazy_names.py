@@ -8,12 +8,16 @@ from typing import Any
 
 
 def lazy(module: dict[str, Any], places: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` for the module with these globals; `places`: name -> module below edgec.compiler."""
+    """`__getattr__` and `__dir__` for the module with these globals; `places`: name -> where below edgec.compiler.
+
+    A place is a module, or `module:name` for what is called otherwise there.
+    """
 
     def getattribute(name: str) -> Any:
         if name not in places:
             raise AttributeError(f"module `{module['__name__']}` has no attribute `{name}`")
-        module[name] = getattr(importlib.import_module(f"edgec.compiler.{places[name]}"), name)
+        place, _, other = places[name].partition(":")
+        module[name] = getattr(importlib.import_module(f"edgec.compiler.{place}"), other or name)
         return module[name]
 
     def directory() -> list[str]:

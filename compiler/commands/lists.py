@@ -12,6 +12,7 @@ from typing import Any
 from ..diagnostics.diagnostic import fail
 from ..diagnostics.explain import codes, explanation
 from ..diagnostics.nearest import nearest_help
+from ..diagnostics.plugin_pages import page_files
 from ..plan.devices import Device, devices
 from ..plan.parameters import Parameter, parameters
 from ..registry import broken_plugins, passes
@@ -107,7 +108,8 @@ def _print_device(device: Device) -> None:
 
 def run_explain(arguments: argparse.Namespace) -> int:
     """Print what a code means, or all codes with their titles."""
-    known = codes()
+    others = page_files()
+    known = codes(others)
     if arguments.code is None:
         for code, row in known.items():
             print(f"{code}  {row['title']}")
@@ -116,7 +118,7 @@ def run_explain(arguments: argparse.Namespace) -> int:
     if code not in known:
         help = nearest_help(code, known, "error code") or "`edgec explain` lists the codes"
         fail("E0112", f"unknown error code `{code}`", help=help)
-    print(explanation(code))
+    print(explanation(code, others))
     return 0
 
 

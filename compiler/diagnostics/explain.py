@@ -1,28 +1,53 @@
-"""What each code means: `codes.toml`, as `edgec explain` prints it."""
+"""What each code means: pages of `codes.toml`, edgec's own and those of plug-ins, as `edgec explain` prints them."""
 
 from __future__ import annotations
 
 import functools
+import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
-
-@functools.cache
-def codes() -> dict[str, dict[str, str]]:
-    """Code -> its `title` and `explanation`, sorted by code."""
-    table = tomllib.loads(Path(__file__).with_name("codes.toml").read_text(encoding="utf-8"))
-    return dict(sorted(table.items()))
+OWN = Path(__file__).with_name("codes.toml")
+_OURS = re.compile(r"[EW][0-9]{4}")  # the form of edgec's codes, which no plug-in's code may have
 
 
-def explanation(code: str) -> str:
+def codes(others: Iterable[Path] = ()) -> dict[str, dict[str, str]]:
+    """Code -> its `title` and `explanation`, sorted by code; `others` are the files of plug-ins."""
+    found = dict(_read(OWN))
+    for file in others:
+        found.update({code: row for code, row in _read(file).items() if code not in found})
+    return dict(sorted(found.items()))
+
+
+def explanation(code: str, others: Iterable[Path] = ()) -> str:
     """The page of one code; KeyError for a code nobody emits."""
-    row = codes()[code]
+    row = codes(others)[code]
     return f"{code}: {row['title']}\n\n{row['explanation'].strip()}"
 
 
 def all_pages() -> str:
-    """Every code's page, as `docs/errors.md` holds them."""
+    """The page of each of edgec's codes, as `docs/errors.md` holds them."""
     source = "compiler/diagnostics/codes.toml"
     head = f"# Errors and warnings\n\nWhat `edgec explain CODE` prints, for every code. Made from `{source}`.\n"
     pages = [f"\n## {code}: {row['title']}\n\n{row['explanation'].strip()}\n" for code, row in codes().items()]
     return head + "".join(pages)
+
+
+def pages_fault(file: Path) -> str | None:
+    """Why a plug-in's `codes.toml` cannot be used, None if it can."""
+    try:
+        table = _read(file)
+    except (OSError, ValueError) as error:
+        return f"`{file}` cannot be read: {error}"
+    for code, row in table.items():
+        if _OURS.fullmatch(code):
+            return f"the code `{code}` in `{file}` has the form of edgec's own"
+        if set(row) != {"title", "explanation"}:
+            return f"`{code}` in `{file}` needs a `title` and an `explanation`, and nothing else"
+    return None
+
+
+@functools.cache
+def _read(file: Path) -> dict[str, dict[str, str]]:
+    return tomllib.loads(file.read_text(encoding="utf-8"))

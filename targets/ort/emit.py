@@ -12,6 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from ...compiler.diagnostics.diagnostic import EngineError, fail
+from ...compiler.emit.manifest_entries import cache_entry, graph_entry
 from ...compiler.emit.part import Part
 from ...compiler.emit.target import Emission, EmitJob
 from ...compiler.ir.module import MAIN
@@ -24,7 +25,6 @@ from .session import EXACT, FAST, OrtGraph
 DATA = "ort.data"
 _COMPARED = 64 << 20  # bytes of float32 weights up to which the emitted graphs are run against the oracle
 _BOUND = {"float32": 2e-4, "int8": 0.15}  # sums in another order, or activations in steps of 1/127, layers deep
-_AXES = ["batch", "kv_heads", "position", "head_dim"]
 
 
 def emit(job: EmitJob) -> Emission:
@@ -42,7 +42,7 @@ def emit(job: EmitJob) -> Emission:
     _compare(before, paths, level, job)
     parts = {part.name: _entry(job, part, level) for part in job.parts}
     notes = [f"`{name}` keeps DequantizeLinear: {why}" for name, why in lowering.left.items()]
-    return Emission("chain", parts, _libraries(job), notes, _kv(job), stored=_bits(lowering))
+    return Emission("chain", parts, _libraries(job), notes, cache_entry(job), stored=_bits(lowering))
 
 
 def _bits(lowering: OrtLowering) -> dict[str, int]:
@@ -88,7 +88,8 @@ def _compare(before: dict[str, ir.Model], paths: dict[str, Path], level: str, jo
 
 
 def _entry(job: EmitJob, part: Part, level: str) -> dict[str, Any]:
-    graphs = {bucket: _graph(job, part, bucket, model) for bucket, model in part.graphs.items()}
+    files = {bucket: f"{job.folder}/{_file(part, bucket)}.onnx" for bucket in part.graphs}
+    graphs = {bucket: graph_entry(job, part, bucket, file) for bucket, file in files.items()}
     return {
         "model": job.module.name,
         "device": part.device,
@@ -96,54 +97,6 @@ def _entry(job: EmitJob, part: Part, level: str) -> dict[str, Any]:
         "file": next(iter(graphs.values()))["file"],
         "graphs": graphs,
         "details": {"optimisation": level, **vars(job.options), "data": DATA},
-    }
-
-
-def _graph(job: EmitJob, part: Part, bucket: str, model: ir.Model) -> dict[str, Any]:
-    graph = model.graph
-    return {
-        "graph": graph.name or bucket,
-        "file": f"{job.folder}/{_file(part, bucket)}.onnx",
-        "inputs": [{**_tensor(value), "source": _source(job, part, bucket, value)} for value in graph.inputs],
-        "outputs": [_tensor(value) for value in graph.outputs],
-    }
-
-
-def _tensor(value: ir.Value) -> dict[str, Any]:
-    dtype = value.dtype or ir.DataType.FLOAT
-    shape = [] if value.shape is None else [d if isinstance(d, int) else d.value for d in value.shape]
-    names = {ir.DataType.FLOAT: "float32", ir.DataType.DOUBLE: "float64"}
-    return {"name": value.name, "dtype": names.get(dtype, dtype.name.lower()), "shape": shape}
-
-
-def _source(job: EmitJob, part: Part, bucket: str, value: ir.Value) -> str | None:
-    """`kv`, `feed`, or the part of this emission that makes it; None: a part of another target."""
-    name = value.name or ""
-    whole = job.module.graphs[bucket].graph.inputs
-    if any(given.name == name for given in whole):
-        return "kv" if job.module.arch is not None and name.startswith("past_") else "feed"
-    makers = (
-        p.name
-        for p in job.parts
-        if p is not part and bucket in p.graphs
-        for output in p.graphs[bucket].graph.outputs
-        if output.name == name
-    )
-    return next(makers, None)
-
-
-def _kv(job: EmitJob) -> dict[str, Any]:
-    """The layout of the K/V cache; empty if no part here has attention."""
-    inputs = (value for part in job.parts for model in part.graphs.values() for value in model.graph.inputs)
-    if job.module.arch is None or not any((value.name or "").startswith("past_") for value in inputs):
-        return {}
-    return {
-        "dtype": "float32",
-        "layout": {"key": _AXES, "value": _AXES},
-        "capacity": "context - tokens",
-        "rollback": "drop the positions from the accepted length on",
-        "between_buckets": "copy",
-        "unused": "any finite number; the additive mask keeps them out",
     }
 
 
