@@ -26,7 +26,7 @@ def test_check_reads_no_array_library() -> None:
 
     script = (
         "import sys\nfrom edgec.compiler.cli import main\n"
-        f"code = main(['check', {str(EXAMPLE)!r}])\n"
+        f"code = main(['check', '--fast', {str(EXAMPLE)!r}])\n"
         "heavy = {'numpy', 'onnx', 'onnx_ir', 'onnxruntime', 'torch', 'rich', 'MNN', 'tokenizers'} & set(sys.modules)\n"
         "print(code, sorted(heavy), file=sys.stderr)\n"
     )

