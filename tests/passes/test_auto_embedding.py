@@ -1,4 +1,4 @@
-"""`weights = auto` without `except`: an embedding has no inputs to measure, so it keeps its type and the user is told."""
+"""`weights = auto` without `except`: an embedding has no inputs to measure, so it keeps its type, with a note."""
 
 from __future__ import annotations
 
