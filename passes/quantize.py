@@ -53,9 +53,11 @@ class Quantize(Pass):
     keeps_shapes: ClassVar[bool] = True
 
     weights: str = param(
-        doc="integer type of the weights; auto: a width of `bits` and a block of `blocks` for each weight, chosen by "
+        "stored",
+        doc="integer type of the weights; stored: that of the checkpoint, with `method = keep`; auto: a width of "
+        "`bits` and a block of `blocks` for each weight, chosen by "
         "what it costs the model, within `budget`",
-        choices=("int4", "int8", "int3", "int2", "auto"),
+        choices=("int4", "int8", "int3", "int2", "auto", "stored"),
     )
     block: int | str = param(
         32,
@@ -67,8 +69,9 @@ class Quantize(Pass):
     )
     method: str = param(
         "rtn",
-        doc="how the integers are chosen (docs/solvers.md); awq, gptq and reconstruct need the plan's `calibration`",
-        choices=("rtn", "mse", "hqq", "awq", "gptq", "reconstruct"),
+        doc="how the integers are chosen (docs/solvers.md); awq, gptq and reconstruct need the plan's `calibration`; "
+        "keep: the integers that the checkpoint stores",
+        choices=("rtn", "mse", "hqq", "awq", "gptq", "reconstruct", "keep"),
     )
     act_order: bool = param(
         False, doc="true: gptq solves the inputs with the largest activations first; scales are chosen before it starts"
@@ -113,7 +116,7 @@ class Quantize(Pass):
     def tolerance(self) -> Tolerance:
         """A few layers of rounding noise; how much a block's largest weight stands out decides."""
         spread = _CHANNEL_SPREAD if isinstance(self.block, str) else _SPREAD[self.block]
-        weights = f"int{min(self.bits)}" if self.weights == "auto" else self.weights
+        weights = {"auto": f"int{min(self.bits)}", "stored": "int4"}.get(self.weights, self.weights)
         # calibrated methods are best on their text, not on the random inputs they are checked with
         noise = 3 if self.method in ("rtn", "mse", "hqq") else 6
         bound = noise * _STEP[weights] * spread + _ACTIVATIONS[self.activations]
@@ -122,7 +125,7 @@ class Quantize(Pass):
     def demands(self) -> Demands:
         """Formats as written (all candidates of `auto`); what reads calibration text or computes with torch."""
         integers = None if self.activations == "fp16" else f"activations = {self.activations}"
-        solved = None if self.method == "rtn" else f"method = {self.method}"
+        solved = None if self.method in ("rtn", "keep") else f"method = {self.method}"
         auto = "weights = auto" if self.weights == "auto" else None
         return Demands(
             weights=self._formats(),
@@ -144,6 +147,10 @@ class Quantize(Pass):
 
     def validate(self) -> list[str | tuple[str, str]]:
         """Mixed precision is measured on calibration text, so its integers are chosen with it too."""
+        if self.method == "keep":
+            return self._changed_by_keep()
+        if self.weights == "stored":
+            return ["it needs `weights`: int4, int8, int3, int2 or auto (only `method = keep` takes those stored)"]
         if self.weights == "auto" and self.method not in _CALIBRATED:
             return [("method", "`weights = auto` goes with `method = gptq`, `awq` or `reconstruct`")]
         if self.act_order and self.method not in ("gptq", "reconstruct"):
@@ -156,12 +163,21 @@ class Quantize(Pass):
             return [("scales", "`scales = lpbq` goes with symmetric int4 weights in blocks of 16, 32 or 64")]
         return []
 
+    def _changed_by_keep(self) -> list[str | tuple[str, str]]:
+        """Settings that would change the checkpoint's integers, or have no meaning for them."""
+        plain = Quantize(method="keep")
+        fields = ("weights", "block", "symmetric", "act_order", "damping", "scales", "activations", "ranges")
+        given = [name for name in fields if getattr(self, name) != getattr(plain, name)]
+        return [(name, f"`{name}` does not go with `method = keep`, which ships what is stored") for name in given]
+
     @property
     def _fits_lpbq(self) -> bool:
         return self.weights in ("int2", "int3", "int4") and self.symmetric and self.block in (16, 32, 64)
 
     def check(self, weights: Mapping[str, tuple[int, int]], origin: Span) -> Iterable[Diagnostic]:
         """Blocks have to divide the inputs of every weight that the line selects, and a budget has to hold them all."""
+        if self.method == "keep":
+            return
         auto = self.weights == "auto"
         for block in self.blocks if auto else (self.block,):
             wrong = {name: k for name, (_, k) in weights.items() if not isinstance(block, str) and k % block}
@@ -185,6 +201,10 @@ class Quantize(Pass):
     def _weights(self, module: Module, scope: Scope) -> int:
         from .quantization.rewrite import quantize_graph
 
+        if self.method == "keep":
+            from .quantization.keep import keep
+
+            return keep(module, scope)
         graph = module.main.graph
         auto = self.weights == "auto"
         formats = self._chosen(module, scope) if auto else {}
@@ -212,7 +232,9 @@ class Quantize(Pass):
             raise PlanError(problem)
 
     def _formats(self) -> tuple[WeightFormat, ...]:
-        """The format of the line; with `weights = auto` all that it chooses from."""
+        """The format of the line; with `weights = auto` all that it chooses from; none where the model decides."""
+        if self.weights == "stored":
+            return ()
         if self.weights == "auto":
             widths, blocks = sorted(set(self.bits)), sorted(set(self.blocks))
             return tuple(self._format(bits, block) for bits in widths for block in blocks)

@@ -167,8 +167,10 @@ class Constants:
         return value in self.given or any(v is not None and self._given_behind(v) for v in behind)
 
     def tensor(self, weight: Weight) -> torch.Tensor:
-        """A weight read from its source as a tensor on the device; float16 becomes float32."""
+        """A weight read from its source as a tensor on the device; float16 becomes float32, integers below 8 bits 8."""
         array = weight.numpy()
+        if weight.dtype.bitwidth < 8:
+            array = array.astype(np.int8 if weight.dtype.is_signed() else np.uint8)
         if array.dtype == np.float16:
             array = array.astype(np.float32)
         own = array.flags.owndata and array.flags.writeable

@@ -149,6 +149,7 @@ def _run(
         verify_each=options.verify_each,
         explain_skips=options.explain_skips,
     )
+    stores = find_target(deploy.target).capabilities
     return run_pipeline(
         module,
         steps,
@@ -156,7 +157,8 @@ def _run(
         options=chosen,
         calibration=plan.calibration,
         progress=options.progress,
-        widths=find_target(deploy.target).capabilities.widths,
+        widths=stores.widths,
+        minimums=stores.minimums,
     )
 
 

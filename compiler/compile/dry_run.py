@@ -74,6 +74,7 @@ def dry_run(plan: Plan, progress: Progress = lambda _text: None) -> list[Diagnos
 def dried(module: Module) -> Module:
     """`module` with every float weight of rank 1 and more a dry one: shape constants keep their numbers."""
     from ..ir.module import constant
+    from ..ir.stored_integers import STORED, stored_integers
     from ..ir.weights import DryWeight
 
     for model in module.graphs.values():
@@ -85,6 +86,8 @@ def dried(module: Module) -> Module:
                 continue
             if id(tensor) not in made:  # tied weights stay one object
                 made[id(tensor)] = DryWeight(held.name, held.dtype, held.dims, held.origin)
+                if (integers := stored_integers(held)) is not None:
+                    made[id(tensor)].meta[STORED] = integers.dried()
             value.const_value = made[id(tensor)]
     return module
 
@@ -155,7 +158,8 @@ class _Deployed:
         from ..pipeline.run_steps import call, check_touched, place_rest
 
         scope = Scope(step.on, step.except_, step.span, self.plan.calibration, dry=True)
-        scope.widths = find_target(self.deploy.target).capabilities.widths
+        stores = find_target(self.deploy.target).capabilities
+        scope.widths, scope.minimums = stores.widths, stores.minimums
         call(step.pass_, self.module, scope)
         check_touched(step.pass_name, scope)
         if step.pass_.leaves is not None:

@@ -11,6 +11,10 @@ The constant may stand behind `DequantizeLinear`: then it is quantised,
     w[n, k] = (q[n, k] - zero_point[n, k // B]) * scale[n, k // B]         block B along the input axis K,
     w[n, :] = (q[n, :] - zero_point[n]) * scale[n]                         or per channel (block None)
 
+or behind `ai.edgec::DequantizeBlocks`, whose blocks have a smallest value instead of a zero point:
+
+    w[n, k] = q[n, k] * scale[n, k // B] + minimum[n, k // B]
+
 `Linear.weight()` gives the float matrix as [N, K] rows in both cases, lazily.
 """
 
@@ -23,10 +27,12 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
+from .domains import OWN_DOMAIN
 from .module import Module, constant
 from .weight_format import FORMAT, WeightFormat
 from .weights import Weight, derive, transpose
 
+DEQUANTIZE_BLOCKS = "DequantizeBlocks"
 SOURCE = "edgec.float"  # key in the `meta` of integers: the float weight they were made from
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)  # what is quantised and computed in
 Kind = Literal["matmul", "gemm", "gather", "conv", "own"]  # own: an op of `ai.edgec`, as its definition says
@@ -36,12 +42,13 @@ Kind = Literal["matmul", "gemm", "gather", "conv", "own"]  # own: an op of `ai.e
 class QuantizedWeight:
     """Integers with their scales, oriented like the stored tensor; `axis` is the axis blocks run along."""
 
-    node: ir.Node  # the DequantizeLinear
+    node: ir.Node  # the DequantizeLinear or DequantizeBlocks
     q: Weight
     scale: Weight
     zero_point: Weight | None
     block: int | None  # None: one scale per channel
     axis: int
+    minimum: Weight | None = None  # floats in place of zero points
 
     @property
     def bits(self) -> int:
@@ -50,8 +57,8 @@ class QuantizedWeight:
 
     @property
     def symmetric(self) -> bool:
-        """Whether the zero point is 0 everywhere, so that none is stored."""
-        return self.zero_point is None
+        """Whether blocks have neither a zero point nor a minimum: integers stand around zero."""
+        return self.zero_point is None and self.minimum is None
 
     @property
     def format(self) -> WeightFormat:
@@ -62,19 +69,28 @@ class QuantizedWeight:
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Rows of the dequantised tensor, float32. Blocks along axis 1, channels along axis 0."""
-        return dequantised(self.q, self.scale, self.zero_point, self.block, start, stop)
+        return dequantised(self.q, self.scale, self.zero_point, self.block, start, stop, self.minimum)
 
 
 def dequantised(
-    q: Weight, scale: Weight, zero_point: Weight | None, block: int | None, start: int, stop: int
+    q: Weight,
+    scale: Weight,
+    zero_point: Weight | None,
+    block: int | None,
+    start: int,
+    stop: int,
+    minimum: Weight | None = None,
 ) -> np.ndarray:
-    """Rows [start, stop) of (q - zero_point) * scale, float32."""
+    """Rows [start, stop) of (q - zero_point) * scale + minimum, float32."""
     made = q.rows(start, stop).astype(np.float32)
     groups = made.reshape(len(made), 1, -1) if block is None else made.reshape(len(made), -1, block)
     shape = (*groups.shape[:2], 1)
     if zero_point is not None:
         groups = groups - zero_point.rows(start, stop).astype(np.float32).reshape(shape)
-    return (groups * scale.rows(start, stop).astype(np.float32).reshape(shape)).reshape(made.shape)
+    values = groups * scale.rows(start, stop).astype(np.float32).reshape(shape)
+    if minimum is not None:
+        values = values + minimum.rows(start, stop).astype(np.float32).reshape(shape)
+    return values.reshape(made.shape)
 
 
 @dataclass(frozen=True)
@@ -184,13 +200,21 @@ def _make(
     return Linear(name, kind, node, value, rows_are_outputs, None, quant, bias)
 
 
+def is_dequantize_blocks(node: ir.Node) -> bool:
+    """Whether `node` is an `ai.edgec::DequantizeBlocks` (`ops/dequantize_blocks.py`)."""
+    return node.domain == OWN_DOMAIN and node.op_type == DEQUANTIZE_BLOCKS
+
+
 def as_quantized(node: ir.Node | None) -> QuantizedWeight | None:
-    """A DequantizeLinear over constants, as integers and scales."""
-    if node is None or node.op_type != "DequantizeLinear":
+    """A DequantizeLinear or DequantizeBlocks over constants, as integers and scales."""
+    if node is None or (node.op_type != "DequantizeLinear" and not is_dequantize_blocks(node)):
         return None
     q, scale = constant(node.inputs[0]), constant(node.inputs[1])
     if q is None or scale is None:
         return None
+    if is_dequantize_blocks(node):
+        block = int(_attr(node, "block_size", 0))
+        return QuantizedWeight(node, q, scale, None, block, 1, constant(node.inputs[2]))
     zero = constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
     block = int(_attr(node, "block_size", 0)) or None
     return QuantizedWeight(node, q, scale, zero, block, int(_attr(node, "axis", 1)))

@@ -1,6 +1,7 @@
 """The format of a quantised weight: how wide its integers are and what shares a scale, and the words for it.
 
     w = (q - zero_point) * scale        symmetric: no zero point        block None: one scale per output (channel)
+    w = q * scale + minimum             scales = minimum: a float in place of the zero point
 
 Imports nothing: a plan's checker may ask about formats before any array library is loaded.
 """
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 FORMAT = "edgec.format"  # key in the `meta` of integers: the format they were made in
-ScaleKind = Literal["float", "two_level"]
+ScaleKind = Literal["float", "two_level", "minimum"]
 TWO_LEVEL: ScaleKind = "two_level"  # an integer of 1 to 15 per block times a float per output (LPBQ)
+MINIMUM: ScaleKind = "minimum"  # a float scale and the smallest value, a float too, per block
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class WeightFormat:
     block      inputs that share one scale; None: all inputs of an output (per channel)
     symmetric  without zero points
     method     how the integers were chosen, by the plan's word
-    scales     `float`, or `two_level`
+    scales     `float`, `two_level` or `minimum`
     positive   no scale below zero, for engines that were not seen to take one
     signed     whether integers have a sign; what `quantize` makes has one if it is symmetric
     stored     bits an integer takes in a file where that is more than `bits`, else None
@@ -74,6 +76,7 @@ class WeightFormat:
         sign = "u" if self.symmetric and not self.signed else ""
         words = [f"{sign}int{self.bits} {self.granularity} {'symmetric' if self.symmetric else 'asymmetric'}"]
         words += ["two-level scales"] if self.scales == TWO_LEVEL else []
+        words += ["smallest value per block"] if self.scales == MINIMUM else []
         words += [f"stored in {self.stored} bits"] if self.stored else []
         return ", ".join(words)
 
@@ -82,8 +85,8 @@ class WeightFormat:
         return replace(self, stored=bits)
 
     def size(self, outputs: int, inputs: int) -> int:
-        """Bits that a weight [outputs, inputs] takes: integers, and a float16 scale (and a zero point) per block."""
-        shared = 16 + (0 if self.symmetric else self.stored_bits)
+        """Bits of a weight [outputs, inputs]: integers, and per block a float16 scale and a zero point or minimum."""
+        shared = 32 if self.scales == MINIMUM else 16 + (0 if self.symmetric else self.stored_bits)
         return outputs * inputs * self.stored_bits + outputs * (inputs // (self.block or inputs)) * shared
 
     def entry(self) -> dict[str, Any]:

@@ -48,6 +48,7 @@ def run_pipeline(
     calibration: Calibration | None = None,
     progress: Callable[[str], None] = lambda _text: None,
     widths: Mapping[int, int] | None = None,
+    minimums: bool = True,
 ) -> list[StepResult]:
     """Rewrite `module` in place, step by step; raises EdgecError at the first thing that does not hold."""
     options = options or PipelineOptions()
@@ -56,7 +57,7 @@ def run_pipeline(
     results = []
     for index, step in enumerate(steps):
         scope = Scope(step.on, step.except_, step.span, calibration, progress=progress)
-        scope.widths = widths or scope.widths
+        scope.widths, scope.minimums = widths or scope.widths, minimums
         results.append(_run_step(module, steps[: index + 1], scope, default_device, options))
         _tell(module, step, results[-1], options, progress)
     return results

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from ...compiler.diagnostics.diagnostic import PlanError
-from ...compiler.ir.linears import FLOATS, SOURCE, Linear, linears
+from ...compiler.ir.linears import FLOATS, SOURCE, Linear, is_dequantize_blocks, linears
 from ...compiler.ir.module import Module, drop_unused_initializers
 from ...compiler.ir.weight_format import FORMAT, WeightFormat
 from ...compiler.ir.weights import Weight, as_weight, transpose
@@ -31,7 +31,7 @@ def quantize_graph(
     graph: ir.Graph, module: Module, formats: Formats, scope: Scope, solver: Solver | None = None
 ) -> int:
     """Quantise the selected weights of `graph` (by rounding without a `solver`); the number of uses that changed."""
-    dequantized = _DequantizedValues(graph, formats, scope)
+    dequantized = _DequantizedValues(module.main, formats, scope)
     if solver is not None:
         dequantized.solved = solver(_to_solve(list(linears(module, graph)), dequantized))
     found = list(linears(module, graph))  # a solver may have scaled float weights
@@ -79,7 +79,7 @@ def measurable(module: Module, format_: WeightFormat, scope: Scope) -> dict[str,
 
 def candidates(graph: ir.Graph, module: Module, format_: WeightFormat, scope: Scope) -> dict[str, Weight]:
     """Linear -> float weight [N, K] of all that the step selects and that can take a format like `format_`."""
-    dequantized, wanted = _DequantizedValues(graph, lambda _name: format_, scope), {}
+    dequantized, wanted = _DequantizedValues(module.main, lambda _name: format_, scope), {}
     for linear in linears(module, graph):
         source = _current_format(linear).source
         if scope.selects(linear.name) and _refusal(linear, format_) is None and source is not None:
@@ -142,13 +142,18 @@ def _quantize(linear: Linear, module: Module, dequantized: _DequantizedValues) -
 class _DequantizedValues:
     """Dequantised values of a graph by float weight and format, so that uses of one weight in one format share them."""
 
-    graph: ir.Graph
+    model: ir.Model
     formats: Formats
     scope: Scope
     values: dict[tuple[int, WeightFormat], ir.Value] = field(default_factory=dict)
     fresh: list[tuple[str, ir.Node]] = field(default_factory=list)
     oriented: dict[int, Weight] = field(default_factory=dict)
     solved: dict[str, QuantizedTensors] = field(default_factory=dict)
+
+    @property
+    def graph(self) -> ir.Graph:
+        """The graph that is rewritten."""
+        return self.model.graph
 
     def put(self, linear: Linear) -> None:
         state = _current_format(linear)
@@ -172,8 +177,7 @@ class _DequantizedValues:
         made = self.solved.get(linear.name)
         if made is None:
             made = make(f"{linear.name}.weight", source, format_, self.scope.origin)
-        attributes = {"axis": 1, "block_size": format_.block} if format_.block else {"axis": 0}
-        node = ir.node("DequantizeLinear", _inputs(made), attributes, name=f"{linear.name}.dequant")
+        node = _node(made, format_.block, f"{linear.name}.dequant", self.model)
         output = node.outputs[0]
         output.shape, output.type = ir.Shape(source.dims), ir.TensorType(made.scale.dtype)
         self.graph.insert_before(_first_reader(linear), node)
@@ -187,15 +191,26 @@ class _DequantizedValues:
             while f"{base}.q" in taken:
                 base += "_"
             node.outputs[0].name = f"{base}.dequantised"
-            for value, part in zip(node.inputs, ("q", "scale", "zero_point"), strict=False):
+            last = "minimum" if is_dequantize_blocks(node) else "zero_point"
+            for value, part in zip(node.inputs, ("q", "scale", last), strict=False):
                 if value is None or value.const_value is None:
                     raise ValueError(f"`{base}` has no {part}")
                 value.name = value.const_value.name = f"{base}.{part}"
                 self.graph.register_initializer(value)
 
 
+def _node(made: QuantizedTensors, block: int | None, name: str, model: ir.Model) -> ir.Node:
+    inputs = _inputs(made)
+    if made.minimum is None:
+        attributes = {"axis": 1, "block_size": block} if block else {"axis": 0}
+        return ir.node("DequantizeLinear", inputs, attributes, name=name)
+    from ...compiler.ir.ops.dequantize_blocks import DequantizeBlocks
+
+    return DequantizeBlocks().node(model, name, inputs, ir.Value(), block_size=block)
+
+
 def _inputs(made: QuantizedTensors) -> list[ir.Value]:
-    tensors = [t for t in (made.q, made.scale, made.zero_point) if t is not None]
+    tensors = [t for t in (made.q, made.scale, made.zero_point, made.minimum) if t is not None]
     return [ir.Value(name=t.name, type=ir.TensorType(t.dtype), shape=ir.Shape(t.dims), const_value=t) for t in tensors]
 
 
@@ -254,7 +269,7 @@ def _note_untied(found: list[Linear], before: dict[str, _State], after: dict[str
 def _nbytes(linear: Linear) -> int:
     if linear.quant is None:
         return linear.stored.nbytes if linear.stored is not None else 0
-    parts = (linear.quant.q, linear.quant.scale, linear.quant.zero_point)
+    parts = (linear.quant.q, linear.quant.scale, linear.quant.zero_point, linear.quant.minimum)
     return sum(part.nbytes for part in parts if part is not None)
 
 

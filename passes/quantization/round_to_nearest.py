@@ -35,18 +35,19 @@ class QuantizedTensors:
     q: Weight
     scale: Weight
     zero_point: Weight | None
+    minimum: Weight | None = None  # a float per block in place of a zero point
 
     @property
     def nbytes(self) -> int:
         """Bytes of integers, scales and zero points, each in its packed form."""
-        return sum(w.nbytes for w in (self.q, self.scale, self.zero_point) if w is not None)
+        return sum(w.nbytes for w in (self.q, self.scale, self.zero_point, self.minimum) if w is not None)
 
     def value(self) -> Weight:
         """What the integers stand for [N, ...], float32."""
         block = None if len(self.scale.dims) == 1 else self.q.dims[1] // self.scale.dims[1]
 
         def rows(start: int, stop: int) -> np.ndarray:
-            return dequantised(self.q, self.scale, self.zero_point, block, start, stop)
+            return dequantised(self.q, self.scale, self.zero_point, block, start, stop, self.minimum)
 
         return derive(self.q.name, ir.DataType.FLOAT, self.q.dims, rows, self.q, "dequantised")
 

@@ -43,6 +43,7 @@ class MnnTarget(Target):
     capabilities: ClassVar[Capabilities] = Capabilities(
         frozenset({"cpu"}),
         widths={bits: 1 << bits for bits in (2, 3, 4, 8)},  # the code book
+        minimums=True,
     )
     engine: ClassVar[str] = "mnn-llm"
 

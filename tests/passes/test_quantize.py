@@ -201,7 +201,7 @@ OFFERED = {parameter.name: parameter.choices for parameter in parameters(Quantiz
 
 
 @pytest.mark.parametrize("block", [b for b in OFFERED["block"] if b != 128])  # 128 does not divide 64 inputs
-@pytest.mark.parametrize("weights", [w for w in OFFERED["weights"] if w != "auto"])
+@pytest.mark.parametrize("weights", [w for w in OFFERED["weights"] if w not in ("auto", "stored")])
 def test_what_is_offered_works(weights: str, block: int | str) -> None:
     assert run_and_check(Quantize(weights=weights, block=block), MATMUL).changes == 1
 

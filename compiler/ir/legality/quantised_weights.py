@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from ..linears import DEQUANTIZE_BLOCKS
 from ..module import Module
 
 _INTEGERS = {ir.DataType[name] for name in ("INT2", "UINT2", "INT4", "UINT4", "INT8", "UINT8")}
@@ -19,10 +20,28 @@ _INTEGERS = {ir.DataType[name] for name in ("INT2", "UINT2", "INT4", "UINT4", "I
 
 def dequantised_weights(module: Module) -> Iterator[str]:
     """What is wrong with the constants that DequantizeLinear reads, one sentence each."""
+    for node in module.nodes(DEQUANTIZE_BLOCKS):
+        yield from (f"`{node.name}` {why}" for why in _minimum_faults(module, node))
     for node in module.nodes("DequantizeLinear"):
         weight = module.constant(node.inputs[0])
         if weight is not None:
             yield from (f"`{node.name}` {why}" for why in _dequant_faults(module, node, weight))
+
+
+def _minimum_faults(module: Module, node: ir.Node) -> Iterator[str]:
+    """q unsigned [N, K], scale and minimum [N, K/block]."""
+    tensors = [module.constant(value) for value in node.inputs]
+    if None in tensors or len(tensors) != 3:
+        yield "has no constant integers, scale and minimum"
+        return
+    q, scale, minimum = (tensor for tensor in tensors if tensor is not None)
+    block = node.attributes.get_int("block_size", 0) or 0
+    n, k = q.dims if len(q.dims) == 2 else (0, 0)
+    if q.dtype not in _INTEGERS or q.dtype.is_signed():
+        yield f"takes {q.dtype.name.lower()} weights"
+    if not block or k % block or scale.dims != (n, k // block) or minimum.dims != scale.dims:
+        found = f"{described(scale)} and a minimum {described(minimum)}"
+        yield f"has a scale {found} for blocks of {block} of {described(q)}"
 
 
 def _dequant_faults(module: Module, node: ir.Node, weight: ir.TensorProtocol) -> Iterator[str]:

@@ -23,7 +23,7 @@ import onnx_ir as ir
 
 from ....compiler.diagnostics.diagnostic import PlanError, fail
 from ....compiler.emit.refusals import Refusals, Refused, grouped
-from ....compiler.ir.linears import as_linear, as_quantized
+from ....compiler.ir.linears import as_linear, as_quantized, is_dequantize_blocks
 from ....compiler.ir.module import constant
 from ....compiler.ir.weights import numbers
 from ..file import op_parameters as tables
@@ -60,6 +60,7 @@ class DecoderLowering(AttentionLowering):
             "Unsqueeze": self._unsqueeze,
             "Cos": self._turn,
             "Sin": self._turn,
+            "DequantizeBlocks": self._dequantize,
             "DequantizeLinear": self._dequantize,
         }
         graph, refusals = self.module.main.graph, Refusals()
@@ -67,7 +68,8 @@ class DecoderLowering(AttentionLowering):
             if node.op_type == "Constant":
                 continue
             try:
-                if node.domain not in ("", "ai.onnx") or node.op_type not in visit:
+                known = node.domain in ("", "ai.onnx") or is_dequantize_blocks(node)
+                if not known or node.op_type not in visit:
                     self._refuse(node, "MNN's LLM engine has no op for it in a decoder", alone=True)
                 visit[node.op_type](node)
             except Refused as problem:

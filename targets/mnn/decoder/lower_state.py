@@ -78,7 +78,7 @@ class LoweringState:
         linear, (rows, columns) = pending.linear, pending.linear.shape[:2]
         if linear.quant is not None:
             tied = self.embedding is not None and self.embedding.initializer is linear.initializer
-            blob = blobs.write_quantized(self.file, linear.quant, pending.bias, blobs.LOOKED_UP if tied else 1)
+            blob = blobs.write_quantized(self.file, linear.quant, pending.bias, looked_up=tied)
         else:
             blob = blobs.write_float(self.file, linear.weight(), pending.bias)
         check_format(linear.name, blob.describe())

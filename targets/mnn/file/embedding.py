@@ -32,7 +32,7 @@ def write_embedding(
     blob = next((written[name] for name, other in linears.items() if other.initializer is linear.initializer), None)
     tied = blob is not None and (linear.quant is not None or blob.bits == 16)
     if linear.quant is not None:
-        blob = blob if blob is not None else blobs.write_quantized(file, linear.quant, least=blobs.LOOKED_UP)
+        blob = blob if blob is not None else blobs.write_quantized(file, linear.quant, looked_up=True)
     elif not tied:
         weight = linear.weight()
         if _is_bf16(weight) or not blobs.fits_half(weight):

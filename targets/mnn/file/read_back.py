@@ -42,9 +42,8 @@ def blob_of(op: Json) -> Blob | None:
     symmetric = not quant.get("readType")
     half = quant.get("scaleStorage") == "FP16"
     scales = alpha_bytes // ((2 if half else 4) * (1 if symmetric else 2))
-    return Blob(
-        offset, code_bytes, alpha_bytes, bias_bytes, rows, columns, bits, columns * rows // scales, symmetric, half
-    )
+    block, minimum = columns * rows // scales, quant.get("aMin", 0) < 0
+    return Blob(offset, code_bytes, alpha_bytes, bias_bytes, rows, columns, bits, block, symmetric, half, minimum)
 
 
 class WeightReader:
@@ -108,10 +107,8 @@ def _same_integers(reader: WeightReader, blob: Blob, quant: QuantizedWeight) -> 
         ours = block.reshape(len(block), -1).astype(np.int16) + shift
         if not np.array_equal(ours, reader.codes(blob, start, stop)):
             return False
-        zero = None if quant.zero_point is None else quant.zero_point.rows(start, stop)
-        scale = quant.scale.rows(start, stop).reshape(len(block), -1)
-        alpha = blobs.alpha_of(scale, None if zero is None else zero.reshape(scale.shape), blob.bits)
-        if not np.array_equal(alpha, reader.alpha(blob, start, stop)):
+        alpha = reader.alpha(blob, start, stop)
+        if not np.array_equal(blobs.alpha_rows(quant, start, stop, blob.bits, blob.minimum), alpha):
             return False
     return True
 

@@ -3,12 +3,13 @@
     quantised   u8 2 | u16 oc | u16 ic      (i32 each if one is over 65535)
                 u8 2^bits mod 256 | i8 -2^(bits-1) … 2^(bits-1)-1          the code book
                 u = q + 2^(bits-1) of every weight, row-major [oc][ic], packed from the high bits of each byte
-                alpha [oc][blocks] scale, or [oc][blocks][2] = (zero, scale)
+                alpha [oc][blocks] scale, or [oc][blocks][2] = (zero, scale) or (minimum, scale)
                 bias f32[oc]
     half        f16[oc][ic] | bias f32[oc]
     float       f32[oc][ic] | bias f32[oc]
 
     w[o, i] = v[o, i] * scale[o, i // block] + zero[o, i // block],   v = u - 2^(bits-1)
+    w[o, i] = u[o, i] * scale[o, i // block] + minimum[o, i // block]
 
 ONNX's unsigned integers with a zero point, w = (q - zp) * scale, have u = q and zero = (2^(bits-1) - zp) * scale. That
 product needs more digits than float16 has: alpha is stored as float16 only if every value of it survives, otherwise
@@ -47,6 +48,7 @@ class Blob:
     block: int  # columns per scale; 0 for floats
     symmetric: bool
     half_alpha: bool
+    minimum: bool = False  # of the two floats of a block the first belongs to u = 0
 
     @property
     def external(self) -> list[int]:
@@ -77,7 +79,7 @@ class Blob:
             "type": 1,
             "aMaxOrBits": self.bits,
             # aMin = 1 says that `zero` belongs to v = 0 (0 or less: to the smallest v)
-            "aMin": 0 if self.symmetric else 1,
+            "aMin": 0 if self.symmetric else -(1 << (self.bits - 1)) if self.minimum else 1,
             "readType": 0 if self.symmetric else self.rows * (self.columns // self.block),
             "has_scaleInt": False,
             "shapeInt32": max(self.rows, self.columns) > SHORT,
@@ -122,26 +124,29 @@ def unpack(data: bytes | bytearray, bits: int, count: int) -> np.ndarray:
     return (stream << places).sum(axis=1, dtype=np.uint8)
 
 
-def write_quantized(file: BinaryIO, weight: QuantizedWeight, bias: np.ndarray | None = None, least: int = 1) -> Blob:
+def write_quantized(
+    file: BinaryIO, weight: QuantizedWeight, bias: np.ndarray | None = None, looked_up: bool = False
+) -> Blob:
     """Append a quantised weight [oc, ic] (a kernel's trailing axes count as ic) with its integers as they are.
 
-    They are stored in as many bits as they need, or `least` if that is more.
+    They are stored in as many bits as they need; where rows are also `looked_up`, in four at least, and with the
+    first float of a block at v = 0, which is all that MNN's embedding knows.
     """
     if isinstance(weight.q, DryWeight):
-        return planned(weight, least)
+        return planned(weight, looked_up)
     rows, columns = weight.q.dims[0], int(np.prod(weight.q.dims[1:], dtype=np.int64))
-    offset, bits, block = file.tell(), max(least, weight.format.bits), weight.block or columns
+    offset, bits, block = file.tell(), max(LOOKED_UP if looked_up else 1, weight.format.bits), weight.block or columns
     head = header(rows, columns, bits)
     file.write(head)
     written = len(head)
     for codes in _codes(weight, bits):
         written += file.write(pack(codes, bits))
-    values = _alpha(weight, bits)
+    lowest = weight.minimum is not None and not looked_up
+    values = _alpha(weight, bits, lowest)
     half = bool(np.array_equal(values.astype(np.float16).astype(np.float32), values))
     alpha = file.write(values.astype(np.float16 if half else np.float32).tobytes())
-    return Blob(
-        offset, written, alpha, _write_bias(file, bias, rows), rows, columns, bits, block, weight.symmetric, half
-    )
+    bias_bytes, symmetric = _write_bias(file, bias, rows), weight.symmetric
+    return Blob(offset, written, alpha, bias_bytes, rows, columns, bits, block, symmetric, half, lowest)
 
 
 def write_float(file: BinaryIO, weight: Weight, bias: np.ndarray | None = None) -> Blob:
@@ -157,12 +162,12 @@ def write_float(file: BinaryIO, weight: Weight, bias: np.ndarray | None = None) 
     return Blob(offset, size, 0, bias_bytes, rows, columns, 8 * np.dtype(dtype).itemsize, 0, True, False)
 
 
-def planned(weight: Weight | QuantizedWeight, least: int = 1) -> Blob:
+def planned(weight: Weight | QuantizedWeight, looked_up: bool = False) -> Blob:
     """The blob that would be written for a dry weight, at no place of a file: its format is what matters."""
     dims = weight.q.dims if isinstance(weight, QuantizedWeight) else weight.dims
     rows, columns = dims[0], int(np.prod(dims[1:], dtype=np.int64))
     if isinstance(weight, QuantizedWeight):
-        bits, block = max(least, weight.format.bits), weight.block or columns
+        bits, block = max(LOOKED_UP if looked_up else 1, weight.format.bits), weight.block or columns
         return Blob(0, 0, 0, 0, rows, columns, bits, block, weight.symmetric, True)
     return Blob(0, 0, 0, 0, rows, columns, 16, 0, True, False)
 
@@ -189,17 +194,25 @@ def _codes(weight: QuantizedWeight, bits: int) -> Iterator[np.ndarray]:
         yield weight.q.rows(start, stop).astype(np.int16) + shift
 
 
-def _alpha(weight: QuantizedWeight, bits: int) -> np.ndarray:
+def _alpha(weight: QuantizedWeight, bits: int, lowest: bool) -> np.ndarray:
     """All alphas [rows, blocks], all in memory at once: a sixteenth of the float32 weight at blocks of 16, less above.
 
     They are asked for in the rows that the integers come in: scales are made from the same float rows.
     """
-    parts = []
-    for start, stop in row_ranges(weight):
-        scale = weight.scale.rows(start, stop).reshape(stop - start, -1)
-        zero = None if weight.zero_point is None else weight.zero_point.rows(start, stop).reshape(scale.shape)
-        parts.append(alpha_of(scale, zero, bits))
-    return np.concatenate(parts)
+    return np.concatenate([alpha_rows(weight, start, stop, bits, lowest) for start, stop in row_ranges(weight)])
+
+
+def alpha_rows(weight: QuantizedWeight, start: int, stop: int, bits: int, lowest: bool) -> np.ndarray:
+    """MNN's alphas of rows [start, stop) of `weight`, float32: [rows, blocks] or [rows, blocks, 2].
+
+    `lowest`: a block's first float is its minimum, at u = 0; else the value at v = 0.
+    """
+    scale = weight.scale.rows(start, stop).reshape(stop - start, -1)
+    if weight.minimum is not None:
+        first = weight.minimum.rows(start, stop).astype(np.float32)
+        return np.stack([first if lowest else first + np.float32(1 << (bits - 1)) * scale, scale], axis=-1)
+    zero = None if weight.zero_point is None else weight.zero_point.rows(start, stop).reshape(scale.shape)
+    return alpha_of(scale, zero, bits)
 
 
 def row_ranges(weight: QuantizedWeight) -> Iterator[tuple[int, int]]:
