@@ -12,8 +12,9 @@ from typing import Any, NoReturn
 
 import onnx_ir as ir
 from common import arguments, report, scratch, timed
+from edgec.compiler.ir.annotations import DEVICE
 from edgec.compiler.ir.levels import Level
-from edgec.compiler.ir.module import DEVICE_KEY, Module
+from edgec.compiler.ir.module import Module
 from edgec.compiler.ir.weights import Weight
 from edgec.compiler.partition.parts import partition
 from edgec.compiler.pipeline.pass_interface import Scope
@@ -64,7 +65,7 @@ def decoder(folder: Path, dimensions: dict[str, int], layers: int) -> Module:
 def place(module: Module) -> None:
     """Every linear of a layer on the CPU, all else on the NPU."""
     for node in module.nodes():
-        node.metadata_props[DEVICE_KEY] = "cpu" if (node.name or "").endswith("_proj") else "npu"
+        DEVICE.set(node, "cpu" if (node.name or "").endswith("_proj") else "npu")
     module.level = Level.PLACED
 
 

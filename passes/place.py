@@ -45,10 +45,10 @@ class Place(Pass):
         return sum(self._pin(node) for node in chosen.values())
 
     def _pin(self, node: ir.Node) -> bool:
-        from ..compiler.ir.module import DEVICE_KEY
+        from ..compiler.ir.annotations import DEVICE
 
-        moved = node.metadata_props.get(DEVICE_KEY) != self.device
-        node.metadata_props[DEVICE_KEY] = self.device
+        moved = DEVICE.get(node) != self.device
+        DEVICE.set(node, self.device)
         return moved
 
 

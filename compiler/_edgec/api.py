@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from edgec.compiler.emit.target import EmitJob as EmitJob
     from edgec.compiler.emit.target import TakesRequest as TakesRequest
     from edgec.compiler.emit.target import Target as Target
+    from edgec.compiler.ir.annotations import Annotation as Annotation
+    from edgec.compiler.ir.annotations import Subject as Subject
+    from edgec.compiler.ir.annotations import Transform as Transform
+    from edgec.compiler.ir.annotations import define as define
     from edgec.compiler.ir.decoder_arch import DecoderArch as DecoderArch
     from edgec.compiler.ir.levels import Level as Level
     from edgec.compiler.ir.linears import Linear as Linear
@@ -88,6 +92,7 @@ _NAMES = {
     "emit.manifest_entries": "cache_entry graph_entry",
     "emit.part": "Part",
     "emit.target": "CheckRequest EmitJob Emission TakesRequest Target",
+    "ir.annotations": "Annotation Subject Transform define",
     "ir.decoder_arch": "DecoderArch",
     "ir.levels": "Level",
     "ir.linears": "Linear QuantizedWeight as_linear linears",

@@ -61,6 +61,7 @@ def _bundle(path: Path) -> dict[str, Any]:
                 "role": model["role"],
                 "engine": model["engine"],
                 "bytes": model.get("bytes"),
+                "facts": model.get("facts", {}),
                 "buckets": [bucket["name"] for bucket in model.get("buckets", [])],
                 **_schedule(model.get("buckets", [])),
                 "formats": _count(_format(row) for row in model["weights"]),
@@ -91,7 +92,8 @@ def _format(row: dict[str, Any]) -> str:
     from ..ir.weight_format import WeightFormat
 
     made = WeightFormat.of_entry(row)
-    return row["dtype"] if made is None else made.describe()
+    facts = [f"{key.removeprefix('edgec.')} {text}" for key, text in row.get("facts", {}).items()]
+    return ", ".join([row["dtype"] if made is None else made.describe(), *facts])
 
 
 def _count(values: Any) -> dict[str, int]:

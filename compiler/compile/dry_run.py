@@ -86,8 +86,9 @@ def dried(module: Module) -> Module:
                 continue
             if id(tensor) not in made:  # tied weights stay one object
                 made[id(tensor)] = DryWeight(held.name, held.dtype, held.dims, held.origin)
+                made[id(tensor)].meta.update(held.meta)
                 if (integers := stored_integers(held)) is not None:
-                    made[id(tensor)].meta[STORED] = integers.dried()
+                    STORED.set(made[id(tensor)], integers.dried())
             value.const_value = made[id(tensor)]
     return module
 

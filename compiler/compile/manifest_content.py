@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..bundle.manifest import arch_entry
 from ..files import cache
+from ..ir.annotations import Subject, texts
 from ..ir.linears import QuantizedWeight, linears
 from ..ir.module import MAIN, BucketShape
 
@@ -120,7 +121,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _model(plan: Plan, model: CompiledModel, tokenizer: str | None, directory: Path) -> dict[str, Any]:
-    arch = model.compressed.arch
+    arch, main = model.compressed.arch, model.compressed.main
     options = {key: _json_value(value) for key, value in vars(model.deploy.options).items()}
     entry: dict[str, Any] = {
         "role": _role(plan, model.name),
@@ -133,6 +134,7 @@ def _model(plan: Plan, model: CompiledModel, tokenizer: str | None, directory: P
         },
         "engine": model.emission.engine,
         "moved": any(step.pass_.moves_inside for step in plan.steps(model.deploy)),
+        **_facts(texts(Subject.MODEL, main) | texts(Subject.GRAPH, main.graph)),
         "weights": _weights(model),
         "bytes": _folder_bytes(directory / model.name),
     }
@@ -193,11 +195,13 @@ def _weights(model: CompiledModel) -> list[dict[str, Any]]:
     rows = []
     for linear in linears(model.compressed):
         quant = linear.quant
+        held = linear.stored if quant is None else quant.q
         rows.append(
             {
                 "name": linear.name,
                 "shape": list(linear.shape),
                 **_format(model, linear.name, quant),
+                **_facts({} if held is None else texts(Subject.TENSOR, held)),
                 "source_line": model.compressed.decisions.get(linear.name),
             }
         )
@@ -207,6 +211,10 @@ def _weights(model: CompiledModel) -> list[dict[str, Any]]:
 def _tied(module: Module) -> bool:
     held = {linear.name: linear.initializer for linear in linears(module)}
     return held.get("lm_head") is held.get("embed_tokens")
+
+
+def _facts(found: dict[str, str]) -> dict[str, dict[str, str]]:
+    return {"facts": found} if found else {}
 
 
 def _format(model: CompiledModel, name: str, quant: QuantizedWeight | None) -> dict[str, Any]:

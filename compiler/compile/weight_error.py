@@ -2,8 +2,8 @@
 
     error = sqrt(sum (w - dequant(q))^2 / sum w^2)            over at most ROWS rows of each linear, evenly spread
 
-The integers know the float weight they were made from (`linears.SOURCE`): what a pass did to it before (a rotation, a
-fold, AWQ's scales) is no error. A weight that was quantised when it was loaded has no figure.
+The integers know the float weight they were made from (`annotations.FLOAT_WEIGHT`): what a pass did to it before (a
+rotation, a fold, AWQ's scales) is no error. A weight that was quantised when it was loaded has no figure.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..ir.linears import SOURCE, Linear, linears
+from ..ir.annotations import FLOAT_WEIGHT
+from ..ir.linears import Linear, linears
+from ..ir.weights import as_weight
 
 if TYPE_CHECKING:
     from ..ir.module import Module
@@ -27,9 +29,10 @@ def weight_errors(module: Module) -> dict[str, float]:
     """The error of each quantised linear, in the module's order."""
     found = {}
     for linear in linears(module):
-        source = None if linear.quant is None else linear.quant.q.meta.get(SOURCE)
-        if source is not None and source.dims == linear.weight().dims:
-            found[linear.name] = relative_error(source, linear)
+        source = None if linear.quant is None else FLOAT_WEIGHT.get(linear.quant.q)
+        before = None if source is None else as_weight(source)
+        if before is not None and before.dims == linear.weight().dims:
+            found[linear.name] = relative_error(before, linear)
     return found
 
 

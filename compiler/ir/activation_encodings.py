@@ -7,8 +7,8 @@ A pair is two nodes named `<value's base>.act16.quantize` and `….dequantize` (
 its interface and runs in ONNX Runtime as it is; an emitter reads the pairs and works on the integers. Widening an
 8-bit tensor to 16 bits is exact: 65535 = 257 * 255, so s16 = s8 / 257 and z16 = 257 * z8. int16 is symmetric, z = 0.
 
-What a plan wants is kept in metadata (`WANTED` on each linear, `METHOD` and `CACHE` on the graph), so that pairs can be
-taken out before weights change and put back with ranges measured anew. Attention keeps the range of its scores.
+What a plan asks for is kept as annotations (`ACTIVATIONS` of each linear, `RANGES` and `KV_TYPE` of the graph), so that
+pairs can be taken out before weights change and put back with ranges measured anew. `SCORES` of Attention is one too.
 """
 
 from __future__ import annotations
@@ -22,10 +22,6 @@ import onnx_ir as ir
 from .module import constant, drop_unused_initializers
 from .weights import from_array
 
-WANTED = "edgec.activations"  # on a linear: the type of what it reads and gives
-METHOD = "edgec.ranges"  # on the graph: how ranges are chosen
-CACHE = "edgec.kv"  # on the graph: the type of the K/V cache, where it is not that of the activations
-SCORES = "edgec.scores"  # on Attention: "low high" of q k^T scale where the mask lets through
 MOVES = frozenset(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Identity"))
 TYPES = {"uint8": ir.DataType.UINT8, "uint16": ir.DataType.UINT16, "int16": ir.DataType.INT16}
 _ENDS = {"uint8": (0, 255), "uint16": (0, 65535), "int16": (-32768, 32767)}
@@ -162,15 +158,6 @@ def strip(graph: ir.Graph) -> dict[str, Encoding]:
     if found:
         drop_unused_initializers(graph)
     return found
-
-
-def scores_range(node: ir.Node) -> tuple[float, float] | None:
-    """The range of an Attention's scores, where calibration has measured it."""
-    text = node.metadata_props.get(SCORES)
-    if text is None:
-        return None
-    low, high = text.split()
-    return float(low), float(high)
 
 
 def root(value: ir.Value) -> ir.Value:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from .annotations import Transform
 from .linears import Linear
 from .module import Module, constant, initializer
 from .weights import Weight, derive, from_array, numbers
@@ -23,7 +24,7 @@ def scale_columns(weight: Weight, factors: np.ndarray, how: str) -> Weight:
     def rows(start: int, stop: int) -> np.ndarray:
         return _like(weight, weight.rows(start, stop) * f)
 
-    return derive(weight.name, weight.dtype, weight.dims, rows, weight, how)
+    return derive(weight.name, weight.dtype, weight.dims, rows, weight, Transform.SCALE, how)
 
 
 def scale_rows(weight: Weight, factors: np.ndarray, how: str) -> Weight:
@@ -33,7 +34,7 @@ def scale_rows(weight: Weight, factors: np.ndarray, how: str) -> Weight:
     def rows(start: int, stop: int) -> np.ndarray:
         return _like(weight, weight.rows(start, stop) * f[start:stop])
 
-    return derive(weight.name, weight.dtype, weight.dims, rows, weight, how)
+    return derive(weight.name, weight.dtype, weight.dims, rows, weight, Transform.SCALE, how)
 
 
 def rotate_columns(weight: Weight, rotation: np.ndarray, how: str) -> Weight:
@@ -44,7 +45,7 @@ def rotate_columns(weight: Weight, rotation: np.ndarray, how: str) -> Weight:
         w = weight.rows(start, stop).astype(np.float64)
         return _like(weight, (w.reshape(len(w), -1, len(r)) @ r).reshape(w.shape))
 
-    return derive(weight.name, weight.dtype, weight.dims, rows, weight, how)
+    return derive(weight.name, weight.dtype, weight.dims, rows, weight, Transform.ROTATE, how)
 
 
 def rotate_rows(weight: Weight, rotation: np.ndarray, how: str) -> Weight:
@@ -59,7 +60,7 @@ def rotate_rows(weight: Weight, rotation: np.ndarray, how: str) -> Weight:
             made[at - first : at - first + run] = r.T @ weight.rows(at, at + run).astype(np.float64).reshape(run, -1)
         return _like(weight, made[start - first : stop - first].reshape(stop - start, *weight.dims[1:]))
 
-    return derive(weight.name, weight.dtype, weight.dims, rows, weight, how)
+    return derive(weight.name, weight.dtype, weight.dims, rows, weight, Transform.ROTATE, how)
 
 
 def _like(weight: Weight, array: np.ndarray) -> np.ndarray:
@@ -84,7 +85,7 @@ def untie(module: Module, linear: Linear) -> Linear:
     if linear.stored is None:
         raise ValueError(f"`{linear.name}` is quantised")
     name, held = f"{linear.name}.weight", linear.stored
-    copy = derive(name, held.dtype, held.dims, held.rows, held, "untied")
+    copy = derive(name, held.dtype, held.dims, held.rows, held, Transform.UNTIE, "untied")
     made = initializer(module.main.graph, name, copy)
     for at, given in enumerate(reader.inputs):
         if given is value:

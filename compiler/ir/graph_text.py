@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from .module import DEVICE_KEY
+from .annotations import Holder, Subject, shown
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -21,26 +21,33 @@ _LONGEST = 60  # characters of one attribute
 def module_text(module: Module) -> str:
     """All graphs of `module`."""
     head = f"module `{module.name}` at level {module.level.label}"
+    first = next(iter(module.graphs.values()), None)
+    head += "" if first is None else _facts(Subject.MODEL, first)
     return "\n".join([head, *(line for key, model in module.graphs.items() for line in graph_lines(key, model.graph))])
 
 
 def graph_lines(key: str, graph: ir.Graph) -> Iterator[str]:
     """The lines of one graph: inputs, initializers with their origin, nodes, outputs."""
-    yield f"graph {key}"
+    yield f"graph {key}{_facts(Subject.GRAPH, graph)}"
     yield from (f"  in   {_typed(value)}" for value in graph.inputs)
     for value in graph.initializers.values():
         tensor = value.const_value
         origin = getattr(tensor, "origin", "graph")
-        yield f"  has  {_typed(value)}  from {origin}"
+        facts = "" if tensor is None else _facts(Subject.TENSOR, tensor)
+        yield f"  has  {_typed(value)}  from {origin}{facts}"
     width = min(48, max((len(node.name or "") for node in graph), default=0))
     for node in graph:
         made = ", ".join(_typed(value) for value in node.outputs if value.name)
         read = ", ".join("-" if value is None else value.name or "?" for value in node.inputs)
-        device = node.metadata_props.get(DEVICE_KEY)
+        facts = _facts(Subject.NODE, node)
         domain = f"{node.domain}." if node.domain else ""
-        place = f"  @{device}" if device else ""
-        yield f"  {node.name or '':{width}}  {domain}{node.op_type}({read}){_attributes(node)} -> {made}{place}"
+        yield f"  {node.name or '':{width}}  {domain}{node.op_type}({read}){_attributes(node)} -> {made}{facts}"
     yield from (f"  out  {_typed(value)}" for value in graph.outputs)
+
+
+def _facts(subject: Subject, holder: Holder) -> str:
+    """What is known about `holder`, each fact behind two blanks."""
+    return "".join(f"  {annotation.dumped(text)}" for annotation, text in shown(subject, holder))
 
 
 def _typed(value: ir.Value) -> str:

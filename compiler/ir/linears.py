@@ -27,13 +27,13 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
+from .annotations import FORMAT, Transform
 from .domains import OWN_DOMAIN
 from .module import Module, constant
-from .weight_format import FORMAT, WeightFormat
+from .weight_format import WeightFormat
 from .weights import Weight, derive, transpose
 
 DEQUANTIZE_BLOCKS = "DequantizeBlocks"
-SOURCE = "edgec.float"  # key in the `meta` of integers: the float weight they were made from
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)  # what is quantised and computed in
 Kind = Literal["matmul", "gemm", "gather", "conv", "own"]  # own: an op of `ai.edgec`, as its definition says
 
@@ -63,7 +63,7 @@ class QuantizedWeight:
     @property
     def format(self) -> WeightFormat:
         """The format that a pass made the weight in; for a weight that was loaded so, what its tensors show."""
-        made: WeightFormat | None = self.q.meta.get(FORMAT)
+        made = FORMAT.get(self.q)
         signed = self.q.dtype.is_signed()
         return made or WeightFormat(self.bits, self.block, self.symmetric, method="", signed=signed)
 
@@ -125,7 +125,15 @@ class Linear:
         if self.stored is not None:
             return self.stored if self.rows_are_outputs else transpose(self.stored)
         quant = self._quant()
-        made = derive(f"{self.name}.weight", ir.DataType.FLOAT, quant.q.dims, quant.rows, quant.q, "dequantised")
+        made = derive(
+            f"{self.name}.weight",
+            ir.DataType.FLOAT,
+            quant.q.dims,
+            quant.rows,
+            quant.q,
+            Transform.DEQUANTISE,
+            "dequantised",
+        )
         return made if self.rows_are_outputs else transpose(made)
 
     def _quant(self) -> QuantizedWeight:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from .decoder_arch import DecoderArch
 
 MAIN = "main"
-DEVICE_KEY = "edgec.device"  # node metadata at level `placed` and later
-SHARD_KEY = "edgec.shard"  # node metadata: which of several parts on its device an op belongs to; without it 0
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-SMALL = 1024  # constants up to this many bytes stay inside the .onnx file (shapes, scales, norms' epsilons)
+from .annotations import SAME_BYTES
 
-
-SAME_BYTES = "edgec.same_bytes"  # key in a tensor's `meta`: the tensor whose stored bytes are also its own
+INLINE_BYTES = 1024  # constants up to this many bytes stay inside the .onnx file (shapes, scales, norms' epsilons)
 
 
 def save_graphs(models: Mapping[str, ir.Model], directory: Path, data_name: str) -> dict[str, Path]:
@@ -23,7 +22,7 @@ def save_graphs(models: Mapping[str, ir.Model], directory: Path, data_name: str)
     for model in models.values():
         for value in model.graph.initializers.values():
             tensor = value.const_value
-            if tensor is not None and tensor.nbytes > SMALL:
+            if tensor is not None and tensor.nbytes > INLINE_BYTES:
                 tensors.setdefault(id(tensor), tensor)
     stored = _write(tensors, directory, data_name) if tensors else {}
     paths = {}
@@ -39,7 +38,7 @@ def save_graphs(models: Mapping[str, ir.Model], directory: Path, data_name: str)
 
 def _write(tensors: Mapping[int, ir.TensorProtocol], directory: Path, name: str) -> dict[int, ir.TensorProtocol]:
     """Stream each distinct tensor into the data file; id -> the external tensor that stands for it."""
-    owners = {key: tensor.meta.get(SAME_BYTES, tensor) for key, tensor in tensors.items()}
+    owners = {key: SAME_BYTES.get(tensor) or tensor for key, tensor in tensors.items()}
     distinct = {id(owner): owner for owner in owners.values()}
     external = ir.external_data.convert_tensors_to_external(list(distinct.values()), directory, name, alignment=4096)
     places = dict(zip(distinct, external, strict=True))

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from .annotations import Annotation, Subject, define
 from .weights import DryWeight, Weight
-
-STORED = "edgec.stored_integers"  # key in a float weight's `meta`
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,12 @@ class StoredIntegers:
         return replace(self, q=_dry(self.q), scale=_dry(self.scale), minimum=_dry(self.minimum))
 
 
+STORED: Annotation[StoredIntegers] = define(Annotation("edgec.stored_integers", Subject.TENSOR))  # on a float weight
+
+
 def stored_integers(weight: Weight) -> StoredIntegers | None:
     """What `weight`, float as a source describes it, is stored in; None where it is stored in floats."""
-    return weight.meta.get(STORED)
+    return STORED.get(weight)
 
 
 def _dry(weight: Weight | None) -> Weight | None:

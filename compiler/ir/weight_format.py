@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-FORMAT = "edgec.format"  # key in the `meta` of integers: the format they were made in
 ScaleKind = Literal["float", "two_level", "minimum"]
 TWO_LEVEL: ScaleKind = "two_level"  # an integer of 1 to 15 per block times a float per output (LPBQ)
 MINIMUM: ScaleKind = "minimum"  # a float scale and the smallest value, a float too, per block

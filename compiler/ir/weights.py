@@ -4,7 +4,7 @@ A `Weight` of shape [R, ...] knows how to make its rows [start, stop); nothing e
 one weight from others (`derive`), row range by row range, and an emitter streams the blocks into a file. Files are
 read with `pread`, because mapped pages count as resident memory.
 
-    q[r, K] = quantise(w[r, K])        is   derive("w.q", INT4, (N, K), lambda a, b: quantise(w.rows(a, b)))
+    q[r, K] = quantise(w[r, K])    is   derive("w.q", INT4, (N, K), lambda a, b: quantise(w.rows(a, b)), w, QUANTISE)
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..files.positional_read import SourceFile
+from .annotations import Transform, carry
 
 BLOCK_BYTES = 8 << 20  # of the float32 form of a block; bounds what a pass holds of one tensor
 
@@ -36,6 +37,7 @@ class Weight(ir.TensorProtocol):
         self.metadata_props: MutableMapping[str, str] = {}
         self.meta: MutableMapping[str, Any] = {}
         self.origin = origin  # for people: "model.safetensors:… > float32 > int4 block 32"
+        self.ended: tuple[str, ...] = ()  # facts about what it is made from that are none about it, in words
         self._rows = rows
         self._parent_row_bytes = 0
 
@@ -187,12 +189,21 @@ def from_array(name: str, array: np.ndarray, origin: str = "computed") -> Weight
     return Weight(name, dtype, held.shape, lambda a, b: held[a:b], origin)
 
 
-def derive(name: str, dtype: ir.DataType, shape: Sequence[int], rows: Rows, parent: Weight, how: str) -> Weight:
+def derive(
+    name: str,
+    dtype: ir.DataType,
+    shape: Sequence[int],
+    rows: Rows,
+    parent: Weight,
+    transform: Transform,
+    how: str | None = None,
+) -> Weight:
     """A weight made from others, row range by row range; `how` extends the parent's origin."""
-    if isinstance(parent, DryWeight):
-        return DryWeight(name, dtype, shape, f"{parent.origin} > {how}")
-    made = Weight(name, dtype, shape, rows, f"{parent.origin} > {how}")
+    origin = f"{parent.origin} > {how or transform.value}"
+    dry = isinstance(parent, DryWeight)
+    made = DryWeight(name, dtype, shape, origin) if dry else Weight(name, dtype, shape, rows, origin)
     made._parent_row_bytes = parent.row_bytes
+    made.ended = (*parent.ended, *carry(parent, made, transform, name))
     return made
 
 
@@ -207,6 +218,7 @@ def cast(weight: Weight, dtype: ir.DataType) -> Weight:
         weight.dims,
         lambda a, b: weight.rows(a, b).astype(target),
         weight,
+        Transform.CAST,
         dtype.name.lower(),
     )
 
@@ -221,13 +233,20 @@ def transpose(weight: Weight) -> Weight:
             strip[first : first + len(block)] = block[:, start:stop]
         return strip.T
 
-    return derive(f"{weight.name}.T", weight.dtype, (n, k), rows, weight, "transposed")
+    return derive(f"{weight.name}.T", weight.dtype, (n, k), rows, weight, Transform.TRANSPOSE, "transposed")
 
 
 def as_weight(tensor: ir.TensorProtocol) -> Weight:
     """Any onnx-ir tensor as a Weight; external data is read in rows, inline data is already in memory."""
     if isinstance(tensor, Weight):
         return tensor
+    made = _described(tensor)
+    made.meta.update(tensor.meta)
+    made.metadata_props.update(tensor.metadata_props)
+    return made
+
+
+def _described(tensor: ir.TensorProtocol) -> Weight:
     name = tensor.name or ""
     if isinstance(tensor, ir.ExternalTensor) and tensor.shape.rank() > 0:
         dims = [int(d) for d in tensor.shape.numpy()]

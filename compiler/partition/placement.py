@@ -14,7 +14,8 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from ..diagnostics.diagnostic import fail
-from ..ir.module import DEVICE_KEY, SHARD_KEY, Module
+from ..ir.annotations import DEVICE, SHARD
+from ..ir.module import Module
 from ..ir.placement import PLACES
 
 
@@ -34,7 +35,7 @@ def placements(module: Module, nodes: Sequence[ir.Node], deploy_device: str) -> 
 
 
 def _checked(module: Module, node: ir.Node, deploy_device: str) -> Placement:
-    device = node.metadata_props.get(DEVICE_KEY, deploy_device)
+    device = DEVICE.get(node) or deploy_device
     if device not in PLACES:
         fail(
             "E0502",
@@ -47,14 +48,14 @@ def _checked(module: Module, node: ir.Node, deploy_device: str) -> Placement:
             f"`{node.name}` is placed on the NPU, but `{module.name}` is deployed on the CPU",
             help=f"deploy `{module.name}` on npu and place on the CPU what should run there",
         )
-    shard = node.metadata_props.get(SHARD_KEY, "0")
-    if not shard.isdecimal():
+    try:
+        return Placement(device, SHARD.get(node) or 0)
+    except ValueError:
         fail(
             "E0506",
-            f"`{node.name}` of `{module.name}` is in shard `{shard}`, which is no number",
-            help=f"`{SHARD_KEY}` holds 0, 1, 2, …",
+            f"`{node.name}` of `{module.name}` is in shard `{node.metadata_props[SHARD.key]}`, which is no number",
+            help=f"`{SHARD.key}` holds 0, 1, 2, …",
         )
-    return Placement(device, int(shard))
 
 
 def refuse_control_flow(module: Module, key: str, nodes: Sequence[ir.Node]) -> None:

@@ -161,6 +161,12 @@ def _fresh(surgeon: Any, proto: onnx.ModelProto, weights: dict[str, Weight]) -> 
     return graph, {key: weights[key] for key in graph.tensors() if key in weights}
 
 
+def _unless_same(before: ir.Value | None, made: Weight) -> Weight:
+    """What `before` holds if that has the numbers of `made`: it may carry facts."""
+    held = None if before is None or before.const_value is None else as_weight(before.const_value)
+    return held if held is not None and _same(made.numpy(), held) else made
+
+
 def _bytes(proto: onnx.ModelProto) -> bytes:
     return proto.SerializeToString(deterministic=True)
 
@@ -182,11 +188,13 @@ def _back(proto: onnx.ModelProto, kept: dict[str, Weight], old: ir.Model) -> ir.
         graph.register_initializer(entries[key])
     for key, value in graph.initializers.items():
         if value.const_value is not None and not isinstance(value.const_value, Weight):
-            value.const_value = from_array(key, value.const_value.numpy(), "graphsurgeon")
+            before = old.graph.initializers.get(key)
+            value.const_value = _unless_same(before, from_array(key, value.const_value.numpy(), "graphsurgeon"))
     metadata = {node.name: node.metadata_props for node in old.graph}
     for node in graph:
         node.metadata_props.update(metadata.get(node.name, {}))
     model.metadata_props.update(old.metadata_props)
+    graph.metadata_props.update(old.graph.metadata_props)
     name_nodes(model)
     drop_unused_initializers(graph)
     return model

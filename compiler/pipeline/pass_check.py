@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..diagnostics.diagnostic import EdgecError
+from ..ir.annotations import DEVICE
 from ..ir.legality.rules import violations
 from ..ir.levels import Level
-from ..ir.module import DEVICE_KEY, Module
+from ..ir.module import Module
 from ..oracle.compare import Feeds, errors
 from .pass_interface import Pass, Scope, Skip
 from .run_steps import call, check_globs, check_interface, check_touched, interfaces
@@ -98,7 +99,8 @@ def _run(pass_: Pass, module: Module, scope: Scope, before: Module) -> int:
         module.level = max(module.level, pass_.leaves)
     if module.level >= Level.PLACED:
         for node in module.nodes():
-            node.metadata_props.setdefault(DEVICE_KEY, "cpu")
+            if DEVICE.get(node) is None:
+                DEVICE.set(node, "cpu")
     try:
         check_interface(pass_.name, ports, interfaces(module), None)
     except EdgecError as error:

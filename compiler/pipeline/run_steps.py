@@ -94,12 +94,13 @@ def _run_step(
     default_device: str,
     options: PipelineOptions,
 ) -> StepResult:
+    from ..ir.annotations import ended_facts
     from ..ir.legality.rules import enforce
 
     step = done[-1]
     check_globs(module, scope)
     before = module.clone() if options.verify_each else None
-    interface = interfaces(module)
+    interface, ended = interfaces(module), ended_facts(module)
     start = time.perf_counter()
     changes = call(step.pass_, module, scope)
     seconds = time.perf_counter() - start
@@ -110,6 +111,9 @@ def _run_step(
         place_rest(module, default_device)
     check_interface(step.pass_name, interface, interfaces(module), step.span)
     enforce(module, f"`{step.pass_name}`", step.span)
+    for text in ended_facts(module):
+        if text not in ended:
+            scope.note(text)
     error = None
     if before is not None:
         error = _verify(step, before, module, _bound(done))
@@ -214,10 +218,11 @@ def check_interface(pass_name: str, before: Interface, after: Interface, span: S
 
 def place_rest(module: Module, device: str) -> None:
     """Give every node without a device that of the deploy line."""
-    from ..ir.module import DEVICE_KEY
+    from ..ir.annotations import DEVICE
 
     for node in module.nodes():
-        node.metadata_props.setdefault(DEVICE_KEY, device)
+        if DEVICE.get(node) is None:
+            DEVICE.set(node, device)
 
 
 def _bound(done: Sequence[Step]) -> float:

@@ -126,14 +126,20 @@ def _model(model: CompiledModel, plan: Plan, manifest: dict[str, Any]) -> str:
 def _facts(entry: Mapping[str, Any]) -> str:
     arch = entry.get("arch")
     if arch is None:
-        return "<p class=quiet>a general ONNX graph</p>"
+        return f"<p class=quiet>{_e('a general ONNX graph' + _stated(entry, '; '))}</p>"
     described = (
         f"{arch['family']}, {arch['layers']} layers, hidden {arch['hidden']:,}, {arch['heads']} heads with "
         f"{arch['kv_heads']} of K/V, head_dim {arch['head_dim']}, vocabulary {arch['vocab']:,}, "
         f"context {arch['context']:,}"
     )
     options = ", ".join(f"{key} = {value}" for key, value in entry["deploy"]["options"].items())
-    return f"<p class=quiet>{_e(described + (f'; {options}' if options else ''))}</p>"
+    return f"<p class=quiet>{_e(described + (f'; {options}' if options else '') + _stated(entry, '; '))}</p>"
+
+
+def _stated(entry: Mapping[str, Any], between: str) -> str:
+    """What passes have stated about a model or a weight, each behind `between`."""
+    facts = entry.get("facts", {}).items()
+    return "".join(f"{between}{key.removeprefix('edgec.')} {text}" for key, text in facts)
 
 
 def _steps(model: CompiledModel, plan: Plan) -> str:
@@ -248,7 +254,7 @@ def _weight(row: Mapping[str, Any], bits: float, error: float | None, worst: flo
 
 def _format(row: Mapping[str, Any]) -> str:
     made = WeightFormat.of_entry(row)
-    return row["dtype"] if made is None else made.describe()
+    return (row["dtype"] if made is None else made.describe()) + _stated(row, ", ")
 
 
 def _formats(weights: Sequence[Mapping[str, Any]]) -> str:

@@ -19,7 +19,8 @@ import onnx_ir as ir
 
 from ...compiler.calibration import windows as calibrate
 from ...compiler.diagnostics.diagnostic import PlanError, fail
-from ...compiler.ir.activation_encodings import CACHE, METHOD, MOVES, SCORES, WANTED, Encoding, insert, root, strip
+from ...compiler.ir.activation_encodings import MOVES, Encoding, insert, root, strip
+from ...compiler.ir.annotations import ACTIVATIONS, KV_TYPE, RANGES, SCORES
 from ...compiler.ir.linears import linears
 from ...compiler.ir.module import Module, constant
 from ...compiler.pipeline.demands import Demands
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 def wanted(module: Module) -> bool:
     """Whether an earlier line has asked for integer activations."""
-    return METHOD in module.main.graph.metadata_props
+    return RANGES.get(module.main.graph) is not None
 
 
 def mark(module: Module, activations: str, ranges: str, scope: Scope) -> None:
@@ -45,10 +46,10 @@ def mark(module: Module, activations: str, ranges: str, scope: Scope) -> None:
                 scope.origin,
                 help="leave out `activations`",
             )
-        graph.metadata_props[METHOD] = ranges
+        RANGES.set(graph, ranges)
     for linear in linears(module):
         if linear.kind == "matmul" and scope.selects(linear.name):
-            linear.node.metadata_props[WANTED] = activations
+            ACTIVATIONS.set(linear.node, activations)
 
 
 def apply(module: Module, before: dict[str, Encoding], scope: Scope) -> int:
@@ -63,9 +64,9 @@ def apply(module: Module, before: dict[str, Encoding], scope: Scope) -> int:
             scope.origin,
             help='add `calibration { text = "calib/*.txt" }`, or leave activations as fp16',
         )
-    narrow = {x.node for x in linears(module) if x.node.metadata_props.get(WANTED) == "uint8"}
+    narrow = {x.node for x in linears(module) if ACTIVATIONS.get(x.node) == "uint8"}
     values = [value for node in graph for value in node.outputs[:1] if _is_activation(node)]
-    method, cache = graph.metadata_props[METHOD], graph.metadata_props.get(CACHE, "int16")
+    method, cache = RANGES.get(graph) or "auto", KV_TYPE.get(graph) or "int16"
     narrow_values = {root(v) for node in narrow for v in (node.inputs[0], node.outputs[0]) if v is not None}
     if cache == "uint8" or narrow:  # counted with 8-bit linears anyway: a cache asked for later measures nothing anew
         narrow_values |= {root(value) for value in _cached(graph)}
@@ -77,8 +78,7 @@ def apply(module: Module, before: dict[str, Encoding], scope: Scope) -> int:
     ids = calibrate.windows(scope.calibration, module)
     seen, scores = ranges(module, ids, values, histograms, scope.progress)
     for node, held in scores.items():
-        low, high = held.range("minmax", 16)
-        node.metadata_props[SCORES] = f"{low:.9g} {high:.9g}"
+        SCORES.set(node, held.range("minmax", 16))
     made = _Pairs(graph, seen, method, narrow)
     made.put(values, cache)
     graph.sort()
@@ -88,11 +88,11 @@ def apply(module: Module, before: dict[str, Encoding], scope: Scope) -> int:
 def _stand_ins(graph: ir.Graph, module: Module) -> int:
     """Put the pairs in with stand-in ranges: the types are those of a compile, and nothing is measured."""
     values = [value for node in graph for value in node.outputs[:1] if _is_activation(node)]
-    narrow = {x.node for x in linears(module) if x.node.metadata_props.get(WANTED) == "uint8"}
+    narrow = {x.node for x in linears(module) if ACTIVATIONS.get(x.node) == "uint8"}
     for node in module.nodes("Attention"):
-        node.metadata_props[SCORES] = "-1 1"
-    made = _Pairs(graph, None, graph.metadata_props[METHOD], narrow)
-    made.put(values, graph.metadata_props.get(CACHE, "int16"))
+        SCORES.set(node, (-1.0, 1.0))
+    made = _Pairs(graph, None, RANGES.get(graph) or "auto", narrow)
+    made.put(values, KV_TYPE.get(graph) or "int16")
     graph.sort()
     return len(made.done)
 

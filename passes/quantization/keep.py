@@ -14,10 +14,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from ...compiler.diagnostics.diagnostic import fail
-from ...compiler.ir.linears import SOURCE
+from ...compiler.ir.annotations import FLOAT_WEIGHT, FORMAT, Transform
 from ...compiler.ir.module import Module
 from ...compiler.ir.stored_integers import StoredIntegers, stored_integers
-from ...compiler.ir.weight_format import FORMAT, MINIMUM, WeightFormat
+from ...compiler.ir.weight_format import MINIMUM, WeightFormat
 from ...compiler.ir.weights import Weight, derive
 from ...compiler.pipeline.pass_interface import Scope
 from .rewrite import candidates, quantize_graph
@@ -60,8 +60,9 @@ def _kept(name: str, weight: Weight, format_: WeightFormat) -> QuantizedTensors:
     stored = stored_integers(weight)
     if stored is None or stored.q is None or stored.scale is None:
         raise ValueError(f"`{name}` has no integers to keep")
-    q = derive(f"{name}.weight.q", stored.q.dtype, stored.q.dims, stored.q.rows, stored.q, "kept")
-    q.meta[SOURCE], q.meta[FORMAT] = weight, format_
+    q = derive(f"{name}.weight.q", stored.q.dtype, stored.q.dims, stored.q.rows, stored.q, Transform.QUANTISE, "kept")
+    FLOAT_WEIGHT.set(q, weight)
+    FORMAT.set(q, format_)
     return QuantizedTensors(q, stored.scale, None, stored.minimum)
 
 

@@ -49,7 +49,7 @@ class KvCache(Pass):
 
     def run(self, module: Module, scope: Scope) -> int:
         """Return how many ranges changed."""
-        from ...compiler.ir.activation_encodings import CACHE
+        from ...compiler.ir.annotations import KV_TYPE
         from . import activation_pairs as activations
 
         if not activations.wanted(module):
@@ -60,5 +60,5 @@ class KvCache(Pass):
                 help="add `activations = uint16` to a `quantize` line",
             )
         before = activations.take_out(module)
-        module.main.graph.metadata_props[CACHE] = self.type
+        KV_TYPE.set(module.main.graph, self.type)
         return activations.apply(module, before, scope)

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from ...compiler.diagnostics.diagnostic import PlanError
-from ...compiler.ir.linears import FLOATS, SOURCE, Linear, is_dequantize_blocks, linears
+from ...compiler.ir.annotations import FLOAT_WEIGHT, FORMAT
+from ...compiler.ir.linears import FLOATS, Linear, is_dequantize_blocks, linears
 from ...compiler.ir.module import Module, drop_unused_initializers
-from ...compiler.ir.weight_format import FORMAT, WeightFormat
+from ...compiler.ir.weight_format import WeightFormat
 from ...compiler.ir.weights import Weight, as_weight, transpose
 from ...compiler.pipeline.pass_interface import Scope
 from .blocks import indivisible
@@ -61,8 +62,8 @@ class _State:
 
 def _current_format(linear: Linear) -> _State:
     if linear.quant is not None:
-        meta = linear.quant.q.meta
-        return _State(meta.get(SOURCE), meta.get(FORMAT))
+        source = FLOAT_WEIGHT.get(linear.quant.q)
+        return _State(None if source is None else as_weight(source), FORMAT.get(linear.quant.q))
     held = linear.value.const_value
     if held is not None and not isinstance(held, Weight):
         linear.value.const_value = as_weight(held)  # one object per tensor, so that ties can be seen

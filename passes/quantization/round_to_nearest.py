@@ -20,8 +20,9 @@ import numpy as np
 import onnx_ir as ir
 
 from ...compiler.diagnostics.diagnostic import Span, fail
-from ...compiler.ir.linears import SOURCE, dequantised
-from ...compiler.ir.weight_format import FORMAT, TWO_LEVEL, WeightFormat
+from ...compiler.ir.annotations import FLOAT_WEIGHT, FORMAT, Transform
+from ...compiler.ir.linears import dequantised
+from ...compiler.ir.weight_format import TWO_LEVEL, WeightFormat
 from ...compiler.ir.weights import Weight, derive
 
 _SMALLEST = np.float32(2.0**-24)
@@ -49,7 +50,7 @@ class QuantizedTensors:
         def rows(start: int, stop: int) -> np.ndarray:
             return dequantised(self.q, self.scale, self.zero_point, block, start, stop, self.minimum)
 
-        return derive(self.q.name, ir.DataType.FLOAT, self.q.dims, rows, self.q, "dequantised")
+        return derive(self.q.name, ir.DataType.FLOAT, self.q.dims, rows, self.q, Transform.DEQUANTISE, "dequantised")
 
 
 def quantise(w: np.ndarray, format_: WeightFormat) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -95,13 +96,16 @@ def make(name: str, source: Weight, format_: WeightFormat, origin: Span | None) 
             raise ValueError(f"`{name}` is symmetric")
         return zero.astype(format_.dtype.numpy()).reshape((stop - start, *per_row[1:]))
 
-    q = derive(f"{name}.q", format_.dtype, source.dims, q_rows, source, str(format_))
-    q.meta[SOURCE], q.meta[FORMAT] = source, format_
-    scale = derive(f"{name}.scale", scale_type, per_row, scale_rows, source, "scale")
+    q = derive(f"{name}.q", format_.dtype, source.dims, q_rows, source, Transform.QUANTISE, str(format_))
+    FLOAT_WEIGHT.set(q, source)
+    FORMAT.set(q, format_)
+    scale = derive(f"{name}.scale", scale_type, per_row, scale_rows, source, Transform.MEASURE, "scale")
     if format_.symmetric:
         return QuantizedTensors(q, scale, None)
     return QuantizedTensors(
-        q, scale, derive(f"{name}.zero_point", format_.dtype, per_row, zero_rows, source, "zero point")
+        q,
+        scale,
+        derive(f"{name}.zero_point", format_.dtype, per_row, zero_rows, source, Transform.MEASURE, "zero point"),
     )
 
 

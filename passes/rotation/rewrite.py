@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...compiler.diagnostics.diagnostic import fail
+from ...compiler.ir.annotations import ROTATED
 from ...compiler.ir.fold_into_weights import (
     bias_of,
     own_gain,
@@ -26,7 +27,6 @@ from ...compiler.ir.module import Module, constant
 from ...compiler.ir.weights import Weight, from_array, numbers
 from ...compiler.pipeline.pass_interface import Scope
 
-_MARK = "edgec.rotated"
 _WRITERS = (".o_proj", ".down_proj")
 _CORES = (1, 12, 20)
 
@@ -36,20 +36,15 @@ def rotate(module: Module, residual: bool, values: bool, seed: int, scope: Scope
     arch = module.arch
     if arch is None:
         fail("E0460", f"`{module.name}` is no decoder that edgec built: its residual stream is not known", scope.origin)
-    changes = 0
-    if residual and not _marked(module, "residual"):
+    changes, done = 0, ROTATED.get(module.main) or ()
+    if residual and "residual" not in done:
         changes += _turn_residual(module, orthogonal(arch.hidden, seed), scope)
-    if values and not _marked(module, "values"):
+        done = (*done, "residual")
+    if values and "values" not in done:
         changes += _turn_values(module, orthogonal(arch.head_dim, seed + 1))
+        done = (*done, "values")
+    ROTATED.set(module.main, done)
     return changes
-
-
-def _marked(module: Module, what: str) -> bool:
-    """Whether the module has been turned already; marks it."""
-    marks = module.main.metadata_props
-    before = marks.get(_MARK, "").split()
-    marks[_MARK] = " ".join([*before, what])
-    return what in before
 
 
 def _turn_residual(module: Module, r: np.ndarray, scope: Scope) -> int:

@@ -19,8 +19,8 @@ import onnx_ir as ir
 import torch
 
 from ...compiler.files import cache
-from ...compiler.ir.linears import SOURCE
-from ...compiler.ir.weight_format import FORMAT, WeightFormat
+from ...compiler.ir.annotations import FLOAT_WEIGHT, FORMAT, Transform
+from ...compiler.ir.weight_format import WeightFormat
 from ...compiler.ir.weights import SourceFile, Weight, cast, derive, from_file
 from ..quantization.round_to_nearest import QuantizedTensors
 from .integer_grid import Grid
@@ -103,18 +103,25 @@ def load(name: str, entry_key: str, source: Weight, format_: WeightFormat) -> Qu
     def stored(part: str, dtype: ir.DataType, dims: tuple[int, ...]) -> Weight:
         return from_file(f"{name}.{part}", SourceFile(folder / f"{part.partition('_')[0]}.bin"), 0, dtype, dims)
 
-    q = _narrow(stored("q", signed, source.dims), format_, source)
-    q.meta[SOURCE], q.meta[FORMAT] = source, format_
+    q = _narrow(stored("q", signed, source.dims), format_, source, Transform.QUANTISE)
+    FLOAT_WEIGHT.set(q, source)
+    FORMAT.set(q, format_)
     scale = cast(stored("scale", ir.DataType.FLOAT16, grain), scale_type)
     zero = None
     if not format_.symmetric:
-        zero = _narrow(stored("zero_point", ir.DataType.UINT8, grain), format_, source)
+        zero = _narrow(stored("zero_point", ir.DataType.UINT8, grain), format_, source, Transform.MEASURE)
     return QuantizedTensors(q, scale, zero)
 
 
-def _narrow(wide: Weight, format_: WeightFormat, source: Weight) -> Weight:
+def _narrow(wide: Weight, format_: WeightFormat, source: Weight, transform: Transform) -> Weight:
     """Bytes as the integers of the format."""
     target = format_.dtype.numpy()
     return derive(
-        wide.name, format_.dtype, wide.dims, lambda a, b: wide.rows(a, b).astype(target), source, str(format_)
+        wide.name,
+        format_.dtype,
+        wide.dims,
+        lambda a, b: wide.rows(a, b).astype(target),
+        source,
+        transform,
+        str(format_),
     )

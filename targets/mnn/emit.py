@@ -23,10 +23,10 @@ _LLM_LIBRARY = {"file": "libllm.so", "engine": "mnn", "why": "the LLM engine: to
 
 def emit(job: EmitJob) -> Emission:
     """A decoder becomes an MNN-LLM bundle, anything else a plain graph."""
-    from ...compiler.ir.module import DEVICE_KEY
+    from ...compiler.ir.annotations import DEVICE
 
     for node in job.module.nodes():
-        if node.metadata_props.get(DEVICE_KEY, "cpu") != "cpu":
+        if DEVICE.get(node) not in (None, "cpu"):
             message = f"MNN runs `{job.module.name}` whole on the CPU, and `{node.name}` is placed on the NPU"
             fail("E0708", message, job.origin, help="leave `place` out of the pipeline of this deploy")
     return _emit_llm(job) if job.module.arch is not None else _emit_graph(job)

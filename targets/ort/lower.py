@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from ...compiler.ir.annotations import SAME_BYTES
 from ...compiler.ir.linears import Linear, linears
 from ...compiler.ir.module import Module, drop_unused_initializers, initializer
-from ...compiler.ir.save import SAME_BYTES
 from ...compiler.ir.weights import Weight
 from . import pack
 
@@ -103,7 +103,7 @@ class OrtLowering:
         if id(quant.q) not in self.packed:
             name = f"{linear.name}.weight"
             q, flat = pack.packed(name, quant), pack.packed(f"{name}.flat", quant, flat=True)
-            flat.meta[SAME_BYTES] = q
+            SAME_BYTES.set(flat, q)
             made = PackedWeight(name, q, flat, pack.scales(name, quant), pack.zero_points(name, quant))
             self.packed[id(quant.q)] = made
         return self.packed[id(quant.q)]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from ...compiler.ir.annotations import Transform
 from ...compiler.ir.linears import QuantizedWeight
 from ...compiler.ir.weights import Weight, derive
 
@@ -72,7 +73,9 @@ def packed(name: str, quant: QuantizedWeight, flat: bool = False) -> Weight:
         q = np.pad(q, ((0, 0), (0, blocks * block - k)))
         return pack_bits(q, bits).reshape((stop - start, *shape[1:]))
 
-    return derive(f"{name}.packed", ir.DataType.UINT8, shape, rows, quant.q, f"packed, blocks of {block}")
+    return derive(
+        f"{name}.packed", ir.DataType.UINT8, shape, rows, quant.q, Transform.PACK, f"packed, blocks of {block}"
+    )
 
 
 def scales(name: str, quant: QuantizedWeight) -> Weight:
@@ -83,7 +86,7 @@ def scales(name: str, quant: QuantizedWeight) -> Weight:
     def rows(start: int, stop: int) -> np.ndarray:
         return _per_block(quant.scale.rows(start, stop), blocks).astype(np.float32)
 
-    return derive(f"{name}.scales", ir.DataType.FLOAT, (n, blocks), rows, quant.scale, "per block")
+    return derive(f"{name}.scales", ir.DataType.FLOAT, (n, blocks), rows, quant.scale, Transform.CAST, "per block")
 
 
 def zero_points(name: str, quant: QuantizedWeight) -> Weight | None:
@@ -103,7 +106,9 @@ def zero_points(name: str, quant: QuantizedWeight) -> Weight | None:
 
     bits = stored_bits(quant)
     width = (blocks * bits + 7) // 8
-    return derive(f"{name}.zero_points", ir.DataType.UINT8, (n, width), rows, quant.q, "packed zero points")
+    return derive(
+        f"{name}.zero_points", ir.DataType.UINT8, (n, width), rows, quant.q, Transform.MEASURE, "packed zero points"
+    )
 
 
 def unsigned(quant: QuantizedWeight, q: np.ndarray) -> np.ndarray:

@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import onnx_ir as ir
 import pytest
+from edgec.compiler.ir.annotations import FORMAT
 from edgec.compiler.ir.linears import as_quantized
-from edgec.compiler.ir.weight_format import FORMAT, TWO_LEVEL, WeightFormat
+from edgec.compiler.ir.weight_format import TWO_LEVEL, WeightFormat
 from edgec.compiler.ir.weights import from_array
 from edgec.targets.qnn.conformance.one_op_graphs_integers import linear
 from edgec.targets.qnn.lower.lower_graphs import lower
@@ -57,7 +58,7 @@ def test_qnn_reads_two_level_scales_from_the_format_not_from_the_numbers(marked:
     """The same numbers, with and without what the pass knows about them."""
     model, _ = linear(4, 64, 32, "int4", "lpbq", 16, "uint16")
     if not marked:
-        model.graph.initializers["op.weight"].const_value.meta.pop(FORMAT)  # type: ignore[union-attr]
+        FORMAT.remove(model.graph.initializers["op.weight"].const_value)  # type: ignore[arg-type]
     (use,) = [use for use in lower({"g": model})["g"].uses if use.lowering == "u16.linear"]
     assert dict(use.shape)["format"] == ("lpbq" if marked else "block")
 

@@ -10,9 +10,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from edgec.compiler.diagnostics.diagnostic import EngineError
+from edgec.compiler.ir.annotations import DEVICE, FORMAT, KV_TYPE, SCORES
 from edgec.compiler.ir.legality.rules import RULES, enforce, violations
 from edgec.compiler.ir.levels import Level
-from edgec.compiler.ir.module import DEVICE_KEY, MAIN, Module, initializer
+from edgec.compiler.ir.module import MAIN, Module, initializer
+from edgec.compiler.ir.weight_format import WeightFormat
 from edgec.compiler.ir.weights import Weight, from_array
 from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.compiler.sources.hf.load_hf import load_hf
@@ -44,13 +46,13 @@ def placed() -> Module:
     module = decoder()
     module.level = Level.PLACED
     for node in module.nodes():
-        node.metadata_props[DEVICE_KEY] = "cpu"
+        DEVICE.set(node, "cpu")
     return module
 
 
 def half_placed_buckets() -> Module:
     module = buckets()
-    next(module.nodes()).metadata_props[DEVICE_KEY] = "npu"
+    DEVICE.set(next(module.nodes()), "npu")
     return module
 
 
@@ -84,6 +86,13 @@ def without_zero_point(module: Module, dtype: type) -> None:
     constant(module, "q", np.zeros((8, 64), dtype))
     node(module, "w.dequant").resize_inputs(2)
     del module.main.graph.initializers["z"]
+
+
+def stated(module: Module, symmetric: bool, bits: int = 4, block: int = 32) -> None:
+    """State a format of `q`, right or not."""
+    held = module.main.graph.initializers["q"].const_value
+    assert held is not None
+    FORMAT.set(held, WeightFormat(bits, block, symmetric))
 
 
 def rename(module: Module, name: str, to: str) -> None:
@@ -132,11 +141,6 @@ def value(module: Module) -> ir.Value:
 
 def zeros(module: Module, name: str, shape: tuple[int, ...], dtype: type = ml_dtypes.uint4) -> None:
     constant(module, name, np.zeros(shape, dtype))
-
-
-def symmetric_with_zero_point(module: Module) -> None:
-    zeros(module, "q", (8, 64), np.int8)
-    zeros(module, "z", (8, 2), np.int8)
 
 
 def axis(module: Module, number: int) -> None:
@@ -192,15 +196,30 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         (quantised, lambda m: zeros(m, "q", (8, 72)), "has blocks of 32, which do not divide the 72 weights"),
         (quantised, lambda m: zeros(m, "q", (8, 96)), "its weights [8, 96] need [8, 3]"),
-        (quantised, lambda m: without_zero_point(m, ml_dtypes.uint4), "has no zero point, which uint4 weights need"),
-        (quantised, symmetric_with_zero_point, "has a zero point, but int8 weights are symmetric"),
         (quantised, lambda m: axis(m, 2), "has axis 2, its weights have 2 dimensions"),
+    ],
+    "annotations": [
+        (
+            quantised,
+            lambda m: (without_zero_point(m, ml_dtypes.uint4), stated(m, False)),
+            "`q` in graph `main` has no zero point, its format is int4 block 32 asymmetric",
+        ),
+        (quantised, lambda m: stated(m, True), "has a zero point, its format is int4 block 32 symmetric"),
+        (quantised, lambda m: stated(m, True), "holds uint4, its format is int4 block 32 symmetric"),
+        (quantised, lambda m: stated(m, False, bits=8), "holds uint4, its format is int8 block 32 asymmetric"),
+        (quantised, lambda m: stated(m, False, block=16), "in blocks of 32, its format is int4 block 16 asymmetric"),
+        (
+            decoder,
+            lambda m: node(m).metadata_props.update({SCORES.key: "2 1"}),
+            f"`{ACT}` in graph `main` has `edgec.scores` = `2 1`: the lower end is above the upper one",
+        ),
+        (decoder, lambda m: KV_TYPE.set(m.main.graph, "int3"), "has `edgec.kv` = `int3`: known are uint8, int16"),
     ],
     "devices": [
         (placed, lambda m: node(m).metadata_props.clear(), f"`{ACT}` in graph `main` has no device"),
         (
             placed,
-            lambda m: node(m).metadata_props.update({DEVICE_KEY: "gpu"}),
+            lambda m: node(m).metadata_props.update({DEVICE.key: "gpu"}),
             "on `gpu`, which is neither cpu nor",
         ),
         (half_placed_buckets, lambda m: None, "has no device"),

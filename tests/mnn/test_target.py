@@ -13,8 +13,8 @@ import pytest
 from edgec.compiler.diagnostics.diagnostic import PlanError
 from edgec.compiler.emit.part import Part
 from edgec.compiler.emit.target import EmitJob
+from edgec.compiler.ir.annotations import DEVICE
 from edgec.compiler.ir.linears import QuantizedWeight
-from edgec.compiler.ir.module import DEVICE_KEY
 from edgec.compiler.ir.opset import OPSET
 from edgec.compiler.ir.weights import from_array
 from edgec.compiler.plan.devices import devices
@@ -119,7 +119,7 @@ def test_a_format_that_is_not_in_the_table_is_refused(draft, tmp_path, golden_er
 
 
 def test_a_node_placed_on_the_npu_is_refused(draft, tmp_path):
-    draft.node("lm_head").metadata_props[DEVICE_KEY] = "npu"
+    DEVICE.set(draft.node("lm_head"), "npu")
     with pytest.raises(PlanError, match="E0708"):
         MnnTarget().emit(job(draft, tmp_path))
 

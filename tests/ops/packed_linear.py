@@ -49,7 +49,8 @@ class PackedLinear(OpDefinition):
         import ml_dtypes
         import numpy as np
         import onnx_ir as ir
-        from edgec.compiler.ir.linears import SOURCE, Linear, QuantizedWeight
+        from edgec.compiler.ir.annotations import Transform
+        from edgec.compiler.ir.linears import Linear, QuantizedWeight
         from edgec.compiler.ir.module import constant
         from edgec.compiler.ir.weights import derive
 
@@ -63,9 +64,7 @@ class PackedLinear(OpDefinition):
             made = np.stack([data & 15, data >> 4], axis=-1).reshape(stop - start, 2 * half)
             return (made.astype(np.int8) - 8).astype(ml_dtypes.int4)
 
-        q = derive(packed.name, ir.DataType.INT4, (n, 2 * half), rows, packed, "unpacked")
-        if SOURCE in packed.meta:
-            q.meta[SOURCE] = packed.meta[SOURCE]
+        q = derive(packed.name, ir.DataType.INT4, (n, 2 * half), rows, packed, Transform.PACK, "unpacked")
         quant = QuantizedWeight(node, q, scale, None, block, 1)
         return Linear(node.name or "", "own", node, node.inputs[1], True, None, quant, None)
 
@@ -122,7 +121,8 @@ class PackLinears(Pass):
 
     def run(self, module, scope):
         import onnx_ir as ir
-        from edgec.compiler.ir.linears import SOURCE, linears
+        from edgec.compiler.ir.annotations import Transform
+        from edgec.compiler.ir.linears import linears
         from edgec.compiler.ir.module import drop_unused_initializers, initializer
         from edgec.compiler.ir.weights import derive
 
@@ -133,9 +133,9 @@ class PackLinears(Pass):
                 continue
             n, k = linear.shape
             name, q = f"{linear.name}.packed", quant.q
-            packed = derive(name, ir.DataType.UINT8, (n, k // 2), lambda a, b, q=q: pack(q.rows(a, b)), q, "packed")
-            if SOURCE in q.meta:
-                packed.meta[SOURCE] = q.meta[SOURCE]
+            packed = derive(
+                name, ir.DataType.UINT8, (n, k // 2), lambda a, b, q=q: pack(q.rows(a, b)), q, Transform.PACK, "packed"
+            )
             scale = quant.node.inputs[1]
             old = linear.node.outputs[0]
             made = ir.Value(name=f"{old.name}.own", type=old.type, shape=old.shape)

@@ -202,6 +202,7 @@ def test_a_run_the_engine_refuses(draft: Module, emit, tmp_path: Path) -> None:
 
 
 def test_a_weight_that_is_not_finite_is_named(draft: Module, emit) -> None:
+    from edgec.compiler.ir.annotations import Transform
     from edgec.compiler.ir.weights import derive
 
     value = draft.main.graph.initializers["layers.1.mlp.up_proj.weight"]
@@ -213,7 +214,7 @@ def test_a_weight_that_is_not_finite_is_named(draft: Module, emit) -> None:
         made[:, 3] = np.nan
         return made
 
-    value.const_value = derive(true.name, true.dtype, true.dims, rows, true, "spoiled")
+    value.const_value = derive(true.name, true.dtype, true.dims, rows, true, Transform.CAST, "spoiled")
     with pytest.raises(EdgecError, match=r"`layers\.1\.mlp\.up_proj\.weight` holds NaN in row 0"):
         emit(quantised(draft))
 

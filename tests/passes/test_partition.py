@@ -11,8 +11,9 @@ import onnx_ir as ir
 import pytest
 from edgec.compiler.diagnostics.diagnostic import EdgecError
 from edgec.compiler.emit.part import Part
+from edgec.compiler.ir.annotations import DEVICE, SHARD
 from edgec.compiler.ir.levels import Level
-from edgec.compiler.ir.module import DEVICE_KEY, SHARD_KEY, Module
+from edgec.compiler.ir.module import Module
 from edgec.compiler.ir.weights import from_array
 from edgec.compiler.oracle import oracle
 from edgec.compiler.oracle.compare import Feeds, random_feeds
@@ -81,9 +82,9 @@ def run_parts(parts: list[Part], bucket: str, feeds: Feeds) -> Feeds:
 
 
 def pin(node: ir.Node, placement: Placement) -> None:
-    node.metadata_props[DEVICE_KEY] = placement.device
+    DEVICE.set(node, placement.device)
     if placement.shard:
-        node.metadata_props[SHARD_KEY] = str(placement.shard)
+        SHARD.set(node, placement.shard)
 
 
 def quotient(found: PartGraph) -> nx.DiGraph:
@@ -334,14 +335,14 @@ def test_an_npu_beside_a_cpu_deploy(draft: Module, steps, golden_error) -> None:
 
 
 def test_an_unknown_device(draft: Module, golden_error) -> None:
-    draft.main.graph[0].metadata_props[DEVICE_KEY] = "gpu"
+    DEVICE.set(draft.main.graph[0], "gpu")
     with pytest.raises(EdgecError) as raised:
         partition(draft, "npu")
     golden_error("E0502", raised.value)
 
 
 def test_a_shard_that_is_no_number(draft: Module, golden_error) -> None:
-    draft.main.graph[0].metadata_props[SHARD_KEY] = "first"
+    draft.main.graph[0].metadata_props[SHARD.key] = "first"
     with pytest.raises(EdgecError) as raised:
         partition(draft, "npu")
     golden_error("E0506", raised.value)
@@ -367,7 +368,7 @@ def test_buckets_cut_differently(draft: Module, golden_error) -> None:
     draft.level = Level.STATIC
     for key, name in (("t1_c16", "embed_tokens"), ("t4_c16", "lm_head")):
         node = next(node for node in draft.graphs[key].graph if node.name == name)
-        node.metadata_props[DEVICE_KEY] = "cpu"
+        DEVICE.set(node, "cpu")
     with pytest.raises(EdgecError) as raised:
         partition(draft, "npu")
     golden_error("E0504", raised.value)

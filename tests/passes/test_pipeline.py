@@ -10,8 +10,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from edgec.compiler.diagnostics.diagnostic import EdgecError, render
+from edgec.compiler.ir.annotations import DEVICE
 from edgec.compiler.ir.levels import Level
-from edgec.compiler.ir.module import DEVICE_KEY, Module
+from edgec.compiler.ir.module import Module
 from edgec.compiler.ir.weights import from_array
 from edgec.compiler.pipeline.pass_interface import Pass, Scope, Tolerance
 from edgec.compiler.pipeline.run_steps import PipelineOptions, order_problems, run_pipeline
@@ -92,7 +93,7 @@ def test_a_whole_pipeline(draft: Module, steps) -> None:
     ]
     assert results[3].error == dict.fromkeys(results[3].error or (), 0.0)
     assert draft.level == Level.STATIC
-    assert {n.metadata_props[DEVICE_KEY] for n in draft.nodes() if n.name != "embed_tokens"} == {"npu"}
+    assert {DEVICE.get(n) for n in draft.nodes() if n.name != "embed_tokens"} == {"npu"}
     assert draft.decisions["lm_head"] == "plan.edge:3:3"
     assert draft.decisions["layers.0.mlp.up_proj"] == "plan.edge:2:3"
     assert any("no longer shares its weight" in line for line in told)

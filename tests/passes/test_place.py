@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from edgec.compiler.ir.module import DEVICE_KEY, Module
+from edgec.compiler.ir.annotations import DEVICE
+from edgec.compiler.ir.module import Module
 from edgec.compiler.pipeline.pass_check import run_and_check
 from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.passes.place import Place
@@ -10,7 +11,7 @@ from edgec.passes.place import Place
 
 def test_pins_what_matches(draft: Module) -> None:
     result = run_and_check(Place(device="npu"), draft, on=["embed_tokens", "layers.1.mlp.*"])
-    placed = {n.name for n in result.module.nodes() if n.metadata_props[DEVICE_KEY] == "npu"}
+    placed = {n.name for n in result.module.nodes() if DEVICE.get(n) == "npu"}
     layer = {f"layers.1.mlp.{n}" for n in ("gate_proj", "up_proj", "down_proj", "act", "mul")}
     assert placed == {"embed_tokens", *layer, *(f"{n}.transpose" for n in layer if n.endswith("proj"))}
     assert result.changes == len(placed)
@@ -18,7 +19,7 @@ def test_pins_what_matches(draft: Module) -> None:
 
 def test_a_linear_takes_its_bias_along(draft: Module) -> None:
     result = run_and_check(Place(device="npu"), draft, on=["layers.0.self_attn.q_proj"])
-    placed = {n.name for n in result.module.nodes() if n.metadata_props[DEVICE_KEY] == "npu"}
+    placed = {n.name for n in result.module.nodes() if DEVICE.get(n) == "npu"}
     assert placed == {"layers.0.self_attn.q_proj", "layers.0.self_attn.q_proj.bias_add"}
 
 
@@ -27,4 +28,4 @@ def test_the_last_line_wins(draft: Module) -> None:
     assert Place(device="npu").run(draft, Scope(on=("lm_head",), except_=("embed*",))) == 1
     node = draft.node("lm_head")
     assert node is not None
-    assert node.metadata_props[DEVICE_KEY] == "npu"
+    assert DEVICE.get(node) == "npu"

@@ -6,8 +6,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from edgec.compiler.diagnostics.diagnostic import EdgecError, Span
+from edgec.compiler.ir.annotations import FLOAT_WEIGHT
 from edgec.compiler.ir.levels import Level
-from edgec.compiler.ir.linears import SOURCE, linears
+from edgec.compiler.ir.linears import linears
 from edgec.compiler.ir.module import Module
 from edgec.compiler.ir.weights import as_weight, cast
 from edgec.compiler.oracle.compare import errors
@@ -183,7 +184,7 @@ class TestLaterLines:
         Quantize(weights="int8", block="channel").run(copy, Scope(on=("lm_head",)))
         quants = {linear.name: linear.quant for linear in linears(copy)}
         assert quants["lm_head"] is not None
-        assert quants["lm_head"].q.meta[SOURCE].name == "embed_tokens.weight"
+        assert FLOAT_WEIGHT.get(quants["lm_head"].q).name == "embed_tokens.weight"
         assert {linear.quant.format.describe() for linear in linears(draft) if linear.quant} == {
             "int4 block 32 symmetric"
         }

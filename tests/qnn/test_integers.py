@@ -14,7 +14,8 @@ import pytest
 from edgec.compiler.cli import main
 from edgec.compiler.diagnostics.diagnostic import PlanError
 from edgec.compiler.emit.conformance.measure import Case
-from edgec.compiler.ir.activation_encodings import SCORES, Encoding
+from edgec.compiler.ir.activation_encodings import Encoding
+from edgec.compiler.ir.annotations import SCORES
 from edgec.passes.quantization.round_to_nearest import two_level
 from edgec.targets.qnn.conformance import one_op_graphs as makers
 from edgec.targets.qnn.conformance import one_op_graphs_integers as makers_integers
@@ -86,7 +87,7 @@ def test_a_uint16_cache_is_why_keys_are_int16():
 def test_scores_without_a_range(golden_error):
     model, _ = makers_integers.attention(4, 16, 2, 2, 32, "int16")
     for node in model.graph:
-        node.metadata_props.pop(SCORES, None)
+        SCORES.remove(node)
     with pytest.raises(PlanError) as error:
         lower({"g": model})
     golden_error("E0638", error.value)

@@ -10,9 +10,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from edgec.compiler.bundle.manifest import FORMAT, VERSION, Manifest, arch_entry, problems
+from edgec.compiler.ir.annotations import DEVICE
 from edgec.compiler.ir.decoder_arch import DecoderArch
 from edgec.compiler.ir.levels import Level
-from edgec.compiler.ir.module import DEVICE_KEY, MAIN, BucketShape, Module
+from edgec.compiler.ir.module import MAIN, BucketShape, Module
 from edgec.compiler.ir.rope import RopeSpec
 from edgec.compiler.ir.weights import from_array
 from edgec.compiler.oracle.oracle import open_session
@@ -85,7 +86,7 @@ class Toy:
         placed = module.clone()
         on_cpu = ("embed_tokens", "layers.0.") if layout == "mixed" else ("embed_tokens",) if split else ()
         for node in placed.nodes():
-            node.metadata_props[DEVICE_KEY] = "cpu" if (node.name or "").startswith(on_cpu) else "npu"
+            DEVICE.set(node, "cpu" if (node.name or "").startswith(on_cpu) else "npu")
         placed.level = Level.PLACED
         cut = partition(placed, "npu")
         parts, schedule = cut.parts, cut.schedule()

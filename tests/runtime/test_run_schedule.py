@@ -9,8 +9,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from edgec.compiler.bundle.schedule import Schedule, Transfer, lanes_by_device
+from edgec.compiler.ir.annotations import DEVICE, SHARD
 from edgec.compiler.ir.levels import Level
-from edgec.compiler.ir.module import DEVICE_KEY, SHARD_KEY, Module
+from edgec.compiler.ir.module import Module
 from edgec.compiler.oracle.oracle import open_session
 from edgec.compiler.partition.parts import partition
 from edgec.compiler.runtime.run_schedule import run_schedule
@@ -83,7 +84,7 @@ def test_real_sessions_overlap():
 
     def add(op, operands, name, device, shard="0"):
         node = ir.node(op, operands, name=name)
-        node.metadata_props.update({DEVICE_KEY: device, SHARD_KEY: shard})
+        node.metadata_props.update({DEVICE.key: device, SHARD.key: shard})
         node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = f"{name}.out", kind, shape
         graph.append(node)
         return node.outputs[0]

@@ -11,7 +11,8 @@ import pytest
 import torch
 from edgec.compiler.calibration.calibration_text import Calibration
 from edgec.compiler.diagnostics.diagnostic import PlanError
-from edgec.compiler.ir.activation_encodings import SCORES, Encoding, pairs, root, strip
+from edgec.compiler.ir.activation_encodings import Encoding, pairs, root, strip
+from edgec.compiler.ir.annotations import SCORES
 from edgec.compiler.ir.legality.rules import violations
 from edgec.compiler.ir.levels import Level
 from edgec.compiler.ir.module import Module
@@ -88,12 +89,12 @@ def test_ranges_are_measured_once(draft: Module, calibration: Calibration, monke
     monkeypatch.setattr(activation_ranges, "measure_ranges", counted)
     first = quantised(draft, calibration, activations="uint8")
     wanted = {pair.quantize.name: pair.encoding for pair in pairs(first.main.graph)}
-    scores = [node.metadata_props[SCORES] for node in first.main.graph if SCORES in node.metadata_props]
+    scores = [SCORES.get(node) for node in first.main.graph if node.op_type == "Attention"]
     KvCache(type="uint8").run(first, Scope(None, (), SPAN, calibration))
     assert len(runs) == 1
     again = quantised(load_hf("again", draft.source, 512), calibration, activations="uint8")
     assert {pair.quantize.name: pair.encoding for pair in pairs(again.main.graph)} == wanted
-    assert [node.metadata_props[SCORES] for node in again.main.graph if SCORES in node.metadata_props] == scores
+    assert [SCORES.get(node) for node in again.main.graph if node.op_type == "Attention"] == scores
     assert len(runs) == 1
     quantised(load_hf("other", draft.source, 512), calibration, activations="uint8", method="mse")
     assert len(runs) == 2
@@ -112,7 +113,7 @@ def test_every_float_tensor_of_a_decoder(target: Module, calibration: Calibratio
     assert all(value in found for value in computed)
     past = {v.name: found[v] for v in graph.inputs if (v.name or "").startswith("past_")}
     assert {e.dtype for e in past.values()} == {"int16"}  # HTP cuts the right side of a product to 8 bits in uint16
-    assert all(SCORES in node.metadata_props for node in graph if node.op_type == "Attention")
+    assert all(SCORES.get(node) is not None for node in graph if node.op_type == "Attention")
     assert next(v.name for v in graph.outputs) == "logits"
 
 

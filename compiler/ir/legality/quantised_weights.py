@@ -3,7 +3,8 @@
     w = (q - zero) * scale     q [.., K, ..]   scale and zero [.., K/block, ..] for blocks along axis, [K] per index of
                                axis, [] for the whole tensor
 
-Values are not looked at: weights are lazy, and a rule that runs between passes must not read them.
+Whether they are in the format that a pass has stated is the check of that fact, `annotations.FORMAT`. Values are not
+looked at: weights are lazy, and a rule that runs between passes must not read them.
 """
 
 from __future__ import annotations
@@ -57,10 +58,6 @@ def _dequant_faults(module: Module, node: ir.Node, weight: ir.TensorProtocol) ->
         yield "has no constant zero point"
     if zero is not None and (zero.dtype != weight.dtype or zero.shape != scale.shape):
         yield f"has a zero point {described(zero)} for weights {described(weight)} and a scale {described(scale)}"
-    if weight.dtype.is_signed() and zero is not None and _is_ours(node):
-        yield f"has a zero point, but {weight.dtype.name.lower()} weights are symmetric"
-    if not weight.dtype.is_signed() and zero is None and _is_ours(node):
-        yield f"has no zero point, which {weight.dtype.name.lower()} weights need"
     yield from _block_faults(node, weight, scale)
 
 
@@ -84,10 +81,6 @@ def _block_faults(node: ir.Node, weight: ir.TensorProtocol, scale: ir.TensorProt
         expected[axis] //= block
     if found != expected:
         yield f"has a scale of shape {found}, its weights {dims} need {expected}"
-
-
-def _is_ours(node: ir.Node) -> bool:
-    return (node.name or "").endswith(".dequant")
 
 
 def described(tensor: ir.TensorProtocol) -> str:

@@ -14,16 +14,17 @@ import onnx
 import onnx_ir as ir
 
 from ...diagnostics.diagnostic import EngineError, Span, fail
+from ..annotations import DEVICE, faults
 from ..domains import OWN_DOMAIN, RUNTIME_DOMAIN
 from ..levels import Level
-from ..module import DEVICE_KEY, MAIN, Module
+from ..module import MAIN, Module
 from ..ops.find_op import definition_of
 from ..opset import OPSET
+from ..save import INLINE_BYTES
 from .quantised_weights import dequantised_weights, described
 from .shapes import decoder_interface, static_shapes
 
 DEVICES = ("cpu", "npu")
-_SMALL = 1024  # bytes; constants up to this size may differ between buckets (shapes, positions)
 _SHOWN = 5
 
 Found = Iterator[str]
@@ -161,7 +162,7 @@ def _constants(module: Module) -> Found:
 
 def _devices(module: Module) -> Found:
     for key, model in module.graphs.items():
-        placed = {node: node.metadata_props.get(DEVICE_KEY) for node in model.graph}
+        placed = {node: DEVICE.get(node) for node in model.graph}
         if module.level > Level.PLACED and not any(placed.values()):
             continue  # a plan without `place`: the whole graph goes where its deploy says
         for node, device in placed.items():
@@ -176,7 +177,7 @@ def _shared_weights(module: Module) -> Found:
     for key, model in module.graphs.items():
         for name, value in model.graph.initializers.items():
             tensor = value.const_value
-            if tensor is None or tensor.nbytes <= _SMALL:
+            if tensor is None or tensor.nbytes <= INLINE_BYTES:  # shapes and positions may differ
                 continue
             other, shared = first.setdefault(name, (key, tensor))
             if shared is not tensor:
@@ -197,6 +198,7 @@ RULES = (
     LegalityRule("opset", _opset, last=Level.STATIC),  # at `target` an emitter may want another one
     LegalityRule("domains", _domains),
     LegalityRule("constants", _constants),
+    LegalityRule("annotations", faults),
     LegalityRule("decoder-interface", decoder_interface),
     LegalityRule("dequantised-weights", dequantised_weights),
     LegalityRule("devices", _devices, first=Level.PLACED, last=Level.STATIC),

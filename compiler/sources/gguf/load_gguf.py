@@ -38,5 +38,5 @@ def _weight(name: str, stored: StoredBlocks, arch: DecoderArch) -> Weight:
     """The tensor as floats, with the integers it is stored in beside them."""
     weight = float_weight(name, stored, arch)
     if (integers := integers_of(name, stored, arch)) is not None:
-        weight.meta[STORED] = integers
+        STORED.set(weight, integers)
     return weight

@@ -37,6 +37,7 @@ class OnnxSource(Source):
         """Inputs, outputs, ops and node names of an `.onnx` file."""
         if path.suffix != ".onnx" or not path.is_file():
             return None
+        from ...ir.annotations import counted
         from ...ir.linears import linears
 
         module = self.load(path.stem, path, 0)
@@ -48,5 +49,6 @@ class OnnxSource(Source):
             "outputs": {value.name: f"{value.dtype} {value.shape}" for value in graph.outputs},
             "ops": dict(Counter(sorted(node.op_type for node in graph))),
             "linears": {row.name: list(row.shape) for row in linears(module)},
+            "annotations": counted(module),
             "nodes": [node.name for node in graph],
         }

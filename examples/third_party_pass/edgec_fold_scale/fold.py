@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-from edgec.api import Linear, Module, Scope, Weight, as_linear, derive
+from edgec.api import Linear, Module, Scope, Transform, Weight, as_linear, derive
 
 
 def fold(module: Module, mul: ir.Node, largest: float, scope: Scope) -> bool:
@@ -37,4 +37,4 @@ def _scaled(weight: Weight, scale: np.ndarray, rows_are_outputs: bool) -> Weight
         by_row = scale[start:stop] if scale.size > 1 else scale
         return weight.rows(start, stop) * (by_row[:, None] if rows_are_outputs else scale)
 
-    return derive(weight.name, weight.dtype, weight.dims, rows, weight, "scaled")
+    return derive(weight.name, weight.dtype, weight.dims, rows, weight, Transform.SCALE, "scaled")

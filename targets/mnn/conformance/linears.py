@@ -9,8 +9,9 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from ....compiler.ir.annotations import FORMAT
 from ....compiler.ir.linears import QuantizedWeight
-from ....compiler.ir.weight_format import FORMAT, WeightFormat
+from ....compiler.ir.weight_format import WeightFormat
 from ....compiler.ir.weights import from_array
 from ..file import op_parameters as tables
 from ..file import weight_blobs as blobs
@@ -93,7 +94,7 @@ def random_weight(rng: np.random.Generator, format: LinearFormat, rows: int, col
     low = -(1 << (bits - 1)) if symmetric else 0
     dtype = np.dtype(signed if symmetric else unsigned)
     q = from_array("q", rng.integers(low, low + (1 << bits), (rows, columns)).astype(dtype))
-    q.meta[FORMAT] = WeightFormat(bits, block, symmetric)
+    FORMAT.set(q, WeightFormat(bits, block, symmetric))
     grid = (rows,) if block is None else (rows, columns // block)
     steps = rng.uniform(0.005, 0.02, grid) * (rng.choice((-1, 1), grid) if symmetric and bits < 8 else 1)
     scale = from_array("scale", steps.astype(np.float16).astype(np.float32))

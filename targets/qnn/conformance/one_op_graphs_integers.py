@@ -11,8 +11,9 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from ....compiler.ir.activation_encodings import SCORES, Encoding, insert
-from ....compiler.ir.weight_format import FORMAT, TWO_LEVEL, WeightFormat
+from ....compiler.ir.activation_encodings import Encoding, insert
+from ....compiler.ir.annotations import FORMAT, SCORES
+from ....compiler.ir.weight_format import TWO_LEVEL, WeightFormat
 from ....compiler.oracle.oracle import run
 from . import one_op_graphs as makers
 from .one_op_graphs import GraphAndFeeds, Sketch
@@ -38,7 +39,7 @@ def integers(made: GraphAndFeeds, dtype: str = "uint16", cache: str = "int16") -
     for node in graph:
         if node.op_type == "Attention":
             low, high = _scores(feeds, node.attributes["scale"].as_float())
-            node.metadata_props[SCORES] = f"{ROOM * low} {ROOM * high}"
+            SCORES.set(node, (ROOM * low, ROOM * high))
     return model, feeds
 
 
@@ -71,7 +72,7 @@ def linear(tokens: int, k: int, n: int, weights: str, format: str, block: int, a
         parts[:, 0] = 15
         scale = parts * np.round(g.rng.uniform(4, 8, (n, 1)) * 16) / 1024
         if q.const_value is not None:
-            q.const_value.meta[FORMAT] = WeightFormat(bits, block, True, scales=TWO_LEVEL)
+            FORMAT.set(q.const_value, WeightFormat(bits, block, True, scales=TWO_LEVEL))
     scale = (scale / 2.0 ** round(math.log2((high - low) * math.sqrt(k) / 4))).astype(np.float32)
     attributes = {"axis": 1, "block_size": block} if block else {"axis": 0}
     w = g.op("DequantizeLinear", q, g.const("op.weight_scale", scale), shape=(n, k), name="op.dequant", **attributes)

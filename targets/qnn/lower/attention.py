@@ -17,7 +17,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ....compiler.emit.refusals import refuse
-from ....compiler.ir.activation_encodings import Encoding, scores_range
+from ....compiler.ir.activation_encodings import Encoding
+from ....compiler.ir.annotations import SCORES
 from .builder import ON_CPU, static_shape
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _encode_scores(low: Lowering, whole: Integers, node: ir.Node, scaled: ir.Val
 
 
 def _span(node: ir.Node) -> tuple[float, float]:
-    found = scores_range(node)
+    found = SCORES.get(node)
     if found is None:
         refuse(
             "E0638",

@@ -14,7 +14,8 @@ import onnx_ir as ir
 
 from ....compiler.diagnostics.diagnostic import fail
 from ....compiler.emit.refusals import refuse
-from ....compiler.ir.save import SMALL
+from ....compiler.ir.annotations import Transform
+from ....compiler.ir.save import INLINE_BYTES
 from ....compiler.ir.weights import DryWeight, Weight, derive, from_array
 
 FP16 = ir.DataType.FLOAT16
@@ -36,7 +37,7 @@ class WeightStore:
         key = (source.name, source.origin, source.dims, source.dtype, form)
         if key not in self._made:
             made = make()
-            if made.nbytes <= SMALL and not isinstance(source, DryWeight):
+            if made.nbytes <= INLINE_BYTES and not isinstance(source, DryWeight):
                 # these lie inside the .onnx file: made now, so that a bad value is said here and not while it is saved
                 made = from_array(made.name, made.numpy(), made.origin)
             self._made[key] = made
@@ -51,7 +52,9 @@ def to_half(source: Weight, name: str) -> Weight:
     """Rows in fp16, checked for overflow."""
     if source.dtype == FP16:
         return source
-    return derive(name, FP16, source.dims, lambda a, b: checked_half(source.rows(a, b), name), source, "fp16")
+    return derive(
+        name, FP16, source.dims, lambda a, b: checked_half(source.rows(a, b), name), source, Transform.CAST, "fp16"
+    )
 
 
 def checked_half(array: np.ndarray, name: str) -> np.ndarray:

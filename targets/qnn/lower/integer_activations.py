@@ -16,13 +16,13 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from ....compiler.ir.activation_encodings import TYPES, Encoding, scores_range
+from ....compiler.ir.activation_encodings import TYPES, Encoding
+from ....compiler.ir.annotations import SCORES, Transform
 from ....compiler.ir.module import constant
 from ....compiler.ir.weights import DryWeight, Weight, derive, from_array
 from .builder import Builder, static_shape
 
 MOVES = frozenset(("Reshape", "Transpose", "Slice", "Concat"))
-CONVERT = "edgec.convert"  # on an Identity: the same numbers under another encoding
 _MASKED = 20.0
 
 
@@ -30,9 +30,10 @@ class Integers:
     """Encodings of the values of one graph in the making."""
 
     def __init__(self, graph: ir.Graph) -> None:
-        spans = [found for found in (scores_range(node) for node in graph) if found is not None]
+        spans = [found for found in (SCORES.get(node) for node in graph) if found is not None]
         self.masked = max((high - low for low, high in spans), default=0.0) + _MASKED
         self._encodings: dict[ir.Value, Encoding] = {}
+        self._converts: set[ir.Node] = set()  # an Identity: the same numbers under another encoding
         self._stored: dict[ir.Value, ir.Value] = {}  # a value -> its integers
         self._read: dict[tuple[ir.Value, Encoding], ir.Value] = {}  # a value under an encoding -> floats again
 
@@ -63,7 +64,7 @@ class Integers:
         made = build.op("Identity", value, shape=static_shape(value), step="convert")
         node = made.producer()
         if node is not None:
-            node.metadata_props[CONVERT] = "yes"
+            self._converts.add(node)
         self._encodings[made] = encoding
         return made
 
@@ -100,7 +101,7 @@ class Integers:
             build.append(node)
             return
         encoding = self.known(output)
-        if CONVERT in node.metadata_props and node.inputs[0] is not None:
+        if node in self._converts and node.inputs[0] is not None:
             source = self._floats(build, node.inputs[0], self.known(node.inputs[0]))
             self._stored[output] = self._quantize(build, source, encoding, node.name or "")
             return
@@ -190,4 +191,6 @@ def _stored_constant(name: str, held: Weight, encoding: Encoding) -> Weight:
 
     if not held.dims:
         return from_array(name, integers(held.numpy()))
-    return derive(name, dtype, held.dims, lambda a, b: integers(held.rows(a, b)), held, encoding.dtype)
+    return derive(
+        name, dtype, held.dims, lambda a, b: integers(held.rows(a, b)), held, Transform.QUANTISE, encoding.dtype
+    )

@@ -18,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ....compiler.emit.refusals import refuse
+from ....compiler.ir.annotations import Transform
 from ....compiler.ir.linears import Linear, QuantizedWeight, as_linear
 from ....compiler.ir.weights import Weight, derive
 from .builder import CONTRIB, FP16, ON_CPU, checked_half, static_shape
@@ -102,7 +103,8 @@ def _nbits(low: Lowering, linear: Linear, quant: QuantizedWeight, x: ir.Value, r
         f"nbits{block}",
         lambda: derive(
             f"{name}.nbits", ir.DataType.UINT8, (n, k // block, block // per),
-            lambda a, b: _shifted_bytes(quant, a, b).reshape(b - a, k // block, block // per), quant.q, "MatMulNBits",
+            lambda a, b: _shifted_bytes(quant, a, b).reshape(b - a, k // block, block // per), quant.q,
+            Transform.PACK, "MatMulNBits",
         ),
     )  # fmt: skip
     inputs = [x, build.weight(packed, f"{name}.nbits")]
@@ -167,7 +169,7 @@ def _blocked_scale(quant: QuantizedWeight, name: str, n: int, blocks: int) -> We
         scale = checked_half(quant.scale.rows(start, stop), f"{name} scale")
         return np.ascontiguousarray(np.broadcast_to(scale.reshape(stop - start, -1), (stop - start, blocks)))
 
-    return derive(f"{name}.nbits_scale", FP16, (n, blocks), rows, quant.scale, "fp16 per block")
+    return derive(f"{name}.nbits_scale", FP16, (n, blocks), rows, quant.scale, Transform.CAST, "fp16 per block")
 
 
 def _blocked_zero(quant: QuantizedWeight, name: str, n: int, blocks: int) -> Weight:
@@ -181,7 +183,7 @@ def _blocked_zero(quant: QuantizedWeight, name: str, n: int, blocks: int) -> Wei
         return pack_rows(np.broadcast_to(z, (stop - start, blocks)), quant.bits)
 
     columns = (blocks * quant.bits + 7) // 8
-    return derive(f"{name}.nbits_zero", ir.DataType.UINT8, (n, columns), rows, zero, "packed per row")
+    return derive(f"{name}.nbits_zero", ir.DataType.UINT8, (n, columns), rows, zero, Transform.PACK, "packed per row")
 
 
 def _gather(low: Lowering, node: ir.Node) -> ir.Value:
