@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from ..diagnostics.diagnostic import EngineError, fail
 from ..ir.module import MAIN, Module, drop_unused_initializers
+from ..ir.weightless import give_weights, take_weights
 from ..ir.weights import Weight, as_weight, from_array
 from ..sources.onnx.load_onnx import name_nodes
 from .pass_interface import Scope
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     import onnx
     import onnx_graphsurgeon as gs
 
-_LAZY = 1024  # bytes; smaller constants go through as they are
 _LOST = frozenset(ir.DataType[name] for name in ("INT2", "UINT2", "INT4", "UINT4", "FLOAT4E2M1"))
 
 
@@ -30,8 +30,9 @@ def rewrite(module: Module, function: Callable[[gs.Graph], Any], name: str, scop
     surgeon = _surgeon(scope)
     model = module.graphs[MAIN]
     _refuse_small_integers(module, name, scope)
-    weights = _big(model.graph)
-    proto = _without(model, weights)
+    copy = model.clone()
+    weights = {key: as_weight(tensor) for key, tensor in take_weights(copy.graph).items()}
+    proto = ir.to_proto(copy)
     graph = surgeon.import_onnx(proto)
     lazy = _lazy_class(surgeon)
     for key, tensor in graph.tensors().items():
@@ -74,21 +75,6 @@ def _refuse_small_integers(module: Module, name: str, scope: Scope) -> None:
                 scope.origin,
                 help="write it as a `Pass` on onnx-ir to work on quantised weights",
             )
-
-
-def _big(graph: ir.Graph) -> dict[str, Weight]:
-    held = {key: value.const_value for key, value in graph.initializers.items()}
-    return {key: as_weight(t) for key, t in held.items() if t is not None and t.nbytes > _LAZY}
-
-
-def _without(model: ir.Model, weights: dict[str, Weight]) -> onnx.ModelProto:
-    """The model with `weights` as inputs instead of data."""
-    copy = model.clone()
-    for key in weights:
-        value = copy.graph.initializers.pop(key)
-        value.const_value = None
-        copy.graph.inputs.append(value)
-    return ir.to_proto(copy)
 
 
 def _lazy_class(surgeon: Any) -> Any:
@@ -178,14 +164,9 @@ def _back(proto: onnx.ModelProto, kept: dict[str, Weight], old: ir.Model) -> ir.
     model = ir.from_proto(proto)
     graph = model.graph
     graph.sort()  # a function may append what comes earlier
-    entries = {value.name: value for value in graph.inputs if value.name in kept}
-    rest = [value for value in graph.inputs if value.name not in kept]
-    graph.inputs.clear()
-    graph.inputs.extend(rest)
     for key, weight in kept.items():
         weight.name = key
-        entries[key].const_value = weight
-        graph.register_initializer(entries[key])
+    give_weights(graph, kept)
     for key, value in graph.initializers.items():
         if value.const_value is not None and not isinstance(value.const_value, Weight):
             before = old.graph.initializers.get(key)

@@ -6,12 +6,11 @@ input_ids [B,S]   attention_mask [M,1,S,T]   past_*_in [B,G,P,D]      B = M = 1,
 from __future__ import annotations
 
 import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
 
 from ...compiler.diagnostics.diagnostic import fail
 from ...compiler.ir.module import BucketShape
 from ...compiler.pipeline.pass_interface import Scope
-
-_STRIP = 1024  # bytes: constants above this are no shapes, inference need not see them
 
 
 def specialise(main: ir.Model, bucket: BucketShape, scope: Scope) -> ir.Model:
@@ -28,7 +27,7 @@ def specialise(main: ir.Model, bucket: BucketShape, scope: Scope) -> ir.Model:
             output.shape = _static(output.shape, numbers)
             unknown |= bool(output.name) and not _known(output)
     if unknown:
-        _infer(model)
+        ShapeInferencePass(check_type=False, strict_mode=False)(model)  # in place; big weights stay out of it
     _demand_static(graph, bucket, scope)
     return model
 
@@ -61,36 +60,6 @@ def _static(shape: ir.Shape | None, numbers: dict[str, int]) -> ir.Shape | None:
 
 def _known(value: ir.Value) -> bool:
     return value.shape is not None and value.shape.is_static()
-
-
-def _infer(model: ir.Model) -> None:
-    """Fill the shapes a pass left open; big constants stay out of it."""
-    import onnx
-
-    held = {}
-    for value in model.graph.initializers.values():
-        tensor = value.const_value
-        if tensor is not None and tensor.nbytes > _STRIP:
-            held[value] = tensor
-            value.const_value = None
-    inputs = list(model.graph.inputs)
-    try:
-        for value in held:  # a value without data has to be an input for the checker
-            model.graph.initializers.pop(value.name or "")
-            model.graph.inputs.append(value)
-        inferred = onnx.shape_inference.infer_shapes(ir.to_proto(model), data_prop=True)
-    finally:
-        del model.graph.inputs[len(inputs) :]
-        for value, tensor in held.items():
-            value.const_value = tensor
-            model.graph.register_initializer(value)
-    shapes = {info.name: info.type.tensor_type for info in (*inferred.graph.value_info, *inferred.graph.output)}
-    for node in model.graph:
-        for output in node.outputs:
-            found = shapes.get(output.name or "")
-            if not _known(output) and found is not None:
-                output.shape = ir.Shape([d.dim_value if d.HasField("dim_value") else None for d in found.shape.dim])
-                output.type = ir.TensorType(ir.DataType(found.elem_type))
 
 
 def _demand_static(graph: ir.Graph, bucket: BucketShape, scope: Scope) -> None:

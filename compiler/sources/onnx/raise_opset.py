@@ -1,8 +1,7 @@
 """Bring an ONNX graph to opset 24 and infer its shapes, without its weights.
 
-ONNX's converter and shape inference take one serialised model, which must stay below 2 GiB and would copy every
-weight. So they see a skeleton, in which each weight is a graph input of its type and shape; the weights come back
-afterwards under their names. Small integer and float32 constants (axes, shapes, scales) stay: adapters read them.
+Weights are taken out for as long as ONNX's tools see the graph (`ir/weightless.py`), small ones too. Small integer
+and float32 constants (axes, shapes, scales) stay: adapters read them.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ import onnx_ir as ir
 
 from ...diagnostics.diagnostic import fail
 from ...ir.opset import IR_VERSION, OPSET
+from ...ir.weightless import give_weights, is_big, take_weights
 
-_SMALL = 1024  # bytes
 _READ_BY_ADAPTERS = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.FLOAT)
 _CHECK_ERRORS = (
     onnx.checker.ValidationError,
@@ -34,7 +33,7 @@ _CHECK_ERRORS = (
 def upgrade(model: ir.Model, file: Path) -> ir.Model:
     """A valid opset-24 copy of `model` with types and shapes as far as they can be inferred."""
     version = _opset(model, file)
-    weights = _take_weights(model.graph)
+    weights = take_weights(model.graph, _stays_out)
     proto = ir.to_proto(model)
     proto.ir_version = max(proto.ir_version, IR_VERSION)
     _call(lambda: onnx.checker.check_model(proto), "E0375", f"`{file}` is not a valid ONNX model")
@@ -49,7 +48,8 @@ def upgrade(model: ir.Model, file: Path) -> ir.Model:
     )
     out = ir.from_proto(inferred)
     out.ir_version = IR_VERSION
-    _give_weights(out.graph, weights)
+    give_weights(out.graph, weights)
+    _drop_default_values(out.graph)
     return out
 
 
@@ -62,31 +62,15 @@ def _opset(model: ir.Model, file: Path) -> int:
     return version
 
 
-def _take_weights(graph: ir.Graph) -> dict[str, ir.TensorProtocol]:
-    """Turn initializers into inputs; returns their tensors by name."""
-    taken: dict[str, ir.TensorProtocol] = {}
-    for name, value in list(graph.initializers.items()):
-        tensor = value.const_value
-        if tensor is None or (tensor.dtype in _READ_BY_ADAPTERS and tensor.nbytes <= _SMALL):
-            continue
-        taken[name] = tensor
-        value.dtype, value.shape = tensor.dtype, ir.Shape(tensor.shape.numpy())
-        value.const_value = None
-        del graph.initializers[name]
-        if value not in graph.inputs:
-            graph.inputs.append(value)
-    return taken
+def _stays_out(tensor: ir.TensorProtocol) -> bool:
+    """Whether neither an adapter nor inference computes with `tensor`."""
+    return is_big(tensor) or tensor.dtype not in _READ_BY_ADAPTERS
 
 
-def _give_weights(graph: ir.Graph, weights: dict[str, ir.TensorProtocol]) -> None:
-    """The inverse; an initializer that is an input as well (a default value) is an initializer only."""
+def _drop_default_values(graph: ir.Graph) -> None:
+    """Make an initializer that is an input as well (a default value) an initializer only."""
     for value in list(graph.inputs):
-        name = value.name or ""
-        if name in weights:
-            value.const_value = weights[name]
-            graph.inputs.remove(value)
-            graph.register_initializer(value)
-        elif name in graph.initializers:
+        if value.name in graph.initializers:
             graph.inputs.remove(value)
 
 
