@@ -156,6 +156,7 @@ def _finish(
 ) -> tuple[CompileResult, list[Diagnostic]]:
     from .bundle.manifest import write_manifest
     from .compile.manifest_content import assemble
+    from .plan.measure import Finished
     from .report.html import write_report
     from .sources.origin import remember
 
@@ -164,7 +165,8 @@ def _finish(
     for model in models:  # the bundle holds no path of this machine; `verify` asks the cache
         remember(manifest["inputs"][model.name], model.decl.source.path)
     size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-    broken = check_requirements(plan, size, measured)
+    finished = Finished(directory, manifest, size, measured.perplexity, measured.baseline)
+    broken = check_requirements(plan, finished, measured)
     write_report(directory / "report.html", plan, models, measured, manifest)
     sealed = write_manifest(directory, manifest)
     return CompileResult(directory, sealed.data, models, measured), broken

@@ -1,5 +1,5 @@
 """Installed plug-ins: what the entry points of `edgec.sources`, `edgec.passes`, `edgec.caches` (the pass that makes a
-type of K/V cache) and `edgec.targets` lead to.
+type of K/V cache), `edgec.targets` and `edgec.measures` (what `require` can name) lead to.
 
 A plug-in is imported when its name is asked for. One that cannot be imported, or is not what it claims to be, is an
 error for who names it and a line in `broken_plugins()` for who lists; it never stops the others. edgec's own
@@ -23,6 +23,7 @@ from .ir.ops.find_op import broken_ops
 from .ir.ops.find_op import forget as forget_ops
 from .pipeline.pass_interface import Pass
 from .pipeline.step import Step
+from .plan.measure import Measure
 from .sources.source import Source
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ __all__ = [
     "find_source",
     "find_target",
     "forget",
+    "measures",
     "part_target",
     "pass_fault",
     "pass_names",
@@ -98,6 +100,11 @@ def passes() -> dict[str, type[Pass]]:
 def targets() -> dict[str, type[Target]]:
     """Every installed target that works, by name."""
     return _working("edgec.targets")
+
+
+def measures() -> dict[str, type[Measure]]:
+    """Every installed measure that works, by name: what the lines of `require` can be about."""
+    return _working("edgec.measures")
 
 
 def capabilities() -> dict[str, Capabilities]:
@@ -183,6 +190,14 @@ def _source_fault(cls: object) -> str | None:
     return f"`{cls.__name__}` lacks `{missing[0]}`" if missing else None
 
 
+def _measure_fault(cls: object) -> str | None:
+    if not (isinstance(cls, type) and issubclass(cls, Measure)):
+        return "it is not a subclass of `Measure`"
+    missing = [name for name in ("name", "of") if not hasattr(cls, name)]
+    missing += ["value"] if cls.value is Measure.value else []
+    return f"`{cls.__name__}` lacks `{missing[0]}`" if missing else None
+
+
 @dataclasses.dataclass(frozen=True)
 class _Door:
     """One group of entry points: what it brings, why a class may not pass, which attribute is its name in a plan."""
@@ -197,6 +212,7 @@ _DOORS = {
     "edgec.passes": _Door("pass", pass_fault),
     "edgec.caches": _Door("pass for a cache", pass_fault, None),
     "edgec.targets": _Door("target", _target_fault),
+    "edgec.measures": _Door("measure", _measure_fault),
 }
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ..compiler.diagnostics.nearest import nearest
+from ..compiler.plan.measure import Measure
 from ..compiler.plan.plan import Comparison, Require
+from ..compiler.registry import measures
 from . import ast
 from .declared import Declared
 from .loader import Loaded
@@ -22,20 +24,24 @@ def check_requirement(
     """The requirement with its bound in plain numbers; `graphs` are the models that are no language models."""
     report = reader.report
     subject = condition.subject
-    model, _, measure = subject.rpartition(".")
-    known = ["bundle.size", *(f"{name}.perplexity" for name in declared.models)]
+    model, _, name = subject.rpartition(".")
+    installed = measures()
+    known = [f"bundle.{one}" for one, cls in installed.items() if cls.of == "bundle"]
+    known += [f"{decl}.{one}" for decl in declared.models for one, cls in installed.items() if cls.of == "model"]
     if subject in _LATER:
         message = f"`{subject}` is not measured yet"
         report.error("E0117", message, condition.span, help=f"what can be required: {', '.join(known)}")
         return None
     if subject not in known:
-        if measure != "perplexity" or not (model in loaded.lost_names("model") or loaded.gave_up):
+        of_model = name in installed and installed[name].of == "model"
+        if not of_model or not (model in loaded.lost_names("model") or loaded.gave_up):
             near = nearest(subject, known)
             help = f"did you mean `{near}`?" if near else f"what can be required: {', '.join(known)}"
             report.error("E0116", f"`{subject}` cannot be required", condition.span, help=help)
         return None
-    if measure == "perplexity" and model in graphs:
-        message = f"`{model}` is an ONNX graph, perplexity is measured on language models"
+    measure = installed[name]
+    if measure.decoders_only and model in graphs:
+        message = f"`{model}` is an ONNX graph, {name} is measured on language models"
         report.error("E0219", message, condition.span)
         return None
     op = _COMPARISONS.get(condition.op)
@@ -43,8 +49,8 @@ def check_requirement(
         help = "compare with `<=`, `<`, `>=` or `>`"
         report.error("E0204", f"a measured value is not compared with `{condition.op}`", condition.span, help=help)
         return None
-    bound = _bound(condition, subject == "bundle.size", reader)
-    if measure == "perplexity" and not _can_measure(model, condition, declared, loaded, reader):
+    bound = _bound(condition, measure, reader)
+    if measure.of == "model" and not _can_measure(model, measure, condition, declared, loaded, reader):
         return None
     if bound is None:
         return None
@@ -52,28 +58,32 @@ def check_requirement(
     return Require(subject, op, bound, relative, show(condition), condition.span)
 
 
-def _can_measure(model: str, condition: ast.Condition, declared: Declared, loaded: Loaded, reader: Reader) -> bool:
-    if declared.evaluation is None and not loaded.lost_names("evaluation") and not loaded.gave_up:
+def _can_measure(
+    model: str, measure: type[Measure], condition: ast.Condition, declared: Declared, loaded: Loaded, reader: Reader
+) -> bool:
+    no_text = declared.evaluation is None and not loaded.lost_names("evaluation") and not loaded.gave_up
+    if measure.needs_evaluation and no_text:
         help = 'add `evaluation { text = "…"  windows = 32 }`'
-        reader.report.error("E0216", "perplexity needs a text to be measured on", condition.span, help=help)
+        reader.report.error("E0216", f"{measure.name} needs a text to be measured on", condition.span, help=help)
         return False
     deployed = {deploy.model.text for deploy in declared.deploys}
     if model not in deployed and not loaded.lost_names("deploy"):
-        message = f"`{model}` is not deployed, so its perplexity is not measured"
+        message = f"`{model}` is not deployed, so its {measure.name} is not measured"
         reader.report.error("E0215", message, condition.span)
         return False
     return True
 
 
-def _bound(condition: ast.Condition, size: bool, reader: Reader) -> float | None:
-    report, bound = reader.report, condition.bound
+def _bound(condition: ast.Condition, measure: type[Measure], reader: Reader) -> float | None:
+    report, bound, size = reader.report, condition.bound, measure.unit == "B"
     if isinstance(bound, ast.Product):
         if bound.name.text != "baseline":
             help = "only `baseline`, the float model's own value, can be multiplied"
             report.error("E0107", f"unknown name `{bound.name.text}`", bound.name.span, help=help)
             return None
-        if size:
-            report.error("E0201", "a size has no baseline", bound.span, help="write a size like `3.4 GiB`")
+        if not measure.has_baseline:
+            noun, example = ("a size", "a size like `3.4 GiB`") if size else (f"`{condition.subject}`", "a number")
+            report.error("E0201", f"{noun} has no baseline", bound.span, help=f"write {example}")
             return None
         return float(bound.factor)
     value = reader.lets.resolve(bound)
@@ -86,7 +96,7 @@ def _bound(condition: ast.Condition, size: bool, reader: Reader) -> float | None
         return float(value.value * SIZES[value.unit])
     if size:
         example = f"{show(value)} MB" if isinstance(value, ast.Number) else "3.4 GiB"
-        report.error("E0202", "`bundle.size` is a size", value.span, help=f"give it a unit, e.g. `{example}`")
+        report.error("E0202", f"`{condition.subject}` is a size", value.span, help=f"give it a unit, e.g. `{example}`")
         return None
     if isinstance(value, ast.Number) and value.value > 0:
         return float(value.value)
@@ -95,6 +105,6 @@ def _bound(condition: ast.Condition, size: bool, reader: Reader) -> float | None
             "E0201", "a bound relative to the baseline is a product", value.span, help="write `1.0 * baseline`"
         )
         return None
-    help = "write a number, or e.g. `1.03 * baseline`"
-    report.error("E0201", "perplexity is compared with a number above 0", value.span, help=help)
+    help = "write a number, or e.g. `1.03 * baseline`" if measure.has_baseline else "write a number"
+    report.error("E0201", f"{measure.name} is compared with a number above 0", value.span, help=help)
     return None

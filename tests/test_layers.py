@@ -28,7 +28,7 @@ ALLOWED = {
     "plan": "diagnostics ir sources calibration pipeline",
     "emit": "diagnostics ir pipeline plan",
     "partition": "diagnostics ir bundle emit",
-    "registry": "diagnostics ir sources pipeline emit",
+    "registry": "plan diagnostics ir sources pipeline emit",
     "compile": "diagnostics files ir bundle oracle calibration pipeline plan emit partition registry",
     "runtime": "diagnostics bundle sources emit registry",
     "report": "diagnostics ir pipeline plan compile",

@@ -76,6 +76,8 @@ if TYPE_CHECKING:
     from edgec.compiler.pipeline.pass_interface import Scope as Scope
     from edgec.compiler.pipeline.pass_interface import Tolerance as Tolerance
     from edgec.compiler.plan.devices import Device as Device
+    from edgec.compiler.plan.measure import Finished as Finished
+    from edgec.compiler.plan.measure import Measure as Measure
     from edgec.compiler.plan.parameters import Pattern as Pattern
     from edgec.compiler.plan.parameters import param as param
     from edgec.compiler.sources.source import Outline as Outline
@@ -108,6 +110,7 @@ _NAMES = {
     "pipeline.pass_check": "CheckFailed run_and_check",
     "pipeline.pass_interface": "EXACT FiguresTable Pass Scope Tolerance",
     "plan.devices": "Device",
+    "plan.measure": "Finished Measure",
     "plan.parameters": "Pattern param",
     "sources.source": "Outline Source",
 }

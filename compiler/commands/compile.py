@@ -115,11 +115,5 @@ def _print(facts: dict[str, Any]) -> None:
             print(f"  {'':<{width}}  and {len(model['notes']) - _NOTES} more notes, in the report")
     for row in facts["requires"]:
         verdict = "holds" if row["holds"] else "does not hold"
-        print(f"  {verdict}: {row['line']}   ({_measured(row)})")
+        print(f"  {verdict}: {row['line']}   ({row['text']})")
     print(f"  report: {facts['bundle']}/report.html")
-
-
-def _measured(row: dict[str, Any]) -> str:
-    if row["line"].startswith("bundle.size"):
-        return f"{row['measured'] / 1e6:.2f} MB"
-    return f"{row['measured']:.4f}, {row['measured'] / row['baseline']:.4f} * baseline"

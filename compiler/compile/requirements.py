@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..diagnostics.diagnostic import Diagnostic, Label
+from ..registry import measures
 from .compile_model import CompiledModel, Progress, load_model
 
 if TYPE_CHECKING:
-    from ..plan.plan import Plan, Require
+    from ..plan.measure import Finished
+    from ..plan.plan import Plan
 
 
 @dataclass
@@ -41,30 +43,16 @@ def measure_models(plan: Plan, models: Sequence[CompiledModel], progress: Progre
     return measured
 
 
-def check_requirements(plan: Plan, size: int, measured: Measured) -> list[Diagnostic]:
-    """Record every `require` line in `measured` and return those that do not hold; `size` is the bundle's in bytes."""
+def check_requirements(plan: Plan, finished: Finished, measured: Measured) -> list[Diagnostic]:
+    """Record every `require` line in `measured` and return those that do not hold."""
     broken = []
     for line in plan.requires:
-        value, base = _subject(line, size, measured)
-        holds = line.holds(value, base)
-        measured.requires.append({"line": line.text, "measured": value, "baseline": base, "holds": holds})
+        of, _, name = line.subject.rpartition(".")
+        measure = measures()[name]()
+        value, base = measure.value(finished, of if measure.of == "model" else None)
+        holds, text = line.holds(value, base), measure.describe(value, base)
+        row = {"line": line.text, "measured": value, "baseline": base, "holds": holds, "text": text}
+        measured.requires.append(row)
         if not holds:
-            broken.append(_broken(line, value, base))
+            broken.append(Diagnostic("E0950", f"`{line.text}` does not hold: measured {text}", Label(line.span)))
     return broken
-
-
-def _subject(line: Require, size: int, measured: Measured) -> tuple[float, float]:
-    if line.subject == "bundle.size":
-        return float(size), 1.0
-    model = line.subject.partition(".")[0]
-    return measured.perplexity[model], measured.baseline[model]
-
-
-def _broken(line: Require, value: float, base: float) -> Diagnostic:
-    if line.relative_to_baseline:
-        result = f"measured {value:.4f}, which is {value / base:.4f} * baseline ({base:.4f})"
-    elif line.subject == "bundle.size":
-        result = f"measured {value:.0f} bytes ({value / 1e6:.2f} MB)"
-    else:
-        result = f"measured {value:.4f}"
-    return Diagnostic("E0950", f"`{line.text}` does not hold: {result}", Label(line.span))

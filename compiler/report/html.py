@@ -77,14 +77,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence
 
 
 def _requires(measured: Measured) -> str:
-    rows = [[_code(row["line"]), _measured(row), _verdict(row["holds"])] for row in measured.requires]
+    rows = [[_code(row["line"]), _e(row["text"]), _verdict(row["holds"])] for row in measured.requires]
     return "<h2>Requirements</h2>" + _table(["line", "measured", ""], rows) if rows else ""
-
-
-def _measured(row: Mapping[str, Any]) -> str:
-    if "size" in row["line"].partition(" ")[0]:
-        return _size(row["measured"])
-    return f"{row['measured']:.4f} <span class=quiet>{row['measured'] / row['baseline']:.4f} of the float model</span>"
 
 
 def _verdict(holds: bool) -> str:

@@ -221,9 +221,9 @@ def header(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "code", "says"),
     [
-        (lambda f: f.update({UP: 3}), "E0341", f"where tensor `{UP}` lies"),
-        (lambda f: f[UP].update(shape=[24, -16]), "E0341", f"where tensor `{UP}` lies"),
-        (lambda f: f[UP].update(data_offsets=[0]), "E0341", f"where tensor `{UP}` lies"),
+        (lambda f: f.update({UP: 3}), "E0341", f"gives no usable offsets or type for tensor `{UP}`"),
+        (lambda f: f[UP].update(shape=[24, -16]), "E0341", f"gives no usable offsets or type for tensor `{UP}`"),
+        (lambda f: f[UP].update(data_offsets=[0]), "E0341", f"gives no usable offsets or type for tensor `{UP}`"),
         (lambda f: f[UP].update(data_offsets=[0, 8]), "E0341", "8 bytes do not make F32[24, 16]"),
         (lambda f: f[UP].update(data_offsets=[0, 10**15]), "E0342", "cut short"),
     ],
