@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from ..diagnostics.diagnostic import fail
+from ..ir.graph_queries import constant_nodes, is_constant
 from ..ir.linears import as_linear, as_quantized
 from ..ir.module import Module, constant
 from ..ir.ops.find_op import definition_of
@@ -64,7 +65,8 @@ def segments(graph: ir.Graph, halves: bool = False) -> list[Segment]:
     parts = ("self_attn", "mlp") if halves else ("",)
     place: dict[ir.Node, int] = {}
     last = 0
-    live = [node for node in graph if not is_constant(node)]
+    constants = constant_nodes(graph)
+    live = [node for node in graph if node not in constants]
     for node in live:
         found = _LAYER.match(node.name or "")
         before = [place[p] for p in (v.producer() for v in node.inputs if v is not None) if p in place]
@@ -76,25 +78,14 @@ def segments(graph: ir.Graph, halves: bool = False) -> list[Segment]:
         if place[node] and not _LAYER.match(node.name or ""):
             place[node] = last + 1
     layers = [f"layers.{i}.{part}".rstrip(".") for i in range(last // len(parts)) for part in parts]
-    return [_stretch(name, [n for n in live if place[n] == i]) for i, name in enumerate(["embed", *layers, "head"])]
+    names = ["embed", *layers, "head"]
+    return [_stretch(name, [n for n in live if place[n] == i], constants) for i, name in enumerate(names)]
 
 
-def _stretch(name: str, nodes: Sequence[ir.Node]) -> Segment:
+def _stretch(name: str, nodes: Sequence[ir.Node], constants: set[ir.Node]) -> Segment:
     made = {value for node in nodes for value in node.outputs}
     reads = dict.fromkeys(value for node in nodes for value in node.inputs if value is not None and value not in made)
-    return Segment(name, tuple(nodes), tuple(v for v in reads if not _constant_value(v)))
-
-
-def is_constant(node: ir.Node) -> bool:
-    """Whether `node` depends on constants alone."""
-    return all(value is None or _constant_value(value) for value in node.inputs)
-
-
-def _constant_value(value: ir.Value) -> bool:
-    if value.const_value is not None:
-        return True
-    node = value.producer()
-    return node is not None and is_constant(node)
+    return Segment(name, tuple(nodes), tuple(v for v in reads if not is_constant(v, constants)))
 
 
 def plain_inputs(module: Module, ids: np.ndarray, on: torch.device) -> Env:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from ..ir.module import constant
+from ..ir.graph_queries import constant_nodes
 from .placement import Placement
 
 # fmt: off
@@ -24,23 +24,20 @@ _CHEAP = frozenset((
 
 def copied_nodes(nodes: Sequence[ir.Node], where: Sequence[Placement], deploy_device: str) -> set[int]:
     """Positions in `nodes` (in topological order, placed at `where`) of those that go with their readers."""
-    constant_only: dict[ir.Node, bool] = {}  # copied node -> whether it is computed from constants alone
+    constants = constant_nodes(nodes)
+    copied: set[ir.Node] = set()
     positions = set()
     for i, node in enumerate(nodes):
         if any(value.is_graph_output() for value in node.outputs):
             continue
-        kinds = [_from_constants(value, constant_only) for value in node.inputs if value is not None]
-        constants = all(kind is True for kind in kinds)
         cheap = node.op_type in _CHEAP and node.domain in ("", "ai.onnx") and where[i].device == deploy_device
-        if constants or (cheap and all(kind is not None for kind in kinds)):
-            constant_only[node] = constants
+        if (cheap or node in constants) and all(_is_at_hand(value, copied) for value in node.inputs):
+            copied.add(node)
             positions.add(i)
     return positions
 
 
-def _from_constants(value: ir.Value, constant_only: dict[ir.Node, bool]) -> bool | None:
-    """True: of constants alone; False: of graph inputs by cheap ops; None: the work of a node."""
-    if constant(value) is not None:
-        return True
-    producer = value.producer()
-    return False if producer is None else constant_only.get(producer)
+def _is_at_hand(value: ir.Value | None, copied: set[ir.Node]) -> bool:
+    """Whether each part has `value` without work of another: an initializer, a graph input, made by a copied node."""
+    producer = None if value is None else value.producer()
+    return producer is None or producer in copied

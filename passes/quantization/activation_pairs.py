@@ -21,8 +21,9 @@ from ...compiler.calibration import windows as calibrate
 from ...compiler.diagnostics.diagnostic import PlanError, fail
 from ...compiler.ir.activation_encodings import MOVES, Encoding, insert, root, strip
 from ...compiler.ir.annotations import ACTIVATIONS, KV_TYPE, RANGES, SCORES
+from ...compiler.ir.graph_queries import constant_nodes
 from ...compiler.ir.linears import linears
-from ...compiler.ir.module import Module, constant
+from ...compiler.ir.module import Module
 from ...compiler.pipeline.demands import Demands
 from ...compiler.pipeline.pass_interface import Scope
 
@@ -65,7 +66,7 @@ def apply(module: Module, before: dict[str, Encoding], scope: Scope) -> int:
             help='add `calibration { text = "calib/*.txt" }`, or leave activations as fp16',
         )
     narrow = {x.node for x in linears(module) if ACTIVATIONS.get(x.node) == "uint8"}
-    values = [value for node in graph for value in node.outputs[:1] if _is_activation(node)]
+    values = _activations(graph)
     method, cache = RANGES.get(graph) or "auto", KV_TYPE.get(graph) or "int16"
     narrow_values = {root(v) for node in narrow for v in (node.inputs[0], node.outputs[0]) if v is not None}
     if cache == "uint8" or narrow:  # counted with 8-bit linears anyway: a cache asked for later measures nothing anew
@@ -87,7 +88,7 @@ def apply(module: Module, before: dict[str, Encoding], scope: Scope) -> int:
 
 def _stand_ins(graph: ir.Graph, module: Module) -> int:
     """Put the pairs in with stand-in ranges: the types are those of a compile, and nothing is measured."""
-    values = [value for node in graph for value in node.outputs[:1] if _is_activation(node)]
+    values = _activations(graph)
     narrow = {x.node for x in linears(module) if ACTIVATIONS.get(x.node) == "uint8"}
     for node in module.nodes("Attention"):
         SCORES.set(node, (-1.0, 1.0))
@@ -97,19 +98,16 @@ def _stand_ins(graph: ir.Graph, module: Module) -> int:
     return len(made.done)
 
 
-def _is_activation(node: ir.Node) -> bool:
-    """Whether a node computes an activation that gets a range of its own."""
-    name = node.name or ""
-    if node.op_type in MOVES or name.startswith("rotary.") or node.outputs[0].dtype != ir.DataType.FLOAT:
+def _activations(graph: ir.Graph) -> list[ir.Value]:
+    """The activations that get a range of their own, each the first output of its node."""
+    constants = constant_nodes(graph)
+    return [node.outputs[0] for node in graph if node.outputs and node not in constants and _has_range(node)]
+
+
+def _has_range(node: ir.Node) -> bool:
+    if node.op_type in MOVES or (node.name or "").startswith("rotary."):
         return False
-    return not all(value is None or _is_constant(value) for value in node.inputs)
-
-
-def _is_constant(value: ir.Value) -> bool:
-    if constant(value) is not None:
-        return True
-    node = value.producer()
-    return node is not None and all(v is None or _is_constant(v) for v in node.inputs)
+    return node.outputs[0].dtype == ir.DataType.FLOAT
 
 
 def _cached(graph: ir.Graph) -> list[ir.Value]:
