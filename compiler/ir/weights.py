@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from ..files.positional_read import SourceFile
 from .annotations import Transform, carry
+from .packing import pack_rows, unpack_rows
 
 BLOCK_BYTES = 8 << 20  # of the float32 form of a block; bounds what a pass holds of one tensor
 
@@ -139,14 +140,7 @@ def pack(array: np.ndarray, dtype: ir.DataType) -> bytes:
     """ONNX's raw bytes of `array`: little endian, sub-byte types packed low bits first."""
     if dtype.bitwidth >= 8:
         return np.ascontiguousarray(array).tobytes()
-    per = 8 // dtype.bitwidth
-    flat = array.reshape(-1).astype(np.int8).view(np.uint8) & ((1 << dtype.bitwidth) - 1)
-    if flat.size % per:
-        flat = np.append(flat, np.zeros(per - flat.size % per, np.uint8))
-    packed = np.zeros(flat.size // per, np.uint8)
-    for i in range(per):
-        packed |= flat[i::per] << (i * dtype.bitwidth)
-    return packed.tobytes()
+    return pack_rows(array.reshape(1, -1).astype(np.int8), dtype.bitwidth, "little").tobytes()
 
 
 def unpack(raw: bytes | bytearray, dtype: ir.DataType, count: int) -> np.ndarray:
@@ -154,10 +148,7 @@ def unpack(raw: bytes | bytearray, dtype: ir.DataType, count: int) -> np.ndarray
     if dtype.bitwidth >= 8:
         return np.frombuffer(raw, dtype=dtype.numpy(), count=count)
     bits = dtype.bitwidth
-    per = 8 // bits
-    data = np.frombuffer(raw, np.uint8)
-    fields = np.stack([(data >> (i * bits)) & ((1 << bits) - 1) for i in range(per)], axis=-1).reshape(-1)
-    fields = fields[:count].astype(np.int8)
+    fields = unpack_rows(np.frombuffer(raw, np.uint8)[None], bits, count, "little")[0].astype(np.int8)
     if dtype.is_signed():
         fields = (fields ^ (1 << (bits - 1))) - (1 << (bits - 1))
     return fields.astype(dtype.numpy())

@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from ...compiler.ir.annotations import Transform
 from ...compiler.ir.linears import QuantizedWeight
+from ...compiler.ir.packing import pack_rows
 from ...compiler.ir.weights import Weight, derive
 
 _CHANNEL_BLOCKS = (128, 64, 32, 16)
@@ -71,7 +72,7 @@ def packed(name: str, quant: QuantizedWeight, flat: bool = False) -> Weight:
     def rows(start: int, stop: int) -> np.ndarray:
         q = unsigned(quant, quant.q.rows(start, stop))
         q = np.pad(q, ((0, 0), (0, blocks * block - k)))
-        return pack_bits(q, bits).reshape((stop - start, *shape[1:]))
+        return pack_rows(q, bits, "little").reshape((stop - start, *shape[1:]))
 
     return derive(
         f"{name}.packed", ir.DataType.UINT8, shape, rows, quant.q, Transform.PACK, f"packed, blocks of {block}"
@@ -102,7 +103,7 @@ def zero_points(name: str, quant: QuantizedWeight) -> Weight | None:
             zero = np.zeros((stop - start, blocks), np.uint8)
         else:
             zero = unsigned(quant, _per_block(given.rows(start, stop), blocks))
-        return pack_bits(zero, bits)
+        return pack_rows(zero, bits, "little")
 
     bits = stored_bits(quant)
     width = (blocks * bits + 7) // 8
@@ -119,20 +120,3 @@ def unsigned(quant: QuantizedWeight, q: np.ndarray) -> np.ndarray:
 
 def _per_block(values: np.ndarray, blocks: int) -> np.ndarray:
     return np.repeat(values[:, None], blocks, axis=1) if values.ndim == 1 else values
-
-
-def pack_bits(values: np.ndarray, bits: int) -> np.ndarray:
-    """[R, C] small unsigned integers -> [R, ceil(C*bits/8)], low bits first, each row from a byte of its own."""
-    per = 8 // bits
-    if values.shape[1] % per:
-        values = np.pad(values, ((0, 0), (0, -values.shape[1] % per)))
-    made = np.zeros((len(values), values.shape[1] // per), np.uint8)
-    for i in range(per):
-        made |= values[:, i::per].astype(np.uint8) << (i * bits)
-    return made
-
-
-def unpack_bits(data: np.ndarray, bits: int, count: int) -> np.ndarray:
-    """The inverse of `pack_bits`: the first `count` integers of each row."""
-    fields = [(data >> (i * bits)) & ((1 << bits) - 1) for i in range(8 // bits)]
-    return np.stack(fields, axis=-1).reshape(len(data), -1)[:, :count]

@@ -17,6 +17,7 @@ from ...compiler.diagnostics.diagnostic import EngineError, fail
 from ...compiler.emit.target import EmitJob
 from ...compiler.ir.linears import Linear, QuantizedWeight
 from ...compiler.ir.module import constant
+from ...compiler.ir.packing import unpack_rows
 from ...compiler.ir.weights import Weight
 from . import pack
 from .lower import DOMAIN, OrtLowering
@@ -112,7 +113,7 @@ def _difference(
     rows, k = q.shape
     bits = pack.stored_bits(quant)
     shift = 1 << (bits - 1)
-    found = pack.unpack_bits(stored.reshape(rows, -1), bits, k).astype(np.int16)
+    found = unpack_rows(stored.reshape(rows, -1), bits, k, "little").astype(np.int16)
     signed = quant.q.dtype.is_signed()
     if not np.array_equal(found - (shift if signed else 0), q):
         return "the integers"
@@ -124,7 +125,7 @@ def _difference(
         return None if (zero is None) == signed else "the zero points"
     if zero is None:
         return "the zero points"
-    made = pack.unpack_bits(zero, bits, spread).astype(np.int16) - (shift if signed else 0)
+    made = unpack_rows(zero, bits, spread, "little").astype(np.int16) - (shift if signed else 0)
     given = quant.zero_point.rows(at, at + rows).astype(np.int16).reshape(rows, -1)
     return None if np.array_equal(made, np.broadcast_to(given, (rows, spread))) else "the zero points"
 

@@ -15,20 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
-@given(st.sampled_from([2, 3, 4, 5, 8]), st.lists(st.integers(0, 255), min_size=1, max_size=400))
-def test_codes_round_trip(bits, values):
-    codes = np.array(values, np.uint8) & ((1 << bits) - 1)
-    data = blobs.pack(codes, bits)
-    assert len(data) == (codes.size * bits + 7) // 8
-    np.testing.assert_array_equal(blobs.unpack(data, bits, codes.size), codes)
-
-
-def test_the_first_code_is_in_the_high_bits():
-    assert blobs.pack(np.array([1, 2, 15, 0]), 4) == bytes([0x12, 0xF0])
-    assert blobs.pack(np.array([1, 2, 3, 0]), 2) == bytes([0b01101100])
-    assert blobs.pack(np.array([5, 6, 7]), 3) == bytes([0b10111011, 0b10000000])
-
-
 def test_header_widens_with_the_shape():
     assert blobs.header(3, 70, 2) == b"\x02\x03\x00\x46\x00\x04\xfe\xff\x00\x01"
     assert (

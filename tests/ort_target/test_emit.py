@@ -14,6 +14,7 @@ from edgec.compiler.diagnostics.diagnostic import EdgecError
 from edgec.compiler.ir.levels import Level
 from edgec.compiler.ir.linears import Linear, linears
 from edgec.compiler.ir.module import Module
+from edgec.compiler.ir.packing import pack_rows
 from edgec.compiler.oracle import oracle
 from edgec.compiler.oracle.compare import random_feeds, relative_error
 from edgec.compiler.pipeline.pass_check import from_text
@@ -156,8 +157,8 @@ def test_read_back_sees(what: str, draft: Module, emit, monkeypatch: pytest.Monk
 
 
 def test_a_packing_mistake_is_seen(draft: Module, emit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nibbles the wrong way round: the reader unpacks with code of its own meaning."""
-    monkeypatch.setattr(pack, "pack_bits", lambda v, bits: ((v[:, 1::2] & 15) | (v[:, 0::2] << 4)).astype(np.uint8))
+    """Nibbles the wrong way round."""
+    monkeypatch.setattr(pack, "pack_rows", lambda values, bits, _order: pack_rows(values, bits, "big"))
     with pytest.raises(EdgecError, match="integers of `embed_tokens` differ"):
         emit(quantised(draft))
 

@@ -13,11 +13,7 @@ from edgec.compiler.oracle.onnx_runtime import session
 from edgec.targets.qnn.conformance.one_op_graphs import attention, embedding, matmul, nbits, norm, rotary
 from edgec.targets.qnn.lower.builder import WeightStore
 from edgec.targets.qnn.lower.feeds import to_target
-from edgec.targets.qnn.lower.linear import pack_rows
 from edgec.targets.qnn.lower.lower_graphs import lower
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import array_shapes, arrays
 
 CACHED = {"cache": True, "mask": True}
 CASES = {
@@ -47,14 +43,6 @@ def test_the_target_graph_runs_in_onnx_runtime_and_agrees(name, tmp_path):
     outcome = [dict(zip(outputs, values, strict=True)) for values in (got, expected)]
     verdict, figures = verdict_of(*outcome, Bounds(0.01, 0.9995))
     assert verdict == "right", figures
-
-
-@given(arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 15)))
-def test_packed_rows_unpack_to_what_they_were(q):
-    packed = pack_rows(q, 4)
-    assert packed.shape == (q.shape[0], (q.shape[1] + 1) // 2)
-    unpacked = np.stack([packed & 15, packed >> 4], axis=-1).reshape(len(q), -1)[:, : q.shape[1]]
-    assert np.array_equal(unpacked, q)
 
 
 def test_integers_and_scales_reach_the_engine_unchanged():

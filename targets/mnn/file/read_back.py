@@ -11,6 +11,7 @@ import numpy as np
 
 from ....compiler.diagnostics.diagnostic import Diagnostic, EngineError, PlanError, fail
 from ....compiler.ir.linears import Linear, QuantizedWeight
+from ....compiler.ir.packing import unpack_rows
 from ....compiler.ir.weights import SourceFile, Weight
 from . import weight_blobs as blobs
 from .weight_blobs import Blob
@@ -59,7 +60,9 @@ class WeightReader:
             raise ValueError(f"row {start} does not begin at a byte")
         count = (stop - start) * blob.columns
         raw = self.source.read(blob.offset + blob.header_bytes + bits // 8, (count * blob.bits + 7) // 8)
-        return blobs.unpack(raw, blob.bits, count).reshape(stop - start, blob.columns)
+        return unpack_rows(np.frombuffer(raw, np.uint8)[None], blob.bits, count, "big").reshape(
+            stop - start, blob.columns
+        )
 
     def header(self, blob: Blob) -> bytes:
         """The bytes before the integers of a quantised weight."""

@@ -26,6 +26,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ....compiler.ir.linears import QuantizedWeight
+from ....compiler.ir.packing import pack_rows
 from ....compiler.ir.weight_format import WeightFormat
 from ....compiler.ir.weights import BLOCK_BYTES, DryWeight, Weight
 
@@ -101,29 +102,6 @@ def header(rows: int, columns: int, bits: int) -> bytes:
     return b"\x02" + dims + bytes([(1 << bits) & 255]) + book.tobytes()
 
 
-def pack(codes: np.ndarray, bits: int) -> bytes:
-    """Codes 0 … 2^bits - 1 as a bit stream, the first code in the high bits of the first byte."""
-    flat = codes.reshape(-1).astype(np.uint8)
-    if bits == 8:
-        return flat.tobytes()
-    if bits == 4 and flat.size % 2 == 0:
-        return ((flat[0::2] << 4) | flat[1::2]).tobytes()
-    places = np.arange(bits - 1, -1, -1, dtype=np.uint8)
-    return np.packbits((flat[:, None] >> places) & 1).tobytes()
-
-
-def unpack(data: bytes | bytearray, bits: int, count: int) -> np.ndarray:
-    """The inverse of `pack`: `count` codes as uint8."""
-    raw = np.frombuffer(data, np.uint8)
-    if bits == 8:
-        return raw[:count].copy()
-    if bits == 4:
-        return np.stack([raw >> 4, raw & 15], axis=-1).reshape(-1)[:count]
-    stream = np.unpackbits(raw, count=count * bits).reshape(count, bits)
-    places = np.arange(bits - 1, -1, -1, dtype=np.uint8)
-    return (stream << places).sum(axis=1, dtype=np.uint8)
-
-
 def write_quantized(
     file: BinaryIO, weight: QuantizedWeight, bias: np.ndarray | None = None, looked_up: bool = False
 ) -> Blob:
@@ -140,7 +118,7 @@ def write_quantized(
     file.write(head)
     written = len(head)
     for codes in _codes(weight, bits):
-        written += file.write(pack(codes, bits))
+        written += file.write(pack_rows(codes.reshape(1, -1), bits, "big").tobytes())
     lowest = weight.minimum is not None and not looked_up
     values = _alpha(weight, bits, lowest)
     half = bool(np.array_equal(values.astype(np.float16).astype(np.float32), values))

@@ -20,6 +20,7 @@ import onnx_ir as ir
 from ....compiler.emit.refusals import refuse
 from ....compiler.ir.annotations import Transform
 from ....compiler.ir.linears import Linear, QuantizedWeight, as_linear
+from ....compiler.ir.packing import pack_rows
 from ....compiler.ir.weights import Weight, derive
 from .builder import CONTRIB, FP16, ON_CPU, checked_half, static_shape
 from .linear_integers import integer_product
@@ -152,16 +153,7 @@ def _shifted_bytes(quant: QuantizedWeight, start: int, stop: int) -> np.ndarray:
     """Rows as unsigned integers (signed ones shifted by half the range), packed low nibble first: [rows, bytes]."""
     shift = 1 << (quant.bits - 1) if quant.q.dtype.is_signed() else 0
     q = (quant.q.rows(start, stop).astype(np.int16) + shift).astype(np.uint8)
-    return pack_rows(q, quant.bits)
-
-
-def pack_rows(q: np.ndarray, bits: int) -> np.ndarray:
-    """[rows, columns] of unsigned integers, each row packed into bytes of its own, low bits first."""
-    if bits == 8:
-        return q
-    if q.shape[1] % 2:
-        q = np.pad(q, ((0, 0), (0, 1)))
-    return q[:, 0::2] | (q[:, 1::2] << 4)
+    return pack_rows(q, quant.bits, "little")
 
 
 def _blocked_scale(quant: QuantizedWeight, name: str, n: int, blocks: int) -> Weight:
@@ -180,7 +172,7 @@ def _blocked_zero(quant: QuantizedWeight, name: str, n: int, blocks: int) -> Wei
 
     def rows(start: int, stop: int) -> np.ndarray:
         z = (zero.rows(start, stop).astype(np.int16) + shift).astype(np.uint8).reshape(stop - start, -1)
-        return pack_rows(np.broadcast_to(z, (stop - start, blocks)), quant.bits)
+        return pack_rows(np.broadcast_to(z, (stop - start, blocks)), quant.bits, "little")
 
     columns = (blocks * quant.bits + 7) // 8
     return derive(f"{name}.nbits_zero", ir.DataType.UINT8, (n, columns), rows, zero, Transform.PACK, "packed per row")
