@@ -93,7 +93,7 @@ def oracle(model: Path, name: str, windows: int, samples: int, target: str) -> t
     plain = module_perplexity(module, [judged_text(target)], windows)
     if "rotated" in name:
         Rotate().run(module, Scope(None, (), span, text))
-    Quantize(**LINES[name][0]).run(module, Scope(None, KEPT, span, text, widths=targets()[target].widths))
+    Quantize(**LINES[name][0]).run(module, Scope(None, KEPT, span, text, widths=targets()[target].capabilities.widths))
     return plain, module_perplexity(module, [judged_text(target)], windows)
 
 

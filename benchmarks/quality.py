@@ -91,7 +91,7 @@ def measure(model: str, line: dict[str, Any]) -> dict[str, float]:
 
     module, given = load_hf("m", MODELS / model, 512), calibrated()
     start = time.perf_counter()
-    scope = Scope(None, ("lm_head", "embed_tokens"), given.span, given, widths=targets()["mnn"].widths)
+    scope = Scope(None, ("lm_head", "embed_tokens"), given.span, given, widths=targets()["mnn"].capabilities.widths)
     Quantize(**line).run(module, scope)
     took = time.perf_counter() - start
     facts = {"bits": stored_bits(module), "seconds": took, "peak": peak_rss() / 2**20}
@@ -104,8 +104,9 @@ def stored_bits(module: Module) -> float:
 
     bits = count = 0.0
     for quant in (linear.quant for linear in linears(module) if linear.quant is not None):
-        shared = quant.width * (not quant.symmetric) + 16
-        bits += math.prod(quant.q.dims) * quant.width + math.prod(quant.scale.dims) * shared
+        width = quant.format.bits
+        shared = width * (not quant.symmetric) + 16
+        bits += math.prod(quant.q.dims) * width + math.prod(quant.scale.dims) * shared
         count += math.prod(quant.q.dims)
     return bits / count
 
