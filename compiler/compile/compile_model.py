@@ -8,16 +8,14 @@ changes what it computes runs on `compressed` as well (`pipeline/measured_steps.
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..diagnostics.diagnostic import EdgecError, Label, Span
+from ..diagnostics.diagnostic import blamed_on
 
 if TYPE_CHECKING:
     from ..emit.part import Part
@@ -62,25 +60,15 @@ class CompiledModel:
         return f"<compiled {self.name}: {', '.join(self.emission.parts)}>"
 
 
-@contextlib.contextmanager
-def _blamed_on(span: Span) -> Iterator[None]:
-    """Let a failure that names no place in the plan point at `span`."""
-    try:
-        yield
-    except EdgecError as error:
-        placed = [d if d.at is not None else dataclasses.replace(d, at=Label(span)) for d in error.diagnostics]
-        raise type(error)(*placed) from error
-
-
 def load_model(decl: ModelDecl) -> Module:
     """The module of a `model` line at level `semantic`; weights stay in their files."""
-    with _blamed_on(decl.span):
+    with blamed_on(decl.span):
         return decl.source.reader.load(decl.name, decl.source.path, decl.context)
 
 
 def compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions) -> CompiledModel:
     """Take one deploy line to files below `directory`."""
-    with _blamed_on(deploy.span):
+    with blamed_on(deploy.span):
         return _compile_model(plan, deploy, directory, options)
 
 

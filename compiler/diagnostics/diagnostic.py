@@ -6,8 +6,9 @@ and the fix (`help`). `render` draws it with the plan's own lines; `to_json` is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Literal, NoReturn
 
 Severity = Literal["error", "warning", "note"]
@@ -98,6 +99,18 @@ def fail(
     """Raise `kind` with one diagnostic."""
     label = Label(at) if isinstance(at, Span) else at
     raise kind(Diagnostic(code, message, label, tuple(also), help))
+
+
+@contextmanager
+def blamed_on(span: Span | None) -> Iterator[None]:
+    """Let an `EdgecError` of the block whose diagnostics name no place in the plan point at `span`, if there is one."""
+    try:
+        yield
+    except EdgecError as error:
+        if span is None:
+            raise
+        placed = [found if found.at is not None else replace(found, at=Label(span)) for found in error.diagnostics]
+        raise type(error)(*placed) from error
 
 
 def explain_failure(problem: Exception) -> EdgecError:

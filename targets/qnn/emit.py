@@ -16,13 +16,12 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ...compiler.diagnostics.diagnostic import EngineError, Label, PlanError, fail
+from ...compiler.diagnostics.diagnostic import EngineError, PlanError, blamed_on, fail
 from ...compiler.emit.child_process import Child
 from ...compiler.emit.refusals import grouped
 from ...compiler.emit.target import Emission, EmitJob
@@ -57,7 +56,7 @@ KV = {
 def emit(job: EmitJob) -> Emission:
     """Lower, check, compile, read back; see the module's text for the files."""
     chip = Chip.of(job.device)
-    with _at_the_deploy_line(job):
+    with blamed_on(job.origin):
         graphs = _lower_parts(job)
         if refused := refused_uses((use for lowered in graphs.values() for use in lowered.uses), chip.arch):
             raise PlanError(*grouped(refused))
@@ -131,18 +130,6 @@ def _lower_parts(job: EmitJob) -> dict[str, Lowered]:
         for index, part in enumerate(job.parts)
         for bucket, lowered in lower(part.graphs, store).items()
     }
-
-
-@contextmanager
-def _at_the_deploy_line(job: EmitJob) -> Iterator[None]:
-    """Give errors that know no place in the plan the deploy line."""
-    try:
-        yield
-    except PlanError as error:
-        if job.origin is None:
-            raise
-        line = Label(job.origin)
-        raise PlanError(*(replace(found, at=found.at or line) for found in error.diagnostics)) from error
 
 
 def _graph_name(job: EmitJob, index: int, bucket: str) -> str:
