@@ -30,7 +30,7 @@ ALLOWED = {
     "partition": "diagnostics ir bundle emit",
     "registry": "plan diagnostics ir sources pipeline emit",
     "compile": "diagnostics files ir bundle oracle calibration pipeline plan emit partition registry",
-    "runtime": "diagnostics bundle sources emit registry",
+    "runtime": "diagnostics ir bundle sources emit registry",
     "report": "diagnostics ir pipeline plan compile",
     "verify": "diagnostics ir bundle oracle sources registry runtime",
     "driver": "diagnostics files bundle sources plan compile report",

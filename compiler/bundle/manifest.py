@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..diagnostics.diagnostic import fail
 from ..diagnostics.nearest import nearest_help
 from ..files import cache
+from ..ir import kv_names
 from .schedule import Schedule
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def _say_sources(data: dict[str, Any]) -> None:
             for part in bucket["parts"]:
                 graph = data["parts"][part]["graphs"][bucket["name"]]
                 for spec in graph["inputs"]:
-                    outside = cached if spec["name"].startswith("past_") else "feed"
+                    outside = cached if kv_names.is_cache(spec["name"]) else "feed"
                     spec["source"] = makers.get(spec["name"], outside)
                 makers.update({spec["name"]: part for spec in graph["outputs"]})
 

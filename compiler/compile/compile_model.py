@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..diagnostics.diagnostic import blamed_on
+from ..ir import kv_names
 
 if TYPE_CHECKING:
     from ..emit.part import Part
@@ -198,7 +199,7 @@ def _lay_out_cache(whole: Emission, emitted: Emission) -> None:
     holders = [
         part
         for part in emitted.parts.values()
-        if any(spec["name"].startswith("past_") for graph in part["graphs"].values() for spec in graph["inputs"])
+        if any(kv_names.is_cache(spec["name"]) for graph in part["graphs"].values() for spec in graph["inputs"])
     ]
     if holders or emitted.engine != "chain":  # an engine of whole models keeps its own cache
         whole.kv = whole.kv or emitted.kv

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from ..ir import kv_names
+
 if TYPE_CHECKING:
     from .part import Part
     from .target import EmitJob
@@ -35,7 +37,7 @@ def tensor_entry(value: ir.Value) -> dict[str, Any]:
 def cache_entry(job: EmitJob) -> dict[str, Any]:
     """The layout of a K/V cache as the module has it: float32, positions in axis 2; empty without attention."""
     inputs = (value for part in job.parts for model in part.graphs.values() for value in model.graph.inputs)
-    if job.module.arch is None or not any((value.name or "").startswith("past_") for value in inputs):
+    if job.module.arch is None or not any(kv_names.is_cache(value.name) for value in inputs):
         return {}
     return {
         "dtype": "float32",
@@ -52,7 +54,7 @@ def _source(job: EmitJob, part: Part, bucket: str, value: ir.Value) -> str | Non
     name = value.name or ""
     whole = job.module.graphs[bucket].graph.inputs
     if any(given.name == name for given in whole):
-        return "kv" if job.module.arch is not None and name.startswith("past_") else "feed"
+        return "kv" if job.module.arch is not None and kv_names.is_cache(name) else "feed"
     makers = (
         p.name
         for p in job.parts

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from ..ir import kv_names
 from ..ir.module import MAIN, Module, constant
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def _decoder_feeds(graph: ir.Graph, arch: DecoderArch, rng: np.random.Generator,
             feeds[name] = np.arange(past, past + tokens, dtype=np.int32)[None]
         elif name == "attention_mask":
             feeds[name] = causal_mask(tokens, past)
-        elif name.startswith("past_"):
+        elif kv_names.is_cache(name):
             shape = (1, arch.kv_heads, past, arch.head_dim)
             feeds[name] = rng.standard_normal(shape).astype(np.float32)
         else:
@@ -109,7 +110,7 @@ def errors(
         given = feeds if feeds is not None else random_feeds(model.graph, after.arch, seed, past)
         expected = outputs(before, key if key in before.graphs else MAIN, given)
         for name, made in outputs(after, key, given).items():
-            if moved_cache and name.startswith("past_"):
+            if moved_cache and kv_names.is_cache(name):
                 continue
             error = relative_error(expected[name], made) if name in expected else float("inf")
             worst[name] = max(worst.get(name, 0.0), error)

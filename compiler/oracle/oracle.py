@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
+from ..ir import kv_names
 from ..ir.module import MAIN, Module
 from ..ir.opset import MASKED
 from ..ir.save import save_graphs
@@ -66,7 +67,11 @@ class DecoderOracle:
         self.context = module.context
         self.length = 0
         self._session = _cached_session(module)
-        self._names = [f"past_{part}_{layer}" for layer in range(self.arch.layers) for part in ("key", "value")]
+        self._added = {  # K/V tensor that is read -> the one with its new positions
+            kv_names.format(kind, layer, kv_names.IN): kv_names.format(kind, layer, kv_names.OUT)
+            for layer in range(self.arch.layers)
+            for kind in kv_names.KINDS
+        }
         self._cache = self._empty(1)
 
     def forward(self, ids: Sequence[int]) -> np.ndarray:
@@ -74,7 +79,7 @@ class DecoderOracle:
         if self.length + len(ids) > self.context:
             raise ValueError(f"{self.length} + {len(ids)} tokens exceed the context of {self.context}")
         logits, new = self._step(np.asarray([ids], np.int32), self._cache)
-        self._cache = {name: np.concatenate([self._cache[name], new[name]], axis=2) for name in self._names}
+        self._cache = {name: np.concatenate([self._cache[name], new[name]], axis=2) for name in self._added}
         self.length += len(ids)
         return logits[0]
 
@@ -109,20 +114,20 @@ class DecoderOracle:
 
     def _step(self, ids: np.ndarray, cache: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         batch, tokens = ids.shape
-        past = cache[self._names[0]].shape[2]
+        past = next(iter(cache.values())).shape[2]
         positions = np.broadcast_to(np.arange(past, past + tokens, dtype=np.int32), (batch, tokens))
         feeds = {
             "input_ids": ids.astype(np.int32),
             "position_ids": np.ascontiguousarray(positions),
             "attention_mask": causal_mask(tokens, past),
-            **{f"{name}_in": value for name, value in cache.items()},
+            **cache,
         }
         out = _run(self._session, feeds)
-        return out["logits"], {name: out[f"{name}_out"] for name in self._names}
+        return out["logits"], {name: out[added] for name, added in self._added.items()}
 
     def _empty(self, batch: int) -> dict[str, np.ndarray]:
         shape = (batch, self.arch.kv_heads, 0, self.arch.head_dim)
-        return {name: np.zeros(shape, np.float32) for name in self._names}
+        return {name: np.zeros(shape, np.float32) for name in self._added}
 
 
 def _mean_loss(logits: np.ndarray, targets: np.ndarray) -> float:

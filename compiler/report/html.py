@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..ir import kv_names
 from ..ir.weight_format import WeightFormat
 from .plots import bar, by_layer, stack
 
@@ -202,7 +203,7 @@ def _parts(model: CompiledModel, manifest: dict[str, Any]) -> str:
 
 def _boundary(tensors: Sequence[Mapping[str, Any]]) -> str:
     """Names of a graph's inputs (or outputs); K/V tensors are counted, not listed."""
-    own = [str(spec["name"]) for spec in tensors if not str(spec["name"]).startswith("past_")]
+    own = [str(spec["name"]) for spec in tensors if not kv_names.is_cache(spec["name"])]
     held = len(tensors) - len(own)
     return _e(", ".join(own[:6]) + (" …" if len(own) > 6 else "")) + (f" + {held} of K/V" if held else "")
 

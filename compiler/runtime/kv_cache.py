@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from ..ir import kv_names
+
 _CANONICAL = ("kv_heads", "position", "head_dim")
-_NAMES = {"key": "past_key_{layer}", "value": "past_value_{layer}"}
 
 
 class KvCache:
@@ -36,9 +37,9 @@ class KvCache:
         self._heads, self._width = arch["kv_heads"], arch["head_dim"]
         self.axes: dict[str, tuple[str, ...]] = {}  # tensor name without `_in`, `_out` -> its layout
         self._master: dict[str, np.ndarray] = {}
-        names = kv.get("names", _NAMES)
+        names = kv.get("names", kv_names.STEMS)
         for layer in range(arch["layers"]):
-            for kind in ("key", "value"):
+            for kind in kv_names.KINDS:
                 name = names[kind].format(layer=layer)
                 entry = (own or {}).get(name, kv)
                 self.axes[name] = tuple(entry["layout"][kind])

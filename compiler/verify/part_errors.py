@@ -16,6 +16,7 @@ import numpy as np
 
 from ..bundle.manifest import Manifest
 from ..bundle.schedule import Schedule
+from ..ir import kv_names
 from ..ir.module import MAIN, Module
 from ..runtime.chain import ChainModel
 from ..runtime.engines import open_graph, open_model
@@ -175,7 +176,7 @@ def _float_graph_values(module: Module, manifest: Manifest, name: str) -> dict[s
     graph = module.main.graph
     outputs = {value.name or "": value for value in graph.outputs}
     if manifest.model(name).get("moved"):
-        return {key: value for key, value in outputs.items() if not key.startswith("past_value_")}
+        return {name: value for name, value in outputs.items() if not _is_cached_value(name)}
     nodes = {node.name: node for node in graph}
     transfers = {t.tensor: t for row in manifest.buckets(name) for t in Schedule.of_bucket(row).transfers}
     between = {
@@ -186,6 +187,11 @@ def _float_graph_values(module: Module, manifest: Manifest, name: str) -> dict[s
     return between | outputs
 
 
+def _is_cached_value(name: str) -> bool:
+    read = kv_names.parse(name)
+    return read is not None and read.kind == kv_names.VALUE
+
+
 def _decoder_values(module: Module, ids: Sequence[int], values: Mapping[str, ir.Value]) -> dict[str, np.ndarray]:
     """Name -> [S, ...] of what `values` of the float decoder hold for one text."""
     from ..oracle.oracle import causal_mask
@@ -194,12 +200,12 @@ def _decoder_values(module: Module, ids: Sequence[int], values: Mapping[str, ir.
         raise ValueError(f"module `{module.name}` is no decoder")
     empty = np.zeros((1, module.arch.kv_heads, 0, module.arch.head_dim), np.float32)
     names = [value.name or "" for value in module.main.graph.inputs]
-    feeds: dict[str, np.ndarray] = {name: empty for name in names if name.startswith("past_")}
+    feeds: dict[str, np.ndarray] = {name: empty for name in names if kv_names.is_cache(name)}
     feeds["input_ids"] = np.asarray([ids], np.int32)
     feeds["position_ids"] = np.arange(len(ids), dtype=np.int32)[None]
     feeds["attention_mask"] = causal_mask(len(ids), 0)
     made = {name: array[0] for name, array in _run_float(module, feeds, values).items()}
-    return {name: array.swapaxes(0, 1) if name.startswith("past_") else array for name, array in made.items()}
+    return {name: array.swapaxes(0, 1) if kv_names.is_cache(name) else array for name, array in made.items()}
 
 
 def _run_float(

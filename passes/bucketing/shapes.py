@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from ...compiler.diagnostics.diagnostic import fail
+from ...compiler.ir import kv_names
 from ...compiler.ir.module import BucketShape
 from ...compiler.pipeline.pass_interface import Scope
 
@@ -42,7 +43,7 @@ def _numbers(graph: ir.Graph, bucket: BucketShape) -> dict[str, int]:
             expected: tuple[int | None, ...] = (1, bucket.tokens)
         elif name == "attention_mask":
             expected = (1, 1, bucket.tokens, bucket.context)
-        elif name.startswith("past_"):
+        elif kv_names.is_cache(name):
             expected = (1, None, past, None)
         else:
             continue

@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from ...compiler.calibration import windows as calibrate
 from ...compiler.diagnostics.diagnostic import PlanError, fail
+from ...compiler.ir import kv_names
 from ...compiler.ir.activation_encodings import MOVES, Encoding, insert, root, strip
 from ...compiler.ir.annotations import ACTIVATIONS, KV_TYPE, RANGES, SCORES
 from ...compiler.ir.graph_queries import constant_nodes
@@ -111,7 +112,7 @@ def _has_range(node: ir.Node) -> bool:
 
 
 def _cached(graph: ir.Graph) -> list[ir.Value]:
-    return [value for value in graph.outputs if (value.name or "").startswith("past_")]
+    return [value for value in graph.outputs if kv_names.is_cache(value.name)]
 
 
 class _Pairs:

@@ -26,6 +26,7 @@ from ...compiler.emit.child_process import Child
 from ...compiler.emit.refusals import grouped
 from ...compiler.emit.target import Emission, EmitJob
 from ...compiler.files import cache
+from ...compiler.ir import kv_names
 from ...compiler.ir.activation_encodings import Encoding
 from ...compiler.ir.save import save_graphs
 from .check.graphs import refused_uses
@@ -113,7 +114,7 @@ def _compile(job: EmitJob, graphs: Mapping[str, Lowered], chip: Chip, name: str)
 def _kv(compiled: Sequence[Compiled]) -> dict[str, Any]:
     """The cache's layout, with the type it has in the graphs; nothing where no part holds one."""
     graphs = (graph for context in compiled for graph in context.info.graphs.values())
-    held = [spec for graph in graphs for spec in graph.inputs if spec.name.startswith("past_key_")]
+    held = [spec for graph in graphs for spec in graph.inputs if kv_names.is_cache(spec.name)]
     if not held:
         return {}
     kv = {**KV, "dtype": held[0].dtype}

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from .. import kv_names
 from ..levels import Level
 from ..module import BucketShape, Module
 
-_PAST = re.compile(r"past_(key|value)_(\d+)_(in|out)")
 _BUCKET = re.compile(r"t[1-9]\d*_c[1-9]\d*")
 
 Dims = list[int | str | None]
@@ -33,13 +33,13 @@ def decoder_interface(module: Module) -> Iterator[str]:
 
 
 def _unpaired(inputs: dict[str, ir.Value], outputs: dict[str, ir.Value]) -> Iterator[str]:
-    wanted = {"in": outputs, "out": inputs}
+    wanted = {kv_names.IN: outputs, kv_names.OUT: inputs}
     for name in (*inputs, *outputs):
-        match = _PAST.fullmatch(name)
-        if match is not None:
-            part, layer, end = match.groups()
-            partner = f"past_{part}_{layer}_{'out' if end == 'in' else 'in'}"
-            if partner not in wanted[end]:
+        read = kv_names.parse(name)
+        if read is not None:
+            other = kv_names.OUT if read.direction == kv_names.IN else kv_names.IN
+            partner = kv_names.format(read.kind, read.layer, other)
+            if partner not in wanted[read.direction]:
                 yield f"has `{name}` without `{partner}`"
 
 
@@ -56,9 +56,9 @@ def _interface(module: Module, key: str, inputs: dict[str, ir.Value], outputs: d
     }
     expected_out: dict[str, tuple[ir.DataType, Dims]] = {"logits": (float32, [batch, tokens, arch.vocab])}
     for layer in range(arch.layers):
-        for part in ("key", "value"):
-            expected_in[f"past_{part}_{layer}_in"] = (float32, [batch, arch.kv_heads, past, arch.head_dim])
-            expected_out[f"past_{part}_{layer}_out"] = (float32, [batch, arch.kv_heads, tokens, arch.head_dim])
+        held, added = [batch, arch.kv_heads, past, arch.head_dim], [batch, arch.kv_heads, tokens, arch.head_dim]
+        expected_in |= dict.fromkeys(kv_names.pair(layer, kv_names.IN), (float32, held))
+        expected_out |= dict.fromkeys(kv_names.pair(layer, kv_names.OUT), (float32, added))
     for kind, expected, found in (("input", expected_in, inputs), ("output", expected_out, outputs)):
         for name in expected.keys() - found.keys():
             yield f"lacks the {kind} `{name}`"

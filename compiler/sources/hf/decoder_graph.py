@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from ...ir import kv_names
 from ...ir.decoder_arch import DecoderArch
 from ...ir.module import initializer
 from ...ir.opset import IR_VERSION, OPSET
@@ -48,7 +49,7 @@ class _Builder:
         self.mask = self._input("attention_mask", _FLOAT, ("MB", 1, "S", "T"))
         cache_shape = ("B", arch.kv_heads, "P", arch.head_dim)
         self.past = [
-            [self._input(f"past_{part}_{layer}_in", _FLOAT, cache_shape) for part in ("key", "value")]
+            [self._input(name, _FLOAT, cache_shape) for name in kv_names.pair(layer, kv_names.IN)]
             for layer in range(arch.layers)
         ]
         x = self._op("Gather", "embed_tokens", [self._weight("embed_tokens.weight"), ids], ("B", "S", arch.hidden))
@@ -100,7 +101,7 @@ class _Builder:
     def _attention(self, layer: int, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
         arch, name = self.arch, f"layers.{layer}.self_attn"
         query, key, value = (self._heads(name, part, x) for part in "qkv")
-        key.name, value.name = f"past_key_{layer}_out", f"past_value_{layer}_out"
+        key.name, value.name = kv_names.pair(layer, kv_names.OUT)
         width = arch.heads * arch.head_dim
         total = ("B", arch.kv_heads, "T", arch.head_dim)
         y, *_present = self._ops(

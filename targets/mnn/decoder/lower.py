@@ -23,6 +23,7 @@ import onnx_ir as ir
 
 from ....compiler.diagnostics.diagnostic import PlanError, fail
 from ....compiler.emit.refusals import Refusals, Refused, grouped
+from ....compiler.ir import kv_names
 from ....compiler.ir.linears import as_linear, as_quantized, is_dequantize_blocks
 from ....compiler.ir.module import constant
 from ....compiler.ir.weights import numbers
@@ -177,7 +178,7 @@ class DecoderLowering(AttentionLowering):
 
     def _outputs(self, graph: ir.Graph) -> None:
         """`logits` is the head's; everything else handed out is a cache, which `_cache` has seen."""
-        caches = {f"past_{part}_{layer}_out" for part in ("key", "value") for layer in range(self.arch.layers)}
+        caches = {name for layer in range(self.arch.layers) for name in kv_names.pair(layer, kv_names.OUT)}
         attended = sum(op["type"] == "Attention" for op in self.net.ops)
         logits = next((value for value in graph.outputs if value.name == "logits"), None)
         head = self._forms.get(logits) if logits is not None else None

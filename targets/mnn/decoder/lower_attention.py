@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from ....compiler.ir import kv_names
 from ....compiler.ir.linears import as_quantized
 from ....compiler.ir.module import constant
 from ..file import op_parameters as tables
@@ -89,18 +90,18 @@ class AttentionLowering(LoweringState):
 
     def _cache(self, node: ir.Node) -> int:
         """The layer whose cache this attention reads; MNN keeps K and V itself, so they must be just these."""
-        name = getattr(node.inputs[4], "name", None) or ""
-        layer = name.removeprefix("past_key_").removesuffix("_in")
-        wanted = (self._inputs.get(f"past_key_{layer}_in"), self._inputs.get(f"past_value_{layer}_in"))
-        given = (node.inputs[4], node.inputs[5])
+        read = kv_names.parse(getattr(node.inputs[4], "name", None))
+        layer = -1 if read is None else read.layer
+        wanted = [self._inputs.get(name) for name in kv_names.pair(layer, kv_names.IN)]
         kept = tuple(getattr(value, "name", None) for value in node.inputs[1:3])
         masked = node.inputs[3] is self._input("attention_mask")
-        if not layer.isdigit() or given != wanted or not masked:
+        if read is None or list(node.inputs[4:6]) != wanted or not masked:
             self._refuse(node, "it does not read `attention_mask` and one layer's past K and V as they are")
-        outputs = (f"past_key_{layer}_out", f"past_value_{layer}_out")
-        if kept != outputs or any(node.outputs[i].uses() for i in range(1, len(node.outputs))):
+        if kept != kv_names.pair(layer, kv_names.OUT) or any(
+            node.outputs[i].uses() for i in range(1, len(node.outputs))
+        ):
             self._refuse(node, "the K and V it reads are not those the graph hands out")
-        return int(layer)
+        return layer
 
     # --- rotary angles --------------------------------------------------------------------------------------
 

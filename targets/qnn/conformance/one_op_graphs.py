@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from ....compiler.ir import kv_names
 from ....compiler.ir.weights import Weight, from_array
 from ..lower.builder import CONTRIB
 
+PAST_KEY, PAST_VALUE = kv_names.pair(0, kv_names.IN)
 FEW_TOKENS = (1, 4, 16, 128)
 _F32 = ir.DataType.FLOAT
 GraphAndFeeds = tuple[ir.Model, dict[str, np.ndarray]]  # a graph and its feeds
@@ -68,7 +70,7 @@ class Sketch:
     def done(self, *outputs: ir.Value) -> GraphAndFeeds:
         """The model with these outputs, and the feeds."""
         for index, value in enumerate(outputs):
-            value.name = value.name if (value.name or "").startswith("past_") else f"y{index}"
+            value.name = value.name if kv_names.is_cache(value.name) else f"y{index}"
         graph = ir.Graph(
             self.inputs, list(outputs), nodes=self.nodes, initializers=self.initializers,
             opset_imports={"": 24 if self.dtype == _F32 else 23, CONTRIB: 1}, name="case",
@@ -143,10 +145,10 @@ def attention(
         )
         inputs[3] = g.input("attention_mask", values=np.where(allowed, 0.0, -1000.0)[None, None])
     if cache:
-        for name in ("key", "value"):
+        for name in (PAST_KEY, PAST_VALUE):
             values = g.rng.standard_normal((1, kv_heads, past, head_dim))
-            values[:, :, past // 2 :] = 30.0 if name == "key" else 2.0
-            inputs.append(g.input(f"past_{name}_0_in", values=values))
+            values[:, :, past // 2 :] = 30.0 if name == PAST_KEY else 2.0
+            inputs.append(g.input(name, values=values))
     y = g.op("Attention", *inputs, shape=(1, heads, tokens, head_dim), outputs=3 if cache else 1, scale=head_dim**-0.5)
     return g.done(y)
 

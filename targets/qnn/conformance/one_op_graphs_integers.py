@@ -16,7 +16,7 @@ from ....compiler.ir.annotations import FORMAT, SCORES
 from ....compiler.ir.weight_format import TWO_LEVEL, WeightFormat
 from ....compiler.oracle.oracle import run
 from . import one_op_graphs as makers
-from .one_op_graphs import GraphAndFeeds, Sketch
+from .one_op_graphs import PAST_KEY, PAST_VALUE, GraphAndFeeds, Sketch
 
 ROOM = 1.1  # as calibration leaves it
 _FREE = ("cos", "sin", "attention_mask")  # these get their encoding from the emitter
@@ -31,8 +31,8 @@ def integers(made: GraphAndFeeds, dtype: str = "uint16", cache: str = "int16") -
         name = value.name or ""
         if name in _FREE or feeds[name].dtype.kind != "f":
             continue
-        held = feeds[{"past_key_0_in": "k", "past_value_0_in": "v"}.get(name, name)]
-        kind = cache if name in ("k", "v") or name.startswith("past_") else dtype
+        held = feeds[{PAST_KEY: "k", PAST_VALUE: "v"}.get(name, name)]
+        kind = cache if name in ("k", "v", PAST_KEY, PAST_VALUE) else dtype
         insert(graph, value, name, _over(held, kind), None)
     for value in list(graph.outputs):
         insert(graph, value, f"{value.name}.made", _over(outputs[value.name or ""], dtype), None)
@@ -50,8 +50,8 @@ def _over(array: np.ndarray, dtype: str) -> Encoding:
 def _scores(feeds: dict[str, np.ndarray], scale: float) -> tuple[float, float]:
     """Ends of q k^T over all positions, the unfilled ones clipped."""
     q, k = feeds["q"], feeds["k"]
-    if "past_key_0_in" in feeds:
-        k = np.concatenate([feeds["past_key_0_in"].clip(k.min(), k.max()), k], axis=2)
+    if PAST_KEY in feeds:
+        k = np.concatenate([feeds[PAST_KEY].clip(k.min(), k.max()), k], axis=2)
     repeat = q.shape[1] // k.shape[1]
     scores = q @ np.repeat(k, repeat, axis=1).swapaxes(-1, -2) * scale
     return float(scores.min()), float(scores.max())

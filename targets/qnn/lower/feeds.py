@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from ....compiler.ir import kv_names
 from ....compiler.ir.activation_encodings import Encoding
-from .lowering import COS, KEY_IN, SIN, VALUE_IN
+from .lowering import COS, SIN
 
 Input = tuple[str, tuple[int, ...], np.dtype]
 
@@ -28,10 +29,9 @@ def _convert(
     name: str, shape: tuple[int, ...], dtype: np.dtype, feeds: Mapping[str, np.ndarray], encoding: Encoding | None
 ) -> np.ndarray:
     given = feeds[{COS: "cos", SIN: "sin"}.get(name, name) if name not in feeds else name]
-    if KEY_IN.fullmatch(name):
-        given = given.transpose(1, 0, 3, 2)
-    elif VALUE_IN.fullmatch(name):
-        given = given.transpose(1, 0, 2, 3)
+    read = kv_names.parse(name)
+    if read is not None and read.direction == kv_names.IN:
+        given = given.transpose((1, 0, 3, 2) if read.kind == kv_names.KEY else (1, 0, 2, 3))
     if encoding is not None:
         limits = np.iinfo(dtype)
         given = np.clip(np.rint(given / encoding.scale) + encoding.zero_point, limits.min, limits.max)

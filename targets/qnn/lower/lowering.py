@@ -16,7 +16,6 @@ what it used (`Use`), which `conformance/legality.py` looks up in the conformanc
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -27,6 +26,7 @@ from ....compiler.diagnostics.diagnostic import PlanError
 from ....compiler.emit.capabilities import Refusal
 from ....compiler.emit.conformance.op_class import Cell, Use
 from ....compiler.emit.refusals import Refusals, Refused, grouped, refuse
+from ....compiler.ir import kv_names
 from ....compiler.ir.activation_encodings import Encoding, encoding_of, quantised
 from ....compiler.ir.attributes import Value
 from ....compiler.ir.module import constant
@@ -34,8 +34,6 @@ from .builder import FP16, ON_CPU, Builder, WeightStore, static_shape
 from .integer_activations import Integers
 from .op_classes import CLASSES
 
-KEY_IN, VALUE_IN = re.compile(r"past_key_\d+_in"), re.compile(r"past_value_\d+_in")
-KEY_OUT, VALUE_OUT = re.compile(r"past_key_\d+_out"), re.compile(r"past_value_\d+_out")
 COS, SIN = "position_ids_cos", "position_ids_sin"
 
 
@@ -213,10 +211,10 @@ class Lowering:
             return  # cos and sin take their place when a RotaryEmbedding asks for them
         self._active.add(value)
         shape = static_shape(value)
-        if (KEY_IN.fullmatch(name) or VALUE_IN.fullmatch(name)) and len(shape) == 4:
+        cached = kv_names.parse(name)
+        if cached is not None and cached.direction == kv_names.IN and len(shape) == 4:
             _, heads, past, size = shape
-            keys = KEY_IN.fullmatch(name) is not None
-            layout = (heads, 1, size, past) if keys else (heads, 1, past, size)
+            layout = (heads, 1, size, past) if cached.kind == kv_names.KEY else (heads, 1, past, size)
             self._caches[value] = self.build.input(name, layout)
             return
         self._values[value] = self.build.input(name, shape, _interface_dtype(value, self.build.float_type))
@@ -224,11 +222,10 @@ class Lowering:
     def _output(self, value: ir.Value) -> ir.Value:
         name = value.name or ""
         self.build.at(name)
-        if KEY_OUT.fullmatch(name):
-            return self.key_columns(value)
-        if VALUE_OUT.fullmatch(name):
-            return self.value_rows(value)
-        return self.value(value)
+        cached = kv_names.parse(name)
+        if cached is None or cached.direction == kv_names.IN:
+            return self.value(value)
+        return self.key_columns(value) if cached.kind == kv_names.KEY else self.value_rows(value)
 
     def _wanted(self, node: ir.Node) -> bool:
         """Whether the node computes activations: not constants, not the rotary prologue."""
