@@ -7,6 +7,7 @@ model the path of the linear without `model.` and `.weight`; for an imported ONN
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -69,6 +70,8 @@ class Module:
     def clone(self) -> Module:
         """A copy whose graphs can be rewritten; the weights are shared."""
         graphs = {key: model.clone() for key, model in self.graphs.items()}
+        for model in graphs.values():
+            _own_types(model.graph)
         return replace(self, graphs=graphs, decisions=dict(self.decisions))
 
     def nodes(self, op_type: str | None = None) -> Iterator[ir.Node]:
@@ -107,6 +110,13 @@ class Module:
             value.name, output.name = output.name, f"{output.name}.bypassed"
         output.replace_all_uses_with(value, replace_graph_outputs=True)
         graph.remove(node, safe=True)
+
+
+def _own_types(graph: ir.Graph) -> None:
+    """Give every value a type of its own: onnx-ir's clone shares them, and setting `dtype` writes into the type."""
+    made = (value for node in graph for value in node.outputs)
+    for value in (*graph.inputs, *graph.initializers.values(), *made):
+        value.type = copy.copy(value.type)
 
 
 def constant(value: ir.Value | None) -> Weight | None:

@@ -45,6 +45,21 @@ def test_beyond_is_not_taken(asked, why):
     assert why in (problem(RIGHT, **asked) or "")
 
 
+@pytest.mark.parametrize(
+    ("rows", "asked", "name"),
+    [
+        (RIGHT, {"rows": 65, "size": 32}, "rows"),
+        (RIGHT, {"rows": 1, "size": 31}, "size"),
+        (RIGHT, {"rows": 5, "size": 100}, None),
+        (RIGHT, {"rows": 1, "size": 32, "rank": 4}, None),
+        ([*RIGHT, row("wrong", rows=16, size=64)], {"rows": 65, "size": 32}, None),
+    ],
+)
+def test_the_number_that_lies_outside_is_named_where_it_is_the_only_problem(rows, asked, name):
+    judge = Legality("here", rows, RULE)
+    assert judge.out_of_range(Use("norm", tuple(sorted(asked.items())), "layers.0.norm")) == name
+
+
 def test_one_wrong_row_leaves_only_what_was_measured():
     rows = [*RIGHT, row("wrong", rows=16, size=64)]
     assert problem(rows, rows=64, size=256) is None

@@ -34,7 +34,7 @@ def test_nodes_with_one_fault_are_one_diagnostic():
     norms = [Use("rms_norm", shape, f"layers.{layer}.norm") for layer in range(28)]
     (found,) = grouped(refused_uses([*norms, *norms], 75))
     assert found.message.startswith("28 nodes like `layers.*.norm` would become `rms_norm`, which ")
-    assert (found.help or "").startswith('`place (device = cpu) on "layers.*.norm"`, ')
+    assert (found.help or "").startswith('choose other buckets, `place (device = cpu) on "layers.*.norm"`, ')
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ A class with one wrong row thus allows only the shapes that were measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from .op_class import Cell, ClassRule, Use
 from .table import RIGHT, Row
@@ -32,8 +32,7 @@ class Legality:
 
     def problem(self, use: Use) -> str | None:
         """Why this use is not known to be right; None when it is."""
-        rows = self._classes.get(self.rule.class_of(use.lowering, use.shape), [])
-        shape = dict(use.shape)
+        rows, shape = self._rows(use), dict(use.shape)
         if not rows:
             return f"was never run on {self.place} in this form ({described(shape)})"
         exact = next((row for row in rows if row.shape == shape), None)
@@ -42,13 +41,28 @@ class Legality:
         bad = next((row for row in rows if row.verdict != RIGHT), None)
         if bad is not None:
             return f"{self._bad(bad)}; only the shapes that were run are taken"
+        name = self._out_of_range(rows, shape)
+        if name is None:
+            return None
+        measured = [float(row.shape[name]) for row in rows]
+        least, most = min(measured), max(measured)
+        return f"was run on {self.place} with {name} from {least:g} to {most:g}, here {name} is {shape[name]}"
+
+    def out_of_range(self, use: Use) -> str | None:
+        """Which number of the use is outside what was run, in a class that is right; None: that is not the problem."""
+        rows, shape = self._rows(use), dict(use.shape)
+        if not rows or any(row.verdict != RIGHT or row.shape == shape for row in rows):
+            return None
+        return self._out_of_range(rows, shape)
+
+    def _rows(self, use: Use) -> list[Row]:
+        return self._classes.get(self.rule.class_of(use.lowering, use.shape), [])
+
+    def _out_of_range(self, rows: Sequence[Row], shape: Mapping[str, Cell]) -> str | None:
         for name in sorted(name for name in shape if self.rule.is_number(name)):
             measured = [float(row.shape[name]) for row in rows]
             if not min(measured) <= float(shape[name]) <= max(measured):
-                return (
-                    f"was run on {self.place} with {name} from {min(measured):g} to {max(measured):g}, "
-                    f"here {name} is {shape[name]}"
-                )
+                return name
         return None
 
     def _bad(self, row: Row) -> str:

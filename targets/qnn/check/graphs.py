@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from ....compiler.emit.capabilities import Cause, Refusal
+from ....compiler.emit.conformance.legality import Legality
 from ....compiler.emit.conformance.op_class import Use
 from ....compiler.emit.conformance.table import ConformanceTable
 from ....compiler.emit.target import TakesRequest
@@ -14,6 +15,8 @@ from ..lower.builder import WeightStore
 from ..lower.lowering import Lowering
 from ..lower.rules import RULES
 from ..lower.static_shapes import infer_shapes
+
+_OF_BUCKETS = {"tokens", "context", "rows"}  # numbers of a use that buckets decide
 
 
 def refused_graphs(request: TakesRequest) -> list[Refusal]:
@@ -31,35 +34,41 @@ def refused_graphs(request: TakesRequest) -> list[Refusal]:
 def refused_uses(uses: Iterable[Use], arch: int, table: ConformanceTable | None = None) -> list[Refusal]:
     """Every use that is not known to be right on v`arch`, once per node and lowering."""
     judge = legality(arch, table)
-    problems: dict[tuple, str | None] = {}  # by lowering and shape, which most layers share
+    problems: dict[tuple, tuple[str, Cause] | None] = {}  # by lowering and shape, which most layers share
     found: dict[tuple[str, str], Refusal] = {}
     for use in uses:
         kind = (use.lowering, use.shape)
         if kind not in problems:
-            problems[kind] = judge.problem(use)
+            problem = judge.problem(use)
+            problems[kind] = problem and (problem, _cause(use, judge))
         problem = problems[kind]
         if problem is not None and (use.node, use.lowering) not in found:
-            found[use.node, use.lowering] = _refusal(use, problem, judge.place)
+            found[use.node, use.lowering] = _refusal(use, *problem, judge.place)
     return list(found.values())
 
 
-def _refusal(use: Use, problem: str, arch: str) -> Refusal:
-    *ways, last = _ways(use, arch)
+def _refusal(use: Use, problem: str, cause: Cause, arch: str) -> Refusal:
+    *ways, last = _ways(use, cause, arch)
     help = ", ".join(ways) + f", or {last}"
-    return Refusal("E0640", f"{{}} would become `{use.lowering}`, which {problem}", use.node, help, _cause(use))
+    return Refusal("E0640", f"{{}} would become `{use.lowering}`, which {problem}", use.node, help, cause)
 
 
-def _cause(use: Use) -> Cause:
-    """Which line the use follows from: that of a weight's format, else the place."""
+def _cause(use: Use, judge: Legality) -> Cause:
+    """Which line the use follows from: that of the buckets, of a weight's format, else the place."""
+    if judge.out_of_range(use) in _OF_BUCKETS:
+        return "shape"
     return "format" if {"bits", "weights"} & dict(use.shape).keys() else "place"
 
 
-def _ways(use: Use, arch: str) -> Iterator[str]:
-    """What the user can do, as far as it changes this use."""
+def _ways(use: Use, cause: Cause, arch: str) -> Iterator[str]:
+    """What the user can do, as far as it changes this use; what most likely helps comes first."""
     shape = dict(use.shape)
+    buckets = "choose other buckets" if shape.keys() & _OF_BUCKETS else None
+    if buckets and cause == "shape":
+        yield buckets
     yield "`place (device = cpu) on {on}`"
-    if shape.keys() & {"tokens", "context", "rows"}:
-        yield "choose other buckets"
+    if buckets and cause != "shape":
+        yield buckets
     if shape.keys() & {"bits", "weights"}:
         yield "another weight format"
     if use.lowering.startswith(("u8.", "u16.")):
