@@ -40,7 +40,7 @@ def refused_uses(uses: Iterable[Use], arch: int, table: ConformanceTable | None 
         kind = (use.lowering, use.shape)
         if kind not in problems:
             problem = judge.problem(use)
-            problems[kind] = problem and (problem, _cause(use, judge))
+            problems[kind] = None if problem is None else (problem, _cause(use, judge))
         problem = problems[kind]
         if problem is not None and (use.node, use.lowering) not in found:
             found[use.node, use.lowering] = _refusal(use, *problem, judge.place)
