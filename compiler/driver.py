@@ -9,7 +9,6 @@ appears whole or not at all (`bundle.write`), and nothing is measured that was n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,11 +142,12 @@ def _check_request(plan: Plan, options: CompileOptions) -> None:
 
 def compile_models(plan: Plan, directory: Path, options: CompileOptions) -> list[CompiledModel]:
     """Every deploy line, up to `jobs` at a time: engines work in processes of their own, so threads are enough."""
+    from concurrent import futures  # `check` does without
 
     def one(deploy: Deploy) -> CompiledModel:
         return compile_model(plan, deploy, directory, options)
 
-    with ThreadPoolExecutor(options.jobs) as pool:
+    with futures.ThreadPoolExecutor(options.jobs) as pool:
         return list(pool.map(one, plan.deploys))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..compiler.diagnostics.diagnostic import Diagnostic, Label, PlanError
@@ -46,10 +45,9 @@ class Parsed:
 
 @functools.cache
 def _lark() -> Lark:
-    from lark import Lark
+    from .compile_grammar import load
 
-    grammar = Path(__file__).with_name("grammar.lark").read_text(encoding="utf-8")
-    return Lark(grammar, parser="lalr", start=["plan", "value"], propagate_positions=True)
+    return load()
 
 
 def parse(source: PlanText) -> Parsed:
