@@ -7,6 +7,7 @@ import json
 import sys
 
 from ..diagnostics.diagnostic import to_json
+from ..diagnostics.wording import count
 from .terminal import show
 
 
@@ -27,6 +28,6 @@ def run_check(arguments: argparse.Namespace) -> int:
     errors = sum(d.severity == "error" for d in diagnostics)
     if not arguments.json:
         counts = (errors, "error"), (len(diagnostics) - errors, "warning")
-        said = [f"{n} {word}{'s' * (n > 1)}" for n, word in counts if n]
+        said = [count(number, word) for number, word in counts if number]
         print(f"{arguments.plan}: {', '.join(said) or 'ok'}", file=sys.stderr if wrong else sys.stdout)
     return 1 if wrong else 0

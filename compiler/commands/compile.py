@@ -71,12 +71,10 @@ class _Progress:
 
 
 def _facts(result: Any, seconds: float) -> dict[str, Any]:
-    manifest = result.manifest
-    size = sum(row["size"] for row in manifest["files"].values())
     return {
         "ok": all(row["holds"] for row in result.measured.requires),
         "bundle": str(result.bundle),
-        "bytes": size,
+        "bytes": result.size,
         "seconds": round(seconds, 2),
         "models": {model.name: _model_facts(model, result) for model in result.models},
         "requires": result.measured.requires,

@@ -74,9 +74,8 @@ def compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileO
 
 
 def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions) -> CompiledModel:
-    from ..partition.parts import partition
     from ..pipeline.measured_steps import late_changes, split_steps
-    from ..registry import cache_steps, find_target
+    from ..registry import cache_steps
     from .weight_error import weight_errors
 
     say = options.progress
@@ -94,8 +93,7 @@ def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: Compile
         _run(compressed, late, plan, deploy, options)
     results += _run(module, shape_steps, plan, deploy, options)
     clock.lap("passes")
-    target = find_target(deploy.target)
-    cut = partition(module, deploy.device) if target.engine == "chain" else whole_part(module, deploy)
+    cut = cut_module(module, deploy)
     say(f"{deploy.model}: writing {deploy.target}")
     emission = _emit(module, cut.parts, plan, deploy, directory, options)
     clock.lap("emit")
@@ -151,27 +149,37 @@ def _run(
     )
 
 
-def whole_part(module: Module, deploy: Deploy) -> PartGraph:
-    """The module as one part, for engines that run a model whole."""
+def cut_module(module: Module, deploy: Deploy) -> PartGraph:
+    """The module in parts, or as one part for an engine that runs a model whole."""
     from ..emit.part import Part
-    from ..partition.parts import PartGraph
+    from ..partition.parts import PartGraph, partition
+    from ..registry import find_target
 
+    if find_target(deploy.target).engine == "chain":
+        return partition(module, deploy.device)
     return PartGraph([Part(f"{module.name}.{deploy.device}0", deploy.device, dict(module.graphs))])
+
+
+def parts_by_target(deploy: Deploy, parts: Sequence[Part]) -> dict[type[Target], list[Part]]:
+    """The target that emits each part: that of its device (`registry.part_target`)."""
+    from ..registry import part_target
+
+    found: dict[type[Target], list[Part]] = {}
+    for part in parts:
+        found.setdefault(part_target(deploy.target, part.device), []).append(part)
+    return found
 
 
 def _emit(
     module: Module, parts: list[Part], plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions
 ) -> Emission:
-    """Emit each part by the target of its device (`registry.part_target`)."""
+    """Emit the parts of each target."""
     from ..emit.target import Emission, EmitJob
-    from ..registry import find_target, part_target
+    from ..registry import find_target
 
     (directory / deploy.model).mkdir(parents=True, exist_ok=True)
     whole = Emission(engine=find_target(deploy.target).engine, parts={})
-    by_target: dict[type[Target], list[Part]] = {}
-    for part in parts:
-        by_target.setdefault(part_target(deploy.target, part.device), []).append(part)
-    for cls, own in by_target.items():
+    for cls, own in parts_by_target(deploy, parts).items():
         name, target = cls.name, cls()
         job = EmitJob(
             module=module,

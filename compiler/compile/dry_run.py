@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from ..diagnostics.diagnostic import Diagnostic, EngineError, Label, PlanError, Span
@@ -18,14 +17,14 @@ from ..emit.refusals import grouped
 from ..emit.target import CheckRequest, TakesRequest
 from ..ir.levels import Level
 from ..pipeline.measured_steps import split_steps
+from ..pipeline.pass_interface import Scope
 from ..pipeline.step import Step
-from ..registry import cache_steps, find_target, part_target
-from .compile_model import load_model, whole_part
+from ..registry import cache_steps, find_target
+from .compile_model import cut_module, load_model, parts_by_target
 from .remembered import held_before, key_of, remember
 
 if TYPE_CHECKING:
     from ..emit.capabilities import Refusal
-    from ..emit.part import Part
     from ..ir.module import Module
     from ..plan.plan import Deploy, Plan
 
@@ -75,6 +74,7 @@ def dried(module: Module) -> Module:
     """`module` with every float weight of rank 1 and more a dry one: shape constants keep their numbers."""
     from ..ir.module import constant
     from ..ir.stored_integers import STORED, stored_integers
+    from ..ir.weightless import is_big
     from ..ir.weights import DryWeight
 
     for model in module.graphs.values():
@@ -82,7 +82,7 @@ def dried(module: Module) -> Module:
         for value in model.graph.initializers.values():
             tensor = value.const_value
             held = constant(value)
-            if held is None or not held.dims or not (held.dtype.is_floating_point() or held.nbytes > _SMALL):
+            if held is None or not held.dims or not (held.dtype.is_floating_point() or is_big(held)):
                 continue
             if id(tensor) not in made:  # tied weights stay one object
                 made[id(tensor)] = DryWeight(held.name, held.dtype, held.dims, held.origin)
@@ -91,9 +91,6 @@ def dried(module: Module) -> Module:
                     STORED.set(made[id(tensor)], integers.dried())
             value.const_value = made[id(tensor)]
     return module
-
-
-_SMALL = 1024  # bytes: integers up to this size are shapes and axes
 
 
 def _needs_graph(plan: Plan, deploy: Deploy) -> bool:
@@ -155,26 +152,18 @@ class _Deployed:
             return
 
     def _run(self, step: Step) -> None:
-        from ..pipeline.pass_interface import Scope
-        from ..pipeline.run_steps import call, check_touched, place_rest
+        from ..pipeline.run_steps import apply
 
         scope = Scope(step.on, step.except_, step.span, self.plan.calibration, dry=True)
         stores = find_target(self.deploy.target).capabilities
         scope.widths, scope.minimums = stores.widths, stores.minimums
-        call(step.pass_, self.module, scope)
-        check_touched(step.pass_name, scope)
-        if step.pass_.leaves is not None:
-            self.module.level = max(self.module.level, step.pass_.leaves)
-        if self.module.level >= Level.PLACED:
-            place_rest(self.module, self.deploy.device)
+        apply(step, self.module, scope, self.deploy.device)
         here = str(step.span)
         self.formats.update((name, step.span) for name, line in self.module.decisions.items() if line == here)
 
     def _taken(self, steps: Sequence[Step]) -> Iterator[Diagnostic]:
-        for target, parts in self._by_target().items():
-            own = target == self.deploy.target
-            cls = find_target(target)
-            options = self.deploy.options if own else cls.Options()
+        for cls, parts in parts_by_target(self.deploy, cut_module(self.module, self.deploy).parts).items():
+            options = self.deploy.options if cls.name == self.deploy.target else cls.Options()
             request = TakesRequest(self.module, parts, self.plan.devices[0], options)
             by_line: dict[Span, list[Refusal]] = {}
             for refusal in cls().takes(request):
@@ -184,16 +173,6 @@ class _Deployed:
                 also = () if line == self.deploy.span else (here,)
                 yield from grouped(refusals, Label(line), also)
 
-    def _by_target(self) -> dict[str, list[Part]]:
-        if find_target(self.deploy.target).engine != "chain":
-            return {self.deploy.target: whole_part(self.module, self.deploy).parts}
-        from ..partition.parts import partition
-
-        found: dict[str, list[Part]] = {}
-        for part in partition(self.module, self.deploy.device).parts:
-            found.setdefault(part_target(self.deploy.target, part.device).name, []).append(part)
-        return found
-
     def _line(self, refusal: Refusal, steps: Sequence[Step]) -> Span:
         """The line a user would change: of the weight's format, of the place, or of the shapes."""
         if refusal.cause == "format" and refusal.node in self.formats:
@@ -202,11 +181,6 @@ class _Deployed:
             demands = step.demands
             if refusal.cause == "shape" and demands.buckets:
                 return step.span
-            if refusal.cause == "place" and demands.places and _selects(step, refusal.node):
+            if refusal.cause == "place" and demands.places and Scope(step.on, step.except_).selects(refusal.node):
                 return step.span
         return self.deploy.span
-
-
-def _selects(step: Step, node: str) -> bool:
-    chosen = step.on is None or any(fnmatchcase(node, glob) for glob in step.on)
-    return chosen and not any(fnmatchcase(node, glob) for glob in step.except_)

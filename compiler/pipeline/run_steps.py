@@ -101,14 +101,7 @@ def _run_step(
     check_globs(module, scope)
     before = module.clone() if options.verify_each else None
     interface, ended = interfaces(module), ended_facts(module)
-    start = time.perf_counter()
-    changes = call(step.pass_, module, scope)
-    seconds = time.perf_counter() - start
-    check_touched(step.pass_name, scope)
-    if step.pass_.leaves is not None:
-        module.level = max(module.level, step.pass_.leaves)
-    if module.level >= Level.PLACED:
-        place_rest(module, default_device)
+    changes, seconds = apply(step, module, scope, default_device)
     check_interface(step.pass_name, interface, interfaces(module), step.span)
     enforce(module, f"`{step.pass_name}`", step.span)
     for text in ended_facts(module):
@@ -119,6 +112,19 @@ def _run_step(
         error = _verify(step, before, module, _bound(done))
     told = (tuple(scope.skips), tuple(scope.notes), tuple(scope.tables))
     return StepResult(step.pass_name, step.span, changes, seconds, *told, error)
+
+
+def apply(step: Step, module: Module, scope: Scope, default_device: str) -> tuple[int, float]:
+    """Run a step's pass and move the module to the level it leaves; the number of changes, the pass's seconds."""
+    start = time.perf_counter()
+    changes = call(step.pass_, module, scope)
+    seconds = time.perf_counter() - start
+    check_touched(step.pass_name, scope)
+    if step.pass_.leaves is not None:
+        module.level = max(module.level, step.pass_.leaves)
+    if module.level >= Level.PLACED:
+        place_rest(module, default_device)
+    return changes, seconds
 
 
 def call(pass_: Pass, module: Module, scope: Scope) -> int:

@@ -39,6 +39,7 @@ class ChainModel:
         self.tap: Tap | None = None  # sees every part's outputs (`verify`)
         self._manifest, self._opener = manifest, opener
         self._arch = entry["arch"]
+        self._schedules = {bucket["name"]: Schedule.of_bucket(bucket) for bucket in entry["buckets"]}
         self.buckets = Buckets(entry["buckets"], self._arch["context"])
         self.cache = KvCache(self._arch, entry["kv"], self.buckets.context, self._own_layouts())
         self._sessions: dict[tuple[str, str], GraphSession] = {}
@@ -138,7 +139,7 @@ class ChainModel:
             if self.tap is not None:
                 self.tap(part, self._floats(part, bucket, made), len(ids))
 
-        run_schedule(Schedule.of_bucket(entry), run)
+        run_schedule(self._schedules[bucket], run)
         self.cache.append(values, len(ids))
         logits = values["logits"].reshape(tokens, -1)[: len(ids)]
         if logits.shape[1] != self.vocab or not np.isfinite(logits).all():
