@@ -7,7 +7,6 @@ model the path of the linear without `model.` and `.weight`; for an imported ONN
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from .clone import clone_model
 from .levels import Level
 from .weights import Weight, as_weight
 
@@ -69,9 +69,7 @@ class Module:
 
     def clone(self) -> Module:
         """A copy whose graphs can be rewritten; the weights are shared."""
-        graphs = {key: model.clone() for key, model in self.graphs.items()}
-        for model in graphs.values():
-            _own_types(model.graph)
+        graphs = {key: clone_model(model) for key, model in self.graphs.items()}
         return replace(self, graphs=graphs, decisions=dict(self.decisions))
 
     def nodes(self, op_type: str | None = None) -> Iterator[ir.Node]:
@@ -110,13 +108,6 @@ class Module:
             value.name, output.name = output.name, f"{output.name}.bypassed"
         output.replace_all_uses_with(value, replace_graph_outputs=True)
         graph.remove(node, safe=True)
-
-
-def _own_types(graph: ir.Graph) -> None:
-    """Give every value a type of its own: onnx-ir's clone shares them, and setting `dtype` writes into the type."""
-    made = (value for node in graph for value in node.outputs)
-    for value in (*graph.inputs, *graph.initializers.values(), *made):
-        value.type = copy.copy(value.type)
 
 
 def constant(value: ir.Value | None) -> Weight | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from .annotations import SAME_BYTES
+from .clone import clone_model
 
 INLINE_BYTES = 1024  # constants up to this many bytes stay inside the .onnx file (shapes, scales, norms' epsilons)
 
@@ -27,7 +28,7 @@ def save_graphs(models: Mapping[str, ir.Model], directory: Path, data_name: str)
     stored = _write(tensors, directory, data_name) if tensors else {}
     paths = {}
     for key, model in models.items():
-        copy = model.clone()
+        copy = clone_model(model)
         for value in copy.graph.initializers.values():
             if id(value.const_value) in stored:
                 value.const_value = stored[id(value.const_value)]

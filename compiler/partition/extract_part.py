@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
+from ..ir.clone import own_types
 from .cut_by_placement import Cut
 
 
@@ -57,6 +58,7 @@ def _extract(
         name=graph.name,
         metadata_props=dict(graph.metadata_props),
     ).clone()
+    own_types(part)
     for value in [*part.inputs, *part.outputs]:
         value.name = names.get(value.name or "", value.name)
     return ir.Model(

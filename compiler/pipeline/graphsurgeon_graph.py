@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..diagnostics.diagnostic import EngineError, fail
+from ..ir.clone import clone_model
 from ..ir.module import MAIN, Module, drop_unused_initializers
 from ..ir.weightless import give_weights, take_weights
 from ..ir.weights import Weight, as_weight, from_array
@@ -30,7 +31,7 @@ def rewrite(module: Module, function: Callable[[gs.Graph], Any], name: str, scop
     surgeon = _surgeon(scope)
     model = module.graphs[MAIN]
     _refuse_small_integers(module, name, scope)
-    copy = model.clone()
+    copy = clone_model(model)
     weights = {key: as_weight(tensor) for key, tensor in take_weights(copy.graph).items()}
     proto = ir.to_proto(copy)
     graph = surgeon.import_onnx(proto)

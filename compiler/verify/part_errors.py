@@ -25,6 +25,7 @@ from ..runtime.plain_graph import run_parts
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+from ..ir.clone import clone_model
 
 PROBE = 16  # tokens per call where a graph takes any number
 FAR = 0.7  # a cosine below this is no rounding: the part computes something else
@@ -214,7 +215,7 @@ def _run_float(
     """What `values` of the float graph hold for `feeds`, by the names they are given under."""
     from ..oracle.oracle import run
 
-    model = module.main.clone()
+    model = clone_model(module.main)
     graph = model.graph
     known = {value.name: value for node in graph for value in node.outputs} | {v.name: v for v in graph.inputs}
     for value in values.values():

@@ -10,13 +10,14 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from ...compiler.diagnostics.diagnostic import fail
 from ...compiler.ir import kv_names
+from ...compiler.ir.clone import clone_model
 from ...compiler.ir.module import BucketShape
 from ...compiler.pipeline.pass_interface import Scope
 
 
 def specialise(main: ir.Model, bucket: BucketShape, scope: Scope) -> ir.Model:
     """A copy of `main` with static shapes; the weights are the same objects."""
-    model = main.clone()
+    model = clone_model(main)
     graph = model.graph
     graph.name = bucket.name
     numbers = _numbers(graph, bucket)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from ...compiler.ir.annotations import SAME_BYTES
+from ...compiler.ir.clone import clone_model
 from ...compiler.ir.linears import Linear, linears
 from ...compiler.ir.module import Module, drop_unused_initializers, initializer
 from ...compiler.ir.weights import Weight
@@ -46,7 +47,7 @@ class OrtLowering:
 
     def run(self, model: ir.Model) -> ir.Model:
         """A rewritten copy of `model`."""
-        made = model.clone()
+        made = clone_model(model)
         graph = made.graph
         for linear in list(linears(self.module, graph)):
             if linear.quant is None or linear.kind == "own":  # an own op brings its body

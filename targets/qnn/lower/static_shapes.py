@@ -5,12 +5,14 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
+from ....compiler.ir.clone import clone_model
+
 
 def infer_shapes(model: ir.Model) -> ir.Model:
     """`model` itself when all shapes are there, else a copy with inferred ones."""
     if all(_known(value) for node in model.graph for value in node.outputs):
         return model
-    return ShapeInferencePass()(model.clone()).model
+    return ShapeInferencePass()(clone_model(model)).model
 
 
 def _known(value: ir.Value) -> bool:
