@@ -1,34 +1,28 @@
 """Installed plug-ins: what the entry points of `edgec.sources`, `edgec.passes`, `edgec.caches` (the pass that makes a
 type of K/V cache), `edgec.targets` and `edgec.measures` (what `require` can name) lead to.
 
-A plug-in is imported when its name is asked for. One that cannot be imported, or is not what it claims to be, is an
-error for who names it and a line in `broken_plugins()` for who lists; it never stops the others. edgec's own
-names cannot be taken: installing a plug-in changes no plan.
+Each group is a door (`diagnostics/plugin_door.py`); here is what may pass through which.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Iterable
-from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
-from .diagnostics.diagnostic import Diagnostic, PlanError, fail
+from .diagnostics import plugin_door
+from .diagnostics.diagnostic import Diagnostic, fail
 from .diagnostics.nearest import nearest_help
+from .diagnostics.plugin_door import Door
 from .diagnostics.plugin_pages import broken_pages, page_files
 from .emit.capabilities import Capabilities
 from .emit.target import Target
-from .ir.ops.find_op import broken_ops
-from .ir.ops.find_op import forget as forget_ops
+from .ir.ops.find_op import broken_ops, find_op
 from .pipeline.pass_interface import Pass
 from .pipeline.step import Step
 from .plan.measure import Measure
 from .sources.source import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .diagnostics.diagnostic import Span
 
 __all__ = [
@@ -56,55 +50,55 @@ _OWN = "edgec."  # the packages of this distribution
 
 def source_names() -> list[str]:
     """Words of the installed sources. None of them is imported."""
-    return list(_entries("edgec.sources"))
+    return _SOURCES.names()
 
 
 def pass_names() -> list[str]:
     """Names of the installed passes. None of them is imported."""
-    return list(_entries("edgec.passes"))
+    return _PASSES.names()
 
 
 def target_names() -> list[str]:
     """Names of the installed targets. None of them is imported."""
-    return list(_entries("edgec.targets"))
+    return _TARGETS.names()
 
 
 def find_source(word: str) -> type[Source]:
     """The source class installed as `word`; PlanError when there is none, or its plug-in is broken."""
-    if word not in _entries("edgec.sources"):
+    if word not in _SOURCES.names():
         help = nearest_help(word, source_names(), "source") or f"sources are: {', '.join(source_names())}"
         fail("E0114", f"unknown source `{word}`", help=help)
-    return _load("edgec.sources", word)
+    return _SOURCES.load(word)
 
 
 def find_pass(name: str) -> type[Pass]:
     """The pass class installed as `name`; KeyError without one, PlanError when its plug-in is broken."""
-    return _load("edgec.passes", name)
+    return _PASSES.load(name)
 
 
 def find_target(name: str) -> type[Target]:
     """The target class installed as `name`; KeyError without one, PlanError when its plug-in is broken."""
-    return _load("edgec.targets", name)
+    return _TARGETS.load(name)
 
 
 def sources() -> dict[str, type[Source]]:
     """Every installed source that works, by its word."""
-    return _working("edgec.sources")
+    return _SOURCES.working()
 
 
 def passes() -> dict[str, type[Pass]]:
     """Every installed pass that works, by name."""
-    return _working("edgec.passes")
+    return _PASSES.working()
 
 
 def targets() -> dict[str, type[Target]]:
     """Every installed target that works, by name."""
-    return _working("edgec.targets")
+    return _TARGETS.working()
 
 
 def measures() -> dict[str, type[Measure]]:
     """Every installed measure that works, by name: what the lines of `require` can be about."""
-    return _working("edgec.measures")
+    return _MEASURES.working()
 
 
 def capabilities() -> dict[str, Capabilities]:
@@ -128,7 +122,7 @@ def part_target(deployed: str, device: str) -> type[Target]:
 
 def cache_types() -> list[str]:
     """The types of K/V caches that a deploy line can name, besides the target's own floats."""
-    return list(_entries("edgec.caches"))
+    return _CACHES.names()
 
 
 def cache_steps(kind: str, at: Span) -> list[Step]:
@@ -138,28 +132,21 @@ def cache_steps(kind: str, at: Span) -> list[Step]:
     """
     if kind == "fp16":
         return []
-    made = _load("edgec.caches", kind)()
+    made = _CACHES.load(kind)()
     return [Step(made.name, made, None, (), at)]
 
 
 def broken_plugins() -> list[Diagnostic]:
     """What is wrong with the plug-ins that `sources()`, `passes()` and `targets()` leave out, with ops and pages."""
-    found = [*broken_ops(), *broken_pages()]
-    for group in _DOORS:
-        for name in _entries(group):
-            try:
-                _load(group, name)
-            except PlanError as error:
-                found += error.diagnostics
-    return found
+    doors = (_SOURCES, _PASSES, _CACHES, _TARGETS, _MEASURES)
+    return [*broken_ops(), *broken_pages(), *(found for door in doors for found in door.broken())]
 
 
 def forget() -> None:
     """Look for installed plug-ins anew; what was found before is kept for the life of the process otherwise."""
+    plugin_door.forget()
     page_files.cache_clear()
-    _entries.cache_clear()
-    _load.cache_clear()
-    forget_ops()
+    find_op.cache_clear()
 
 
 def pass_fault(cls: object) -> str | None:
@@ -198,72 +185,8 @@ def _measure_fault(cls: object) -> str | None:
     return f"`{cls.__name__}` lacks `{missing[0]}`" if missing else None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Door:
-    """One group of entry points: what it brings, why a class may not pass, which attribute is its name in a plan."""
-
-    noun: str
-    fault: Callable[[object], str | None]
-    named: str | None = "name"
-
-
-_DOORS = {
-    "edgec.sources": _Door("source", _source_fault, "word"),
-    "edgec.passes": _Door("pass", pass_fault),
-    "edgec.caches": _Door("pass for a cache", pass_fault, None),
-    "edgec.targets": _Door("target", _target_fault),
-    "edgec.measures": _Door("measure", _measure_fault),
-}
-
-
-@functools.cache
-def _entries(group: str) -> dict[str, list[EntryPoint]]:
-    """Name -> the entry points of that name, edgec's own alone where there is one."""
-    found: dict[str, list[EntryPoint]] = {}
-    for entry in entry_points(group=group):
-        found.setdefault(entry.name, []).append(entry)
-    own = {name: [e for e in entries if e.value.startswith(_OWN)][:1] for name, entries in found.items()}
-    return {name: own[name] or _distinct(found[name]) for name in sorted(found)}
-
-
-def _distinct(entries: Iterable[EntryPoint]) -> list[EntryPoint]:
-    """An editable install may list a distribution twice."""
-    return list({entry.value: entry for entry in entries}.values())
-
-
-@functools.cache
-def _load(group: str, name: str) -> Any:
-    door = _DOORS[group]
-    entries = _entries(group)[name]
-    if len(entries) > 1:
-        places = " and ".join(f"`{entry.value}`" for entry in entries)
-        _broken(door.noun, name, f"two plug-ins bring it: {places}", "uninstall one of them")
-    entry = entries[0]
-    try:
-        cls = entry.load()
-    except Exception as error:  # whatever a third party's module raises while it is imported
-        _broken(door.noun, name, f"importing `{entry.value}` raised {type(error).__name__}: {error}", _whose(entry))
-    fault = door.fault(cls)
-    if fault is None and door.named and getattr(cls, door.named) != name:
-        fault = f"`{entry.value}` calls itself `{getattr(cls, door.named)}`"
-    if fault is not None:
-        _broken(door.noun, name, fault, _whose(entry))
-    return cls
-
-
-def _broken(kind: str, name: str, why: str, help: str | None) -> NoReturn:
-    raise PlanError(Diagnostic("E0118", f"the {kind} `{name}` is installed but broken: {why}", help=help))
-
-
-def _whose(entry: EntryPoint) -> str | None:
-    return f"it comes with the package `{entry.dist.name}`" if entry.dist else None
-
-
-def _working(group: str) -> dict[str, Any]:
-    working = {}
-    for name in _entries(group):
-        try:
-            working[name] = _load(group, name)
-        except PlanError:
-            continue  # reported by broken_plugins()
-    return working
+_SOURCES = Door("edgec.sources", "source", _source_fault, "word")
+_PASSES = Door("edgec.passes", "pass", pass_fault)
+_CACHES = Door("edgec.caches", "pass for a cache", pass_fault, None)
+_TARGETS = Door("edgec.targets", "target", _target_fault)
+_MEASURES = Door("edgec.measures", "measure", _measure_fault)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
 
 from .diagnostic import Diagnostic
 from .explain import pages_fault
+from .plugin_door import entries
 
 GROUP = "edgec.codes"
 
@@ -38,8 +39,8 @@ def broken_pages() -> Iterator[Diagnostic]:
 
 
 def _entries() -> list[EntryPoint]:
-    found = {(entry.name, entry.value): entry for entry in entry_points(group=GROUP)}  # editable: listed twice
-    return [found[key] for key in sorted(found)]
+    found = (entry for alike in entries(GROUP).values() for entry in alike)
+    return sorted(found, key=lambda entry: (entry.name, entry.value))
 
 
 def _file(entry: EntryPoint) -> Path | None:
