@@ -21,6 +21,16 @@ MODELS = ROOT / "examples" / "models"
 QWEN3, QWEN2 = MODELS / "pycode-qwen3", MODELS / "pycode-qwen2"
 HELDOUT = ROOT / "examples" / "text" / "heldout.txt"
 MODULES = HELDOUT.with_name("modules.txt")  # ordinary code, for few windows: the first of the other are easy tables
+QWEN3_CONFIG = {  # what configs of all Qwen3 sizes share
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000,
+    "vocab_size": 151936,
+    "max_position_embeddings": 40960,
+    "tie_word_embeddings": True,
+}
 EDGEC = [sys.executable, "-m", "edgec.compiler.cli"]
 
 

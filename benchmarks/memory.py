@@ -13,23 +13,16 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-from common import EDGEC, QWEN3, parser, report, scratch, timed, write_plan
+from common import EDGEC, QWEN3, QWEN3_CONFIG, parser, report, scratch, timed, write_plan
 
 CONFIG = {
-    "architectures": ["Qwen3ForCausalLM"],
-    "model_type": "qwen3",
+    **QWEN3_CONFIG,
     "hidden_size": 1024,
     "intermediate_size": 3072,
     "num_hidden_layers": 28,
     "num_attention_heads": 16,
     "num_key_value_heads": 8,
     "head_dim": 128,
-    "hidden_act": "silu",
-    "rms_norm_eps": 1e-06,
-    "rope_theta": 1000000,
-    "vocab_size": 151936,
-    "max_position_embeddings": 40960,
-    "tie_word_embeddings": True,
     "eos_token_id": 2,
     "bos_token_id": 0,
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import onnx_ir as ir
-from common import arguments, report, scratch, timed
+from common import QWEN3_CONFIG, arguments, report, scratch, timed
 from edgec.compiler.ir.annotations import DEVICE
 from edgec.compiler.ir.levels import Level
 from edgec.compiler.ir.module import Module
@@ -36,21 +36,11 @@ QWEN3_4B = {
     "num_key_value_heads": 8,
     "head_dim": 128,
 }
-COMMON = {
-    "architectures": ["Qwen3ForCausalLM"],
-    "model_type": "qwen3",
-    "hidden_act": "silu",
-    "rms_norm_eps": 1e-06,
-    "rope_theta": 1000000,
-    "vocab_size": 151936,
-    "max_position_embeddings": 40960,
-    "tie_word_embeddings": True,
-}
 
 
 def decoder(folder: Path, dimensions: dict[str, int], layers: int) -> Module:
     """The semantic graph; whoever reads one of its weights gets an error."""
-    (folder / "config.json").write_text(json.dumps({**COMMON, **dimensions, "num_hidden_layers": layers}))
+    (folder / "config.json").write_text(json.dumps({**QWEN3_CONFIG, **dimensions, "num_hidden_layers": layers}))
     arch = read_arch(folder)
 
     def unread(_start: int, _stop: int) -> NoReturn:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import shutil
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -96,6 +98,26 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     yield install
     monkeypatch.undo()
     registry.forget()
+
+
+@pytest.fixture(scope="session")
+def installed_example(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Install a package of examples/ for real; the folder it was installed into, for PYTHONPATH.
+
+    The sources are copied, because building writes beside them.
+    """
+
+    def install(name: str) -> Path:
+        folder = tmp_path_factory.mktemp("plugin")
+        kept = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        source = shutil.copytree(ROOT / "examples" / name, folder / "source", ignore=kept)
+        words = ["install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(folder / "site")]
+        command = [sys.executable, "-m", "pip", *words, str(source)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return folder / "site"
+
+    return install
 
 
 def _compare(path: Path, text: str) -> None:

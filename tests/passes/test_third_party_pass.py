@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,18 +22,8 @@ deploy m on cpu through c as ort
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder the plug-in was installed into; the sources are copied, because building writes beside them."""
-    import shutil
-
-    folder = tmp_path_factory.mktemp("plugin")
-    source = shutil.copytree(PLUGIN, folder / "source", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    words = ["install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(folder / "site")]
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", *words, str(source)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return folder / "site"
+def installed(installed_example: Callable[[str], Path]) -> Path:
+    return installed_example("third_party_pass")
 
 
 def python(site: Path | None, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:

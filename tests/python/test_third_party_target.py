@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,16 +23,8 @@ BUILT_IN = PLAN.replace("as plain { threads = 2 }", "as ort")
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder the package was installed into; the sources are copied, because building writes beside them."""
-    folder = tmp_path_factory.mktemp("plugin")
-    source = shutil.copytree(PLUGIN, folder / "source", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    words = ["install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(folder / "site")]
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", *words, str(source)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return folder / "site"
+def site(installed_example: Callable[[str], Path]) -> Path:
+    return installed_example("third_party_target")
 
 
 def edgec(site: Path | None, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:

@@ -12,9 +12,7 @@ from ....compiler.emit.target import TakesRequest
 from ..conformance.legality import legality
 from ..htp.chip import Chip
 from ..lower.builder import WeightStore
-from ..lower.lowering import Lowering
-from ..lower.rules import RULES
-from ..lower.static_shapes import infer_shapes
+from ..lower.lower_graphs import lowerings
 
 _OF_BUCKETS = {"tokens", "context", "rows"}  # numbers of a use that buckets decide
 
@@ -23,8 +21,7 @@ def refused_graphs(request: TakesRequest) -> list[Refusal]:
     """Refusals of every graph of every part, each reported once for all buckets."""
     store, found, uses = WeightStore(), [], []
     for part in request.parts:
-        for name, model in part.graphs.items():
-            lowering = Lowering(name, infer_shapes(model).graph, store, RULES)
+        for _name, lowering in lowerings(part.graphs, store):
             lowering.visit()
             found += lowering.refused
             uses += lowering.uses

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
 from .builder import WeightStore
 from .lowering import Lowered, Lowering
 from .rules import RULES
+from .static_shapes import infer_shapes
 
 
 def lower(graphs: Mapping[str, ir.Model], store: WeightStore | None = None) -> dict[str, Lowered]:
     """All graphs of one part, their weights shared."""
-    from .static_shapes import infer_shapes
+    return {name: lowering.run() for name, lowering in lowerings(graphs, store or WeightStore())}
 
-    store = store or WeightStore()
-    lowered = {}
+
+def lowerings(graphs: Mapping[str, ir.Model], store: WeightStore) -> Iterator[tuple[str, Lowering]]:
+    """A lowering of each graph that has not begun, its missing shapes inferred."""
     for name, model in graphs.items():
-        lowered[name] = Lowering(name, infer_shapes(model).graph, store, RULES).run()
-    return lowered
+        yield name, Lowering(name, infer_shapes(model).graph, store, RULES)
