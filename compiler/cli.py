@@ -18,13 +18,15 @@ from typing import NamedTuple, NoReturn
 
 from .commands.terminal import show
 from .diagnostics.diagnostic import EdgecError, explain_failure, to_json
+from .diagnostics.warn import listening
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = _parser().parse_args(argv)
     try:
-        return arguments.run(arguments)
+        with listening(lambda warning: show([warning])):
+            return arguments.run(arguments)
     except BrokenPipeError:  # `edgec inspect … | head` is no failure
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

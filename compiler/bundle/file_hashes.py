@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ..diagnostics.diagnostic import fail
 from ..files import cache
 from .manifest import Manifest
 
+_KIND = "hashed"
 _AGAIN = "copy the bundle again, or compile again"
 _CLOCK_STEP = 2.0  # seconds: a file younger than this can change again without another time (FAT's step is the longest)
 
@@ -40,14 +40,12 @@ def _digest(path: Path) -> str:
     """The file's sha256, from the cache where the same file was hashed before."""
     held = path.stat()
     facts = [str(path.resolve()), held.st_size, held.st_ino, held.st_dev, held.st_mtime_ns, held.st_ctime_ns]
-    note = cache.entry("hashed", hashlib.sha256(json.dumps(facts).encode()).hexdigest())
-    with contextlib.suppress(OSError):  # a cache that cannot be used costs time, nothing else
-        return note.read_text(encoding="ascii")
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    noted = cache.read_note(_KIND, key)
+    if noted is not None:
+        return noted
     digest = cache.digest_file(path)
     if time.time() - max(held.st_mtime, held.st_ctime) > _CLOCK_STEP:
-        with contextlib.suppress(OSError):
-            note.parent.mkdir(parents=True, exist_ok=True)
-            scratch = note.with_name(f".{note.name}.{os.getpid()}")
-            scratch.write_text(digest, encoding="ascii")
-            os.replace(scratch, note)
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
+            cache.write_note(_KIND, key, digest)
     return digest

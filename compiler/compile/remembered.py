@@ -7,6 +7,7 @@ Only a dry run without a refusal is remembered. The key needs no array library a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -29,15 +30,13 @@ _WHOLE = 1 << 20  # bytes up to which a file is hashed; of a larger one the size
 
 def held_before(key: str) -> bool:
     """Whether the dry run with this key had nothing to refuse."""
-    return cache.entry(_KIND, key).is_dir()
+    return cache.read_note(_KIND, key) is not None
 
 
 def remember(key: str) -> None:
     """Note that the dry run with this key held; a cache that cannot be written forgets it."""
-    try:
-        cache.make(_KIND, key, lambda _folder: None)
-    except OSError:
-        return
+    with contextlib.suppress(OSError):
+        cache.write_note(_KIND, key, "held")
 
 
 def key_of(plan: Plan) -> str:

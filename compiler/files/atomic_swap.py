@@ -55,11 +55,12 @@ def sync(directory: Path) -> None:
     """Bring a directory's files and entries to the disk."""
     for folder, _folders, files in os.walk(directory):
         for name in files:
-            _sync_one(os.path.join(folder, name))
-        _sync_one(folder)
+            sync_one(os.path.join(folder, name))
+        sync_one(folder)
 
 
-def _sync_one(path: str | Path) -> None:
+def sync_one(path: str | Path) -> None:
+    """Bring one file's bytes, or one folder's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

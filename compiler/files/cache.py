@@ -1,19 +1,33 @@
 """A content-addressed cache for what can be made again: `EDGEC_CACHE`, by default the user's cache folder.
 
-An entry is a folder named by its key; it appears whole or not at all (made beside, then renamed).
+    <root>/<kind>/3f/3f…/       an entry: files under a key, with a seal (see `seal`); `make`, `find`
+    <root>/<kind>/3f/3f….note   a note: one short text under a key; `write_note`, `read_note`
+    <root>/.scratch/            what is being made
+
+The cache is input like any other: disks fail, people copy folders. Every file is compared with the digest it had when
+it was written, once in a process and again when it has changed. What does not fit is removed, a warning (W0955) says so
+once for each kind, and whoever asked makes it again. Entries are brought to the disk before they get their name.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from ..diagnostics.diagnostic import fail
+from ..diagnostics.diagnostic import Diagnostic, fail
+from ..diagnostics.warn import warn
+from . import seal
+from .atomic_swap import sync, sync_one
+from .scratch import scratch_folder, sweep
+from .seal import digest_file as digest_file
+
+_NOTE = ".note"
+_fitting: dict[Path, object] = {}  # entries of this process that fitted their seals -> their facts then
+_said: set[str] = set()
 
 
 def cache_root() -> Path:
@@ -40,30 +54,118 @@ def make_root() -> None:
 
 
 def entry(kind: str, key: str) -> Path:
-    """The folder of one entry; it exists only if it is complete."""
+    """The folder of an entry, whether or not there is one: `find` says that, and whether it can be believed."""
     return cache_root() / kind / key[:2] / key
 
 
-def make(kind: str, key: str, build: Callable[[Path], None]) -> Path:
-    """Return the entry, building it in a scratch folder first if it is not there."""
-    final = entry(kind, key)
-    if final.is_dir():
-        return final
-    final.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{key[:8]}-", dir=final.parent))
+def find(kind: str, key: str) -> Path | None:
+    """The folder of a complete entry whose files fit their digests; None if there is none.
+
+    An entry that does not fit is removed, with a warning.
+    """
+    folder = entry(kind, key)
+    if not folder.is_dir():
+        return None
+    with contextlib.suppress(OSError):
+        if _fitting.get(folder) == seal.facts(folder):
+            return folder
     try:
-        build(scratch)
+        wrong = seal.damage(folder, f"{kind}/{key}")
+        if wrong is None:
+            _fitting[folder] = seal.facts(folder)
+            with contextlib.suppress(OSError):
+                os.utime(folder)  # the time of its last use, which `edgec cache prune` goes by
+            return folder
+    except OSError as error:
+        wrong = f"it cannot be read: {(error.strerror or str(error)).lower()}"
+    _discard(kind, folder, wrong)
+    return None
+
+
+def make(kind: str, key: str, build: Callable[[Path], None]) -> Path:
+    """Return the entry; if there is none, or a damaged one, `build` fills a scratch folder that becomes it."""
+    found = find(kind, key)
+    if found is not None:
+        return found
+    final = entry(kind, key)
+    with _scratch(kind) as work:
+        build(work)
+        seal.write_seal(work, f"{kind}/{key}")
+        sync(work)
+        final.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.rename(scratch, final)
+            os.rename(work, final)
         except OSError:
-            if not final.is_dir():  # somebody else was faster is fine, anything else is not
+            if find(kind, key) is None:  # somebody else was faster is fine, anything else is not
                 raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        sync_one(final.parent)
+    with contextlib.suppress(OSError):
+        _fitting[final] = seal.facts(final)
     return final
 
 
-def digest_file(path: Path) -> str:
-    """sha256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def read_note(kind: str, key: str) -> str | None:
+    """The text of a note; None if there is none.
+
+    A note that is empty, cut, or another's is none: it is removed, with a warning.
+    """
+    path = _note(kind, key)
+    try:
+        sealed = seal.opened_line(path.read_bytes())
+    except IsADirectoryError:
+        sealed = None
+    except OSError:
+        return None
+    if sealed is not None and sealed.get("note") == f"{kind}/{key}" and isinstance(text := sealed.get("text"), str):
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return text
+    _discard(kind, path, "it is not whole")
+    return None
+
+
+def write_note(kind: str, key: str, text: str) -> None:
+    """Keep a short text under a key, in the place of what was there; OSError where the cache cannot be written."""
+    path = _note(kind, key)
+    with _scratch(kind) as work:
+        written = work / "note"
+        written.write_text(seal.sealed_line({"note": f"{kind}/{key}", "text": text}), encoding="ascii")
+        sync_one(written)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(written, path)
+        sync_one(path.parent)
+
+
+def remove_scratch() -> None:
+    """Remove what processes that were killed had begun to make."""
+    sweep(cache_root() / ".scratch")
+
+
+def _note(kind: str, key: str) -> Path:
+    folder = entry(kind, key)
+    return folder.with_name(folder.name + _NOTE)
+
+
+@contextlib.contextmanager
+def _scratch(kind: str):
+    parent = cache_root() / ".scratch"
+    parent.mkdir(parents=True, exist_ok=True)
+    with scratch_folder(kind, parent) as work:
+        yield work
+
+
+def _discard(kind: str, path: Path, wrong: str) -> None:
+    """Remove an entry or a note that is not to be believed, and say so once for each kind."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            with _scratch(kind) as work:  # away in one step: nobody finds half of it
+                os.rename(path, work / "damaged")
+        else:
+            path.unlink()
+    if path.exists():
+        shutil.rmtree(path, ignore_errors=True)
+    if kind not in _said:
+        _said.add(kind)
+        message = f"the cache entry `{path}` is damaged ({wrong}); it is removed and made again"
+        help = f"other damaged entries of `{kind}` are removed without a word; `edgec cache check` looks at all"
+        warn(Diagnostic("W0955", message, help=help, severity="warning"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,12 @@ from ..diagnostics.diagnostic import fail
 from ..files import cache
 from .source import Source
 
+_KIND = "sources"
+
 
 def remember(entry: Mapping[str, Any], path: Path) -> None:
     """Record in the cache where the model of this `inputs` entry is stored on this machine."""
-    note = _note(entry)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    scratch = note.with_name(f".{note.name}.{os.getpid()}")
-    scratch.write_text(str(path.resolve()), encoding="utf-8")
-    os.replace(scratch, note)
+    cache.write_note(_KIND, _key(entry), str(path.resolve()))
 
 
 def find(model: str, entry: Mapping[str, Any], source: Source, given: Path | None = None) -> Path | None:
@@ -34,15 +31,14 @@ def find(model: str, entry: Mapping[str, Any], source: Source, given: Path | Non
             fail("E0930", f"`{given}` is not what `{model}` was compiled from: {difference}")
         return given
     candidates = [Path(entry["source"])]
-    note = _note(entry)
-    if note.is_file():
-        candidates.append(Path(note.read_text(encoding="utf-8")))
+    noted = cache.read_note(_KIND, _key(entry))
+    if noted is not None:
+        candidates.append(Path(noted))
     return next((path for path in candidates if _difference(entry, source, path) is None), None)
 
 
-def _note(entry: Mapping[str, Any]) -> Path:
-    key = hashlib.sha256(json.dumps(entry["files"], sort_keys=True).encode()).hexdigest()
-    return cache.entry("sources", key)
+def _key(entry: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(entry["files"], sort_keys=True).encode()).hexdigest()
 
 
 def _difference(entry: Mapping[str, Any], source: Source, path: Path) -> str | None:

@@ -66,8 +66,8 @@ def digest(weight: Weight) -> str:
 
 
 def known(entry_key: str) -> bool:
-    """Whether the cache has a complete solution under `entry_key`."""
-    return cache.entry(KIND, entry_key).is_dir()
+    """Whether the cache has a complete solution under `entry_key`, its files as they were written."""
+    return cache.find(KIND, entry_key) is not None
 
 
 def keep(entry_key: str, parts: Iterable[Solution]) -> None:

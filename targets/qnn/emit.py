@@ -216,11 +216,12 @@ def open_twin(part: Mapping[str, Any], bucket: str) -> QnnSession:
 
 def twin(key: str, graph: str, chip: Chip, child: Child | None = None) -> Path:
     """The EPContext ONNX of the twin; `child` compiles it if the cache lacks it, otherwise a process of its own."""
-    targets = cache.entry(TARGET_KIND, key)
-    if not (targets / f"{graph}.onnx").is_file():
+    targets = cache.find(TARGET_KIND, key)
+    if targets is None or not (targets / f"{graph}.onnx").is_file():
+        place = cache.entry(TARGET_KIND, key)
         fail(
             "E0613",
-            f"the target-level graph `{graph}` of this bundle is not in the cache ({targets})",
+            f"the target-level graph `{graph}` of this bundle is not in the cache ({place})",
             help="compile the plan again: the cache keeps what runs on this machine in place of the shared binary",
             kind=EngineError,
         )

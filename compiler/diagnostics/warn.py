@@ -1,0 +1,33 @@
+"""Warnings of what is found while something else is done: shown by the command at hand, or by Python's `warnings`."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+
+from .diagnostic import Diagnostic
+
+_listeners: list[Callable[[Diagnostic], None]] = []
+
+
+class EdgecWarning(UserWarning):
+    """A warning of edgec, in a program that calls it."""
+
+
+def warn(diagnostic: Diagnostic) -> None:
+    """Show a warning to whoever listens; without a listener it is an `EdgecWarning`."""
+    if not _listeners:
+        warnings.warn(str(diagnostic), EdgecWarning, stacklevel=2)
+    for listener in _listeners:
+        listener(diagnostic)
+
+
+@contextlib.contextmanager
+def listening(listener: Callable[[Diagnostic], None]) -> Iterator[None]:
+    """Give the warnings of the block to `listener`."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)

@@ -1,0 +1,147 @@
+"""Scratch folders that end with their process, or with the next command after it.
+
+    $TMPDIR/edgec-qnn-x1y2z3/        one folder per use; removed when its `with` block ends, however it ends
+        lock                         flock, held by the process that uses the folder; says who it is
+        work/                        what the caller gets
+
+A process that is killed takes its lock with it. `sweep` removes every folder whose lock nobody holds, so a lock and not
+a process number decides: numbers are used again, and mean nothing to another container that shares the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PREFIX = "edgec-"
+_LOCK, _WORK = "lock", "work"
+_MAGIC = "a scratch folder of edgec\n"
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A scratch folder that this process holds: `work` is empty at first and may be renamed away."""
+
+    folder: Path
+    work: Path
+    descriptor: int
+
+
+@contextlib.contextmanager
+def scratch_folder(what: str, parent: Path | None = None) -> Iterator[Path]:
+    """An empty folder for the block, in `parent` (default: the system's folder for temporary files)."""
+    held = hold(f"{PREFIX}{what}-", parent or Path(tempfile.gettempdir()))
+    try:
+        yield held.work
+    finally:
+        release(held)
+
+
+def hold(prefix: str, parent: Path, owner: str = "") -> Scratch:
+    """Make and lock a scratch folder in `parent`; `owner` is kept in its lock, for `owner_of`."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        with contextlib.suppress(FileNotFoundError):  # a sweep took the folder in the moment before it was locked
+            descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+            with contextlib.suppress(OSError):  # a file system without locks: `sweep` leaves its folders alone
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_at(descriptor, folder / _LOCK):
+                os.pwrite(descriptor, f"{_MAGIC}{os.getpid()}\n{owner}".encode("utf-8", "surrogateescape"), 0)
+                work = folder / _WORK
+                work.mkdir(0o700)
+                return Scratch(folder, work, descriptor)
+            os.close(descriptor)
+
+
+def release(held: Scratch) -> None:
+    """Remove the folder, its lock last."""
+    _remove(held.folder)
+    os.close(held.descriptor)
+
+
+def sweep(parent: Path, prefix: str = PREFIX) -> None:
+    """Remove the scratch folders in `parent` whose process has ended; what cannot be read or removed stays."""
+    for folder in abandoned(parent, prefix):
+        _remove(folder)
+
+
+def abandoned(parent: Path, prefix: str = PREFIX) -> Iterator[Path]:
+    """The scratch folders of ended processes in `parent`, each locked until the next one is asked for."""
+    for folder in scratch_folders(parent, prefix):
+        try:
+            descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # only an empty one goes: its process ended before it had a lock
+            continue
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_ours(descriptor, folder):
+                yield folder
+        except OSError:
+            continue  # in use, or on a file system without locks
+        finally:
+            os.close(descriptor)
+
+
+def scratch_folders(parent: Path, prefix: str) -> list[Path]:
+    """Folders of this user in `parent` whose names begin with `prefix`."""
+    try:
+        with os.scandir(parent) as entries:
+            named = [entry for entry in entries if entry.name.startswith(prefix)]
+        mine = [entry for entry in named if entry.is_dir(follow_symlinks=False)]
+        return [Path(entry.path) for entry in mine if entry.stat(follow_symlinks=False).st_uid == os.getuid()]
+    except OSError:
+        return []
+
+
+def owner_of(folder: Path) -> tuple[int, str] | None:
+    """The process that made a scratch folder and the `owner` it gave; None if it is no scratch folder."""
+    try:
+        text = (folder / _LOCK).read_bytes().decode("utf-8", "surrogateescape")
+    except OSError:
+        return None
+    pid, _, owner = text.removeprefix(_MAGIC).partition("\n")
+    return (int(pid), owner) if text.startswith(_MAGIC) and pid.isdecimal() else None
+
+
+def work_of(folder: Path) -> Path:
+    """Where a scratch folder keeps what its user puts into it."""
+    return folder / _WORK
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder / _WORK, ignore_errors=True)
+    for name in _names(folder):
+        if name != _LOCK:
+            shutil.rmtree(folder / name, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        (folder / _LOCK).unlink()
+        folder.rmdir()
+
+
+def _names(folder: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return os.listdir(folder)
+    return []
+
+
+def _is_ours(descriptor: int, folder: Path) -> bool:
+    """Whether the lock says so; an empty one is edgec's too if nothing lies beside it."""
+    text = os.pread(descriptor, len(_MAGIC), 0).decode("utf-8", "replace")
+    return text == _MAGIC or (not text and _names(folder) == [_LOCK])
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
