@@ -16,6 +16,7 @@ from .plan_text import PlanText
 _ESCAPE = re.compile(r"\\(u[0-9A-Fa-f]{4}|.)")
 _ESCAPES = {'"': '"', "\\": "\\", "n": "\n", "t": "\t", "r": "\r"}
 _QUANTITY = re.compile(r"([^A-Za-z \t]+(?:[eE][+-]?[0-9]+(?![A-Za-z0-9_]))?)[ \t]*(.+)", re.S)
+_DRIVE = re.compile(r"[A-Za-z]:\\")
 _MAX_DIGITS = 40
 
 
@@ -177,21 +178,26 @@ class TreeBuilder(Transformer):
         return ast.Quantity(span, self._number(span, match[1]), match[2])
 
     def string(self, meta: Any, children: list[Any]) -> ast.String:
-        """A string in double quotes; an unknown escape is E0007 and stays as it is written."""
+        """A string in double quotes; unknown escapes are one E0007, at the first of them."""
         span, text = self._literal(meta, children)
+        unknown: list[re.Match[str]] = []
 
         def unescape(match: re.Match[str]) -> str:
             code = match[1]
             if code[0] == "u" and len(code) == 5 and _usable(int(code[1:], 16)):
                 return chr(int(code[1:], 16))
             if code not in _ESCAPES:
-                start = meta.start_pos + 1 + match.start()
-                at = Label(self.source.span(start, start + len(match[0])))
-                help = 'the escapes are \\" \\\\ \\n \\t \\r and \\u with four hex digits (not 0000)'
-                self.problems.append(Diagnostic("E0007", f"unknown escape `{match[0]}`", at, help=help))
+                unknown.append(match)
             return _ESCAPES.get(code, code)
 
-        return ast.String(span, _ESCAPE.sub(unescape, text[1:-1]))
+        value = _ESCAPE.sub(unescape, text[1:-1])
+        if unknown:
+            start = meta.start_pos + 1 + unknown[0].start()
+            at = Label(self.source.span(start, start + len(unknown[0][0])))
+            self.problems.append(
+                Diagnostic("E0007", f"unknown escape `{unknown[0][0]}`", at, help=_escapes(text[1:-1]))
+            )
+        return ast.String(span, value)
 
     def _number(self, span: Any, text: str) -> int | float:
         digits = text.replace("_", "")
@@ -208,6 +214,13 @@ class TreeBuilder(Transformer):
 
     def _bad_number(self, span: Any, message: str) -> None:
         self.problems.append(Diagnostic("E0008", message, Label(span)))
+
+
+def _escapes(text: str) -> str:
+    if _DRIVE.match(text) or (text.count("\\") > 1 and "/" not in text):
+        forward = text.replace("\\\\", "/").replace("\\", "/")
+        return f'a path is written with `/`, on Windows too: `"{forward}"`; a backslash itself is `\\\\`'
+    return 'the escapes are \\" \\\\ \\n \\t \\r and \\u with four hex digits (not 0000)'
 
 
 def _usable(code: int) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..compiler.calibration.calibration_text import Calibration
 from ..compiler.diagnostics.diagnostic import Diagnostic, EdgecError, Label, PlanError
-from ..compiler.diagnostics.nearest import nearest_help
+from ..compiler.diagnostics.nearest import nearest_help, same_word
 from ..compiler.emit.capabilities import Wording
 from ..compiler.emit.target import CheckRequest, undeployable
 from ..compiler.pipeline.measured_steps import unmeasured
@@ -88,6 +88,7 @@ class _Checker:
             speculates=(),
             requires=(),
             defines=self.lets.values(),
+            overridden=tuple(self.lets.overrides),
             sources=self.loaded.sources,
         )
         plan = self._deployed(plan)
@@ -130,9 +131,11 @@ class _Checker:
             self.report.error("E0201", "a device is a name", value.span, help=help)
             return None
         if value.text not in known:
-            part = next((name for name, device in known.items() if device.sm == value.text.upper()), None)
-            near = nearest_help(value.text, known, "device") or "`edgec devices` lists them"
-            help = f"{value.text.upper()} is `{part}`" if part else near
+            help = nearest_help(value.text, known, "device") or "`edgec devices` lists them"
+            for name, device in known.items():
+                if same_word(value.text, (device.sm or "", *device.also_called)):
+                    help = f"{device.marketing} is `{name}`"
+                    help = f"{value.text.upper()} is `{name}`" if device.sm == value.text.upper() else help
             self.report.error("E0103", f"unknown device `{value.text}`", value.span, help=help)
         return known.get(value.text)
 
@@ -190,8 +193,9 @@ class _Checker:
         for step in (step for pipeline in pipelines.checked.values() for step in pipeline.steps):
             if setting := step.demands.calibration:
                 message = f"`{setting}` needs a `calibration` block, but the plan has none"
-                help = 'add `calibration { text = "calib/*.txt" }`, or use a method that needs none: rtn, mse or hqq'
-                self.report.error("E0454", message, step.span, help=help)
+                other = step.demands.without_calibration
+                help = 'add `calibration { text = "calib/*.txt" }`' + (f", or {other}" if other else "")
+                self.report.error("E0454", message, step.place(setting.split()[0], "weights"), help=help)
 
     def _possible(self, plan: Plan) -> None:
         """What a line needs of this machine and of the model, whatever the target: torch, room for its buckets."""
@@ -205,7 +209,21 @@ class _Checker:
                     problems.append(step.demands.beyond_context(model.name, model.context, step.span))
                 found.update((problem, None) for problem in problems if problem is not None)
         self.report.diagnostics += found
+        self._one_token(plan)
         self._readable(plan)
+
+    def _one_token(self, plan: Plan) -> None:
+        """W0304 where a model that writes text alone has no bucket of one token."""
+        targets = {line.target for line in plan.speculates}
+        for deploy in plan.deploys:
+            pipeline = plan.pipelines.get(deploy.pipeline or "")
+            for step in pipeline.steps if pipeline and deploy.model not in targets else ():
+                smallest = min((tokens for tokens, _ in step.demands.buckets), default=1)
+                if smallest > 1:
+                    message = f"`{deploy.model}` has no bucket of one token: each token it writes costs a padded call"
+                    also = f"the smallest takes {smallest} tokens"
+                    help = f"add 1: `tokens = [1, {smallest}, …]`"
+                    self.report.warning("W0304", message, step.place("tokens"), also, help=help)
 
     def _readable(self, plan: Plan) -> None:
         """Perplexity is measured on text, which takes the model's tokenizer."""
@@ -265,7 +283,8 @@ class _Checker:
             request = CheckRequest(plan, deploy, plan.steps(deploy), plan.devices[0], self.models[deploy.model].arch)
             target = find_target(deploy.target)
             try:
-                for found in (*undeployable(target, request, wording), *target().check(request)):
+                said = [*undeployable(target, request, wording), *target().check(request)]
+                for found in self._accepted(deploy, said):
                     self.report.take(PlanError(found), deploy.span)
             except EdgecError as error:
                 self.report.take(error, deploy.span)
@@ -274,6 +293,19 @@ class _Checker:
                     raise  # our own mistake is not the user's
                 message = f"the target `{deploy.target}` is broken: its check raised {type(error).__name__}: {error}"
                 self.report.error("E0118", message, deploy.span)
+
+    def _accepted(self, deploy: Deploy, said: Sequence[Diagnostic]) -> list[Diagnostic]:
+        """The diagnostics of one deploy line, the warnings it accepts marked so; W0306 for one that never came."""
+        found = [
+            replace(one, accepted=deploy.reason) if one.severity == "warning" and one.code in deploy.accept else one
+            for one in said
+        ]
+        for code in deploy.accept:
+            if code not in {one.code for one in said}:
+                message = f"`{deploy.model}` accepts {code}, which is not among its warnings"
+                help = "leave it out of `accept`"
+                found.append(Diagnostic("W0306", message, Label(deploy.span), help=help, severity="warning"))
+        return found
 
     def _unused(self) -> None:
         if self.loaded.lost or self.report.errors:  # what looks unused may be named by a line that is wrong

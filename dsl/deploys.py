@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..compiler.diagnostics.diagnostic import Label, PlanError
-from ..compiler.diagnostics.nearest import nearest_help
+from ..compiler.diagnostics.diagnostic import Label, PlanError, Span
+from ..compiler.diagnostics.nearest import nearest_help, same_word
+from ..compiler.diagnostics.wording import join_or
 from ..compiler.ir.placement import PLACES
 from ..compiler.plan.devices import Device
 from ..compiler.plan.plan import Deploy, ModelDecl, PipelineDecl, Speculate
@@ -52,7 +53,14 @@ class Deploys:
         if values is None:
             return None
         options = self.reader.construct(target.Options, values[0], owner, deploy.settings, deploy.target.span)
-        kv = DeployBlock(**values[1]).kv
+        block = DeployBlock(**values[1])
+        if block.accept and not block.reason.strip():
+            message = f"{owner} accepts {join_or(block.accept, 'and')} without a reason"
+            self.report.error(
+                "E0205", message, _place(deploy, "accept"), help='add e.g. `reason = "tried on our own phones"`'
+            )
+        if block.reason and not block.accept:
+            self.report.error("E0206", f"{owner}: `reason` has no effect without `accept`", _place(deploy, "reason"))
         if self.report.errors > before or options is None:
             return None
         return Deploy(
@@ -61,14 +69,18 @@ class Deploys:
             pipeline=deploy.pipeline.text if deploy.pipeline else None,
             target=deploy.target.text,
             options=options,
-            kv=kv,
+            kv=block.kv,
             span=deploy.span,
+            accept=tuple(map(str, block.accept)),
+            reason=block.reason.strip(),
         )
 
     def _known(self, name: ast.Name, known: Iterable[str], noun: str, code: str) -> bool:
         if name.text in known or name.text in self.loaded.lost_names(noun) or self.loaded.gave_up:
             return True
-        help = nearest_help(name.text, known, noun)
+        known = list(known)
+        listed = f"{noun}s are: {', '.join(known)}" if known else f"the plan declares no {noun}"
+        help = nearest_help(name.text, known, noun) or listed
         self.report.error(code, f"unknown {noun} `{name.text}`", name.span, "not declared in this plan", help=help)
         return False
 
@@ -81,6 +93,9 @@ class Deploys:
                 return None
         known = target_names()
         help = nearest_help(name.text, known, "target") or f"targets are: {', '.join(known)}"
+        meant = [one for one, cls in targets().items() if same_word(name.text, cls.also_called)]
+        if meant:
+            help = f"`{meant[0]}` is the target that writes for it"
         self.report.error("E0104", f"unknown target `{name.text}`", name.span, help=help)
         return None
 
@@ -127,12 +142,27 @@ class Deploys:
             return None
         block = SpeculateBlock(**values[0])
         self._same_tokens(speculate, models)
+        self._larger_draft(speculate, models)
         deploy = deploys.get(speculate.target.text)
         pipeline = pipelines.get(deploy.pipeline) if deploy is not None and deploy.pipeline else None
         if pipeline is not None:
             self._bucket(speculate, block.k, pipeline)
         accept = "greedy" if block.accept == "greedy" else "sample"
         return Speculate(speculate.draft.text, speculate.target.text, block.k, accept, speculate.span)
+
+    def _larger_draft(self, speculate: ast.Speculate, models: Mapping[str, ModelDecl]) -> None:
+        """W0305 where the draft computes more per token than the target that checks it."""
+        draft, target = (models.get(name.text) for name in (speculate.draft, speculate.target))
+        if draft is None or target is None or draft.arch is None or target.arch is None:
+            return
+        weights = [sum(n * k for n, k in model.arch.linears().values()) for model in (draft, target) if model.arch]
+        if weights[0] > weights[1]:
+            message = (
+                f"the draft `{draft.name}` is larger than the target `{target.name}`: "
+                f"{weights[0] / 1e6:.1f} M against {weights[1] / 1e6:.1f} M weights in its linears"
+            )
+            help = f"a draft has to be the cheaper one: `speculate {target.name} -> {draft.name}`"
+            self.report.warning("W0305", message, speculate.draft.span, help=help)
 
     def _same_tokens(self, speculate: ast.Speculate, models: Mapping[str, ModelDecl]) -> None:
         pair = [models.get(name.text) for name in (speculate.draft, speculate.target)]
@@ -167,3 +197,8 @@ class Deploys:
             wanted = ", ".join(map(str, sorted({*tokens, k + 1})))
             help = f"k = {k} needs a bucket of k + 1: `tokens = [{wanted}]`"
             self.report.error("E0210", message, speculate.span, also=also, help=help)
+
+
+def _place(deploy: ast.Deploy, key: str) -> Span:
+    """Where a deploy line writes `key`."""
+    return next((setting.span for setting in deploy.settings if setting.key.text == key), deploy.span)

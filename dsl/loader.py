@@ -18,7 +18,7 @@ from ..compiler.registry import pass_fault, pass_names
 from . import ast
 from .diagnostic_collector import DiagnosticCollector
 from .parser import Lost, parse
-from .plan_text import PlanText, read_plan, what_is
+from .plan_text import PlanText, missing_help, read_plan, what_is
 
 
 @dataclass
@@ -90,7 +90,7 @@ def _use(statement: ast.Use, loaded: Loaded, report: DiagnosticCollector) -> Non
     path = resolve_path(statement.path.value, statement.path.span)
     at = statement.path.span
     if what_is(path) != "file":
-        report.error("E0301", f"there is no file `{path}`", at)
+        report.error("E0301", f"there is no file `{path}`", at, help=missing_help(path))
         loaded.passes_unknown = True
         return
     name = f"edgec_plan_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"

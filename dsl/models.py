@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..compiler.diagnostics.diagnostic import PlanError, Span
-from ..compiler.diagnostics.nearest import nearest
 from ..compiler.plan.plan import ModelDecl, ModelSource
 from ..compiler.registry import sources
 from ..compiler.sources.source import Outline, Source, check_context
@@ -18,7 +17,7 @@ from . import ast
 from .diagnostic_collector import DiagnosticCollector
 from .lets import Lets
 from .loader import resolve_path
-from .plan_text import what_is
+from .plan_text import missing_help, what_is
 from .settings import ModelBlock, Reader
 
 if TYPE_CHECKING:
@@ -89,11 +88,7 @@ def _is_there(source: Source, path: Path, written: ast.String, report: Diagnosti
 
 
 def _missing(path: Path, written: ast.String, kind: str, report: DiagnosticCollector) -> None:
-    try:
-        near = nearest(path.name, (entry.name for entry in path.parent.iterdir()))
-    except OSError:
-        near = None
-    help = f"there is `{near}` beside it" if near else "paths are relative to the file they are written in"
+    help = missing_help(path) or ""
     if kind == "folder" and _HUB_NAME.fullmatch(written.value) and not path.parent.exists():
         help += f"; a model of the Hub has to be downloaded first: `hf download {written.value} --local-dir FOLDER`"
     report.error("E0301", f"there is no {kind} `{written.value}`", written.span, f"looked for {path}", help=help)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ..compiler.diagnostics.diagnostic import Diagnostic, Label, PlanError
 from ..compiler.diagnostics.nearest import nearest_help
 from . import ast
+from .advice import Found, advice, foreign
 from .builder import TreeBuilder
 from .plan_text import PlanText
 from .scanner import KEYWORDS, MAX_PROBLEMS, Chunk, scan
@@ -52,6 +53,8 @@ def _lark() -> Lark:
 
 def parse(source: PlanText) -> Parsed:
     """Parse a whole file. Syntax errors are returned in `problems`, at most `MAX_PROBLEMS` of them."""
+    if (other := foreign(source.text)) is not None:
+        return _other_language(source, *other)
     scanned = scan(source)
     result = Parsed(ast.File(()), problems=list(scanned.problems))
     builder = TreeBuilder(source, result.problems)
@@ -63,12 +66,25 @@ def parse(source: PlanText) -> Parsed:
         tree = None if chunk.broken else _parse_chunk(source, chunk, result)
         if tree is None:
             result.lost += _lost(source, chunk)
+            continue
+        before = len(result.problems)
+        made = builder.transform(tree)
+        if len(result.problems) > before:  # a path with a wrong escape is told once, not also as missing
+            result.lost += _lost(source, chunk)
         else:
-            statements += builder.transform(tree)
+            statements += made
     if not scanned.complete:
         result.lost.append(Lost("*", "*"))
     result.file = ast.File(tuple(statements))
     return result
+
+
+def _other_language(source: PlanText, name: str, help: str) -> Parsed:
+    """One diagnostic for the whole file, at its first word."""
+    start = len(source.text) - len(source.text.lstrip())
+    at = Label(source.span(start, start + max(1, len(_found(source, start)))))
+    problem = Diagnostic("E0001", f"this looks like {name}, not like a plan", at, help=help)
+    return Parsed(ast.File(()), [Lost("*", "*")], [problem])
 
 
 def parse_text(text: str, file: str = "plan.edge") -> ast.File:
@@ -118,13 +134,13 @@ def _run(source: PlanText, chunk: Chunk, start: str, problems: list[Diagnostic])
         accepts: set[str] = error.interactive_parser.accepts() if error.interactive_parser else set()
         ended = error.token.type == "$END"
         position = chunk.stop if ended else error.token.start_pos or 0
-        problems.append(_unexpected(source, position, ended, accepts))
+        problems.append(_unexpected(source, chunk, position, ended, accepts))
     except UnexpectedCharacters as error:
         # `error.allowed` would be what may follow in any statement: the parser's state knows the one at hand
         accepts = error.interactive_parser.accepts() if error.interactive_parser else set()
-        problems.append(_unexpected(source, error.pos_in_stream, False, accepts))
+        problems.append(_unexpected(source, chunk, error.pos_in_stream, False, accepts))
     except UnexpectedInput as error:
-        problems.append(_unexpected(source, error.pos_in_stream or chunk.start, False, set()))
+        problems.append(_unexpected(source, chunk, error.pos_in_stream or chunk.start, False, set()))
     return None
 
 
@@ -148,13 +164,27 @@ _SIGNS = {
 }
 
 
-def _unexpected(source: PlanText, position: int, ended: bool, accepts: set[str]) -> Diagnostic:
+def _unexpected(source: PlanText, chunk: Chunk, position: int, ended: bool, accepts: set[str]) -> Diagnostic:
     """What was found where, and in a few words what would have been right there."""
     found = "" if ended else _found(source, position)
     where = max(position - 1, 0) if ended else position
-    at = Label(source.span(where, where + max(len(found), 1)), _expected(accepts))
+    width = max(len(found), 1)
+    if found in (",", ")") and "EQUAL" in accepts and (word := _word_before(source, chunk, position)):
+        where, width = word  # `quantize (int4, 32)`: the mistake is the word that is no key, not the comma
     message = "the statement ends too early" if ended else f"unexpected `{found}`"
-    return Diagnostic("E0001", message, at, help=_advice(found, accepts))
+    if (where, width) != (position, width) and not ended:
+        message = f"`{source.text[where : where + width]}` has no value"
+    expected = "" if found in ("-", ".", "*") else _expected(accepts)  # there the sign is wrong, not what is missing
+    at = Label(source.span(where, where + width), expected)
+    found_at = Found(source.text, chunk.start, position, found, frozenset(accepts))
+    return Diagnostic("E0001", message, at, help=advice(found_at))
+
+
+def _word_before(source: PlanText, chunk: Chunk, position: int) -> tuple[int, int] | None:
+    """(start, length) of the word that ends right before `position`."""
+    text = source.text[chunk.start : position].rstrip()
+    match = re.search(r"[A-Za-z_][A-Za-z0-9_]*$", text)
+    return (chunk.start + match.start(), len(match[0])) if match else None
 
 
 def _expected(accepts: set[str]) -> str:
@@ -168,20 +198,6 @@ def _expected(accepts: set[str]) -> str:
     if "$END" in accepts and not names:
         return "expected the next statement"
     return f"expected {' or '.join(names)}" if 0 < len(names) <= 3 else ""
-
-
-def _advice(found: str, accepts: set[str]) -> str | None:
-    if found == "," and "COMMA" not in accepts and "WORD" in accepts:
-        return "settings in braces stand without commas"
-    if found in (":", ",", ")") and "EQUAL" in accepts:
-        return "write `key = value`"
-    if found == "=" and "COMPARE" in accepts:
-        return "a requirement compares with `<=` or `>=`"
-    if "COMMA" in accepts and (found[:1].isalnum() or found[:1] == '"'):
-        return "separate arguments and list items with `,`"
-    if found == "/":
-        return "a comment begins with `#`"
-    return None
 
 
 def _found(source: PlanText, position: int) -> str:

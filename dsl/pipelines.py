@@ -53,7 +53,10 @@ class Pipelines:
         if values is None:
             return None
         made = self.reader.construct(cls, values[0], owner, step.settings, step.name.span)
-        return Step(step.name.text, made, on, except_ or (), step.span) if made is not None else None
+        if made is None:
+            return None
+        written = {setting.key.text: setting.span for setting in step.settings}
+        return Step(step.name.text, made, on, except_ or (), step.span, written)
 
     def _pass(self, name: ast.Name) -> type[Pass] | None:
         report = self.reader.report

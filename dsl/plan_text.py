@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..compiler.diagnostics.diagnostic import Label, Span, fail
+from ..compiler.diagnostics.nearest import nearest
 
 MAX_BYTES = 256 << 10  # a plan is written by a person; what is larger is some other file
 
@@ -41,7 +42,7 @@ def read_plan(path: Path, file: str, at: Span | None = None) -> PlanText:
         with path.open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        fail("E0301", f"there is no file `{file}`", at)
+        fail("E0301", f"there is no file `{file}`", at, help=missing_help(path, at is not None))
     except IsADirectoryError:
         fail("E0302", f"`{file}` is a folder, not a plan", at)
     except OSError as error:
@@ -49,6 +50,17 @@ def read_plan(path: Path, file: str, at: Span | None = None) -> PlanText:
     if len(raw) > MAX_BYTES:
         fail("E0009", f"`{file}` is larger than any plan ({MAX_BYTES >> 10} KiB at most)", at)
     return PlanText(file, _decode(raw, file))
+
+
+def missing_help(path: Path, written_in_a_plan: bool = True) -> str | None:
+    """What stands beside a path that is not there, or what paths are relative to."""
+    try:
+        near = nearest(path.name, (entry.name for entry in path.parent.iterdir()))
+    except OSError:
+        near = None
+    if near:
+        return f"there is `{near}` beside it"
+    return "paths are relative to the file they are written in" if written_in_a_plan else None
 
 
 def _decode(raw: bytes, file: str) -> str:

@@ -106,5 +106,8 @@ def _bound(condition: ast.Condition, measure: type[Measure], reader: Reader) -> 
         )
         return None
     help = "write a number, or e.g. `1.03 * baseline`" if measure.has_baseline else "write a number"
+    if isinstance(value, ast.Percent) and measure.has_baseline:
+        factor = 1 + value.value / 100 if value.value < 50 else value.value / 100  # `5%` more, or `105%` of it
+        help = f"write `{factor:g} * baseline`"
     report.error("E0201", f"{measure.name} is compared with a number above 0", value.span, help=help)
     return None

@@ -6,13 +6,16 @@ choices are defined in one place.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ..compiler.diagnostics.diagnostic import Label, PlanError, Span
-from ..compiler.diagnostics.nearest import nearest, nearest_help
-from ..compiler.plan.parameters import Parameter, Pattern, param, parameters
+from ..compiler.diagnostics.nearest import nearest, nearest_help, same_word
+from ..compiler.diagnostics.wording import join_or
+from ..compiler.pipeline.pass_interface import Pass
+from ..compiler.plan.parameters import Parameter, Pattern, WarningCode, param, parameters
 from ..compiler.registry import cache_types, find_source
 from ..compiler.sources.source import Source
 from . import ast
@@ -23,6 +26,7 @@ from .printer import show
 SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 UNITS = {**dict.fromkeys(SIZES, "B"), "bit": "bits", "bits": "bits", "tok/s": "tok/s"}
 _WANTS = {"%": "a percentage", "B": "a size", "bits": "a number of bits", "tok/s": "a rate"}
+_ERROR = re.compile(r"E[0-9]{4}")
 
 
 class _Failed(Exception):
@@ -67,7 +71,17 @@ class EvaluationBlock:
 class DeployBlock:
     """The keys every `deploy` line takes, whatever its target."""
 
-    kv: str = param("fp16", doc="type of the K/V cache", choices=("fp16", *cache_types()))
+    accept: tuple[WarningCode, ...] = param(
+        (), doc="warnings of this deploy that are known and accepted: told once in a line, kept in the manifest"
+    )
+    reason: str = param("", doc="why the warnings in `accept` are accepted")
+    kv: str = param(
+        "fp16",
+        doc="type of the K/V cache",
+        choices=("fp16", *cache_types()),
+        also_called=("kv_cache", "cache_type", "kv_type", "kv_dtype"),
+        meant={"int8": "`uint8`: the cache has a zero point, so a signed type would hold the same values."},
+    )
 
 
 @dataclass(frozen=True)
@@ -119,7 +133,9 @@ class Reader:
         self, cls: type, values: dict[str, Any], owner: str, settings: Sequence[ast.Setting], at: Span
     ) -> Any:
         """An instance of `cls`, its own `validate` asked; None after an error."""
-        made = cls(**values)
+        made = cls(**(cls.completed(values) if issubclass(cls, Pass) else values))
+        if self._without_effect(made, values, owner, settings):
+            return None
         validate = getattr(made, "validate", None)
         problems = list(validate()) if validate is not None else []
         for problem in problems:
@@ -128,11 +144,44 @@ class Reader:
             self.report.error("E0206", f"{owner}: {text}", span)
         return None if problems else made
 
+    def _without_effect(self, made: Any, values: dict[str, Any], owner: str, settings: Sequence[ast.Setting]) -> bool:
+        """Report each setting that another one's value leaves without an effect."""
+        found = False
+        for parameter in parameters(type(made)):
+            if parameter.goes_with is None or parameter.name not in values:
+                continue
+            other, wanted = parameter.goes_with
+            if getattr(made, other) in wanted:
+                continue
+            found = True
+            setting = next(setting for setting in settings if setting.key.text == parameter.name)
+            message = f"{owner}: `{parameter.name}` has no effect without `{other} = {join_or(wanted)}`"
+            near = nearest(parameter.name, {p.name for p in parameters(type(made))} - values.keys())
+            help = self._meant(parameter, show(setting.value))
+            help = help or (f"did you mean `{near}`?" if near else "leave it out")
+            self.report.error("E0206", message, setting.span, help=help)
+        return found
+
     def _unknown_key(self, setting: ast.Setting, known: dict[str, Parameter], owner: str) -> None:
         key = setting.key
-        help = nearest_help(key.text, known, "key") or (f"keys are: {', '.join(known)}" if known else None)
+        other = next((p for p in known.values() if same_word(key.text, p.also_called)), None)
+        opposite = next((found for p in known.values() if (found := self._meant(p, key.text))), None)
+        help = self._renamed(setting, other) if other is not None else opposite
+        help = help or nearest_help(key.text, known, "key")
+        help = help or (f"keys are: {', '.join(known)}" if known else None)
         what = f"{owner} takes no key `{key.text}`" if known else f"{owner} takes no keys"
         self.report.error("E0108", what, key.span, help=help)
+
+    def _renamed(self, setting: ast.Setting, parameter: Parameter) -> str:
+        """What to write for a key that other tools have; with the value, where ours takes it as it is."""
+        value = show(setting.value)
+        if (meant := self._meant(parameter, value)) is not None:
+            return meant
+        try:
+            Reader(DiagnosticCollector(), self.lets)._convert(parameter, setting.value)
+        except _Failed:
+            return f"here it is `{parameter.name}`: {parameter.describe()}"
+        return f"write `{parameter.name} = {value}`"
 
     def _convert_into(self, values: dict[str, Any], parameter: Parameter, value: ast.Value) -> None:
         resolved = self.lets.resolve(value)
@@ -205,14 +254,35 @@ class Reader:
         choices = parameter.choices_of(str)
         if value.text in choices:
             return value.text
-        if choices:
+        if WarningCode in parameter.types:
+            return self._warning_code(parameter, value)
+        meant = self._meant(parameter, value.text)
+        if choices or meant:
             near = nearest(value.text, map(str, choices))
-            help = f"did you mean `{near}`?" if near else None
+            help = meant or (f"did you mean `{near}`?" if near else None)
             self._refuse("E0204", parameter, value, f"`{parameter.name}` cannot be `{value.text}`", help)
         help = nearest_help(value.text, self.lets.declared, "let")
+        if bool in parameter.types and value.text.lower() in ("true", "false"):
+            help = f"write `{value.text.lower()}`"
         if help is None and str in parameter.types:
             help = "a string stands in double quotes"
         self._refuse("E0107", parameter, value, f"unknown name `{value.text}`", help)
+
+    def _warning_code(self, parameter: Parameter, value: ast.Word) -> WarningCode:
+        from ..compiler.diagnostics.explain import codes  # a plan without `accept` needs no pages
+        from ..compiler.diagnostics.plugin_pages import page_files
+
+        known = [code for code in codes(page_files()) if not _ERROR.fullmatch(code)]
+        if value.text in known:
+            return WarningCode(value.text)
+        what = "an error, which cannot be accepted" if _ERROR.fullmatch(value.text) else "no warning's code"
+        self._refuse("E0204", parameter, value, f"`{value.text}` is {what}", "`edgec explain` lists the codes; those of warnings begin with W")
+
+    @staticmethod
+    def _meant(parameter: Parameter, word: str) -> str | None:
+        """The help line for a value that other tools have; one ending in `.` is an explanation, not a line to write."""
+        found = next((text for other, text in parameter.meant.items() if same_word(word, (other,))), None)
+        return None if found is None else found if found.endswith(".") else f"write `{found}`"
 
     def _string(self, parameter: Parameter, value: ast.String) -> str:
         choices = parameter.choices_of(str)
@@ -220,6 +290,8 @@ class Reader:
             return value.value
         if value.value in choices:
             self._refuse("E0201", parameter, value, f"`{parameter.name}` is a word, not a string", "drop the quotes")
+        if (meant := self._meant(parameter, value.value)) is not None:
+            self._refuse("E0204", parameter, value, f"`{parameter.name}` cannot be {show(value)}", meant)
         if SourceCall in parameter.types:
             self._refuse("E0201", parameter, value, "a source says what it is", f"write `hf({show(value)})`")
         self._mistyped(parameter, value)
@@ -238,7 +310,8 @@ class Reader:
     def _unit(self, parameter: Parameter, value: ast.Value) -> NoReturn:
         if parameter.unit is None:
             self._mistyped(parameter, value)
-        self._refuse("E0202", parameter, value, f"`{parameter.name}` is {_WANTS[parameter.unit or '']}")
+        help = f"write `{show(value)} {parameter.unit}`" if isinstance(value, ast.Number) and parameter.unit else None
+        self._refuse("E0202", parameter, value, f"`{parameter.name}` is {_WANTS[parameter.unit or '']}", help)
 
     def _mistyped(self, parameter: Parameter, value: ast.Value) -> NoReturn:
         meant = [choice for choice in parameter.choices_of(str) if str(choice).endswith(show(value))]

@@ -12,7 +12,7 @@ the same format.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..compiler.diagnostics.diagnostic import Diagnostic, PlanError
 from ..compiler.ir.levels import Level
@@ -40,6 +40,36 @@ _SPREAD = {16: 1.5, 32: 1.8, 64: 2.1, 128: 2.4}  # how far weights of one block 
 _CHANNEL_SPREAD = 3.0
 _DAMPING = 0.01
 _CALIBRATED = ("awq", "gptq", "reconstruct")
+_INTEGERS = ("int4", "int8", "int3", "int2")
+_MEANT = {  # formats as other tools spell them
+    "w4a16": "weights = int4, activations = uint16",
+    "w4a8": "weights = int4, activations = uint8",
+    "w8a16": "weights = int8, activations = uint16",
+    "w8a8": "weights = int8, activations = uint8",
+    "w4": "weights = int4",
+    "w8": "weights = int8",
+    **{f"{name}4": "weights = int4" for name in ("i", "s", "int_", "q")},
+    **{f"{name}8": "weights = int8" for name in ("i", "s", "int_", "q")},
+    "4bit": "weights = int4",
+    "8bit": "weights = int8",
+    "uint4": "weights = int4, symmetric = false",
+    "uint8": "weights = int8, symmetric = false",
+    "q4_0": "weights = int4, block = 32",
+    "q4_1": "weights = int4, block = 32, symmetric = false",
+    "q8_0": "weights = int8, block = 32",
+    **{
+        f"q{bits}_k{size}": f"weights = int{bits}, block = 32, method = gptq"
+        for bits in (2, 3, 4)
+        for size in ("", "_s", "_m", "_l")
+    },
+    **dict.fromkeys(("fp4", "nf4", "mxfp4", "nvfp4"), "weights = int4"),
+    **dict.fromkeys(("fp8", "mxfp8"), "weights = int8"),
+    **dict.fromkeys(
+        ("fp16", "float16", "bf16", "fp32", "float32", "none"),
+        "weights that `quantize` leaves out stay floats: name them in its `except`.",
+    ),
+}
+_SIGNED = "`uint8` or `uint16`: integer activations have a zero point, so a signed type would hold the same values."
 _ACTIVATIONS = {"fp16": 0.0, "uint16": 0.02, "uint8": 0.3}  # of random inputs, which calibration has not seen
 
 
@@ -57,24 +87,45 @@ class Quantize(Pass):
         doc="integer type of the weights; stored: that of the checkpoint, with `method = keep`; auto: a width of "
         "`bits` and a block of `blocks` for each weight, chosen by "
         "what it costs the model, within `budget`",
-        choices=("int4", "int8", "int3", "int2", "auto", "stored"),
+        choices=(*_INTEGERS, "auto", "stored"),
+        also_called=("dtype", "precision", "weight", "wbits", "w_bit", "weight_type", "type", "format", "scheme"),
+        meant=_MEANT,
     )
     block: int | str = param(
         32,
         doc="number of consecutive inputs that share one scale; channel: one scale for all inputs of an output",
         choices=(*BLOCKS, "channel"),
+        also_called=("group_size", "group", "block_size", "granularity", "q_group_size"),
+        meant={"-1": "block = channel", "per_channel": "block = channel", "row": "block = channel"},
+        goes_with=("weights", (*_INTEGERS, "stored")),
     )
     symmetric: bool = param(
-        True, doc="true: integers around zero, a scale per block; false: a scale and a zero point per block"
+        True,
+        doc="true: integers around zero, a scale per block; false: a scale and a zero point per block",
+        also_called=("sym",),
+        meant=dict.fromkeys(("asymmetric", "asym", "zero_point", "zero_points"), "symmetric = false"),
     )
     method: str = param(
         "rtn",
         doc="how the integers are chosen (docs/solvers.md); awq, gptq and reconstruct need the plan's `calibration`; "
         "keep: the integers that the checkpoint stores",
         choices=("rtn", "mse", "hqq", "awq", "gptq", "reconstruct", "keep"),
+        also_called=("algorithm", "algo", "quantizer", "solver", "quant_method"),
+        meant={
+            "autoround": "method = reconstruct",
+            "signround": "method = reconstruct",
+            "adaround": "method = reconstruct",
+            "nearest": "method = rtn",
+            "minmax": "method = rtn",
+            "smoothquant": "method = awq",
+            "none": "method = rtn",
+        },
     )
     act_order: bool = param(
-        False, doc="true: gptq solves the inputs with the largest activations first; scales are chosen before it starts"
+        False,
+        doc="true: gptq solves the inputs with the largest activations first; scales are chosen before it starts",
+        also_called=("desc_act", "actorder"),
+        goes_with=("method", ("gptq", "reconstruct")),
     )
     damping: float = param(
         _DAMPING,
@@ -82,16 +133,29 @@ class Quantize(Pass):
         "positive definite",
         minimum=0,
         maximum=1,
+        also_called=("damp", "percdamp", "damp_percent", "dampening_frac"),
+        goes_with=("method", _CALIBRATED),
     )
-    bits: tuple[int, ...] = param((3, 4, 8), doc="widths that `weights = auto` chooses from", choices=(2, 3, 4, 8))
+    bits: tuple[int, ...] = param(
+        (3, 4, 8),
+        doc="widths that `weights = auto` chooses from",
+        choices=(2, 3, 4, 8),
+        meant={str(width): f"weights = int{width}" for width in (2, 3, 4, 8)},
+        goes_with=("weights", ("auto",)),
+    )
     blocks: tuple[int, ...] = param(
-        (16, 32, 128), doc="block sizes that `weights = auto` chooses from; it ignores `block`", choices=BLOCKS
+        (16, 32, 128),
+        doc="block sizes that `weights = auto` chooses from; it ignores `block`",
+        choices=BLOCKS,
+        goes_with=("weights", ("auto",)),
     )
     budget: float = param(
         4.5,
         doc="bits per weight that `weights = auto` may spend on average, scales and zero points included",
         unit="bits",
         minimum=2,
+        also_called=("target_bits", "avg_bits", "average_bits", "bpw"),
+        goes_with=("weights", ("auto",)),
     )
     scales: str = param(
         "auto",
@@ -104,13 +168,22 @@ class Quantize(Pass):
         doc="type of the selected linears' inputs and outputs (docs/activations.md); with uint8 the rest of the "
         "decoder is uint16",
         choices=("fp16", "uint16", "uint8"),
+        also_called=("activation", "acts", "a_bits", "activation_type", "input_activations"),
+        meant={"int8": _SIGNED, "int16": _SIGNED, "float16": "activations = fp16", "a16": "activations = uint16"},
     )
     ranges: str = param(
         "auto",
         doc="how the range of integer activations is chosen from calibration text; auto: minmax for uint16, mse for "
         "uint8",
         choices=("auto", "minmax", "percentile", "mse"),
+        also_called=("observer", "range_method"),
+        goes_with=("activations", ("uint16", "uint8")),
     )
+
+    @classmethod
+    def completed(cls, written: Mapping[str, Any]) -> dict[str, Any]:
+        """Mixed widths are chosen by a method that measures them: gptq, unless another is named."""
+        return {"method": "gptq", **written} if written.get("weights") == "auto" else dict(written)
 
     @property
     def tolerance(self) -> Tolerance:
@@ -131,9 +204,21 @@ class Quantize(Pass):
             weights=self._formats(),
             activations=None if integers is None else self.activations,
             calibration=solved if self.method in _CALIBRATED else integers,
+            without_calibration=self._without_calibration(),
             torch=auto or integers or solved,
             decoder=integers,
         )
+
+    def _without_calibration(self) -> str | None:
+        if self.method not in _CALIBRATED and self.activations == "fp16":
+            return None
+        if self.weights == "auto":
+            return "choose the width yourself, e.g. `weights = int4`"
+        if self.activations != "fp16":
+            return f"leave out `activations = {self.activations}`" + (
+                " and use `method = rtn, mse or hqq`" if self.method in _CALIBRATED else ""
+            )
+        return "use a method that needs none: rtn, mse or hqq"
 
     @property
     def moves_cache(self) -> bool:
@@ -153,12 +238,6 @@ class Quantize(Pass):
             return ["it needs `weights`: int4, int8, int3, int2 or auto (only `method = keep` takes those stored)"]
         if self.weights == "auto" and self.method not in _CALIBRATED:
             return [("method", "`weights = auto` goes with `method = gptq`, `awq` or `reconstruct`")]
-        if self.act_order and self.method not in ("gptq", "reconstruct"):
-            return [("act_order", "`act_order` is for `method = gptq` or `reconstruct`")]
-        if self.damping != _DAMPING and self.method not in _CALIBRATED:
-            return [("damping", "`damping` is for `method = gptq`, `awq` or `reconstruct`: the others have no Hessian")]
-        if self.ranges != "auto" and self.activations == "fp16":
-            return [("ranges", "`ranges` is for `activations = uint16` or `uint8`")]
         if self.scales == "lpbq" and not self._fits_lpbq:
             return [("scales", "`scales = lpbq` goes with symmetric int4 weights in blocks of 16, 32 or 64")]
         return []

@@ -31,7 +31,7 @@ ALLOWED = {
     "registry": "plan diagnostics ir sources pipeline emit",
     "compile": "diagnostics files ir bundle oracle calibration pipeline plan emit partition registry",
     "runtime": "diagnostics ir bundle sources emit registry",
-    "report": "diagnostics ir pipeline plan compile",
+    "report": "ir pipeline plan compile",
     "verify": "diagnostics ir bundle oracle sources registry runtime",
     "driver": "diagnostics files bundle sources plan compile report",
     "commands": "diagnostics ir bundle plan registry runtime verify driver",

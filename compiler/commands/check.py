@@ -8,7 +8,7 @@ import sys
 
 from ..diagnostics.diagnostic import to_json
 from ..diagnostics.wording import count
-from .terminal import show
+from .terminal import accepted, show
 
 
 def run_check(arguments: argparse.Namespace) -> int:
@@ -27,7 +27,10 @@ def run_check(arguments: argparse.Namespace) -> int:
     show(diagnostics, sources)
     errors = sum(d.severity == "error" for d in diagnostics)
     if not arguments.json:
-        counts = (errors, "error"), (len(diagnostics) - errors, "warning")
+        if said := accepted(diagnostics):
+            print(said, file=sys.stderr)
+        open_ = sum(not d.accepted for d in diagnostics)
+        counts = (errors, "error"), (open_ - errors, "warning")
         said = [count(number, word) for number, word in counts if number]
         print(f"{arguments.plan}: {', '.join(said) or 'ok'}", file=sys.stderr if wrong else sys.stdout)
     return 1 if wrong else 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from dataclasses import asdict
 from typing import Any
 
 from ..diagnostics.diagnostic import Diagnostic
-from .terminal import show
+from .terminal import accepted, show
 
 _NOTES = 12  # of a model, in the summary
 
@@ -21,6 +22,8 @@ def run_compile(arguments: argparse.Namespace) -> int:
     started = time.perf_counter()
     plan = load_plan(arguments.plan, arguments.defines)
     show(plan.warnings, plan.sources)
+    if said := accepted(plan.warnings):
+        print(said, file=sys.stderr)
     with _Progress(quiet=arguments.quiet or arguments.json) as progress:
         options = CompileOptions(
             jobs=arguments.jobs,
@@ -78,6 +81,7 @@ def _facts(result: Any, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "models": {model.name: _model_facts(model, result) for model in result.models},
         "requires": result.measured.requires,
+        "warnings": result.manifest["warnings"],
     }
 
 
@@ -91,7 +95,7 @@ def _model_facts(model: Any, result: Any) -> dict[str, Any]:
         "perplexity": measured.perplexity.get(model.name),
         "baseline": measured.baseline.get(model.name),
         "seconds": {key: round(value, 2) for key, value in model.seconds.items()},
-        "notes": [note for step in model.steps for note in step.notes] + model.emission.notes,
+        "notes": model.notes(),
         "tables": [asdict(table) for step in model.steps for table in step.tables],
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import re
 import textwrap
 from dataclasses import asdict
 from typing import Any
@@ -116,8 +117,9 @@ def run_explain(arguments: argparse.Namespace) -> int:
         return 0
     code = arguments.code.upper()
     if code not in known:
-        help = nearest_help(code, known, "error code") or "`edgec explain` lists the codes"
-        fail("E0112", f"unknown error code `{code}`", help=help)
+        written = re.fullmatch("[EW][0-9]{4}", code)  # a number that is none is no mistyped other one
+        help = None if written else nearest_help(code, known, "error code")
+        fail("E0112", f"unknown error code `{code}`", help=help or "`edgec explain` lists the codes")
     print(explanation(code, others))
     return 0
 

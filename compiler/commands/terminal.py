@@ -11,8 +11,17 @@ from ..diagnostics.diagnostic import Diagnostic, render
 
 def show(diagnostics: Iterable[Diagnostic], sources: Mapping[str, str] | None = None) -> None:
     """Print each with its code frames and an empty line behind it."""
+    diagnostics = list(diagnostics)
     for diagnostic in diagnostics:
+        if diagnostic.accepted:
+            continue
         print(render(diagnostic, sources, color=colours()), end="\n\n", file=sys.stderr)
+
+
+def accepted(diagnostics: Iterable[Diagnostic]) -> str:
+    """One line on the warnings that the plan accepts; empty without one."""
+    found = {f"{one.code} ({one.accepted})": None for one in diagnostics if one.accepted}
+    return f"accepted: {', '.join(found)}" if found else ""
 
 
 def colours() -> bool:

@@ -57,6 +57,10 @@ class CompiledModel:
     weight_errors: dict[str, float] = field(default_factory=dict)  # of quantised linears, see `weight_error`
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def notes(self) -> list[str]:
+        """What its passes and its target remarked, in order."""
+        return [note for step in self.steps for note in step.notes] + list(self.emission.notes)
+
     def __repr__(self) -> str:
         return f"<compiled {self.name}: {', '.join(self.emission.parts)}>"
 

@@ -16,6 +16,7 @@ from ..ir.linears import QuantizedWeight, linears
 from ..ir.module import MAIN, BucketShape
 
 if TYPE_CHECKING:
+    from ..diagnostics.diagnostic import Diagnostic
     from ..ir.module import Module
     from ..plan.devices import Device
     from ..plan.plan import Plan
@@ -46,7 +47,15 @@ def assemble(plan: Plan, models: Sequence[CompiledModel], measured: Measured, di
         "memory": {model.name: _memory(model, directory) for model in models},
         "measured": _measured(measured),
         "libraries": _libraries(models),
+        "notes": [f"{model.name}: {note}" for model in models for note in model.notes()],
+        "warnings": [_warning(one) for one in plan.warnings],
     }
+
+
+def _warning(found: Diagnostic) -> dict[str, Any]:
+    """A warning of the check, without a path of this machine."""
+    row = {"code": found.code, "message": found.message, "help": found.help}
+    return row | ({"accepted": found.accepted} if found.accepted else {})
 
 
 def _device(device: Device) -> dict[str, Any]:
@@ -57,7 +66,8 @@ def _plan(plan: Plan) -> dict[str, Any]:
     import hashlib
 
     digest = hashlib.sha256("\0".join(plan.sources.values()).encode()).hexdigest()
-    return {"name": plan.name, "sha256": digest, "defines": {k: _json_value(v) for k, v in plan.defines.items()}}
+    defines = {name: _json_value(value) for name, value in plan.defines.items()}
+    return {"name": plan.name, "sha256": digest, "defines": defines, "overridden": list(plan.overridden)}
 
 
 def _json_value(value: object) -> object:

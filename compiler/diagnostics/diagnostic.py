@@ -51,6 +51,7 @@ class Diagnostic:
     also: tuple[Label, ...] = ()
     help: str | None = None
     severity: Severity = "error"
+    accepted: str | None = None  # of a warning: why the plan accepts it
 
     def __str__(self) -> str:
         return render(self)
@@ -162,6 +163,7 @@ def to_json(diagnostics: Iterable[Diagnostic]) -> list[dict[str, object]]:
             "at": _label_json(diagnostic.at) if diagnostic.at else None,
             "also": [_label_json(label) for label in diagnostic.also],
             "help": diagnostic.help,
+            **({"accepted": diagnostic.accepted} if diagnostic.accepted else {}),
         }
         for diagnostic in diagnostics
     ]

@@ -39,6 +39,11 @@ def nearest_help(name: str, known: Iterable[str], noun: str) -> str | None:
     return f"there is {article} {noun} named `{found[0]}`" if found else None
 
 
+def same_word(name: str, others: Iterable[str]) -> bool:
+    """Whether `name` is one of `others` but for case, `_` and `-`."""
+    return _fold(name) in map(_fold, others)
+
+
 def _fold(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 

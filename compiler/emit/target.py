@@ -98,6 +98,7 @@ class Target:
     Options: ClassVar[type]
     capabilities: ClassVar[Capabilities]
     engine: ClassVar[str] = "chain"
+    also_called: ClassVar[tuple[str, ...]] = ()  # what people type who mean it: engines and formats it writes for
 
     def check(self, request: CheckRequest) -> Sequence[Diagnostic]:
         """Mistakes that can be seen before any weight is read. Must not import numpy, onnx or an engine."""

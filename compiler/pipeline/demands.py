@@ -27,6 +27,7 @@ class Demands:
     buckets: tuple[tuple[int, int], ...] = ()  # (new tokens per call, positions in all) of each static graph
     places: frozenset[str] = frozenset()  # devices it pins ops to
     calibration: str | None = None  # the setting that reads the plan's `calibration` text
+    without_calibration: str | None = None  # what to write where there is no such text: "use …"
     torch: str | None = None  # the setting that computes with torch
     decoder: str | None = None  # the setting that only a decoder has a meaning for
 

@@ -113,6 +113,11 @@ class Pass:
     selects: ClassVar[bool] = True  # whether `on`/`except` make sense for it
     keeps_shapes: ClassVar[bool] = False  # whether weights keep their names and shapes [N, K]
 
+    @classmethod
+    def completed(cls, written: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters a plan wrote, with those that follow from them where they are left out."""
+        return dict(written)
+
     @property
     def tolerance(self) -> Tolerance:
         """How far this pass, with these parameters, may move the outputs. Exact unless it says otherwise."""

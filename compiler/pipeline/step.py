@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ..diagnostics.diagnostic import Span
 from .demands import Demands
@@ -18,6 +19,11 @@ class Step:
     on: tuple[str, ...] | None
     except_: tuple[str, ...]
     span: Span
+    settings: Mapping[str, Span] = field(default_factory=dict, compare=False)  # where the plan wrote each argument
+
+    def place(self, *keys: str) -> Span:
+        """Where the first of these arguments is written; the whole line where none is."""
+        return next((self.settings[key] for key in keys if key in self.settings), self.span)
 
     @property
     def demands(self) -> Demands:

@@ -34,6 +34,7 @@ class Device:
     npu_int8_tops: float | None = None
     cores: tuple[Cores, ...] = ()
     max_ram_gb: int | None = None
+    also_called: tuple[str, ...] = ()  # names it was announced under, for help texts
     sources: dict[str, str] = field(default_factory=dict, compare=False)
 
     @property
@@ -57,4 +58,5 @@ def devices() -> dict[str, Device]:
 def _device(name: str, row: dict) -> Device:
     row = dict(row)
     cores = tuple(Cores(**group) for group in row.pop("cores", ()))
-    return Device(name=name, cores=cores, sources=row.pop("source", {}), **row)
+    names = tuple(row.pop("also_called", ()))
+    return Device(name=name, cores=cores, also_called=names, sources=row.pop("source", {}), **row)

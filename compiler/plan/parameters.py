@@ -13,6 +13,7 @@ printer of `edgec passes NAME` and the docs read `parameters(cls)`; nothing else
     str                 "text"                   "text"
     bool                true                     True
     Pattern             2:4                      Pattern(2, 4)
+    WarningCode         W0601                    WarningCode("W0601")
     tuple[T, ...]       [1, 4] (or one value)    (1, 4)
 
 Unions of these are allowed (`int | str` with `choices=("auto",)`); choices of a type bind values of that type
@@ -26,7 +27,7 @@ import functools
 import sys
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass
 from typing import Any
 
@@ -46,6 +47,12 @@ class Pattern:
         return f"{self.n}:{self.m}"
 
 
+class WarningCode(str):
+    """A warning's code, W0601."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One field of a pass or of a target's options, as the plan sees it."""
@@ -59,6 +66,9 @@ class Parameter:
     minimum: float | None
     maximum: float | None
     unit: str | None
+    also_called: tuple[str, ...] = ()  # what other tools call it: the checker names ours
+    meant: Mapping[str, str] = dataclasses.field(default_factory=dict)  # values others write -> what to write here
+    goes_with: tuple[str, tuple[str, ...]] | None = None  # (parameter, its values) without which it has no effect
 
     @property
     def required(self) -> bool:
@@ -81,6 +91,8 @@ class Parameter:
             return "true or false"
         if kind is str:
             return "a string"
+        if kind is WarningCode:
+            return "a warning's code like W0601"
         if kind is Pattern:
             return "a pattern like 2:4"
         noun = {
@@ -123,14 +135,25 @@ def param(
     minimum: float | None = None,
     maximum: float | None = None,
     unit: str | None = None,
+    also_called: Iterable[str] = (),
+    meant: Mapping[str, str] | None = None,
+    goes_with: tuple[str, tuple[str, ...]] | None = None,
 ) -> Any:
-    """A dataclass field that a plan can set; without a default the plan has to set it."""
+    """A dataclass field that a plan can set; without a default the plan has to set it.
+
+    `also_called` are names other tools have for it and `meant` values they write, with what a plan writes instead: help
+    texts use both. `goes_with` is another parameter and the values of it this one has an effect with; written beside
+    another value, it is an error.
+    """
     facts = {
         "doc": doc,
         "choices": tuple(choices),
         "minimum": minimum,
         "maximum": maximum,
         "unit": unit,
+        "also_called": tuple(also_called),
+        "meant": dict(meant or {}),
+        "goes_with": goes_with,
     }
     return dataclasses.field(default=default, metadata={_METADATA: facts}, kw_only=True)
 

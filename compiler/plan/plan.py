@@ -15,6 +15,7 @@ from ..calibration.calibration_text import Calibration
 from ..diagnostics.diagnostic import Diagnostic, Span
 from ..ir.placement import Place
 from ..pipeline.step import Step
+from .parameters import parameters
 
 if TYPE_CHECKING:
     from ..ir.decoder_arch import DecoderArch
@@ -72,6 +73,19 @@ class PipelineDecl:
     span: Span
 
 
+def resolved_line(step: Step) -> str:
+    """A pipeline's line with every value as it was used: lets and `-D` filled in."""
+    values = vars(step.pass_)
+    written = [one for one in parameters(type(step.pass_)) if one.name in step.settings]
+    arguments = ", ".join(f"{one.name} = {one.written(values[one.name])}" for one in written)
+    line = f"{step.pass_name} ({arguments})" if arguments else step.pass_name
+    for word, names in (("on", step.on or ()), ("except", step.except_)):
+        quoted = ", ".join(f'"{name}"' for name in names)
+        if names:
+            line += f" {word} {quoted if len(names) == 1 else f'[{quoted}]'}"
+    return line
+
+
 @dataclass(frozen=True)
 class Deploy:
     """`options` is an instance of the target's `Options`; `kv` the type of the K/V cache."""
@@ -83,6 +97,8 @@ class Deploy:
     options: object
     kv: str
     span: Span
+    accept: tuple[str, ...] = ()  # codes of warnings that are known
+    reason: str = ""  # why they are accepted
 
 
 @dataclass(frozen=True)
@@ -134,6 +150,7 @@ class Plan:
     requires: tuple[Require, ...]
     defines: dict[str, object]
     sources: dict[str, str] = field(default_factory=dict)
+    overridden: tuple[str, ...] = ()  # the lets that `-D` gave another value
     warnings: tuple[Diagnostic, ...] = ()
 
     def __repr__(self) -> str:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..ir import kv_names
 from ..ir.weight_format import WeightFormat
+from ..plan.plan import resolved_line
 from .plots import bar, by_layer, stack
 
 if TYPE_CHECKING:
     from ..compile.compile_model import CompiledModel
     from ..compile.requirements import Measured
-    from ..diagnostics.diagnostic import Span
     from ..pipeline.pass_interface import FiguresTable, StepResult
     from ..plan.plan import Plan
 
@@ -33,13 +33,15 @@ def write_report(
     device = plan.devices[0]
     chip = device.marketing + (f" ({device.sm}, HTP {device.arch})" if device.arch else "")
     body = [f"<h1>{_e(plan.name)}</h1>", f"<p class=quiet>compiled for {_e(chip)}</p>"]
-    body += [_requires(measured), _overview(models, measured, manifest)]
+    broken = any(not row["holds"] for row in measured.requires)
+    body += [_requires(measured), _warnings(manifest["warnings"]), _overview(models, measured, manifest)]
     body += [_model(model, plan, manifest) for model in models]
-    body.append(_rest(manifest))
+    body += [_plan(plan), _rest(manifest)]
+    title = f"{plan.name}: {'rejected, ' if broken else ''}edgec report"
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>{_e(plan.name)}: edgec report</title><style>{style}</style>\n" + "\n".join(filter(None, body))
+        f"<title>{_e(title)}</title><style>{style}</style>\n" + "\n".join(filter(None, body))
     )
     path.write_text(page + "\n</html>\n", encoding="utf-8")
 
@@ -61,10 +63,16 @@ def _size(count: float) -> str:
     return f"{count / 1e6:,.2f} MB"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = (), prose: bool = False) -> str:
+def _table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    numbers: Sequence[int] = (),
+    prose: bool = False,
+    wide: bool = False,
+) -> str:
     """Cells are HTML; the columns in `numbers` are right-aligned, columns that are empty throughout are left out.
 
-    `prose`: the first column may wrap.
+    `prose`: the first column may wrap; `wide`: the second may.
     """
     kept = [i for i in range(len(head)) if any(row[i] for row in rows)]
     if not kept:
@@ -74,12 +82,41 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence
         return "".join(f"<{tag}{' class=n' if i in numbers else ''}>{row[i]}</{tag}>" for i in kept)
 
     lines = [f"<tr>{cells('th', head)}</tr>", *(f"<tr>{cells('td', row)}</tr>" for row in rows)]
-    return f"<div class=scroll><table{' class=prose' if prose else ''}>" + "\n".join(lines) + "</table></div>"
+    kind = " class=prose" if prose else " class=wide" if wide else ""
+    return f"<div class=scroll><table{kind}>" + "\n".join(lines) + "</table></div>"
 
 
 def _requires(measured: Measured) -> str:
     rows = [[_code(row["line"]), _e(row["text"]), _verdict(row["holds"])] for row in measured.requires]
     return "<h2>Requirements</h2>" + _table(["line", "measured", ""], rows) if rows else ""
+
+
+def _warnings(found: Sequence[Mapping[str, Any]]) -> str:
+    rows = []
+    for row in found:
+        said = f"<p class=quiet>accepted: {_e(row['accepted'])}</p>" if row.get("accepted") else ""
+        rows.append([_code(row["code"]), _prose(row["message"]) + said, _prose(row["help"] or "")])
+    return "<h2>Warnings</h2>" + _table(["", "what the check says", "what to do"], rows, wide=True) if rows else ""
+
+
+def _plan(plan: Plan) -> str:
+    """The values of the lets, those from `-D` marked, and the text of every file of the plan, folded away."""
+    rows = [
+        [_code(name), _code(_written_value(value)), "from <code>-D</code>" if name in plan.overridden else ""]
+        for name, value in plan.defines.items()
+    ]
+    texts = "".join(
+        f"<details><summary>{_e(Path(name).name)}</summary><pre>{_e(text)}</pre></details>"
+        for name, text in plan.sources.items()
+        if not name.startswith("-D ")
+    )
+    return "<h2>Plan</h2>" + (_table(["let", "value", ""], rows) if rows else "") + texts
+
+
+def _written_value(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_written_value, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _verdict(holds: bool) -> str:
@@ -167,21 +204,13 @@ def _figures(table: FiguresTable) -> str:
 
 
 def _written(model: CompiledModel, plan: Plan) -> Iterator[tuple[StepResult, str]]:
-    """Each step that ran, with what the plan says for it (a step that the deploy line implies has its name)."""
+    """Each step that ran, with its line, values filled in (a step that the deploy line implies has its name)."""
     steps = list(plan.steps(model.deploy))
     for result in model.steps:
         if steps and steps[0].span == result.origin:
-            yield result, _text(steps.pop(0).span, plan.sources)
+            yield result, resolved_line(steps.pop(0))
         else:
             yield result, result.pass_name
-
-
-def _text(span: Span, sources: Mapping[str, str]) -> str:
-    """The words at `span` with single blanks."""
-    lines = sources[span.file].split("\n")[span.line - 1 : span.end_line]
-    lines[-1] = lines[-1][: span.end_column - 1]
-    lines[0] = lines[0][span.column - 1 :]
-    return " ".join(" ".join(lines).split())
 
 
 def _notes(notes: Sequence[str]) -> str:

@@ -31,19 +31,15 @@ class OrtOptions:
         doc="type in which MatMulNBits multiplies; int8: activations are rounded block by block at run time, which is "
         "faster and less exact",
         choices=("float32", "int8"),
+        goes_with=("format", ("matmulnbits",)),
     )
-
-    def validate(self) -> list[str | tuple[str, str]]:
-        """`compute = int8` exists for `format = matmulnbits` only."""
-        if self.compute == "int8" and self.format != "matmulnbits":
-            return [("compute", "`compute = int8` is a mode of MatMulNBits: it needs `format = matmulnbits`")]
-        return []
 
 
 class OrtTarget(Target):
     """ONNX files with external weights, for ONNX Runtime on a CPU."""
 
     name: ClassVar[str] = "ort"
+    also_called: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "onnxruntime_genai", "cpu")
     Options: ClassVar[type] = OrtOptions
     capabilities: ClassVar[Capabilities] = Capabilities(frozenset({"cpu"}), widths={2: 0, 4: 0, 8: 0}, beside=True)
 

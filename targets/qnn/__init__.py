@@ -31,6 +31,7 @@ class QnnTarget(Target):
     """HTP context binaries for the NPU of a Snapdragon chip, all buckets in one with shared weights."""
 
     name: ClassVar[str] = "qnn"
+    also_called: ClassVar[tuple[str, ...]] = ("htp", "hexagon", "npu", "snpe", "qairt", "genie", "qualcomm", "dlc")
     Options: ClassVar[type] = QnnOptions
     capabilities: ClassVar[Capabilities] = Capabilities(
         frozenset({"npu"}), activations=("fp16", "uint16", "uint8"), caches=("fp16", "uint8")

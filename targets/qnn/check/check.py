@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ....compiler.diagnostics.diagnostic import Diagnostic, EdgecError, Label
 from ..htp.chip import NO_FP16, Chip
-from .integer_formats import described, integer_format, integers, safer
+from .integer_formats import ACKNOWLEDGE, described, integer_format, integers, safer
 
 if TYPE_CHECKING:
     from ....compiler.emit.target import CheckRequest
@@ -78,7 +78,7 @@ def _format(step: Step, chip: Chip) -> Iterator[Diagnostic]:
     """A weight format that no phone with this chip's NPU is reported to run draws a warning."""
     from ..conformance.table import load_reports
 
-    at = Label(step.span)
+    at = Label(step.place("weights", "method"))
     reports = [r for r in load_reports() if f"v{chip.arch}" in r.archs]
     if any(r.format == "matmul_nbits" and r.works for r in reports):
         return
@@ -88,7 +88,6 @@ def _format(step: Step, chip: Chip) -> Iterator[Diagnostic]:
         f"{described(step.demands.weights)} and fp16 activations was run on the HTP emulator only: "
         f"no phone with a v{chip.arch} NPU is reported to take it",
         at,
-        help=f"{other}try the bundle on a device before shipping it; "
-        "docs/conformance.md lists what phones are reported to take",
+        help=f"{other}{ACKNOWLEDGE}",
         severity="warning",
     )

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from ....compiler.emit.target import CheckRequest
     from ....compiler.pipeline.step import Step
 
+ACKNOWLEDGE = (
+    "try the bundle on a device before shipping it; docs/conformance.md lists what phones are reported to take\n"
+    'once it has run, write `{ accept = W0601  reason = "…" }` on the deploy line'
+)
+
 
 def integers(request: CheckRequest) -> bool:
     """Whether a line of the pipeline makes activations integers: then all of them are."""
@@ -39,7 +44,7 @@ def form_of(format_: WeightFormat) -> str:
 
 def integer_format(step: Step, chip: Chip) -> Iterator[Diagnostic]:
     """Errors for what HTP has no form for, a warning for what no phone is reported to take."""
-    at, demands = Label(step.span), step.demands
+    at, demands = Label(step.place("weights", "method")), step.demands
     forms = {form_of(one): one for one in demands.weights}
     narrow = demands.activations == "uint8"
     if any(not one.symmetric for one in demands.weights):
@@ -70,8 +75,7 @@ def _evidence(at: Label, formats: Sequence[WeightFormat], chip: Chip, form: str,
         f"{widths} with {grains[form]} and {bits} activations was run on the HTP emulator only: "
         f"no phone with a v{chip.arch} NPU is reported to take it",
         at,
-        help=f"{safer(reports)}try the bundle on a device before shipping it; "
-        "docs/conformance.md lists what phones are reported to take",
+        help=f"{safer(reports)}{ACKNOWLEDGE}",
         severity="warning",
     )
 
@@ -80,7 +84,7 @@ def safer(reports: Sequence[DeviceReport]) -> str:
     """The smallest format that phones are reported to take."""
     known = {report.format for report in reports if report.works}
     if "int4_lpbq_a16" in known:
-        return "int4 in blocks of 16, 32 or 64 with `activations = uint16` (LPBQ) is reported to run; "
+        return "int4 in blocks of 16, 32 or 64 with `activations = uint16` (LPBQ) is reported to run\n"
     if "int_per_channel_qdq" in known:
-        return "`block = channel` with `activations = uint16` is reported to run; "
-    return "fp16 weights (no quantize step) are reported to run; " if "fp16" in known else ""
+        return "`block = channel` with `activations = uint16` is reported to run\n"
+    return "fp16 weights (no quantize step) are reported to run\n" if "fp16" in known else ""

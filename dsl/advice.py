@@ -1,0 +1,115 @@
+"""What a syntax error most likely is: the way out in a few words, and files of another language.
+
+`advice` looks at the text around the place where the parser stopped and at what it would have taken there.
+`foreign` looks at a whole file: YAML or JSON is one mistake, not one in every line.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from .scanner import KEYWORDS
+
+_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+_HYPHENATED = re.compile(rf"{_NAME}(?:-[A-Za-z0-9_]+)+")
+_ELLIPSIS = re.compile(r"(\d+)[ \t]*\.\.+[ \t]*(\d+)")
+_PERCENT_TIMES = re.compile(r"([0-9][0-9_.]*)[ \t]*%[ \t]*\*?[ \t]*(baseline)?")
+_BARE_ARGUMENT = re.compile(rf"({_NAME})[ \t]+({_NAME})[ \t]*$")
+_YAML = re.compile(rf"(?:---[^\n]*\n|[ \t]*#[^\n]*\n|[ \t\r]*\n)*[ \t]*(?:- )?{_NAME}[ \t]*:(?:[ \t]|\r?\n|$)")
+_TOML = re.compile(rf"(?:[ \t]*#[^\n]*\n|[ \t\r]*\n)*[ \t]*\[\[?{_NAME}(?:\.{_NAME})*\]\]?[ \t]*(?:\r?\n|$)")
+_JSON = re.compile(r"\s*[\[{]\s*(?:\"|\{|\[|\}|\])")
+_XML = re.compile(r"\s*<[?!A-Za-z]")
+_FIRST = "a plan begins like `plan chat`; docs/language.md shows a whole one"
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where the parser stopped: `text` of the file, the statement's `start`, the `position`, what stood there."""
+
+    text: str
+    start: int
+    position: int
+    found: str
+    accepts: frozenset[str]
+
+    @property
+    def before(self) -> str:
+        """The statement up to the place."""
+        return self.text[self.start : self.position]
+
+    @property
+    def line(self) -> str:
+        """The rest of the line, the place included."""
+        return self.text[self.position :].split("\n", 1)[0]
+
+
+def foreign(text: str) -> tuple[str, str] | None:
+    """(what the file looks like, help) where it is written in another language; None for a plan."""
+    if _JSON.match(text):
+        return "JSON", _FIRST
+    if _XML.match(text):
+        return "XML", _FIRST
+    if _TOML.match(text):
+        return "TOML", _FIRST
+    if _YAML.match(text):
+        return "YAML", f"{_FIRST}: names and values stand without `:`, settings as `key = value`"
+    return None
+
+
+def advice(at: Found) -> str | None:
+    """The help line of a syntax error; None where nothing better is known than what was expected."""
+    found, accepts = at.found, at.accepts
+    return (
+        _signs_of_others(at)
+        or _arguments(at)
+        or ("settings in braces stand without commas" if found == "," and _wants_setting(accepts) else None)
+        or ("write `key = value`" if found in (":", ",", ")") and "EQUAL" in accepts else None)
+        or ("a requirement compares with `<=` or `>=`" if found == "=" and "COMPARE" in accepts else None)
+        or _separated(found, accepts)
+    )
+
+
+def _wants_setting(accepts: frozenset[str]) -> bool:
+    return "COMMA" not in accepts and "WORD" in accepts
+
+
+def _separated(found: str, accepts: frozenset[str]) -> str | None:
+    if "COMMA" in accepts and (found[:1].isalnum() or found[:1] == '"'):
+        return "separate arguments and list items with `,`"
+    return None
+
+
+def _signs_of_others(at: Found) -> str | None:
+    """Ways of writing that other languages have."""
+    if at.found == "/":
+        return "a comment begins with `#`"
+    if at.found == "-":
+        begin = at.position - len(re.search(r"[A-Za-z0-9_]*$", at.before)[0])  # type: ignore[index]  # always matches
+        name = _HYPHENATED.match(at.text, begin)
+        return f"names have `_` where others have `-`: write `{name[0].replace('-', '_')}`" if name else None
+    if at.found == ".":
+        begin = at.position - len(re.search(r"\d*$", at.before)[0])  # type: ignore[index]  # always matches
+        span = _ELLIPSIS.match(at.text, begin)
+        return f"a list names its values: write `[{span[1]}, {span[2]}]`" if span else None
+    if at.found == "*":
+        begin = at.position - len(re.search(r"[0-9_.]*[ \t]*%?[ \t]*$", at.before)[0])  # type: ignore[index]
+        percent = _PERCENT_TIMES.match(at.text, begin)
+        return f"write `{float(percent[1].replace('_', '')) / 100:g} * baseline`" if percent else None
+    if at.found == "=" and (word := at.before.strip()) in KEYWORDS:
+        value = re.match(r"=[ \t]*([^\s#]+)", at.line)
+        return f"write `{word} {value[1] if value else 'NAME'}`, without `=`"
+    if at.found == ":" and (word := at.before.strip()) in KEYWORDS:
+        return f"a `{word}` statement has no `:`"
+    return None
+
+
+def _arguments(at: Found) -> str | None:
+    """A step's arguments in braces, or bare."""
+    if at.found == "{" and "LPAR" in at.accepts:
+        name = re.search(rf"({_NAME})[ \t]*$", at.before)
+        return f"arguments stand in parentheses: `{name[1] if name else 'pass'} (key = value)`"
+    if at.found == "=" and {"LPAR", "RBRACE"} <= at.accepts and (bare := _BARE_ARGUMENT.search(at.before)):
+        value = re.match(r"=[ \t]*([^\s,#})]+)", at.line)
+        return f"arguments stand in parentheses: `{bare[1]} ({bare[2]} = {value[1] if value else 'value'})`"
+    return None
