@@ -1,4 +1,4 @@
-"""The command line: `edgec compile | check | run | verify | inspect | passes | devices | explain | schema`.
+"""The command line: `edgec compile | check | run | verify | inspect | passes | devices | explain | …`.
 
 Results go to stdout, progress and diagnostics to stderr; with `--json` stdout holds one JSON document and nothing else.
 Exit codes: 0 done, 1 the plan or an input is wrong, 2 usage, 3 something does not hold, 4 an engine or tool failed.
@@ -14,8 +14,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
+from .commands.arguments import Parser
 from .commands.terminal import show
 from .diagnostics.diagnostic import EdgecError, explain_failure, to_json
 from .diagnostics.warn import listening
@@ -23,7 +24,7 @@ from .diagnostics.warn import listening
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse(sys.argv[1:] if argv is None else argv)
     try:
         with listening(lambda warning: show([warning])):
             return arguments.run(arguments)
@@ -47,12 +48,6 @@ def _print_json(value: object) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
 class _Version(argparse.Action):
     """Looked up only when asked for: the package's metadata costs a tenth of `check`'s time."""
 
@@ -72,8 +67,8 @@ class _Command(NamedTuple):
     json: bool = True
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="edgec", description="Compile a deployment plan for an on-device LLM.")
+def _parser() -> Parser:
+    parser = Parser(prog="edgec", description="Compile a deployment plan for an on-device LLM.")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, row in _COMMANDS.items():
@@ -82,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         if row.json:
             command.add_argument("--json", action="store_true", help="print one JSON document on stdout")
         command.add_argument("--debug", action="store_true", help="show the stack trace of a failure")
-        command.set_defaults(run=_later(row.run) if isinstance(row.run, str) else row.run)
+        command.set_defaults(run=_later(row.run) if isinstance(row.run, str) else row.run, parser=parser)
     return parser
 
 
@@ -97,6 +92,10 @@ def _later(place: str) -> Callable[[argparse.Namespace], int]:
 
 def _plan(command: argparse.ArgumentParser) -> None:
     command.add_argument("plan", type=Path, help="the plan, a .edge or .plan file")
+    _defines(command)
+
+
+def _defines(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "-D",
         dest="defines",
@@ -108,7 +107,8 @@ def _plan(command: argparse.ArgumentParser) -> None:
 
 
 def _check(command: argparse.ArgumentParser) -> None:
-    _plan(command)
+    command.add_argument("plans", type=Path, nargs="+", metavar="PLAN", help="plans to check; `-` reads one from stdin")
+    _defines(command)
     command.add_argument(
         "--fast", action="store_true", help="leave out the dry run: what the targets take of the graphs"
     )
@@ -174,6 +174,14 @@ def _explain(command: argparse.ArgumentParser) -> None:
     command.add_argument("code", nargs="?", help="an error code such as E0102; without it, the list of codes")
 
 
+def _help(command: argparse.ArgumentParser) -> None:
+    command.add_argument("command", nargs="?", help="the command to explain; without it, all commands")
+
+
+def _completion(command: argparse.ArgumentParser) -> None:
+    command.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell the script is for")
+
+
 def _nothing(_command: argparse.ArgumentParser) -> None:
     pass
 
@@ -194,6 +202,13 @@ _COMMANDS: dict[str, _Command] = {
     "passes": _Command("list the installed passes, or the parameters of one", "lists:run_passes", _passes),
     "devices": _Command("list the devices a plan can name, or the figures of one", "lists:run_devices", _devices),
     "explain": _Command("explain an error code", "lists:run_explain", _explain, json=False),
+    "help": _Command("explain edgec, or one of its commands", "completion:run_help", _help, json=False),
+    "completion": _Command(
+        'complete words in a shell: eval "$(edgec completion bash)"',
+        "completion:run_completion",
+        _completion,
+        json=False,
+    ),
     "schema": _Command("print the JSON Schema of a bundle's manifest", _run_schema, _nothing, json=False),
 }
 

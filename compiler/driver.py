@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .compile.compile_model import CompiledModel, CompileOptions, Progress, compile_model
 from .compile.requirements import Measured, check_requirements, measure_models
@@ -61,6 +61,13 @@ def load_plan(path: Path, defines: Sequence[str] = ()) -> Plan:
     from ..dsl import load_plan as load
 
     return load(path, list(defines))
+
+
+def read_plan_text(stream: BinaryIO, name: str) -> str:
+    """The text of a plan from an open file, shown as `name` in errors; PlanError if it is none."""
+    from ..dsl.plan_text import decode_plan
+
+    return decode_plan(stream, name)
 
 
 def check_plan(

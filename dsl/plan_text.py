@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from ..compiler.diagnostics.diagnostic import Label, Span, fail
 from ..compiler.diagnostics.nearest import nearest
@@ -40,16 +40,21 @@ def read_plan(path: Path, file: str, at: Span | None = None) -> PlanText:
     """Read a plan file; `at` is the line that named it, None for the plan itself."""
     try:
         with path.open("rb") as stream:
-            raw = stream.read(MAX_BYTES + 1)
+            return PlanText(file, decode_plan(stream, file, at))
     except FileNotFoundError:
         fail("E0301", f"there is no file `{file}`", at, help=missing_help(path, at is not None))
     except IsADirectoryError:
         fail("E0302", f"`{file}` is a folder, not a plan", at)
     except OSError as error:
         fail("E0302", f"`{file}` cannot be read: {(error.strerror or 'unknown reason').lower()}", at)
+
+
+def decode_plan(stream: BinaryIO, file: str, at: Span | None = None) -> str:
+    """The text of a plan from an open file: at most as long as a plan may be, in UTF-8."""
+    raw = stream.read(MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
         fail("E0009", f"`{file}` is larger than any plan ({MAX_BYTES >> 10} KiB at most)", at)
-    return PlanText(file, _decode(raw, file))
+    return _decode(raw, file)
 
 
 def missing_help(path: Path, written_in_a_plan: bool = True) -> str | None:

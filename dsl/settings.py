@@ -276,7 +276,8 @@ class Reader:
         if value.text in known:
             return WarningCode(value.text)
         what = "an error, which cannot be accepted" if _ERROR.fullmatch(value.text) else "no warning's code"
-        self._refuse("E0204", parameter, value, f"`{value.text}` is {what}", "`edgec explain` lists the codes; those of warnings begin with W")
+        help = "`edgec explain` lists the codes; those of warnings begin with W"
+        self._refuse("E0204", parameter, value, f"`{value.text}` is {what}", help)
 
     @staticmethod
     def _meant(parameter: Parameter, word: str) -> str | None:

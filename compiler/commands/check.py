@@ -5,25 +5,36 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
-from ..diagnostics.diagnostic import to_json
+from ..diagnostics.diagnostic import Diagnostic, to_json
 from ..diagnostics.wording import count
 from .terminal import accepted, show
 
 
 def run_check(arguments: argparse.Namespace) -> int:
-    """Check a plan; exit 1 when it has errors."""
-    from ..driver import check_plan
+    """Check plans; exit 1 when one of them has errors."""
+    found = {str(plan): _check(plan, arguments) for plan in arguments.plans}
+    if arguments.json:
+        documents = {name: {"ok": ok, "diagnostics": to_json(said)} for name, (ok, said) in found.items()}
+        several = {"ok": all(ok for ok, _ in found.values()), "plans": documents}
+        document = several if len(arguments.plans) > 1 else next(iter(documents.values()))
+        print(json.dumps(document, indent=2, ensure_ascii=False))
+    return 0 if all(ok for ok, _ in found.values()) else 1
+
+
+def _check(path: Path, arguments: argparse.Namespace) -> tuple[bool, list[Diagnostic]]:
+    """Whether one plan is right, and everything that was said of it, which is shown here."""
+    from ..driver import check_plan, read_plan_text
 
     def say(text: str) -> None:
         if not arguments.json:
-            print(f"{arguments.plan}: {text}", file=sys.stderr)
+            print(f"{path}: {text}", file=sys.stderr)
 
-    plan, diagnostics, sources = check_plan(arguments.plan, arguments.defines, fast=arguments.fast, progress=say)
+    text = read_plan_text(sys.stdin.buffer, "<stdin>") if str(path) == "-" else None
+    path = Path("<stdin>") if text is not None else path
+    plan, diagnostics, sources = check_plan(path, arguments.defines, text, fast=arguments.fast, progress=say)
     wrong = plan is None
-    if arguments.json:
-        document = {"ok": not wrong, "diagnostics": to_json(diagnostics)}
-        print(json.dumps(document, indent=2, ensure_ascii=False))
     show(diagnostics, sources)
     errors = sum(d.severity == "error" for d in diagnostics)
     if not arguments.json:
@@ -32,5 +43,5 @@ def run_check(arguments: argparse.Namespace) -> int:
         open_ = sum(not d.accepted for d in diagnostics)
         counts = (errors, "error"), (open_ - errors, "warning")
         said = [count(number, word) for number, word in counts if number]
-        print(f"{arguments.plan}: {', '.join(said) or 'ok'}", file=sys.stderr if wrong else sys.stdout)
-    return 1 if wrong else 0
+        print(f"{path}: {', '.join(said) or 'ok'}", file=sys.stderr if wrong else sys.stdout)
+    return not wrong, diagnostics

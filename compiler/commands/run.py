@@ -20,6 +20,9 @@ def run_run(arguments: argparse.Namespace) -> int:
         result = run_graph(arguments.bundle, arguments.inputs, arguments.outputs, model=arguments.model)
         print(json.dumps(result, indent=2))
         return 0
+    if arguments.bundle.suffix in (".edge", ".plan") and arguments.bundle.is_file():
+        help = f"compile it first: `edgec compile {arguments.bundle} -o DIR`, then `edgec run DIR`"
+        fail("E0901", f"`{arguments.bundle}` is a plan, not a bundle", help=help)
     if arguments.prompt is None:
         fail("E0953", "`edgec run` needs a prompt", help="add --prompt TEXT (or --inputs FILE.npz for a graph model)")
     stream = None if arguments.json else _stream
