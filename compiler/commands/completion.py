@@ -1,4 +1,4 @@
-"""`edgec help` and `edgec completion bash | zsh | fish`, both made from the parser itself, so that they know every option."""
+"""`edgec help` and `edgec completion bash | zsh | fish`, made from the parser itself: they know every option."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def _warnings(found: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for row in found:
         said = f"<p class=quiet>accepted: {_e(row['accepted'])}</p>" if row.get("accepted") else ""
-        rows.append([_code(row["code"]), _prose(row["message"]) + said, _prose(row["help"] or "")])
+        rows.append([_code(row["code"]), _prose(row["message"]) + said, "<br>".join(map(_prose, (row["help"] or "").splitlines()))])
     return "<h2>Warnings</h2>" + _table(["", "what the check says", "what to do"], rows, wide=True) if rows else ""
 
 
