@@ -192,6 +192,7 @@ def _emit(
             folder=deploy.model,
             device=plan.devices[0],
             options=deploy.options if name == deploy.target else target.Options(),
+            beside=name != deploy.target,
             origin=deploy.span,
             progress=options.progress,
         )
@@ -202,7 +203,7 @@ def _emit(
         whole.stored.update(emitted.stored)
         _lay_out_cache(whole, emitted)
         if name == deploy.target:
-            whole.engine, whole.float_type = emitted.engine, emitted.float_type
+            whole.engine = emitted.engine
     return whole
 
 

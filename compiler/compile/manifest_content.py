@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bundle.manifest import arch_entry
+from ..emit.stored_weight import as_in_module
 from ..files import cache
 from ..ir.annotations import Subject, texts
-from ..ir.linears import QuantizedWeight, linears
+from ..ir.linears import Linear, linears
 from ..ir.module import MAIN, BucketShape
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def _weights(model: CompiledModel) -> list[dict[str, Any]]:
             {
                 "name": linear.name,
                 "shape": list(linear.shape),
-                **_format(model, linear.name, quant),
+                **_format(model, linear),
                 **_facts({} if held is None else texts(Subject.TENSOR, held)),
                 "source_line": model.compressed.decisions.get(linear.name),
             }
@@ -227,11 +228,13 @@ def _facts(found: dict[str, str]) -> dict[str, dict[str, str]]:
     return {"facts": found} if found else {}
 
 
-def _format(model: CompiledModel, name: str, quant: QuantizedWeight | None) -> dict[str, Any]:
+def _format(model: CompiledModel, linear: Linear) -> dict[str, Any]:
     """The format of a weight as the emitter has stored it."""
+    stored, quant = model.emission.stored.get(linear.name) or as_in_module(linear), linear.quant
     if quant is None:
-        return {"dtype": model.emission.float_type, "bits": None, "block": None, "symmetric": None, "scales": None}
-    return quant.format.stored_in(model.emission.stored.get(name, quant.bits)).entry()
+        floats = {"dtype": stored.dtype, "bits": None, "block": None, "symmetric": None, "scales": None}
+        return {**floats, "bytes": stored.bytes}
+    return {**quant.format.stored_in(stored.bits or quant.bits).entry(), "bytes": stored.bytes}
 
 
 def _speculation(plan: Plan) -> dict[str, Any] | None:

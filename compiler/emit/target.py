@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .capabilities import Capabilities, Refusal, Wording
 from .engine_protocols import GraphSession
 from .part import Part
+from .stored_weight import StoredWeight
 
 if TYPE_CHECKING:
     from ..diagnostics.diagnostic import Diagnostic, Span
@@ -57,6 +58,7 @@ class EmitJob:
     folder: str  # the model's folder in it: "target"
     device: Device
     options: Any  # the target's Options
+    beside: bool = False  # the model is deployed as another target, which leaves these parts to this one
     origin: Span | None = None  # the deploy line
     progress: Callable[[str], None] = lambda _text: None
 
@@ -70,8 +72,7 @@ class Emission:
     libraries: list[dict[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     kv: dict[str, Any] = field(default_factory=dict)  # layout of the K/V cache, for the manifest
-    float_type: str = "float32"  # how weights that are not quantised are stored
-    stored: dict[str, int] = field(default_factory=dict)  # linear -> bits of its integers, if not those of their type
+    stored: dict[str, StoredWeight] = field(default_factory=dict)  # by linear; without a row: as the module has it
 
     def __repr__(self) -> str:
         return f"<emission: {self.engine}, {', '.join(self.parts)}>"

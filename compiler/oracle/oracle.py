@@ -22,6 +22,7 @@ from ..ir import kv_names
 from ..ir.module import MAIN, Module
 from ..ir.opset import MASKED
 from ..ir.save import save_graphs
+from . import in_rows
 from .onnx_runtime import onnxruntime, session
 
 _BATCH = 8  # windows in one run
@@ -40,7 +41,9 @@ def open_session(model: ir.Model) -> onnxruntime.InferenceSession:
 
 
 def run(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """All outputs of `model` for `feeds`, by name."""
+    """All outputs of `model` for `feeds`, by name; a large model goes by rows of its weights and is never held."""
+    if in_rows.is_large(model.graph) and in_rows.goes_in_rows(model.graph):
+        return in_rows.run(model, feeds)
     return _run(open_session(model), feeds)
 
 

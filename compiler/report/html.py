@@ -95,7 +95,13 @@ def _warnings(found: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for row in found:
         said = f"<p class=quiet>accepted: {_e(row['accepted'])}</p>" if row.get("accepted") else ""
-        rows.append([_code(row["code"]), _prose(row["message"]) + said, "<br>".join(map(_prose, (row["help"] or "").splitlines()))])
+        rows.append(
+            [
+                _code(row["code"]),
+                _prose(row["message"]) + said,
+                "<br>".join(map(_prose, (row["help"] or "").splitlines())),
+            ]
+        )
     return "<h2>Warnings</h2>" + _table(["", "what the check says", "what to do"], rows, wide=True) if rows else ""
 
 
@@ -306,7 +312,9 @@ def _product(shape: Sequence[int]) -> int:
 
 
 def stored_bits(row: Mapping[str, Any]) -> float:
-    """Bits per weight as stored: the integer, its share of a float16 scale and of a zero point."""
+    """Bits per weight as stored, its share of scales and zero points included; older bundles do not state the bytes."""
+    if row.get("bytes"):
+        return 8 * row["bytes"] / max(_product(row["shape"]), 1)
     made = WeightFormat.of_entry(row)
     if made is None:
         return float("".join(filter(str.isdigit, row["dtype"])) or 32)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...compiler.diagnostics.diagnostic import fail
+from ...compiler.emit.stored_weight import StoredWeight
 from ...compiler.emit.target import Emission, EmitJob
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import onnx_ir as ir
 
     from .file.weight_blobs import Blob
@@ -34,6 +33,7 @@ def emit(job: EmitJob) -> Emission:
 
 def _emit_llm(job: EmitJob) -> Emission:
     from .decoder.emit_llm import emit_llm
+    from .file.embedding import BF16_FILE
 
     (part,) = job.parts
     made = emit_llm(job.module, job.directory / job.folder, job.options.memory, job.options.threads)
@@ -44,9 +44,10 @@ def _emit_llm(job: EmitJob) -> Emission:
         "weights": {name: blob.describe() for name, blob in made.blobs.items()},
     }
     libraries = [*_LIBRARIES, _LLM_LIBRARY]
-    return Emission(
-        "mnn-llm", {part.name: entry}, libraries, made.notes, float_type="float16", stored=_bits(made.blobs)
-    )
+    stored = {name: _stored(blob) for name, blob in made.blobs.items()}
+    if "embed_tokens" not in stored:  # in a file of its own
+        stored["embed_tokens"] = StoredWeight((job.directory / job.folder / BF16_FILE).stat().st_size, "bfloat16")
+    return Emission("mnn-llm", {part.name: entry}, libraries, made.notes, stored=stored)
 
 
 def _emit_graph(job: EmitJob) -> Emission:
@@ -61,11 +62,14 @@ def _emit_graph(job: EmitJob) -> Emission:
         "max_error": made.errors,
         "weights": {name: blob.describe() for name, blob in made.blobs.items()},
     }
-    return Emission("chain", {part.name: entry}, list(_LIBRARIES), made.notes, stored=_bits(made.blobs))
+    stored = {name: _stored(blob) for name, blob in made.blobs.items()}
+    return Emission("chain", {part.name: entry}, list(_LIBRARIES), made.notes, stored=stored)
 
 
-def _bits(blobs: Mapping[str, Blob]) -> dict[str, int]:
-    return {name: blob.bits for name, blob in blobs.items() if blob.bits < 16}
+def _stored(blob: Blob) -> StoredWeight:
+    if blob.bits >= 16:
+        return StoredWeight(blob.code_bytes, f"float{blob.bits}")
+    return StoredWeight(blob.code_bytes + blob.alpha_bytes, bits=blob.bits)
 
 
 def _part(job: EmitJob, device: str, file: str, graph: str, model: ir.Model) -> dict[str, Any]:

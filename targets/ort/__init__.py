@@ -33,6 +33,12 @@ class OrtOptions:
         choices=("float32", "int8"),
         goes_with=("format", ("matmulnbits",)),
     )
+    floats: str = param(
+        "auto",
+        doc="type in which weights that are not quantised are stored; auto: float16 in CPU parts beside an NPU, which "
+        "computes with 16 bits at most, else float32",
+        choices=("auto", "float32", "float16"),
+    )
 
 
 class OrtTarget(Target):

@@ -4,6 +4,8 @@
     Gemm(x, DequantizeLinear(q, s), b)             ->  MatMulNBits, then Add b
     Gather(DequantizeLinear(q, s), ids)            ->  GatherBlockQuantized(packed q, ids, s[, zero points])
 
+Scales are stored as float16 where that loses nothing, and read through a Cast: both ops compute in the type of their
+scales. Not with `int8`: without graph optimisation that kernel gives wrong numbers for scales that are no constants.
 A head tied to its embedding shares the bytes: both layouts are the same but for the shape they are seen in.
 """
 
@@ -33,6 +35,11 @@ class PackedWeight:
     flat: Weight
     scale: Weight
     zero_point: Weight | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of integers, scales and zero points."""
+        return self.q.nbytes + self.scale.nbytes + (0 if self.zero_point is None else self.zero_point.nbytes)
 
 
 @dataclass
@@ -102,10 +109,10 @@ class OrtLowering:
         if quant is None:
             raise ValueError(f"linear `{linear.name}` is not quantised")
         if id(quant.q) not in self.packed:
-            name = f"{linear.name}.weight"
+            name, half = f"{linear.name}.weight", not self.int8 and pack.scales_fit_half(quant)
             q, flat = pack.packed(name, quant), pack.packed(f"{name}.flat", quant, flat=True)
             SAME_BYTES.set(flat, q)
-            made = PackedWeight(name, q, flat, pack.scales(name, quant), pack.zero_points(name, quant))
+            made = PackedWeight(name, q, flat, pack.scales(name, quant, half), pack.zero_points(name, quant))
             self.packed[id(quant.q)] = made
         return self.packed[id(quant.q)]
 
@@ -134,7 +141,22 @@ def _held(graph: ir.Graph, weight: Weight) -> ir.Value:
 
 
 def _scales(graph: ir.Graph, held: PackedWeight) -> list[ir.Value]:
-    return [_held(graph, weight) for weight in (held.scale, held.zero_point) if weight is not None]
+    scale = _held(graph, held.scale)
+    if held.scale.dtype == ir.DataType.FLOAT16:
+        scale = as_float32(graph, scale)
+    return [scale] if held.zero_point is None else [scale, _held(graph, held.zero_point)]
+
+
+def as_float32(graph: ir.Graph, half: ir.Value) -> ir.Value:
+    """The initializer `half` cast to float32, once for all its readers; ONNX Runtime does it while it loads."""
+    for use in half.uses():
+        if use.node.op_type == "Cast":
+            return use.node.outputs[0]
+    cast = ir.node("Cast", [half], {"to": ir.DataType.FLOAT}, name=f"{half.name}.cast")
+    made = cast.outputs[0]
+    made.name, made.type, made.shape = f"{half.name}.float32", ir.TensorType(ir.DataType.FLOAT), half.shape
+    graph.insert_before(next(iter(graph)), cast)
+    return made
 
 
 def _drop_dead(graph: ir.Graph) -> None:

@@ -1,7 +1,7 @@
 """The weight layout of ONNX Runtime's MatMulNBits and GatherBlockQuantized, made and read row by row.
 
     B[n, k // block, :] = the `block` integers of one scale, b bits each, low bits first   uint8 [N, K/block, block*b/8]
-    scales[n, k // block]                                                                   float [N, K/block]
+    scales[n, k // block]                                                   float32 or float16 [N, K/block]
     zero_points[n, :]    = b bits each, low bits first, rows filled up to whole bytes       uint8 [N, ceil(K/block*b/8)]
 
     w[n, k] = (B[n, k] - zero_points[n, k // block]) * scales[n, k // block]              zero point 2^(b-1) if absent
@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from ...compiler.ir.annotations import Transform
+from ...compiler.ir.annotations import FORMAT, Transform
 from ...compiler.ir.linears import QuantizedWeight
 from ...compiler.ir.packing import pack_rows
 from ...compiler.ir.weights import Weight, derive
@@ -79,15 +79,25 @@ def packed(name: str, quant: QuantizedWeight, flat: bool = False) -> Weight:
     )
 
 
-def scales(name: str, quant: QuantizedWeight) -> Weight:
-    """The scales as float32 [N, blocks]; a scale per channel is repeated for each block."""
+def scales(name: str, quant: QuantizedWeight, half: bool = False) -> Weight:
+    """The scales as float32, or float16, [N, blocks]; a scale per channel is repeated for each block."""
     n, k = quant.q.dims
     blocks = block_count(k, stored_block(quant))
+    dtype = ir.DataType.FLOAT16 if half else ir.DataType.FLOAT
 
     def rows(start: int, stop: int) -> np.ndarray:
-        return _per_block(quant.scale.rows(start, stop), blocks).astype(np.float32)
+        return _per_block(quant.scale.rows(start, stop), blocks).astype(dtype.numpy())
 
-    return derive(f"{name}.scales", ir.DataType.FLOAT, (n, blocks), rows, quant.scale, Transform.CAST, "per block")
+    return derive(f"{name}.scales", dtype, (n, blocks), rows, quant.scale, Transform.CAST, "per block")
+
+
+def scales_fit_half(quant: QuantizedWeight) -> bool:
+    """Whether float16 holds every scale exactly. `quantize` rounds its scales to it; stored ones are looked at."""
+    made = FORMAT.get(quant.q)
+    if made is not None and made.method not in ("", "keep"):
+        return True
+    with np.errstate(over="ignore"):
+        return all(np.array_equal(block, block.astype(np.float16)) for _, block in quant.scale.blocks())
 
 
 def zero_points(name: str, quant: QuantizedWeight) -> Weight | None:

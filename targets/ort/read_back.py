@@ -47,7 +47,7 @@ class _Reader:
             node = nodes.get(linear.name)
             if node is not None and node.domain == DOMAIN and linear.quant is not None:
                 self._linear(path, node, linear, linear.quant)
-                packed.update(v.name for v in node.inputs if v is not None and v.const_value is not None)
+                packed.update(v.name for v in map(_stored, node.inputs) if v is not None and v.const_value is not None)
         for name, value in written.graph.initializers.items():
             if name not in packed:
                 self._tensor(path, name, model.graph.initializers.get(name), value)
@@ -77,7 +77,7 @@ class _Reader:
 
     def _linear(self, path: Path, node: ir.Node, linear: Linear, quant: QuantizedWeight) -> None:
         indices = _INPUTS[node.op_type]
-        held = [constant(node.inputs[i]) if i < len(node.inputs) else None for i in indices]
+        held = [constant(_stored(node.inputs[i])) if i < len(node.inputs) else None for i in indices]
         stored, scale, zero = held
         if stored is None or scale is None:
             self._wrong(path, f"`{linear.name}` has no weight")
@@ -104,6 +104,12 @@ class _Reader:
             kind=EngineError,
             help="the disk may be full or faulty; if it happens again it is a mistake of edgec",
         )
+
+
+def _stored(value: ir.Value | None) -> ir.Value | None:
+    """The initializer behind a Cast, as scales in float16 are read, or `value` itself."""
+    producer = None if value is None else value.producer()
+    return producer.inputs[0] if producer is not None and producer.op_type == "Cast" else value
 
 
 def _difference(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from ...compiler.diagnostics.diagnostic import EngineError, fail
 
@@ -41,6 +42,14 @@ class OrtGraph:
     def close(self) -> None:
         """Free the session."""
         del self._session
+
+
+def run_alone(model: ir.Model, level: str, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    """The one output of a graph that is held in memory."""
+    from ...compiler.oracle.onnx_runtime import session
+
+    opened = session(ir.to_proto(model).SerializeToString(), level == FAST)
+    return np.asarray(opened.run(None, feeds)[0])
 
 
 def open_graph(bundle: Path, part: dict[str, Any], bucket: str) -> OrtGraph:

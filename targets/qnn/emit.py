@@ -37,6 +37,7 @@ from .htp.emulator import QnnSession, open_shared
 from .lower.builder import WeightStore
 from .lower.lower_graphs import lower
 from .lower.lowering import Lowered
+from .stored_weights import stored_weights
 
 TARGET_KIND, TWIN_KIND = "qnn-target", "qnn-twin"
 DATA = "weights.data"
@@ -78,8 +79,8 @@ def emit(job: EmitJob) -> Emission:
 
         reason = write_config(job, made)
         notes += [f"no genie_config.json for `{job.module.name}`: {reason}"] if reason else []
-    float_type = "int16" if any(lowered.encodings for lowered in graphs.values()) else "float16"
-    return Emission("chain", parts, _libraries(chip), notes, _kv(made), float_type=float_type)
+    stored = stored_weights(job.module, job.parts)
+    return Emission("chain", parts, _libraries(chip), notes, _kv(made), stored=stored)
 
 
 def contexts(graphs: Sequence[int]) -> list[list[int]]:

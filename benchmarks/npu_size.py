@@ -1,0 +1,89 @@
+"""A model of Qwen3-0.6B's shape (1.2 GB of random bf16 weights that do not repeat) to the NPU of 8 Gen 3, whole.
+
+Three buckets, int4 block 32 linears and head, an int8 embedding beside the NPU. What the QNN compiler takes and what
+everything else of the same compile takes: `seconds` (while the QNN compiler's process is there, and the rest), CPU
+seconds, and the largest resident set (of the compiler; of all other processes together). `ideal` are the integers of
+a file with float16 scales.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psutil
+from common import EDGEC, parser, report, scratch, timed, write_plan
+from processes import Watch
+from synthetic import QWEN3_0_6B, synthesize
+
+PLAN = """
+plan npu_size
+device snapdragon_8_gen_3
+model big {{ source = hf("{model}")  context = 512 }}
+pipeline p {{
+  quantize (weights = int4, block = 32)  except "embed_tokens"
+  quantize (weights = int8, block = 32)  on "embed_tokens"
+  place    (device = cpu)  on "embed_tokens"
+  bucket   (tokens = [1, 8, 64], context = [512])
+}}
+deploy big on npu through p as qnn
+"""
+COMPILER = "QNN compiler"
+
+
+def kind_of(command: str) -> str:
+    """Whose process this is."""
+    return COMPILER if "targets.qnn.htp.worker" in command else "everything else"
+
+
+def compiled(plan: Path, bundle: Path) -> tuple[float, Watch]:
+    """Seconds of a compile, and what its processes took."""
+    command = [*EDGEC, "compile", str(plan), "-o", str(bundle), "--quiet"]
+    process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    with Watch(process, kind_of) as watch:
+        seconds, (_, complaint) = timed(process.communicate)
+    if process.returncode:
+        raise SystemExit(complaint)
+    return seconds, watch
+
+
+def costs(seconds: float, watch: Watch) -> list[dict[str, Any]]:
+    """A row for the compiler, one for everything else, and its share of the compiler's."""
+    compiler, rest = watch.shares[COMPILER], watch.shares["everything else"]
+    rows = {COMPILER: (compiler.seconds, compiler.cpu, compiler.peak / 1e6)}
+    rows["everything else"] = (seconds - compiler.seconds, rest.cpu, rest.peak / 1e6)
+    rows["its share"] = tuple(b / a for a, b in zip(*rows.values(), strict=True))
+    return [{"": k, "seconds": s, "CPU seconds": c, "peak MB": m} for k, (s, c, m) in rows.items()]
+
+
+def sizes(bundle: Path) -> list[dict[str, Any]]:
+    """Each file of weights beside the integers and scales it stands for."""
+    weights = json.loads((bundle / "manifest.json").read_text())["models"]["big"]["weights"]
+    ideal = {"ort.data": 0.0, "big_ctx.bin": 0.0}
+    for row in weights:
+        n, k = row["shape"]
+        bits = row["bits"] + 16 / row["block"] if row["block"] else 16
+        ideal["ort.data" if row["name"] == "embed_tokens" else "big_ctx.bin"] += n * k * bits / 8
+    found = {name: (bundle / "big" / name).stat().st_size for name in ideal}
+    rows = [{"": name, "MB": size / 1e6, "over ideal": size / ideal[name]} for name, size in found.items()]
+    whole = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
+    return [*rows, {"": "bundle", "MB": whole / 1e6, "over ideal": whole / sum(ideal.values())}]
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--layers", type=int, default=28, help="default 28")
+    args = options.parse_args()
+    with scratch() as folder:
+        synthesize(folder / "model", {**QWEN3_0_6B, "num_hidden_layers": args.layers})
+        os.environ["EDGEC_CACHE"] = str(folder / "cache")
+        plan = write_plan(folder, PLAN.format(model=folder / "model"))
+        rows = [*costs(*compiled(plan, folder / "bundle")), *sizes(folder / "bundle")]
+    report("Qwen3-0.6B's shape to the NPU, three buckets", rows, args, layers=args.layers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Run what was emitted beside the oracle.
+
+small graphs    whole, on random inputs
+larger ones     every linear by itself: the emitted op with its weights, and some rows of the module's in numpy
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from ...compiler.diagnostics.diagnostic import EngineError, fail
+from ...compiler.emit.target import EmitJob
+from ...compiler.ir.linears import Linear, linears
+from ...compiler.ir.module import constant
+from ...compiler.ir.weights import from_array
+from ...compiler.oracle import in_rows, oracle
+from ...compiler.oracle.compare import random_feeds, relative_error
+from .session import OrtGraph, run_alone
+
+_WHOLE = 64 << 20  # bytes of float32 weights up to which a graph is run whole
+_BOUND = {"float32": 2e-4, "int8": 0.15}  # sums in another order, or activations in steps of 1/127, layers deep
+_HALF_BOUND = 2e-3  # float weights rounded to float16, layers deep
+_TOKENS = 3
+_PIECES, _PIECE = 4, 64  # how many rows of a weight are looked at, from its first to its last
+
+
+def compare(before: Mapping[str, ir.Model], paths: Mapping[str, Path], level: str, job: EmitJob, half: bool) -> None:
+    """Hold each emitted file against the graph it was made from; E0802 where they differ.
+
+    `half`: float weights were rounded to float16.
+    """
+    comparison = _Comparison(job, level, max(_BOUND[job.options.compute], _HALF_BOUND if half else 0.0))
+    for file, model in before.items():
+        if _float_bytes(model.graph) <= _WHOLE:
+            comparison.whole(model, paths[file])
+        else:
+            comparison.one_by_one(model, paths[file])
+
+
+def _float_bytes(graph: ir.Graph) -> int:
+    return 4 * sum(value.const_value.size for value in graph.initializers.values() if value.const_value is not None)
+
+
+class _Comparison:
+    def __init__(self, job: EmitJob, level: str, bound: float) -> None:
+        self._job, self._level, self._bound = job, level, bound
+        self._seen: set[str] = set()
+
+    def whole(self, model: ir.Model, path: Path) -> None:
+        feeds = random_feeds(model.graph, self._job.module.arch)
+        expected = oracle.run(model, feeds)
+        session = OrtGraph(path, self._level)
+        for name, made in session.run(feeds).items():
+            self._judge(f"output `{name}` of `{path.name}`", expected[name], made)
+        session.close()
+
+    def one_by_one(self, model: ir.Model, path: Path) -> None:
+        """Every linear once, whichever bucket it is met in first."""
+        nodes = {node.name: node for node in ir.load(path).graph}
+        rng = np.random.default_rng(0)
+        for linear in linears(self._job.module, model.graph):
+            node = nodes.get(linear.name)
+            if linear.name in self._seen or node is None or in_rows.in_rows(linear.node) is None:
+                continue
+            self._seen.add(linear.name)
+            expected, made = self._linear(linear, node, rng)
+            self._judge(f"`{linear.name}` of `{path.name}`", expected, made)
+
+    def _linear(self, linear: Linear, node: ir.Node, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        n, k = linear.shape
+        rows = list(_spread(n)) if linear.rows_are_outputs else [slice(0, n)]
+        alone, value = _alone(node, rows, n)
+        if linear.kind == "gather":
+            ids = np.concatenate([np.arange(part.start, part.stop) for part in rows])[None]
+            dtype = value.dtype or ir.DataType.INT64
+            places = np.arange(ids.size, dtype=dtype.numpy())[None]
+            made = run_alone(alone, self._level, {value.name or "": places})
+            return in_rows.looked_up(linear.weight(), ids), made.astype(np.float32)
+        x = rng.standard_normal((_TOKENS, k) if linear.kind == "gemm" else (1, _TOKENS, k)).astype(np.float32)
+        return in_rows.product(linear, x, rows), run_alone(alone, self._level, {value.name or "": x})
+
+    def _judge(self, what: str, expected: np.ndarray, made: np.ndarray) -> None:
+        error = relative_error(expected, made)
+        if not error <= self._bound:
+            fail(
+                "E0802",
+                f"ONNX Runtime computes {what} {error:.2g} (of its largest "
+                f"value) off what the module says, allowed is {self._bound:g}",
+                self._job.origin,
+                help="use `as ort { format = dequantize }`, which keeps standard operators",
+                kind=EngineError,
+            )
+
+
+def _spread(rows: int) -> Iterator[slice]:
+    """Pieces of a matrix from its first row to its last."""
+    for start in sorted({int(at) for at in np.linspace(0, max(0, rows - _PIECE), _PIECES)}):
+        yield slice(start, min(start + _PIECE, rows))
+
+
+def _alone(node: ir.Node, rows: Sequence[slice], n: int) -> tuple[ir.Model, ir.Value]:
+    """The emitted op with what makes its weight, cut to `rows` of its `n`, and the value it is fed."""
+    index = 1 if node.op_type.startswith("Gather") else 0
+    given, graph = node.inputs[index], node.graph
+    if given is None or graph is None:
+        raise ValueError(f"`{node.name}` has no input")
+    fed = ir.Value(name="fed", type=given.type)
+    copy = _Copy({given: fed}, rows, n)
+    made = copy.node(node, 2 if node.op_type == "Gemm" else len(node.inputs))  # without the bias
+    body = ir.Graph(
+        [fed], made.outputs, nodes=copy.nodes, initializers=copy.weights,
+        opset_imports=dict(graph.opset_imports), name="linear",
+    )  # fmt: skip
+    return ir.Model(body, ir_version=11), fed
+
+
+class _Copy:
+    """Copies of nodes and constants; a constant of `n` rows keeps only `rows`."""
+
+    def __init__(self, taken: dict[ir.Value, ir.Value], rows: Sequence[slice], n: int) -> None:
+        self._taken, self._rows, self._n = taken, rows, n
+        self.nodes: list[ir.Node] = []
+        self.weights: list[ir.Value] = []
+
+    def node(self, node: ir.Node, inputs: int) -> ir.Node:
+        """A copy of `node` with its first `inputs` inputs, behind copies of what makes them."""
+        read = [None if value is None else self._value(value) for value in node.inputs[:inputs]]
+        count = sum(part.stop - part.start for part in self._rows)
+        kept = [one if one.name != "N" else ir.AttrInt64("N", count) for one in node.attributes.values()]
+        outputs = [ir.Value(name=value.name, type=value.type) for value in node.outputs]
+        made = ir.Node(node.domain, node.op_type, read, kept, outputs=outputs, name=node.name)
+        self.nodes.append(made)
+        return made
+
+    def _value(self, value: ir.Value) -> ir.Value:
+        if value not in self._taken:
+            producer = value.producer()
+            if producer is not None:
+                self._taken[value] = self.node(producer, len(producer.inputs)).outputs[0]
+            else:
+                self._taken[value] = self._constant(value)
+                self.weights.append(self._taken[value])
+        return self._taken[value]
+
+    def _constant(self, value: ir.Value) -> ir.Value:
+        held = constant(value)
+        if held is None:
+            raise ValueError(f"`{value.name}` is no constant")
+        if held.dims and held.dims[0] == self._n:
+            held = from_array(held.name, np.concatenate([held.rows(one.start, one.stop) for one in self._rows]))
+        return ir.Value(name=value.name, type=ir.TensorType(held.dtype), shape=ir.Shape(held.dims), const_value=held)

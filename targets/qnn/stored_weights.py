@@ -1,0 +1,54 @@
+"""How the weights of NPU parts lie in a context binary: the integers and scales that the HTP compiler was given.
+
+    fp16       integers, a float16 scale per block (one per channel: repeated over blocks), zero points     float16
+    integers   integers; LPBQ: 4 bits per block, a float per output; float scales: 16 bits per block     int16, uint16
+
+The binary's own tables, some 20 KB for each linear of each graph, are not weights and not counted here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from ...compiler.emit.part import Part
+from ...compiler.emit.stored_weight import StoredWeight
+from ...compiler.ir.activation_encodings import quantised
+from ...compiler.ir.linears import Linear, QuantizedWeight, linears
+from ...compiler.ir.module import Module
+from ...compiler.ir.weight_format import TWO_LEVEL
+from .lower.linear import BLOCKS
+from .lower.linear_integers import LPBQ_BLOCKS
+
+
+def stored_weights(module: Module, parts: Iterable[Part]) -> dict[str, StoredWeight]:
+    """By linear; buckets share their weights."""
+    graphs: list[ir.Graph] = [next(iter(part.graphs.values())).graph for part in parts]
+    return {linear.name: _stored(linear, quantised(graph)) for graph in graphs for linear in linears(module, graph)}
+
+
+def _stored(linear: Linear, integers: bool) -> StoredWeight:
+    quant, size = linear.quant, math.prod(linear.shape)
+    if quant is None:
+        if not integers:
+            return StoredWeight(2 * size, "float16")
+        if linear.kind == "gather":
+            return StoredWeight(2 * size, "uint16")
+        return StoredWeight(2 * size + 4 * linear.shape[0], "int16")
+    scales = _scale_bits(quant, linear.shape, integers)
+    return StoredWeight((size * quant.bits + scales + 7) // 8, bits=quant.bits)
+
+
+def _scale_bits(quant: QuantizedWeight, shape: tuple[int, ...], integers: bool) -> int:
+    """Bits of all scales and zero points."""
+    outputs, inputs = shape[0], math.prod(shape[1:])
+    if integers:
+        if quant.block is None:
+            return 32 * outputs
+        blocks = outputs * inputs // quant.block
+        two_level = quant.format.scales == TWO_LEVEL and quant.block in LPBQ_BLOCKS
+        return 4 * blocks + 32 * outputs if two_level else 16 * blocks
+    block = quant.block or next((size for size in BLOCKS if inputs % size == 0), inputs)
+    return outputs * (inputs // block) * (16 + (0 if quant.symmetric else quant.bits))
