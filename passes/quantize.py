@@ -206,6 +206,7 @@ class Quantize(Pass):
             calibration=solved if self.method in _CALIBRATED else integers,
             without_calibration=self._without_calibration(),
             torch=auto or integers or solved,
+            stored=self.method == "keep",
             decoder=integers,
         )
 

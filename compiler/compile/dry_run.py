@@ -100,6 +100,7 @@ def _needs_graph(plan: Plan, deploy: Deploy) -> bool:
     return (
         find_target(deploy.target)().looks_at_graphs(request)
         or (model.arch is None and any(step.demands.decoder for step in steps))
+        or any(step.demands.stored for step in steps)
         or bool(away)
     )
 

@@ -29,6 +29,7 @@ class Demands:
     calibration: str | None = None  # the setting that reads the plan's `calibration` text
     without_calibration: str | None = None  # what to write where there is no such text: "use …"
     torch: str | None = None  # the setting that computes with torch
+    stored: bool = False  # formats are those of the checkpoint, which its headers tell
     decoder: str | None = None  # the setting that only a decoder has a meaning for
 
     def without_torch(self, at: Span | None) -> Diagnostic | None:

@@ -2,14 +2,18 @@
 
 stored as                                   ships as
 q * scale                                   the same q and scale
+(q - zero_point) * scale                    the same
 q * scale + minimum                         the same, where the target stores a float minimum per block
+groups of 256, 1024, …                      the same; blocks of 16 to 128 that divide a group repeat its scale
 another grid, or a minimum without a place  rounded to the nearest grid of the same width, with a note of the loss
-floats                                      nothing to keep: an error that names the weights
+groups that no block divides; act-order     an error that names the weights
+floats                                      stay so, with a note; an error where nothing selected has integers
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,6 +24,7 @@ from ...compiler.ir.stored_integers import StoredIntegers, stored_integers
 from ...compiler.ir.weight_format import MINIMUM, WeightFormat
 from ...compiler.ir.weights import Weight, derive
 from ...compiler.pipeline.pass_interface import Scope
+from .blocks import BLOCKS
 from .rewrite import candidates, quantize_graph
 from .round_to_nearest import QuantizedTensors, make
 
@@ -31,8 +36,12 @@ def keep(module: Module, scope: Scope) -> int:
     """Quantise what the step selects with the integers of its source; the number of uses that changed."""
     found = candidates(module.main.graph, module, _ANY, scope)
     stored = {name: stored_integers(weight) for name, weight in found.items()}
-    _refuse_floats([name for name, integers in stored.items() if integers is None], module, scope)
-    formats = {name: _format(integers, scope) for name, integers in stored.items() if integers is not None}
+    held = {name: integers for name, integers in stored.items() if integers is not None}
+    floats = tuple(name for name in stored if name not in held)
+    _say_floats(floats, module, scope, all_are=not held)
+    scope = replace(scope, except_=(*scope.except_, *floats))
+    _refuse_groups({name: (integers, found[name].dims[1]) for name, integers in held.items()}, module, scope)
+    formats = {name: _format(integers, found[name].dims[1], scope) for name, integers in held.items()}
 
     def solver(weights: Mapping[str, Weight]) -> dict[str, QuantizedTensors]:
         made = {name: _kept(name, weight, formats[name]) for name, weight in weights.items() if _fits(weight, scope)}
@@ -43,11 +52,20 @@ def keep(module: Module, scope: Scope) -> int:
     return quantize_graph(module.main.graph, module, lambda name: formats.get(name, _ANY), scope, solver)
 
 
-def _format(stored: StoredIntegers, scope: Scope) -> WeightFormat:
+def _format(stored: StoredIntegers, inputs: int, scope: Scope) -> WeightFormat:
+    block = _block(stored, inputs)
     if stored.minimum is not None and scope.minimums:
-        return WeightFormat(stored.bits, stored.block, False, "keep", MINIMUM)
-    symmetric = stored.q is not None and stored.minimum is None
-    return WeightFormat(stored.bits, stored.block, symmetric, "keep")
+        return WeightFormat(stored.bits, block, False, "keep", MINIMUM)
+    return WeightFormat(stored.bits, block, stored.symmetric, "keep")
+
+
+def _block(stored: StoredIntegers, inputs: int) -> int | None:
+    """The largest block that lies in one group wherever it begins; None for a scale per output."""
+    if stored.block >= inputs and stored.minimum is None:
+        return None
+    if stored.block in BLOCKS and inputs % stored.block == 0:
+        return stored.block
+    return next((block for block in reversed(BLOCKS) if stored.block % block == 0 and inputs % block == 0), 0)
 
 
 def _fits(weight: Weight, scope: Scope) -> bool:
@@ -63,19 +81,64 @@ def _kept(name: str, weight: Weight, format_: WeightFormat) -> QuantizedTensors:
     q = derive(f"{name}.weight.q", stored.q.dtype, stored.q.dims, stored.q.rows, stored.q, Transform.QUANTISE, "kept")
     FLOAT_WEIGHT.set(q, weight)
     FORMAT.set(q, format_)
-    return QuantizedTensors(q, stored.scale, None, stored.minimum)
+    scale, zero_point, minimum = (
+        None if part is None else _per_block(part, stored, format_.block, weight.dims[1])
+        for part in (stored.scale, stored.zero_point, stored.minimum)
+    )
+    return QuantizedTensors(q, scale or stored.scale, zero_point, minimum)
 
 
-def _refuse_floats(names: list[str], module: Module, scope: Scope) -> None:
+def _per_block(part: Weight, stored: StoredIntegers, block: int | None, inputs: int) -> Weight:
+    """`part` [N, groups] as [N, blocks]: each group's number for all blocks in it; [N] for a scale per output."""
+    if block == stored.block:
+        return part
+    group_of = np.arange(0, inputs, block or inputs) // stored.block
+    shape = (part.dims[0], len(group_of)) if block else (part.dims[0],)
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        return part.rows(start, stop)[:, group_of].reshape(stop - start, *shape[1:])
+
+    return derive(part.name, part.dtype, shape, rows, part, Transform.MEASURE, "per block")
+
+
+def _say_floats(names: Sequence[str], module: Module, scope: Scope, all_are: bool) -> None:
+    """Say which of the weights a line selects have no integers; fail if that is all of them."""
     if not names:
         return
-    listed = ", ".join(f"`{name}`" for name in names[:_SHOWN])
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     verb, it = ("has", "it") if len(names) == 1 else ("have", "them")
-    message = f"{listed}{more} of `{module.name}` {verb} no integers to keep: the checkpoint stores {it} in floats, "
+    message = f"{_listed(names)} of `{module.name}` {verb} no integers to keep: the checkpoint stores {it} in floats, "
     message += f"or an earlier line changed {it}"
-    help = "`keep` is for GGUF files of quantised types; leave these out with `except`, or choose another method"
-    fail("E0421", message, scope.origin, help=help)
+    if not all_are:
+        scope.note(f"{message}; what the line found is kept")
+        return
+    help = "`keep` is for what GGUF, GPTQ, AWQ and compressed-tensors files store as integers; leave these out with "
+    fail("E0421", message, scope.origin, help=f"{help}`except`, or choose another method")
+
+
+def _refuse_groups(weights: Mapping[str, tuple[StoredIntegers, int]], module: Module, scope: Scope) -> None:
+    """Fail for integers whose groups are no blocks: scattered over the inputs, or of a size that no block divides."""
+    scattered = [name for name, (stored, _) in weights.items() if not stored.ordered]
+    odd = [name for name, (stored, inputs) in weights.items() if _block(stored, inputs) == 0]
+    for names in (scattered, odd):
+        if not names:
+            continue
+        stored, inputs = weights[names[0]]
+        if names is odd:
+            sizes = ", ".join(map(str, BLOCKS))
+            why = f"no block of {sizes} divides groups of {stored.block} and {inputs} inputs"
+        else:
+            why = "the inputs of a group do not lie beside each other (act-order, `desc_act`), as engines want them"
+        message = f"the integers of {_listed(names)} of `{module.name}` ({stored.name}) cannot be kept: {why}"
+        help = (
+            "quantise the floats they stand for, `quantize (weights = int8, block = 32)` loses least; or start from a "
+        )
+        help += "checkpoint made without act-order, in groups of 32, 64 or 128"
+        fail("E0422", message, scope.origin, help=help)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(f"`{name}`" for name in names[:_SHOWN]) + more
 
 
 def _note_rounded(weights: Mapping[str, Weight], formats: Mapping[str, WeightFormat], scope: Scope) -> None:

@@ -122,9 +122,13 @@ def test_what_stores_floats_is_named(tmp_path, golden_error):
     mixed = lambda name: Type.F16 if "down_proj" in name else Type.Q8_0  # noqa: E731
     module = load_gguf("m", write_gguf(FOLDER, tmp_path / "m.gguf", mixed), 64)
     with pytest.raises(PlanError) as caught:
-        KEEP.run(module, Scope())
+        KEEP.run(module, Scope(on=("*.down_proj",)))
     golden_error("E0421", caught.value)
-    KEEP.run(module, Scope(except_=("*.down_proj",)))
+    scope = Scope()
+    assert KEEP.run(module, scope) == 14
+    floats = ["layers.0.mlp.down_proj", "layers.1.mlp.down_proj"]
+    assert scope.notes[0].startswith(f"`{floats[0]}`, `{floats[1]}` of `m` have no integers to keep")
+    assert [linear.name for linear in linears(module) if not linear.quant] == floats
     with pytest.raises(PlanError, match="and 13 more of `m` have no integers to keep"):
         KEEP.run(load_hf("m", FOLDER, 64), Scope())
 

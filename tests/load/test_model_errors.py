@@ -77,7 +77,7 @@ def refused(call: Callable[[], Any]) -> tuple[str, str]:
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "E0333", "partial rotary"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "E0334", "`dynamic`, which edgec cannot build: its"),
         ({"rope_scaling": {"rope_type": "spiral"}}, "E0334", "`spiral`"),
-        ({"quantization_config": {"quant_method": "awq"}}, "E0335", "awq"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "E0335", "bitsandbytes"),
         ({"hidden_size": None}, "E0336", "no `hidden_size`"),
         ({"hidden_size": "16"}, "E0336", "`hidden_size` in"),
         ({"hidden_size": 16.0}, "E0336", "an integer, not 16.0"),

@@ -1,6 +1,8 @@
 """Which stored tensor each tensor of an architecture is. Reads the checkpoint's headers and no weight.
 
 arch.tensors(): name -> shape     matched with     read_checkpoint(folder): stored name -> file, offset, type, shape
+
+A linear of a quantised checkpoint is several tensors (`quantised/`). Which linears are, the tensors themselves tell.
 """
 
 from __future__ import annotations
@@ -10,36 +12,83 @@ from pathlib import Path
 
 from ...diagnostics.diagnostic import fail
 from ...ir.decoder_arch import DecoderArch
+from .config_file import Config, read_json
+from .quantised.parts import SUFFIXES, QuantisedTensor, is_quantised, quantised_tensor
+from .quantised.read_scheme import read_quantised
+from .quantised.refusals import refuse_unstated
+from .quantised.scheme import Quantised
 from .safetensors_index import StoredTensor, read_checkpoint
 
 HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
 _PREFIX = "model."
 _RECOMPUTED = ".rotary_emb.inv_freq"  # a buffer that old checkpoints store; the config says the same
+_WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
 _SHOWN = 3
 
+Found = dict[str, StoredTensor | QuantisedTensor]
 
-def find_tensors(arch: DecoderArch, folder: Path) -> dict[str, StoredTensor]:
+
+def find_tensors(arch: DecoderArch, folder: Path) -> Found:
     """The stored tensor of each name of `arch`; what is missing, extra, of another shape or type is an error.
 
     A tied checkpoint may store its head as well: then `lm_head.weight` is among them.
     """
     stored = {name.removeprefix(_PREFIX): tensor for name, tensor in read_checkpoint(folder).items()}
+    path = folder / "config.json"
+    quantised = read_quantised(folder, Config(read_json(path), path))
+    if quantised is None:
+        refuse_unstated(stored, folder)
+    integers = {} if quantised is None else _integers(arch, stored, quantised)
     needed = arch.tensors()
-    missing = [name for name in needed if name not in stored]
+    missing = [name for name in needed if name not in stored and name not in integers]
     if missing:
         hint = None
         if missing == [HEAD]:
             hint = "if the head shares the embedding, config.json has to say `tie_word_embeddings`"
         fail("E0343", f"the checkpoint in `{folder}` lacks {_listed(missing)}", help=hint)
     copied = {HEAD} if arch.tied else set()
-    extra = [name for name in stored if name not in needed and name not in copied and not name.endswith(_RECOMPUTED)]
+    used = {*needed, *copied, *(f"{_module(name)}.{end}" for name in integers for end in SUFFIXES)}
+    extra = [name for name in stored if name not in used and not _says_nothing(name, stored[name], integers)]
     if extra:
         files = ", ".join(sorted({f"`{stored[name].file.path.name}`" for name in extra}))
         message = f"the checkpoint in `{folder}` has tensors that a {arch.family} of this config does not use"
         fail("E0344", f"{message}: {_listed(extra, stored)} in {files}")
     for name, shape in needed.items():
-        _check(stored[name], shape)
-    return {name: stored[name] for name in (*needed, *copied) if name in stored}
+        if name not in integers:
+            _check(stored[name], shape)
+    plain = {name: stored[name] for name in (*needed, *copied) if name in stored and name not in integers}
+    return {name: integers.get(name) or plain[name] for name in (*needed, *copied) if name in integers or name in plain}
+
+
+def _integers(
+    arch: DecoderArch, stored: Mapping[str, StoredTensor], quantised: Quantised
+) -> dict[str, QuantisedTensor]:
+    """The linears of `arch` that are stored as integers, by the name of their weight."""
+    found = {}
+    for name, shape in arch.linears().items():
+        if not is_quantised(name, stored):
+            continue
+        module = name if name == _module(HEAD) else f"{_PREFIX}{name}"
+        scheme = quantised.scheme_of(module)
+        if scheme is None:
+            message = f"`{module}` is stored as integers, and {quantised.place} leaves it out"
+            fail("E0349", message, help="correct the config of the quantisation, or fetch the checkpoint again")
+        found[f"{name}.weight"] = quantised_tensor(name, scheme, shape, stored)
+    return found
+
+
+def _says_nothing(name: str, tensor: StoredTensor, integers: Mapping[str, QuantisedTensor]) -> bool:
+    """Buffers that the config says too, and biases of zeros that old GPTQ tools gave to every linear."""
+    if name.endswith(_RECOMPUTED):
+        return True
+    if not name.endswith(".bias") or f"{_module(name)}.weight" not in integers or len(tensor.shape) != 1:
+        return False
+    return tensor.dtype in _WIDTHS and not any(tensor.file.read(tensor.offset, tensor.shape[0] * _WIDTHS[tensor.dtype]))
+
+
+def _module(name: str) -> str:
+    """`layers.0.mlp.up_proj.weight` -> `layers.0.mlp.up_proj`."""
+    return name.rpartition(".")[0]
 
 
 def _check(stored: StoredTensor, shape: tuple[int, ...]) -> None:

@@ -10,7 +10,15 @@ from ..source import Outline, Source, describe_decoder
 if TYPE_CHECKING:
     from ...ir.module import Module
 
-_TEXT = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+_TEXT = (
+    "config.json",
+    "quantize_config.json",
+    "quant_config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
 
 
 class HfSource(Source):

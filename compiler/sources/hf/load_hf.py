@@ -19,6 +19,7 @@ from ..finite_rows import finite
 from ..source import check_context
 from .checkpoint import EMBEDDING, HEAD, find_tensors
 from .decoder_graph import build
+from .quantised.parts import QuantisedTensor
 from .read_decoder_arch import read_arch
 from .safetensors_index import StoredTensor
 
@@ -41,19 +42,24 @@ def read_weights(arch: DecoderArch, folder: Path) -> dict[str, Weight]:
     return {name: _weight(name, stored) for name, stored in found.items()}
 
 
-def _weight(name: str, stored: StoredTensor) -> Weight:
+def _weight(name: str, stored: StoredTensor | QuantisedTensor) -> Weight:
     """The stored tensor as float32; reading rows that hold NaN or infinity is an error, whoever reads them."""
+    if isinstance(stored, QuantisedTensor):
+        from .quantised.integers import float_weight
+
+        return float_weight(name, stored)
     weight = cast(stored.weight(), ir.DataType.FLOAT)
     weight.name = name
     return finite(weight, stored.name, stored.file.path)
 
 
-def _check_tied(head: StoredTensor, embedding: StoredTensor) -> None:
+def _check_tied(head: StoredTensor | QuantisedTensor, embedding: StoredTensor | QuantisedTensor) -> None:
     """A tied checkpoint may store its head as well, but only as a copy."""
     same = head.shape == embedding.shape
     if same and head.shape:
-        first, second = head.weight(), embedding.weight()
+        first, second = _weight(HEAD, head), _weight(EMBEDDING, embedding)
         same = all(np.array_equal(block, second.rows(at, at + len(block))) for at, block in first.blocks())
     if not same:
-        message = f"`{head.file.path}` has an `{head.name}` that differs from the embedding it is tied to"
+        file = head.parts["q"].file if isinstance(head, QuantisedTensor) else head.file
+        message = f"`{file.path}` has an `{head.name}` that differs from the embedding it is tied to"
         fail("E0344", message, help="set `tie_word_embeddings` to false in config.json if the head is its own")

@@ -14,6 +14,7 @@ from ...diagnostics.diagnostic import fail
 from ...ir.decoder_arch import _ATTENTION, FAMILIES, DecoderArch
 from ...ir.rope import RopeSpec
 from .config_file import Config, read_json
+from .quantised.read_scheme import read_quantised
 from .read_rope import read_rope
 
 _MOST_LAYERS = 4096
@@ -75,11 +76,7 @@ def _family(config: Config) -> str:
 
 
 def _refuse_features(config: Config) -> None:
-    if "quantization_config" in config:
-        method = config.values["quantization_config"]
-        method = method.get("quant_method", "unknown") if isinstance(method, dict) else "unknown"
-        message = f"`{config.path}` describes a checkpoint that is quantised already (`quantization_config`, {method})"
-        fail("E0335", message, help="start from the float checkpoint and let the plan quantise it")
+    read_quantised(config.path.parent, config)  # refuses what it does not know
     for name in config.strings("architectures"):
         if not name.endswith("ForCausalLM"):
             fail("E0333", f"`{config.path}` describes a `{name}`, which is not a causal language model")

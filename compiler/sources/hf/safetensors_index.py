@@ -27,6 +27,7 @@ _AS_SAFETENSORS = (
     "`transformers.AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(OTHER)`"
 )
 _LONGEST_HEADER = 100 << 20  # the format's own limit
+_INTEGERS = {"I8": 1, "U8": 1, "I32": 4, "U32": 4, "I64": 8}  # of quantised checkpoints, bytes
 _DTYPES = {"F32": ("FLOAT", 4), "F16": ("FLOAT16", 2), "BF16": ("BFLOAT16", 2)}  # ONNX's word for it, bytes
 
 
@@ -101,7 +102,8 @@ def _stored(name: str, entry: Any, source: SourceFile, start: int, size: int) ->
     if start + end > size:
         missing = start + end - size
         fail("E0342", f"`{source.path}` is cut short: tensor `{name}` ends {missing} bytes beyond the file")
-    if dtype in _DTYPES and end - begin != math.prod(shape) * _DTYPES[dtype][1]:
+    size_of = _DTYPES[dtype][1] if dtype in _DTYPES else _INTEGERS.get(dtype)
+    if size_of is not None and end - begin != math.prod(shape) * size_of:
         fail("E0341", f"tensor `{name}` in `{source.path}`: {end - begin} bytes do not make {dtype}{list(shape)}")
     return StoredTensor(name, source, start + begin, dtype, shape)
 
