@@ -127,7 +127,7 @@ def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions
             raise BrokenRequirement(*broken, result=result)
 
     try:
-        write_bundle(final, build)
+        write_bundle(final, build, rejectable=bool(plan.requires))
     except EdgecError as error:
         error.sources = error.sources or plan.sources
         raise

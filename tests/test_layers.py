@@ -24,7 +24,7 @@ ALLOWED = {
     "oracle": "diagnostics files ir",
     "sources": "diagnostics files ir",
     "calibration": "diagnostics ir oracle",
-    "pipeline": "diagnostics ir oracle sources calibration",
+    "pipeline": "diagnostics files ir oracle sources calibration",
     "plan": "diagnostics ir sources calibration pipeline",
     "emit": "diagnostics ir pipeline plan",
     "partition": "diagnostics ir bundle emit",

@@ -2,7 +2,7 @@
 
 Linux: renameat2(RENAME_EXCHANGE); macOS: renamex_np(RENAME_SWAP). Where neither works (an old kernel, some network
 file systems) two renames do it: for an instant there is neither, and who is killed there leaves the old directory as
-`<old>`, which `bundle` puts back at its next chance.
+`aside`, which `bundle` puts back at its next chance.
 """
 
 from __future__ import annotations

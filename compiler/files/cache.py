@@ -15,7 +15,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..diagnostics.diagnostic import Diagnostic, fail
@@ -88,7 +88,7 @@ def make(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     if found is not None:
         return found
     final = entry(kind, key)
-    with _scratch(kind) as work:
+    with scratch(kind) as work:
         build(work)
         seal.write_seal(work, f"{kind}/{key}")
         sync(work)
@@ -127,7 +127,7 @@ def read_note(kind: str, key: str) -> str | None:
 def write_note(kind: str, key: str, text: str) -> None:
     """Keep a short text under a key, in the place of what was there; OSError where the cache cannot be written."""
     path = _note(kind, key)
-    with _scratch(kind) as work:
+    with scratch(kind) as work:
         written = work / "note"
         written.write_text(seal.sealed_line({"note": f"{kind}/{key}", "text": text}), encoding="ascii")
         sync_one(written)
@@ -147,7 +147,8 @@ def _note(kind: str, key: str) -> Path:
 
 
 @contextlib.contextmanager
-def _scratch(kind: str):
+def scratch(kind: str) -> Iterator[Path]:
+    """An empty folder for the block on the cache's file system, from where files can be renamed into an entry."""
     parent = cache_root() / ".scratch"
     parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(kind, parent) as work:
@@ -158,7 +159,7 @@ def _discard(kind: str, path: Path, wrong: str) -> None:
     """Remove an entry or a note that is not to be believed, and say so once for each kind."""
     with contextlib.suppress(OSError):
         if path.is_dir() and not path.is_symlink():
-            with _scratch(kind) as work:  # away in one step: nobody finds half of it
+            with scratch(kind) as work:  # away in one step: nobody finds half of it
                 os.rename(path, work / "damaged")
         else:
             path.unlink()

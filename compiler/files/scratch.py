@@ -61,14 +61,14 @@ def hold(prefix: str, parent: Path, owner: str = "") -> Scratch:
 
 def release(held: Scratch) -> None:
     """Remove the folder, its lock last."""
-    _remove(held.folder)
+    remove(held.folder)
     os.close(held.descriptor)
 
 
 def sweep(parent: Path, prefix: str = PREFIX) -> None:
     """Remove the scratch folders in `parent` whose process has ended; what cannot be read or removed stays."""
     for folder in abandoned(parent, prefix):
-        _remove(folder)
+        remove(folder)
 
 
 def abandoned(parent: Path, prefix: str = PREFIX) -> Iterator[Path]:
@@ -118,7 +118,8 @@ def work_of(folder: Path) -> Path:
     return folder / _WORK
 
 
-def _remove(folder: Path) -> None:
+def remove(folder: Path) -> None:
+    """Remove an abandoned scratch folder, its lock last; what cannot be removed stays for the next sweep."""
     shutil.rmtree(folder / _WORK, ignore_errors=True)
     for name in _names(folder):
         if name != _LOCK:

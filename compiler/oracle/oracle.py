@@ -9,7 +9,6 @@ for models that fit in memory twice; writing the graph for it streams and took 1
 
 from __future__ import annotations
 
-import tempfile
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
+from ..files.scratch import scratch_folder
 from ..ir import kv_names
 from ..ir.module import MAIN, Module
 from ..ir.opset import MASKED
@@ -36,8 +36,8 @@ def save_for_ort(model: ir.Model, directory: Path) -> Path:
 
 def open_session(model: ir.Model) -> onnxruntime.InferenceSession:
     """A session over a temporary copy of `model`, which is gone once the weights are mapped."""
-    with tempfile.TemporaryDirectory(prefix="edgec-oracle-") as directory:
-        return session(str(save_for_ort(model, Path(directory))))
+    with scratch_folder("oracle") as directory:
+        return session(str(save_for_ort(model, directory)))
 
 
 def run(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -12,12 +12,11 @@ On the definition's example, check_op raises CheckFailed unless
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..files.scratch import scratch_folder
 from ..ir.legality.rules import violations
 from ..ir.levels import Level
 from ..ir.module import MAIN, Module
@@ -73,8 +72,8 @@ def _check_file(definition: OpDefinition, model: ir.Model) -> None:
     from ..ir.save import save_graphs
     from ..sources.onnx.load_onnx import load_onnx
 
-    with tempfile.TemporaryDirectory(prefix="edgec-check-") as folder:
-        path = save_graphs({"example": model}, Path(folder), "example.data")["example"]
+    with scratch_folder("check") as folder:
+        path = save_graphs({"example": model}, folder, "example.data")["example"]
         found = {node.op_type for node in load_onnx("example", path, 0).main.graph}
     if definition.name not in found:
         raise CheckFailed(f"`{definition.name}` is not installed: a file that holds it comes back as {sorted(found)}")

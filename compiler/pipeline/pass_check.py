@@ -14,13 +14,12 @@ It runs the pass on a copy and raises CheckFailed unless
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..diagnostics.diagnostic import EdgecError
+from ..files.scratch import scratch_folder
 from ..ir.annotations import DEVICE
 from ..ir.legality.rules import violations
 from ..ir.levels import Level
@@ -78,8 +77,8 @@ def from_text(text: str, level: Level = Level.SEMANTIC) -> Module:
 
     from ..sources.onnx.load_onnx import load_onnx
 
-    with tempfile.TemporaryDirectory(prefix="edgec-check-") as folder:
-        path = Path(folder) / "model.onnx"
+    with scratch_folder("check") as folder:
+        path = folder / "model.onnx"
         onnx.save(onnx.parser.parse_model(text), str(path))
         module = load_onnx("checked", path, 0)
     module.level = level

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -140,10 +139,7 @@ def _graph_name(job: EmitJob, index: int, bucket: str) -> str:
 
 def store_targets(graphs: Mapping[str, Lowered]) -> str:
     """Put the target-level graphs with their weights, each once, into the cache; returns the entry's key."""
-    root = cache.cache_root() / TARGET_KIND
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=root) as scratch:
-        work = Path(scratch)
+    with cache.scratch(TARGET_KIND) as work:
         paths = save_graphs({name: lowered.model for name, lowered in graphs.items()}, work, DATA)
         digest = hashlib.sha256()
         for path in [*(paths[name] for name in sorted(paths)), *sorted(work.glob(DATA))]:

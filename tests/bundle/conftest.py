@@ -40,11 +40,11 @@ def manifest_of_a_graph() -> dict[str, Any]:
     }
 
 
-def fill(directory: Path, content: str = "abc") -> None:
+def fill(directory: Path, content: str = "abc", **more: Any) -> None:
     (directory / "m").mkdir()
     (directory / "m" / "cpu0.onnx").write_text(content)
     (directory / "report.html").write_text("<p>" * 5000)
-    write_manifest(directory, manifest_of_a_graph())
+    write_manifest(directory, manifest_of_a_graph() | more)
 
 
 @pytest.fixture

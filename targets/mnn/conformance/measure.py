@@ -7,7 +7,6 @@ which rounds activations to int8 on the way in.
 from __future__ import annotations
 
 import importlib.metadata
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ....compiler.diagnostics.diagnostic import EngineError
 from ....compiler.emit.conformance.measure import Case
 from ....compiler.emit.conformance.op_class import Cell
 from ....compiler.emit.conformance.table import RIGHT, Row
+from ....compiler.files.scratch import scratch_folder
 from ..graph.ops import HANDLERS
 from .linears import LinearFormat, formats
 from .one_op_graphs import OpGraph, op_graphs
@@ -47,8 +47,8 @@ class MnnBench:
     def run(self, place: str, cases: Iterable[Case]) -> Iterator[Row]:
         """One row per case."""
         for case in cases:
-            with tempfile.TemporaryDirectory(prefix="edgec-case-") as folder:
-                verdict, figures = _run(case.make(), Path(folder))
+            with scratch_folder("case") as folder:
+                verdict, figures = _run(case.make(), folder)
             yield Row(place, case.lowering, dict(self.shape_of(case)), verdict, figures)
 
     def tools(self) -> dict[str, str]:

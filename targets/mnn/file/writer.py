@@ -9,7 +9,6 @@ that has some says where they lie in `<file>.mnn.weight` (`external`).
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 
 from ....compiler.diagnostics.diagnostic import EngineError, fail
 from ....compiler.emit.child_process import Child
+from ....compiler.files.scratch import scratch_folder
 
 VERSION = "3.6.1"  # the schema this writer was made for
 _DTYPES = {"float32": ("DT_FLOAT", "float32s"), "int32": ("DT_INT32", "int32s")}
@@ -101,8 +101,8 @@ class Net:
     def write(self, path: Path, outputs: Sequence[str]) -> None:
         """Write `path` and read it back; what MNN stored must be the ops and tensors of this graph."""
         graph = self.to_json(outputs)
-        with tempfile.TemporaryDirectory() as folder, _converter(path.name) as converter:
-            source = Path(folder) / "graph.json"
+        with scratch_folder("mnn") as folder, _converter(path.name) as converter:
+            source = folder / "graph.json"
             source.write_text(json.dumps(graph))
             convert(converter, ["-f", "JSON", "--modelFile", str(source), "--MNNModel", str(path)], path)
             _compare(dump(path, converter), graph, path)
@@ -110,8 +110,8 @@ class Net:
 
 def dump(path: Path, converter: Child | None = None) -> Json:
     """The graph of a `.mnn` file as JSON. Floats come rounded to six digits: for structure, not for values."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "dump.json"
+    with scratch_folder("mnn") as folder:
+        out = folder / "dump.json"
         arguments = ["-f", "MNN", "--modelFile", str(path), "--JsonFile", str(out)]
         if converter is None:
             with _converter(path.name) as own:

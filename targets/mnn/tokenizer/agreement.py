@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
 from ....compiler.diagnostics.diagnostic import EngineError, fail
 from ....compiler.emit.child_process import Child
+from ....compiler.files.scratch import scratch_folder
 from ....compiler.ir.weights import from_array
 from ..file import op_parameters as tables
 from ..file import weight_blobs as blobs
@@ -45,8 +46,8 @@ class TokenizerProbe:
     """MNN's tokenizer on one `.mtok`."""
 
     def __init__(self, mtok: Path) -> None:
-        self._folder = tempfile.TemporaryDirectory()
-        folder = Path(self._folder.name)
+        self._kept = ExitStack()
+        folder = self._kept.enter_context(scratch_folder("mnn"))
         _tiny_model(folder)
         shutil.copy(mtok, folder / "tokenizer.mtok")
         self._child = Child("edgec.targets.mnn.run.llm_worker", what="MNN reading the tokenizer", timeout=300)
@@ -63,7 +64,7 @@ class TokenizerProbe:
     def close(self) -> None:
         """End the process and remove its folder."""
         self._child.close()
-        self._folder.cleanup()
+        self._kept.close()
 
     def __enter__(self) -> TokenizerProbe:
         return self

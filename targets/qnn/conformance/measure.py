@@ -7,7 +7,6 @@ right   max|y - y0| <= 0.01 * max|y0|  and  cosine(y, y0) >= 0.9995, y0 the floa
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from ....compiler.emit.child_process import Child
 from ....compiler.emit.conformance.measure import UNENDED, Bounds, Case, verdict_of
 from ....compiler.emit.conformance.op_class import Cell
 from ....compiler.emit.conformance.table import Row
+from ....compiler.files.scratch import scratch_folder
 from ....compiler.ir.activation_encodings import Encoding
 from ....compiler.ir.save import save_graphs
 from ....compiler.plan.devices import devices
@@ -101,8 +101,8 @@ class Runner:
     def run(self, cases: Iterable[Case]) -> Iterator[Row]:
         """One row per case, in order."""
         for case in cases:
-            with tempfile.TemporaryDirectory(prefix="edgec-case-") as folder:
-                yield self._run(case, Path(folder))
+            with scratch_folder("case") as folder:
+                yield self._run(case, folder)
         self.close()
 
     def close(self) -> None:

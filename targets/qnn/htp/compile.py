@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from typing import Any
 
 from ....compiler.diagnostics.diagnostic import Diagnostic, EngineError, PlanError, fail
 from ....compiler.emit.child_process import Child
+from ....compiler.files.scratch import scratch_folder
 from .chip import Chip
 from .context_binary import WORKER, ContextInfo, GraphSpec, TensorSpec, verify
 
@@ -39,12 +39,11 @@ def compile_shared(
     folder: Path, graphs: Sequence[str], chip: Chip, destination: Path, name: str, child: Child | None = None
 ) -> Compiled:
     """Compile `folder/<graph>.onnx` into one binary `destination/<name>.bin`; nothing is left when it fails."""
-    with tempfile.TemporaryDirectory(prefix="edgec-qnn-") as scratch:
-        work = Path(scratch)
+    with scratch_folder("qnn") as work:
         _stage(folder, work)
         request = {key: value for key, value in asdict(chip).items() if key != "name"}
         share = len(graphs) > 1
-        call = {"folder": scratch, "graphs": list(graphs), "share": share, **request}
+        call = {"folder": str(work), "graphs": list(graphs), "share": share, **request}
         if child is None:
             with Child(WORKER, what=f"the HTP compiler for `{name}`") as own:
                 answer = own.call("compile", **call)
