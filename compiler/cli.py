@@ -9,43 +9,78 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
-import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 from .commands.arguments import Parser
+from .commands.leaving import leave, remove_leftovers
+from .commands.signals import exit_code, signals_end
+from .commands.streams import flush, give_up_stdout, one_document, print_json, program_streams
 from .commands.terminal import show
 from .diagnostics.diagnostic import EdgecError, explain_failure, to_json
 from .diagnostics.warn import listening
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
-    arguments = _parser().parse(sys.argv[1:] if argv is None else argv)
+    """Run one command and return its exit code; without `argv` as the process's own, whose streams it then takes."""
+    if argv is not None:
+        return _run_command(argv)
+    with program_streams():
+        try:
+            code = _run_command(sys.argv[1:])
+        except SystemExit as left:  # argparse has said what there is to say
+            code = _flushed(left.code if isinstance(left.code, int) else 2)
+        return leave(code)
+
+
+def _run_command(words: Sequence[str]) -> int:
+    arguments = _parser().parse(words)
     try:
-        with listening(lambda warning: show([warning])):
-            return arguments.run(arguments)
+        with signals_end(), listening(lambda warning: show([warning])):
+            if arguments.tidies:
+                remove_leftovers()
+            with one_document() if getattr(arguments, "json", False) else nullcontext():
+                code = arguments.run(arguments)
+                flush()
+        return code
     except BrokenPipeError:  # `edgec inspect … | head` is no failure
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up_stdout()
         return 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("interrupted", file=sys.stderr)
-        return 130
-    except Exception as problem:  # the last boundary: what is no EdgecError yet becomes one
-        error = problem if isinstance(problem, EdgecError) else explain_failure(problem)
-        if getattr(arguments, "json", False):
-            _print_json({"ok": False, "diagnostics": to_json(error.diagnostics)})
-        show(error.diagnostics, error.sources)
-        if arguments.debug:
+        return exit_code(interrupt)
+    except SystemExit as left:
+        if left.code:  # a mistake of usage, told already
             raise
-        return error.exit_code
+        return _failed(left, arguments)  # nobody but this module ends a command well
+    except BaseException as problem:  # the last boundary: what is no EdgecError yet becomes one
+        return _failed(problem, arguments)
 
 
-def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+def _flushed(code: int) -> int:
+    try:
+        flush()
+    except OSError:
+        give_up_stdout()
+        return code or 1
+    return code
+
+
+def _failed(problem: BaseException, arguments: argparse.Namespace) -> int:
+    error = problem if isinstance(problem, EdgecError) else explain_failure(problem)
+    try:
+        if getattr(arguments, "json", False):
+            print_json({"ok": False, "diagnostics": to_json(error.diagnostics)})
+        flush()
+    except OSError:
+        give_up_stdout()
+    show(error.diagnostics, error.sources)
+    if arguments.debug:
+        raise problem
+    return error.exit_code
 
 
 class _Version(argparse.Action):
@@ -65,6 +100,7 @@ class _Command(NamedTuple):
     run: Callable[[argparse.Namespace], int] | str
     options: Callable[[argparse.ArgumentParser], None]
     json: bool = True
+    tidies: bool = False  # what killed commands left is removed first
 
 
 def _parser() -> Parser:
@@ -77,7 +113,8 @@ def _parser() -> Parser:
         if row.json:
             command.add_argument("--json", action="store_true", help="print one JSON document on stdout")
         command.add_argument("--debug", action="store_true", help="show the stack trace of a failure")
-        command.set_defaults(run=_later(row.run) if isinstance(row.run, str) else row.run, parser=parser)
+        run = _later(row.run) if isinstance(row.run, str) else row.run
+        command.set_defaults(run=run, parser=parser, tidies=row.tidies)
     return parser
 
 
@@ -192,11 +229,14 @@ def _run_schema(_arguments: argparse.Namespace) -> int:
 
 
 _COMMANDS: dict[str, _Command] = {
-    "compile": _Command("compile a plan into a bundle", "compile:run_compile", _compile),
-    "check": _Command("find every mistake in a plan, without reading a weight", "check:run_check", _check),
-    "run": _Command("run a bundle on this machine", "run:run_run", _run),
+    "compile": _Command("compile a plan into a bundle", "compile:run_compile", _compile, tidies=True),
+    "check": _Command("find every mistake in a plan, without reading a weight", "check:run_check", _check, tidies=True),
+    "run": _Command("run a bundle on this machine", "run:run_run", _run, tidies=True),
     "verify": _Command(
-        "check a bundle: hashes, binaries, errors against the float model, perplexity", "run:run_verify", _verify
+        "check a bundle: hashes, binaries, errors against the float model, perplexity",
+        "run:run_verify",
+        _verify,
+        tidies=True,
     ),
     "inspect": _Command("describe a plan, a model, a bundle or a file of one", "inspect:run_inspect", _inspect),
     "passes": _Command("list the installed passes, or the parameters of one", "lists:run_passes", _passes),

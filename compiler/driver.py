@@ -154,8 +154,17 @@ def compile_models(plan: Plan, directory: Path, options: CompileOptions) -> list
     def one(deploy: Deploy) -> CompiledModel:
         return compile_model(plan, deploy, directory, options)
 
-    with futures.ThreadPoolExecutor(options.jobs) as pool:
+    if options.jobs == 1:
+        return [one(deploy) for deploy in plan.deploys]
+    pool = futures.ThreadPoolExecutor(options.jobs)
+    wait = True
+    try:
         return list(pool.map(one, plan.deploys))
+    except KeyboardInterrupt:
+        wait = False  # a model may take hours
+        raise
+    finally:
+        pool.shutdown(wait, cancel_futures=True)
 
 
 def _finish(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..compiler.calibration.calibration_text import Calibration
 from ..compiler.diagnostics.diagnostic import Diagnostic, EdgecError, Label, PlanError
+from ..compiler.diagnostics.foreign_code import ForeignFailure
 from ..compiler.diagnostics.nearest import nearest_help, same_word
 from ..compiler.emit.capabilities import Wording
 from ..compiler.emit.target import CheckRequest, undeployable
@@ -288,10 +289,10 @@ class _Checker:
                     self.report.take(PlanError(found), deploy.span)
             except EdgecError as error:
                 self.report.take(error, deploy.span)
-            except Exception as error:
+            except ForeignFailure as failure:
                 if target.__module__.startswith("edgec."):
-                    raise  # our own mistake is not the user's
-                message = f"the target `{deploy.target}` is broken: its check raised {type(error).__name__}: {error}"
+                    raise failure.error from None  # our own mistake is not the user's
+                message = f"the target `{deploy.target}` is broken: its check raised {failure}"
                 self.report.error("E0118", message, deploy.span)
 
     def _accepted(self, deploy: Deploy, said: Sequence[Diagnostic]) -> list[Diagnostic]:

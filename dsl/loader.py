@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..compiler.diagnostics.diagnostic import Label, PlanError, Span
+from ..compiler.diagnostics.foreign_code import ForeignFailure, foreign_code
 from ..compiler.pipeline.pass_interface import Pass
 from ..compiler.registry import pass_fault, pass_names
 from . import ast
@@ -87,6 +88,15 @@ def _include(
 
 
 def _use(statement: ast.Use, loaded: Loaded, report: DiagnosticCollector) -> None:
+    try:
+        with foreign_code():
+            _execute(statement, loaded, report)
+    except ForeignFailure as failure:
+        path = resolve_path(statement.path.value, statement.path.span)
+        _failed(path, failure, statement.path.span, loaded, report)
+
+
+def _execute(statement: ast.Use, loaded: Loaded, report: DiagnosticCollector) -> None:
     path = resolve_path(statement.path.value, statement.path.span)
     at = statement.path.span
     if what_is(path) != "file":
@@ -101,11 +111,7 @@ def _use(statement: ast.Use, loaded: Loaded, report: DiagnosticCollector) -> Non
         return
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up there
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        _failed(path, error, at, loaded, report)
-        return
+    spec.loader.exec_module(module)
     found = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Pass)]
     own = [cls for cls in dict.fromkeys(found) if _belongs(cls, name, found)]
     if not own:
@@ -134,18 +140,19 @@ def _register(cls: type[Pass], path: Path, at: Span, loaded: Loaded, report: Dia
         loaded.passes[cls.name] = cls
 
 
-def _failed(path: Path, error: BaseException, at: Span, loaded: Loaded, report: DiagnosticCollector) -> None:
+def _failed(path: Path, failure: ForeignFailure, at: Span, loaded: Loaded, report: DiagnosticCollector) -> None:
     """The mistake is in the used file: show its line there, and the `use` that brought it."""
     loaded.passes_unknown = True
-    message = f"`{path}` cannot be used: {type(error).__name__}: {error}".rstrip(": ")
-    where = _line_of(path, error)
-    if where is None:
+    message = f"`{path}` cannot be used: {failure}"
+    where = _line_of(path, failure.error)
+    text = path.read_text(encoding="utf-8", errors="replace").split("\n") if where else []
+    if where is None or not 0 < where <= len(text):
         report.error("E0304", message, at)
         return
-    loaded.sources[str(path)] = path.read_text(encoding="utf-8", errors="replace")
-    text = loaded.sources[str(path)].split("\n")[where - 1] if where else ""
-    column = len(text) - len(text.lstrip()) + 1
-    span = Span(str(path), where, column, where, max(len(text.rstrip()) + 1, column + 1))
+    loaded.sources[str(path)] = "\n".join(text)
+    line = text[where - 1]
+    column = len(line) - len(line.lstrip()) + 1
+    span = Span(str(path), where, column, where, max(len(line.rstrip()) + 1, column + 1))
     report.error("E0304", message, span, also=[Label(at, "used here")])
 
 
@@ -153,7 +160,8 @@ def _line_of(path: Path, error: BaseException) -> int | None:
     """Where in the file itself the error arose, the innermost place."""
     if isinstance(error, SyntaxError) and _same(error.filename, path):
         return error.lineno
-    frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if _same(frame.filename, path)]
+    steps = BaseException.__dict__["__traceback__"].__get__(error)  # whatever its class makes of the name
+    frames = [frame.lineno for frame in traceback.extract_tb(steps) if _same(frame.filename, path)]
     return frames[-1] if frames else None
 
 

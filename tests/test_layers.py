@@ -34,7 +34,7 @@ ALLOWED = {
     "report": "ir pipeline plan compile",
     "verify": "diagnostics ir bundle oracle sources registry runtime",
     "driver": "diagnostics files bundle sources plan compile report",
-    "commands": "diagnostics ir bundle plan registry runtime verify driver",
+    "commands": "diagnostics files ir bundle plan registry runtime verify driver",
     "python": "diagnostics bundle sources plan report runtime verify driver commands",
     "cli": "diagnostics commands",
 }

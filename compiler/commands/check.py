@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from ..diagnostics.diagnostic import Diagnostic, to_json
+from ..diagnostics.visible import visible
 from ..diagnostics.wording import count
+from .streams import print_json
 from .terminal import accepted, show
 
 
@@ -19,7 +20,7 @@ def run_check(arguments: argparse.Namespace) -> int:
         documents = {name: {"ok": ok, "diagnostics": to_json(said)} for name, (ok, said) in found.items()}
         several = {"ok": all(ok for ok, _ in found.values()), "plans": documents}
         document = several if len(arguments.plans) > 1 else next(iter(documents.values()))
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        print_json(document)
     return 0 if all(ok for ok, _ in found.values()) else 1
 
 
@@ -29,7 +30,7 @@ def _check(path: Path, arguments: argparse.Namespace) -> tuple[bool, list[Diagno
 
     def say(text: str) -> None:
         if not arguments.json:
-            print(f"{path}: {text}", file=sys.stderr)
+            print(visible(f"{path}: {text}"), file=sys.stderr)
 
     text = read_plan_text(sys.stdin.buffer, "<stdin>") if str(path) == "-" else None
     path = Path("<stdin>") if text is not None else path
@@ -39,9 +40,9 @@ def _check(path: Path, arguments: argparse.Namespace) -> tuple[bool, list[Diagno
     errors = sum(d.severity == "error" for d in diagnostics)
     if not arguments.json:
         if said := accepted(diagnostics):
-            print(said, file=sys.stderr)
+            print(visible(said), file=sys.stderr)
         open_ = sum(not d.accepted for d in diagnostics)
         counts = (errors, "error"), (open_ - errors, "warning")
         said = [count(number, word) for number, word in counts if number]
-        print(f"{path}: {', '.join(said) or 'ok'}", file=sys.stderr if wrong else sys.stdout)
+        print(visible(f"{path}: {', '.join(said) or 'ok'}"), file=sys.stderr if wrong else sys.stdout)
     return not wrong, diagnostics

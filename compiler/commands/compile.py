@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from dataclasses import asdict
 from typing import Any
 
 from ..diagnostics.diagnostic import Diagnostic
+from ..diagnostics.visible import visible
+from .streams import print_json
 from .terminal import accepted, show
 
 _NOTES = 12  # of a model, in the summary
@@ -23,7 +24,7 @@ def run_compile(arguments: argparse.Namespace) -> int:
     plan = load_plan(arguments.plan, arguments.defines)
     show(plan.warnings, plan.sources)
     if said := accepted(plan.warnings):
-        print(said, file=sys.stderr)
+        print(visible(said), file=sys.stderr)
     with _Progress(quiet=arguments.quiet or arguments.json) as progress:
         options = CompileOptions(
             jobs=arguments.jobs,
@@ -41,7 +42,7 @@ def run_compile(arguments: argparse.Namespace) -> int:
     show(broken, plan.sources)
     facts = _facts(result, time.perf_counter() - started)
     if arguments.json:
-        print(json.dumps(facts, indent=2))
+        print_json(facts)
     else:
         _print(facts)
     return 3 if broken else 0
@@ -68,6 +69,7 @@ class _Progress:
 
     def say(self, text: str) -> None:
         stamp = f"{time.perf_counter() - self.started:6.1f} s  "
+        text = visible(text, lines=True)
         self.console.print(f"{stamp}{text}", highlight=False, markup=False)
         if self.status:
             self.status.update(text)

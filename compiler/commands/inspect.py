@@ -9,6 +9,7 @@ from typing import Any
 
 from ..bundle.manifest import MANIFEST
 from ..diagnostics.diagnostic import fail
+from .streams import print_json
 
 PLANS = (".edge", ".plan")
 
@@ -17,7 +18,7 @@ def run_inspect(arguments: argparse.Namespace) -> int:
     """Print what `arguments.file` is and holds."""
     facts = describe(arguments.file)
     if arguments.json:
-        print(json.dumps(facts, indent=2, ensure_ascii=False))
+        print_json(facts)
     else:
         for line in _lines(facts):
             print(line)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import json
 import re
 import textwrap
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from ..diagnostics.plugin_pages import page_files
 from ..plan.devices import Device, devices
 from ..plan.parameters import Parameter, parameters
 from ..registry import broken_plugins, passes
+from .streams import print_json
 from .terminal import show
 
 
@@ -28,7 +28,7 @@ def run_passes(arguments: argparse.Namespace) -> int:
     chosen = [arguments.name] if arguments.name else sorted(installed)
     described = [_pass_facts(name, installed[name]) for name in chosen]
     if arguments.json:
-        print(json.dumps(described, indent=2))
+        print_json(described)
     elif arguments.name:
         _print_pass(installed[arguments.name], described[0])
     else:
@@ -81,7 +81,7 @@ def run_devices(arguments: argparse.Namespace) -> int:
         _unknown("E0103", "device", arguments.name, known)
     if arguments.json:
         chosen = [known[arguments.name]] if arguments.name else list(known.values())
-        print(json.dumps([asdict(device) for device in chosen], indent=2))
+        print_json([asdict(device) for device in chosen])
     elif arguments.name:
         _print_device(known[arguments.name])
     else:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any
 
 from ..diagnostics.diagnostic import fail
 from ..diagnostics.wording import count
+from .streams import print_exactly, print_json
 
 
 def run_run(arguments: argparse.Namespace) -> int:
@@ -18,7 +18,7 @@ def run_run(arguments: argparse.Namespace) -> int:
 
     if arguments.inputs is not None:
         result = run_graph(arguments.bundle, arguments.inputs, arguments.outputs, model=arguments.model)
-        print(json.dumps(result, indent=2))
+        print_json(result)
         return 0
     if arguments.bundle.suffix in (".edge", ".plan") and arguments.bundle.is_file():
         help = f"compile it first: `edgec compile {arguments.bundle} -o DIR`, then `edgec run DIR`"
@@ -39,7 +39,7 @@ def run_run(arguments: argparse.Namespace) -> int:
         stream=stream,
     )
     if arguments.json:
-        print(json.dumps(result, ensure_ascii=False, indent=2))
+        print_json(result)
     else:
         print()
         print(_summary(result), file=sys.stderr)
@@ -47,7 +47,7 @@ def run_run(arguments: argparse.Namespace) -> int:
 
 
 def _stream(text: str) -> None:
-    print(text, end="", flush=True)
+    print_exactly(text)
 
 
 def _summary(result: dict[str, Any]) -> str:
@@ -66,7 +66,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
     sources = dict(arguments.source)
     result = verify_bundle(arguments.bundle, text=arguments.text, windows=arguments.windows, sources=sources)
     if arguments.json:
-        print(json.dumps(result, indent=2))
+        print_json(result)
     else:
         _print_verified(result)
     return 0 if result["ok"] else 3

@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal, NoReturn
 
+from .foreign_code import described
+from .visible import columns, framed, shortened, visible
+
 Severity = Literal["error", "warning", "note"]
 
 _COLOURS = {"error": "\x1b[1;31m", "warning": "\x1b[1;33m", "note": "\x1b[1;36m"}
 _BLUE, _BOLD, _RESET = "\x1b[1;34m", "\x1b[1m", "\x1b[0m"
-_TAB = "    "
 _WIDTH = 160  # a frame line longer than this is cut around the marked place
 
 
@@ -114,7 +116,7 @@ def blamed_on(span: Span | None) -> Iterator[None]:
         raise type(error)(*placed) from error
 
 
-def explain_failure(problem: Exception) -> EdgecError:
+def explain_failure(problem: BaseException) -> EdgecError:
     """What a command says of an exception that nobody below it foresaw: the system's refusal, or a fault of edgec."""
     if isinstance(problem, OSError) and problem.strerror:
         where = f"`{problem.filename}`" if problem.filename else "a file"
@@ -124,7 +126,7 @@ def explain_failure(problem: Exception) -> EdgecError:
     while step is not None and step.tb_next is not None:
         step = step.tb_next
     place = f" in {step.tb_frame.f_code.co_filename}:{step.tb_lineno}" if step else ""
-    message = f"edgec itself failed: {type(problem).__name__}: {problem}{place}"
+    message = f"edgec itself failed: {described(problem)}{place}"
     return EngineError(Diagnostic("E0993", message, help="`--debug` shows the stack trace; please report it"))
 
 
@@ -132,7 +134,7 @@ def render(diagnostic: Diagnostic, sources: Mapping[str, str] | None = None, col
     """The diagnostic as text, with code frames for the labels whose file is in `sources`."""
     paint = _Paint(color)
     head = paint(_COLOURS[diagnostic.severity], f"{diagnostic.severity}[{diagnostic.code}]")
-    lines = [f"{head}: {paint(_BOLD, diagnostic.message)}"]
+    lines = [f"{head}: {paint(_BOLD, _sentence(diagnostic.message))}"]
     labels = ([diagnostic.at] if diagnostic.at else []) + list(diagnostic.also)
     framed = [label for label in labels if sources and label.span.file in sources]
     numbers = [number for label in framed for number in _shown(label.span)]
@@ -140,14 +142,15 @@ def render(diagnostic: Diagnostic, sources: Mapping[str, str] | None = None, col
     for index, file in enumerate(dict.fromkeys(label.span.file for label in labels)):
         here = [label for label in labels if label.span.file == file]
         arrow = "-->" if index == 0 else ":::"
-        lines.append(f"{' ' * gutter}{paint(_BLUE, arrow)} {here[0].span}")
+        lines.append(f"{' ' * gutter}{paint(_BLUE, arrow)} {shortened(visible(str(here[0].span)))}")
         if sources and file in sources:
             primary = diagnostic.at if diagnostic.at in here else None
             lines += _frame(here, primary, sources[file], gutter, paint, diagnostic.severity)
         else:
-            lines += [f"{' ' * gutter} {paint(_BLUE, '=')} {label.text}" for label in here if label.text]
+            texts = [shortened(visible(label.text)) for label in here if label.text]
+            lines += [f"{' ' * gutter} {paint(_BLUE, '=')} {text}" for text in texts]
     if diagnostic.help:
-        first, *rest = diagnostic.help.splitlines()
+        first, *rest = shortened(visible(diagnostic.help, lines=True)).split("\n")
         lines.append(f"{' ' * gutter} {paint(_BLUE, '=')} {paint(_BOLD, 'help')}: {first}")
         lines += [f"{' ' * gutter}         {line}" for line in rest]
     return "\n".join(lines)
@@ -181,6 +184,11 @@ def _label_json(label: Label) -> dict[str, object]:
     }
 
 
+def _sentence(message: str) -> str:
+    """A message as text: of its line breaks only those stay behind which an indented quotation follows."""
+    return shortened("\n    ".join(visible(part) for part in message.split("\n    ")))
+
+
 class _Paint:
     def __init__(self, on: bool) -> None:
         self.on = on
@@ -209,15 +217,15 @@ def _frame(
         line = text[number - 1].rstrip("\r") if number <= len(text) else ""
         here = sorted((x for x in labels if x.span.line == number), key=lambda x: x.span.column)
         start, shown = _cut(line, here[0].span.column - 1)
-        out.append(f"{paint(_BLUE, str(number).rjust(gutter))} {bar} {_plain(shown)}".rstrip())
+        out.append(f"{paint(_BLUE, str(number).rjust(gutter))} {bar} {framed(shown)}".rstrip())
         for label in here:
             mark = "^" if label is primary else "-"
             begin = max(label.span.column - 1 - start, 0)
             stop = label.span.end_column - 1 - start if label.span.end_line == number else len(shown)
-            width = max(len(_plain(shown[begin : min(stop, len(shown))])), 1)
-            indent = " " * len(_plain(shown[:begin]))
+            width = max(columns(framed(shown[begin : min(stop, len(shown))])), 1)
+            indent = " " * columns(framed(shown[:begin]))
             colour = _COLOURS[severity] if label is primary else _BLUE
-            note = f"{mark * width} {label.text}".rstrip()
+            note = f"{mark * width} {shortened(visible(label.text))}".rstrip()
             out.append(f"{' ' * gutter} {bar} {indent}{paint(colour, note)}")
     out.append(f"{' ' * gutter} {bar}")
     return out
@@ -229,8 +237,3 @@ def _cut(line: str, column: int) -> tuple[int, str]:
         return 0, line
     start = max(0, min(column - _WIDTH // 2, len(line) - _WIDTH))
     return start, line[start : start + _WIDTH]
-
-
-def _plain(text: str) -> str:
-    """Printable text of the same reading: tabs become blanks, control characters a placeholder."""
-    return "".join(_TAB if c == "\t" else c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -14,6 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from .diagnostic import Diagnostic, PlanError
+from .foreign_code import ForeignFailure, foreign_code
 
 _OWN = "edgec."  # the packages of this distribution
 
@@ -92,12 +93,12 @@ def _load(door: Door, name: str) -> Any:
         raise _broken(door, name, f"two plug-ins bring it: {places}", "uninstall one of them")
     (entry,) = found
     try:
-        made = entry.load()
-        called = getattr(made, door.named, name) if door.named else name
-        fault = f"`{entry.value}` calls itself `{called}`" if called != name else door.fault(made)
-    except Exception as error:  # whatever a third party's module raises while it is imported
-        why = f"importing `{entry.value}` raised {type(error).__name__}: {error}"
-        raise _broken(door, name, why, whose(entry)) from error
+        with foreign_code():
+            made = entry.load()
+            called = getattr(made, door.named, name) if door.named else name
+            fault = f"`{entry.value}` calls itself `{called}`" if called != name else door.fault(made)
+    except ForeignFailure as error:
+        raise _broken(door, name, f"importing `{entry.value}` raised {error}", whose(entry)) from error
     if fault is not None:
         raise _broken(door, name, fault, whose(entry))
     return made

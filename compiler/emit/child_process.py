@@ -36,6 +36,9 @@ _TAIL_LINES, _TAIL_BYTES = 8, 8192
 _QUIET = {"ORT_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
 
 
+_children: weakref.WeakSet[Child] = weakref.WeakSet()
+
+
 class Child:
     """A worker process; `what` names the engine and the part in every message about it."""
 
@@ -59,6 +62,7 @@ class Child:
         finally:
             theirs.close()
         self._finalizer = weakref.finalize(self, _end, self._process, self._socket, self._log)
+        _children.add(self)
 
     def call(self, method: str, **kwargs: Any) -> Any:
         """The worker's answer to `method(**kwargs)`; its death, silence and exceptions are an EngineError."""
@@ -89,7 +93,9 @@ class Child:
     def __enter__(self) -> Child:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._process.kill()  # nobody waits for the answer
         self.close()
 
     def _died(self, method: str) -> NoReturn:
@@ -114,6 +120,12 @@ class Child:
         text = os.pread(self._log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode("utf-8", "replace")
         lines = [line for line in text.splitlines() if line.strip()][-_TAIL_LINES:]
         return "; it printed:\n    " + "\n    ".join(lines) if lines else ""
+
+
+def kill_children() -> None:
+    """End all workers at once, whatever they are at: this process ends."""
+    for child in list(_children):
+        child._process.kill()
 
 
 def serve(handlers: Mapping[str, Callable[..., Any]]) -> None:

@@ -33,6 +33,9 @@ class Scratch:
     descriptor: int
 
 
+_held: set[Scratch] = set()
+
+
 @contextlib.contextmanager
 def scratch_folder(what: str, parent: Path | None = None) -> Iterator[Path]:
     """An empty folder for the block, in `parent` (default: the system's folder for temporary files)."""
@@ -55,14 +58,23 @@ def hold(prefix: str, parent: Path, owner: str = "") -> Scratch:
                 os.pwrite(descriptor, f"{_MAGIC}{os.getpid()}\n{owner}".encode("utf-8", "surrogateescape"), 0)
                 work = folder / _WORK
                 work.mkdir(0o700)
-                return Scratch(folder, work, descriptor)
+                held = Scratch(folder, work, descriptor)
+                _held.add(held)
+                return held
             os.close(descriptor)
 
 
 def release(held: Scratch) -> None:
     """Remove the folder, its lock last."""
+    _held.discard(held)
     remove(held.folder)
     os.close(held.descriptor)
+
+
+def release_all() -> None:
+    """Remove every folder this process holds: it ends now, though threads of it are at work."""
+    for held in list(_held):
+        release(held)
 
 
 def sweep(parent: Path, prefix: str = PREFIX) -> None:

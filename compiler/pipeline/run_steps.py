@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..calibration.calibration_text import Calibration
 from ..diagnostics.diagnostic import Diagnostic, EngineError, Label, PlanError, Span, fail
+from ..diagnostics.foreign_code import ForeignFailure, foreign_code
 from ..diagnostics.wording import join_or
 from ..ir.levels import Level
 from .pass_interface import Pass, Scope, StepResult
@@ -132,16 +133,16 @@ def call(pass_: Pass, module: Module, scope: Scope) -> int:
     from ..ir.weights import WeightsUnread
 
     try:
-        changes = pass_.run(module, scope)
-    except (PlanError, EngineError, KeyboardInterrupt, MemoryError, WeightsUnread):
-        raise
-    except Exception as error:
+        with foreign_code():
+            changes = pass_.run(module, scope)
+    except ForeignFailure as failure:
+        error = failure.error
+        if isinstance(error, (MemoryError, WeightsUnread)):
+            raise error from None
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(where.filename).name}:{where.lineno}"
-        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise EngineError(
-            Diagnostic("E0404", f"pass `{pass_.name}` failed at {place}: {what}", _label(scope.origin))
-        ) from error
+        message = f"pass `{pass_.name}` failed at {place}: {failure}"
+        raise EngineError(Diagnostic("E0404", message, _label(scope.origin))) from error
     if not isinstance(changes, int):
         kind = type(changes).__name__
         fail(
