@@ -60,6 +60,7 @@ def test_run_without_a_prompt(tmp_path: Path, golden_error) -> None:
 
     class Arguments:
         inputs = prompt = None
+        bundle = tmp_path
 
     with pytest.raises(PlanError) as caught:
         run_run(Arguments())  # type: ignore[arg-type]
