@@ -25,6 +25,8 @@ def check_files(manifest: Manifest) -> None:
     """Every file there, of its size and with its hash; the sizes first, they cost nothing."""
     for name, entry in manifest.files.items():
         path = manifest.bundle / name
+        if _through_a_link(manifest.bundle, name):
+            fail("E0905", f"`{path}` is reached through a symbolic link: a bundle holds files only", help=_AGAIN)
         if not path.is_file():
             fail("E0905", f"`{path}` is missing from the bundle", help=_AGAIN)
         if path.stat().st_size != entry["size"]:
@@ -34,6 +36,11 @@ def check_files(manifest: Manifest) -> None:
         path = manifest.bundle / name
         if _digest(path) != entry["sha256"]:
             fail("E0905", f"`{path}` has been changed: its sha256 is not the manifest's", help=_AGAIN)
+
+
+def _through_a_link(bundle: Path, name: str) -> bool:
+    path = bundle
+    return any((path := path / step).is_symlink() for step in Path(name).parts)
 
 
 def _digest(path: Path) -> str:

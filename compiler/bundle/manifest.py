@@ -18,7 +18,7 @@ from ..diagnostics.diagnostic import fail
 from ..diagnostics.nearest import nearest_help
 from ..files import cache
 from ..ir import kv_names
-from .schedule import Schedule
+from .consistency import contradictions, unlisted
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -29,6 +29,7 @@ FORMAT, VERSION = "edgec.bundle", 1
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"
 SCHEMA = Path(__file__).with_name("manifest.schema.json")
 _MOST_PROBLEMS = 8
+_LONGEST = 160  # characters of a place or a sentence: both quote what the manifest holds
 
 
 @dataclass(frozen=True, repr=False)
@@ -128,38 +129,18 @@ def schema() -> dict[str, Any]:
 
 
 def problems(data: Any) -> list[str]:
-    """Where `data` departs from the schema, or names a part, bucket, model or tokenizer that it lacks."""
+    """Where `data` departs from the schema, or its values from each other."""
     from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
 
     errors = sorted(Draft202012Validator(schema()).iter_errors(data), key=lambda error: list(map(str, error.path)))
-    found = [f"{error.json_path}: {error.message}" for error in errors[:_MOST_PROBLEMS]]
-    return found or _dangling(data)
+    inmost = [best_match([error]) for error in errors[:_MOST_PROBLEMS]]  # not `anyOf` but what is wrong below it
+    found = [f"{error.json_path[:_LONGEST]}: {_cut(error.message)}" for error in inmost if error is not None]
+    return found or contradictions(data)[:_MOST_PROBLEMS]
 
 
-def _dangling(data: dict[str, Any]) -> list[str]:
-    found = []
-    for name, model in data["models"].items():
-        if (tokenizer := model.get("tokenizer")) is not None and tokenizer not in data["tokenizers"]:
-            found.append(f"model `{name}` names the tokenizer `{tokenizer}`, which is not there")
-        if model["kind"] == "decoder" and model.get("arch") is None:
-            found.append(f"model `{name}` is a decoder without `arch`")
-        if model["kind"] == "decoder" and model["engine"] == "chain" and not model.get("kv"):
-            found.append(f"model `{name}` is a chain of decoder parts without `kv`")
-        for bucket in model.get("buckets", []):
-            for part in bucket["parts"]:
-                if bucket["name"] not in data["parts"].get(part, {}).get("graphs", {}):
-                    found.append(
-                        f"bucket `{bucket['name']}` of `{name}` needs a graph of part `{part}` that is not there"
-                    )
-            wrong = Schedule.of_bucket(bucket).problems()
-            found += [f"bucket `{bucket['name']}` of `{name}` cannot run: {problem}" for problem in wrong]
-    for name, part in data["parts"].items():
-        if part["model"] not in data["models"]:
-            found.append(f"part `{name}` belongs to a model `{part['model']}` that is not there")
-    for role in ("draft", "target"):
-        if data["speculation"] is not None and data["speculation"][role] not in data["models"]:
-            found.append(f"the {role} of the speculation, `{data['speculation'][role]}`, is not there")
-    return found
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
 
 
 def write_manifest(directory: Path, data: dict[str, Any]) -> Manifest:
@@ -170,7 +151,7 @@ def write_manifest(directory: Path, data: dict[str, Any]) -> Manifest:
 
     whole = {**copy.deepcopy(data), "format": FORMAT, "version": VERSION, "files": hash_files(directory)}
     _say_sources(whole)
-    if found := problems(whole):
+    if found := problems(whole) or unlisted(whole):
         raise ValueError("the manifest made here breaks its own schema:\n" + "\n".join(found))
     raw = (json.dumps(whole, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
     (directory / MANIFEST).write_bytes(raw)
@@ -202,19 +183,19 @@ def load_manifest(bundle: Path) -> Manifest:
     try:
         data = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        fail("E0902", f"`{path}` is not JSON: {error}", help=_AGAIN)
+        fail("E0902", f"`{path}` is not JSON: {error}", help=AGAIN)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         fail("E0901", f"`{path}` is not the manifest of an edgec bundle", help=f'it lacks `"format": "{FORMAT}"`')
     if data.get("version") != VERSION:
         message = f"`{path}` is of version {data.get('version')}, this edgec reads version {VERSION}"
         fail("E0903", message, help="compile the plan again, or use the edgec that made the bundle")
-    if found := problems(data):
-        fail("E0902", f"`{path}` does not follow the schema: " + "; ".join(found), help=_AGAIN)
+    if found := problems(data) or unlisted(data):
+        fail("E0902", f"`{path}` does not follow the schema: " + "; ".join(found), help=AGAIN)
     _check_seal(bundle, raw)
     return Manifest(bundle, data)
 
 
-_AGAIN = "compile the plan again; `edgec schema` prints the schema"
+AGAIN = "compile the plan again; `edgec schema` prints the schema"
 
 
 def _check_seal(bundle: Path, raw: bytes) -> None:

@@ -153,6 +153,8 @@ class ChainModel:
         session = self._session(part, bucket)
         outputs = session.run({spec["name"]: as_tensor(values[spec["name"]], spec) for spec in graph["inputs"]})
         cached = self.cache.outputs  # these stay as they are stored
+        for spec in graph["outputs"]:
+            self._check_output(part, bucket, spec, outputs)
         return {
             (name := spec["name"]): outputs[name] if name in cached else as_float(outputs[name], spec)
             for spec in graph["outputs"]
@@ -172,6 +174,16 @@ class ChainModel:
         fixed = name in self.cache.inputs and all(isinstance(size, int) for size in shape)
         if fixed and have != shape:  # another order of axes has as many values: a reshape would mix them up
             fail("E0917", f"part `{part}` reads `{name}` as {shape}, the manifest's K/V layout gives {have}")
+
+    def _check_output(self, part: str, bucket: str, spec: dict[str, Any], outputs: Mapping[str, np.ndarray]) -> None:
+        """What a graph makes has to be what the manifest says it makes, which buffers are sized by."""
+        name, shape = spec["name"], spec["shape"]
+        if name not in outputs:
+            fail("E0917", f"part `{part}` makes no `{name}` in `{bucket}`, which the manifest says it does")
+        have = list(outputs[name].shape)
+        wrong = len(have) != len(shape) or any(isinstance(b, int) and a != b for a, b in zip(have, shape, strict=True))
+        if wrong:
+            fail("E0917", f"part `{part}` makes `{name}` as {have} in `{bucket}`, the manifest says {shape}")
 
     def _session(self, part: str, bucket: str) -> GraphSession:
         if (part, bucket) not in self._sessions:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..bundle.manifest import Manifest
-from ..diagnostics.diagnostic import fail
+from ..bundle.manifest import AGAIN, Manifest
+from ..diagnostics.diagnostic import EdgecError, fail
 from ..registry import find_target
 
 if TYPE_CHECKING:
@@ -29,7 +31,9 @@ def target_of(entry: dict[str, Any]) -> Target:
 def open_graph(manifest: Manifest, part: str, bucket: str) -> GraphSession:
     """One graph of one part, ready to run."""
     entry = manifest.part(part)
-    return target_of(entry).open_graph(manifest.bundle, entry, bucket)
+    target = target_of(entry)
+    with _read_by(target, f"part `{part}`"):
+        return target.open_graph(manifest.bundle, entry, bucket)
 
 
 def open_model(manifest: Manifest, name: str) -> LanguageModel:
@@ -41,4 +45,21 @@ def open_model(manifest: Manifest, name: str) -> LanguageModel:
         fail("E0918", f"model `{name}` is a plain graph, not a language model", help="run it with `--inputs FILE.npz`")
     if entry["engine"] == "chain":
         return ChainModel(manifest, name, open_graph)
-    return target_of(entry["deploy"]).open_model(manifest.bundle, {**entry, "name": name}, manifest.data)
+    target = target_of(entry["deploy"])
+    if entry["engine"] != target.engine:
+        message = f"model `{name}` is for the engine `{entry['engine']}`, `as {target.name}` runs `{target.engine}`"
+        fail("E0902", message, help=AGAIN)
+    with _read_by(target, f"model `{name}`"):
+        return target.open_model(manifest.bundle, {**entry, "name": name}, manifest.data)
+
+
+@contextlib.contextmanager
+def _read_by(target: Target, entry: str) -> Iterator[None]:
+    """Whatever a target stumbles over in an entry that follows the schema is a fault of the entry, not of edgec."""
+    try:
+        yield
+    except EdgecError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError) as error:
+        message = f"the manifest's entry of {entry} is not as the target `{target.name}` writes it"
+        fail("E0902", f"{message}: {type(error).__name__}: {error}", help=AGAIN)

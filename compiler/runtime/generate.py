@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from ..bundle.file_hashes import check_files
 from ..bundle.manifest import Manifest, load_manifest
 from ..diagnostics.diagnostic import fail
-from ..sources.tokenizer.tokenizer import TextStream, Tokenizer
+from ..sources.tokenizer.tokenizer import TextStream
 from .chain import ChainModel
 from .engines import open_model
 from .sample import Sampling
 from .speculate import Decoder
+from .text_process import BundledTokenizer
 
 if TYPE_CHECKING:
     from ..emit.engine_protocols import LanguageModel
@@ -34,7 +35,7 @@ class Runner:
         entry = self.manifest.tokenizer(self.model)
         if entry is None:
             fail("E0918", f"model `{self.model}` has no tokenizer, so it takes no prompt", help=_INPUTS)
-        self.tokenizer = Tokenizer(bundle / entry["directory"], entry)
+        self.tokenizer = BundledTokenizer(bundle / entry["directory"], entry)
         self._open: dict[str, LanguageModel] = {}
 
     def generate(
@@ -97,6 +98,7 @@ class Runner:
         for engine in self._open.values():
             engine.close()
         self._open = {}
+        self.tokenizer.close()
 
     @contextlib.contextmanager
     def _stepping(self, step: int | None) -> Iterator[None]:
@@ -127,17 +129,15 @@ def run_bundle(
 ) -> dict[str, Any]:
     """Continue `prompt` by at most `tokens` tokens; `stream` gets the text as it is made."""
     runner = Runner(Path(bundle), model)
-    sampling = runner.sampling(temperature, top_p)
-    ids = runner.tokenizer.chat(prompt) if chat else runner.tokenizer.encode(prompt)
-    text = TextStream(runner.tokenizer)
     say = stream or (lambda _text: None)
-    try:
+    with contextlib.closing(runner):
+        sampling = runner.sampling(temperature, top_p)
+        ids = runner.tokenizer.chat(prompt) if chat else runner.tokenizer.encode(prompt)
+        text = TextStream(runner.tokenizer)
         result = runner.generate(
             ids, tokens, speculation, sampling, seed, bucket_tokens, lambda new: say(text.push(new))
         )
-    finally:
-        runner.close()
-    say(text.rest())
+        say(text.rest())
     return result
 
 

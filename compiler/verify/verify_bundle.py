@@ -9,6 +9,7 @@ When files differ nothing is loaded: engines take damaged weights without a word
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,8 @@ from ..bundle.manifest import Manifest, hash_files, load_manifest
 from ..diagnostics.diagnostic import EdgecError
 from ..oracle.text_perplexity import module_perplexity, read_text
 from ..registry import find_source, source_names
+from ..runtime.text_process import BundledTokenizer
 from ..sources import origin
-from ..sources.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from ..ir.module import Module
@@ -103,7 +104,10 @@ class _Verification:
         self._look_into_parts(name)
         module = self._float_module(name)
         entry = self.manifest.tokenizer(name)
-        ids = [] if entry is None else Tokenizer(self.manifest.bundle / entry["directory"], entry).plain(self._content)
+        ids: list[int] = []
+        if entry is not None:
+            with closing(BundledTokenizer(self.manifest.bundle / entry["directory"], entry)) as tokenizer:
+                ids = tokenizer.plain(self._content)
         if module is not None:
             self._compare(name, module, ids)
         if self.text is not None and entry is not None and self.manifest.model(name)["kind"] == "decoder":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,14 @@ import numpy as np
 import onnx_ir as ir
 
 from ...compiler.diagnostics.diagnostic import EngineError, fail
+from ...compiler.emit.child_process import Child
+from ...compiler.emit.shared_child import join
 
+WORKER = "edgec.targets.ort.worker"
+_SECONDS = 60.0  # for one call, and beside that the time to go through the weights on a slow, busy machine
+_SLOWEST = 2e6  # bytes a second
+_SPARE = 4 << 30  # bytes a graph may take beside its weights: activations, caches, the engine itself
+_EXPANDED = 16  # times the bytes of its files: 4-bit integers as floats, twice
 FAST = "all"  # ONNX Runtime may rewrite the graph
 EXACT = "none"  # it must not: its rewrite of DequantizeLinear + MatMul was found far off
 
@@ -52,7 +60,43 @@ def run_alone(model: ir.Model, level: str, feeds: dict[str, np.ndarray]) -> np.n
     return np.asarray(opened.run(None, feeds)[0])
 
 
-def open_graph(bundle: Path, part: dict[str, Any], bucket: str) -> OrtGraph:
+class BundledGraph:
+    """A graph of a bundle that may come from anywhere, in a process of its own with limits of time and memory.
+
+    All graphs of one bundle share the process.
+    """
+
+    def __init__(self, path: Path, level: str, bundle: Path, what: str) -> None:
+        size = sum(file.stat().st_size for file in path.parent.iterdir() if file.is_file())
+        self._what = what
+        self._process = join((WORKER, str(bundle)), lambda: _start(size))
+        try:
+            self._graph = self._process.call(what, "load", path=str(path.absolute()), level=level)
+        except BaseException:
+            self._process.leave()
+            raise
+        self._ended = False
+
+    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name; EngineError where the engine refuses, dies or gives no answer in time."""
+        return self._process.call(self._what, "run", graph=self._graph, feeds=feeds)
+
+    def close(self) -> None:
+        """Leave the process; calling it twice is harmless."""
+        if not self._ended:
+            self._ended = True
+            self._process.leave()
+
+
+def _start(size: int) -> Child:
+    child = Child(WORKER, what="ONNX Runtime", timeout=_SECONDS + size / _SLOWEST)
+    if sys.platform == "linux":
+        child.call("limit", more=_SPARE + _EXPANDED * size)
+    return child
+
+
+def open_graph(bundle: Path, part: dict[str, Any], bucket: str) -> BundledGraph:
     """The graph that `part` (a manifest entry) has for `bucket`, with the optimisation it was checked under."""
-    graph = part["graphs"][bucket]
-    return OrtGraph(bundle / graph.get("file", part["file"]), part.get("details", {}).get("optimisation", EXACT))
+    graph, level = part["graphs"][bucket], part.get("details", {}).get("optimisation", EXACT)
+    what = f"ONNX Runtime running `{part.get('name', graph['graph'])}`, bucket `{bucket}`"
+    return BundledGraph(bundle / graph.get("file", part["file"]), EXACT if level != FAST else FAST, bundle, what)

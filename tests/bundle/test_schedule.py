@@ -46,7 +46,13 @@ def test_inspect_shows_lanes_and_what_overlaps(tmp_path, data):
     (part,) = data["parts"].values()
     data["parts"] = {name: {**part, "device": device} for name, device in DEVICES.items()}
     data["models"]["m"]["buckets"][0] |= {"parts": list(FORKED.parts), "schedule": FORKED.entry()}
-    write_bundle(tmp_path / "demo", lambda scratch: write_manifest(scratch, data))
+
+    def fill(scratch):
+        (scratch / "m").mkdir()
+        (scratch / "m" / "cpu0.onnx").write_text("abc")
+        write_manifest(scratch, data)
+
+    write_bundle(tmp_path / "demo", fill)
     facts = describe(tmp_path / "demo")["models"]["m"]
     assert facts["lanes"] == {"npu": ["a", "b", "d"], "cpu": ["c"]}
     assert facts["overlaps"] == [("b", "c")]

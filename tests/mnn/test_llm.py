@@ -187,7 +187,7 @@ def test_the_context_and_the_vocabulary_are_held(draft, tmp_path):
     model = MnnLanguageModel(tmp_path, draft.arch.vocab, 16, "MNN")
     with pytest.raises(ValueError, match="exceed the context of 16"):
         model.forward([1] * 17)
-    with pytest.raises(ValueError, match="outside the vocabulary"):
+    with pytest.raises(PlanError, match="outside the vocabulary"):
         model.forward([draft.arch.vocab])
     assert model.forward([]).shape == (0, draft.arch.vocab)
     model.close()

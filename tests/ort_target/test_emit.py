@@ -198,7 +198,7 @@ def test_a_run_the_engine_refuses(draft: Module, emit, tmp_path: Path) -> None:
     feeds = random_feeds(draft.main.graph, draft.arch)
     with pytest.raises(EdgecError, match="ONNX Runtime fails in"):
         session.run({**feeds, "input_ids": feeds["input_ids"].astype(np.float64)})
-    with pytest.raises(ValueError, match="wants attention_mask"):
+    with pytest.raises(EdgecError, match="wants attention_mask"):
         session.run({k: v for k, v in feeds.items() if k != "attention_mask"})
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from ...diagnostics.diagnostic import fail
 from .tokenizer_file import read_tokenizer
+
+_OF_PYTHON = (TypeError, ValueError, AttributeError, RecursionError, MemoryError)  # a template raises what it calls
 
 
 class Tokenizer:
@@ -59,8 +61,9 @@ class Tokenizer:
         special = {key: self._special(key) for key in ("bos_token", "eos_token", "pad_token", "unk_token")}
         try:
             return environment.from_string(source).render(messages=messages, add_generation_prompt=True, **special)
-        except (TemplateError, TypeError, ValueError) as error:
-            fail("E0921", f"the chat template of `{self._folder}` failed: {error}", help="run with a raw prompt")
+        except (TemplateError, ArithmeticError, LookupError, *_OF_PYTHON) as error:
+            said = str(error)[:200] or type(error).__name__
+            fail("E0921", f"the chat template of `{self._folder}` failed: {said}", help="run with a raw prompt")
 
     def _template(self) -> str:
         own = self._folder / "chat_template.jinja"
@@ -79,10 +82,14 @@ class Tokenizer:
         return (value.get("content") if isinstance(value, dict) else value) or ""
 
 
+class _Decodes(Protocol):
+    def decode(self, ids: Iterable[int]) -> str: ...
+
+
 class TextStream:
     """Text as tokens arrive: nothing is given out before the characters of a token are complete."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: _Decodes) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
         self._given = 0  # characters

@@ -28,6 +28,8 @@ from ..check import no_tokenizer
 from ..file.embedding import write_embedding
 from ..file.read_back import check_linears
 from ..file.weight_blobs import Blob
+from ..run.bundle_config import MODEL as MODEL_FACTS
+from ..run.bundle_config import MODEL_KEYS, RUN, RUN_KEYS, read_config
 from ..run.engine import MnnLanguageModel
 from ..tokenizer.agreement import check as check_tokenizer
 from ..tokenizer.mtok import write_mtok
@@ -79,8 +81,10 @@ def emit_llm(module: Module, folder: Path, memory: str, threads: int) -> Bundle:
     if rows is not None:
         lowering.blobs["embed_tokens"], checked["embed_tokens"] = rows, lowering.embedding
     check_linears(folder / MODEL, lowering.blobs, checked)
-    _write_json(folder / "config.json", _run_config(memory, threads, module.context))
-    _write_json(folder / "llm_config.json", _model_config(module, text) | place)
+    _write_json(folder / RUN, _run_config(memory, threads, module.context))
+    _write_json(folder / MODEL_FACTS, _model_config(module, text) | place)
+    for name, keys in ((RUN, RUN_KEYS), (MODEL_FACTS, MODEL_KEYS)):
+        read_config(folder / name, keys)  # what `edgec run` would not take is not written either
     if sum(weight.size for weight in _weights(module)) <= _SMALL:
         compare(module, folder)
     wide = [name for name, blob in lowering.blobs.items() if blob.bits == 32]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from ....compiler.diagnostics.diagnostic import EngineError, fail
 from ....compiler.emit.child_process import Child
+from ....compiler.files.scratch import PREFIX, hold, release
+from .bundle_config import write_private_copy
 
 LLM_WORKER = "edgec.targets.mnn.run.llm_worker"
 GRAPH_WORKER = "edgec.targets.mnn.run.graph_worker"
@@ -33,12 +37,13 @@ class MnnLanguageModel:
             return np.zeros((0, self.vocab), np.float32)
         wrong = [token for token in ids if not 0 <= token < self.vocab]
         if wrong:  # the engine would read beyond its embedding
-            raise ValueError(f"token {wrong[0]} is outside the vocabulary of {self.vocab}")
+            fail("E0915", f"token id {wrong[0]} is outside the vocabulary of {self.vocab} entries")
         if self.length + len(ids) > self.context:
             raise ValueError(f"{self.length} + {len(ids)} tokens exceed the context of {self.context}")
         logits = self._child.call("forward", ids=[int(token) for token in ids], vocab=self.vocab)
         if len(logits) != len(ids):
-            raise ValueError(f"the engine gave {len(logits)} rows of logits for {len(ids)} tokens")
+            message = f"{self._child.what} gave {len(logits)} rows of {self.vocab} logits for {len(ids)} tokens"
+            fail("E0916", message, help="`edgec verify` tells which part is wrong", kind=EngineError)
         self.length += len(ids)
         return logits
 
@@ -66,6 +71,28 @@ class MnnLanguageModel:
         self._child.close()
 
 
+class BundledModel(MnnLanguageModel):
+    """The model of a bundle that may come from anywhere: the engine sees a private copy of its configs.
+
+    `names`: the files of `folder` that the manifest vouches for; the copy holds links to them and nothing else.
+    """
+
+    def __init__(self, folder: Path, names: Collection[str], vocab: int, context: int, what: str) -> None:
+        self._scratch = hold(f"{PREFIX}mnn-", Path(tempfile.gettempdir()))
+        try:
+            write_private_copy(folder, names, self._scratch.work)
+            super().__init__(self._scratch.work, vocab, context, what)
+        except BaseException:
+            release(self._scratch)
+            raise
+
+    def close(self) -> None:
+        """End the process and remove the copy; calling it twice is harmless."""
+        if self._child.alive:
+            super().close()
+            release(self._scratch)
+
+
 class MnnGraph:
     """A plain `.mnn` file with named inputs and outputs."""
 
@@ -88,10 +115,11 @@ class MnnGraph:
 def open_model(bundle: Path, model: dict[str, Any], manifest: dict[str, Any]) -> MnnLanguageModel:
     """The model of a manifest's entry; its part's file is the bundle's config.json."""
     part = next(part for part in manifest["parts"].values() if part["model"] == model["name"])
-    arch = model["arch"]
-    return MnnLanguageModel(
-        (bundle / part["file"]).parent, arch["vocab"], arch["context"], f"MNN running `{model['name']}`"
-    )
+    arch, file = model["arch"], PurePosixPath(part["file"])
+    inside = [PurePosixPath(name) for name in manifest["files"]]
+    names = [path.name for path in inside if path.parent == file.parent]
+    what = f"MNN running `{model['name']}`"
+    return BundledModel(bundle / file.parent, names, arch["vocab"], arch["context"], what)
 
 
 def open_graph(bundle: Path, part: dict[str, Any], bucket: str) -> MnnGraph:

@@ -1,0 +1,27 @@
+"""The child process that runs the ONNX graphs of a bundle: within limits, since a graph can loop or grow for ever."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ...compiler.emit.child_process import limit_memory, serve
+from .session import OrtGraph
+
+_open: list[OrtGraph] = []
+
+
+def load(path: str, level: str) -> int:
+    """Open the graph at `path`; its number for `run`."""
+    _open.append(OrtGraph(Path(path), level))
+    return len(_open) - 1
+
+
+def run(graph: int, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Outputs by name."""
+    return _open[graph].run(feeds)
+
+
+if __name__ == "__main__":
+    serve({"load": load, "run": run, "limit": limit_memory})
