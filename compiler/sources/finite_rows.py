@@ -21,7 +21,9 @@ def finite(weight: Weight, stored: str, path: Path) -> Weight:
 
     def rows(start: int, stop: int) -> np.ndarray:
         block = weight.rows(start, stop)
-        if not np.isfinite(block.sum()):  # one pass that keeps nothing
+        with np.errstate(invalid="ignore", over="ignore"):
+            whole = block.sum()  # one pass that keeps nothing
+        if not np.isfinite(whole):
             _refuse_rows(stored, path, block, start)
         return block
 

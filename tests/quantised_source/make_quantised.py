@@ -71,6 +71,14 @@ def awq_words(values: np.ndarray) -> np.ndarray:
     return words(values.reshape(len(values), -1, 8)[:, :, AWQ_ORDER].reshape(values.shape), 4)
 
 
+def gptq_zeros(form: Form, z: np.ndarray) -> np.ndarray:
+    """Format `gptq` takes one off each zero point: off whole words, or integer by integer where they cross words."""
+    if form.version == "gptq" and form.bits == 3:
+        return words((z - 1) % 8, 3)
+    ones = sum(1 << place for place in range(0, 32, form.bits)) if form.version == "gptq" else 0
+    return (words(z, form.bits).view(np.uint32) - np.uint32(ones)).view(np.int32)
+
+
 def random_integers(form: Form, n: int, k: int, rng: np.random.Generator) -> Integers:
     """Integers of a weight of about 1 / sqrt(K)."""
     top = 1 << form.bits
@@ -78,7 +86,7 @@ def random_integers(form: Form, n: int, k: int, rng: np.random.Generator) -> Int
     groups = -(-k // group)
     z = np.full((n, groups), top // 2)
     if not form.symmetric:
-        z = rng.integers(1 if form.version == "gptq" else 0, top, (n, groups))
+        z = rng.integers(0, top, (n, groups))
     u = np.clip(np.rint(rng.normal(z.mean(), top / 4, (n, k))), 0, top - 1).astype(np.int64)
     s = (rng.uniform(0.5, 1.5, (n, groups)) * 4 / top / k**0.5).astype(np.float16)
     g = np.arange(k) // group
@@ -104,10 +112,9 @@ def parts(form: Form, made: Integers, dtype: Any = np.float16) -> dict[str, np.n
         return {"qweight": words(made.u, 4), "qzeros": words(np.pad(made.z, pad), 4), "scales": np.pad(s, pad)}
     if form.method == "awq":
         return {"qweight": awq_words(made.u.T), "qzeros": awq_words(made.z.T), "scales": s.T}
-    less = 1 if form.version == "gptq" else 0
     return {
         "qweight": words(made.u, form.bits).T,
-        "qzeros": words((made.z.T - less) % (1 << form.bits), form.bits),
+        "qzeros": gptq_zeros(form, made.z.T),
         "scales": s.T,
         "g_idx": made.g.astype(np.int32),
     }

@@ -175,3 +175,8 @@ def test_bundles_compute_what_the_integers_stand_for(tmp_path: Path, case: str) 
     assert checked["ok"], checked["problems"]
     (part,) = checked["parts"].values()
     assert part["relative_error"] < bound, part
+
+
+def test_inspect_shows_what_is_stored(tmp_path: Path) -> None:
+    write_quantised(FOLDER, tmp_path, Form("gptq", 4, 32, act_order=True, version="gptq"))
+    assert json.loads(edgec("inspect", tmp_path, "--json"))["integers"] == {"gptq int4 group 32 in act-order": 14}

@@ -86,7 +86,8 @@ def dequantised(stored: StoredBlocks, raw: np.ndarray) -> np.ndarray:
     import numpy as np
     from gguf import GGMLQuantizationType, quants
 
-    made = quants.dequantize(raw, GGMLQuantizationType[stored.type.name]).astype(np.float32, copy=False)
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found by whoever reads the rows
+        made = quants.dequantize(raw, GGMLQuantizationType[stored.type.name]).astype(np.float32, copy=False)
     return made.reshape(-1) if len(stored.shape) == 1 else made.reshape(len(raw), stored.shape[-1])
 
 

@@ -52,7 +52,7 @@ def read_gguf_arch(file: GgufFile) -> DecoderArch:
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        vocab=config.integer("vocab_size", len(file.metadata.get("tokenizer.ggml.tokens", ())) or None),
+        vocab=config.integer("vocab_size", len(file.config.strings("tokenizer.ggml.tokens")) or None),
         max_positions=int(positions * rope.factor) if rope.kind == "linear" else positions,
         rms_eps=config.number("attention.layer_norm_rms_epsilon"),
         tied="output.weight" not in file.tensors,

@@ -12,6 +12,7 @@ added tokens, unused ones (padding of the vocabulary) are left out.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isnan
 from typing import Any, NoReturn
 
 from ...diagnostics.diagnostic import fail
@@ -19,6 +20,7 @@ from .gguf_file import GgufFile
 from .pre_tokenizers import SPLITTINGS, Splitting
 
 _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = 2, 3, 4, 5, 6
+_TYPES = range(1, 7)
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
@@ -38,9 +40,11 @@ def check_tokenizer(file: GgufFile, vocab: int) -> None:
             _refuse(file, f"`tokenizer.ggml.{key}` is {index}, there are {vocab} tokens")
     if kind == "gpt2":
         _splitting(file)
-        file.config.strings("tokenizer.ggml.merges")
-    elif len(file.metadata.get("tokenizer.ggml.scores", ())) != len(tokens):
-        _refuse(file, "its `tokenizer.ggml.scores` are not one for each token")
+        _merges(file, _vocabulary(file))
+    elif len(scores := file.config.numbers("tokenizer.ggml.scores")) != len(tokens) or any(map(isnan, scores)):
+        _refuse(file, "its `tokenizer.ggml.scores` are not one number for each token")
+    file.config.text("tokenizer.chat_template", "")
+    adds_bos(file)
 
 
 def tokenizer_json(file: GgufFile) -> dict[str, Any]:
@@ -73,16 +77,23 @@ def _byte_level(file: GgufFile) -> dict[str, Any]:
     splitting = _splitting(file)
     vocab = _vocabulary(file)
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    merges = [merge.split(" ", 1) for merge in file.config.strings("tokenizer.ggml.merges")]
-    for merge in merges:
-        if len(merge) != 2 or not {*merge, "".join(merge)} <= vocab.keys():
-            _refuse(file, f"its merge `{' '.join(merge)}` is of tokens it does not have")
     return {
         "normalizer": {"type": "NFC"} if splitting.nfc else None,
         "pre_tokenizer": splitting.pre_tokenizer(),
         "decoder": byte_level,
-        "model": _bpe(vocab, merges, ignore_merges=splitting.ignore_merges),
+        "model": _bpe(vocab, _merges(file, vocab), ignore_merges=splitting.ignore_merges),
     }
+
+
+def _merges(file: GgufFile, vocab: dict[str, int]) -> list[list[str]]:
+    """The pairs of tokens that byte-level BPE joins, in order; each pair and what it makes are in `vocab`."""
+    found = []
+    for merge in file.config.strings("tokenizer.ggml.merges"):
+        first, _, second = merge.partition(" ")
+        if first not in vocab or second not in vocab or first + second not in vocab:
+            _refuse(file, f"its merge `{merge}` is of tokens it does not have")
+        found.append([first, second])
+    return found
 
 
 def _sentencepiece(file: GgufFile) -> dict[str, Any]:
@@ -175,7 +186,8 @@ def _tokens(file: GgufFile) -> list[str]:
 
 
 def _types(file: GgufFile) -> list[int]:
-    return file.metadata.get("tokenizer.ggml.token_type") or [1] * len(_tokens(file))
+    found = file.config.numbers("tokenizer.ggml.token_type")
+    return [int(kind) if kind in _TYPES else 0 for kind in found] or [1] * len(_tokens(file))
 
 
 def _splitting(file: GgufFile) -> Splitting:

@@ -104,6 +104,15 @@ class Config:
             self._wrong(key, "a list of strings")
         return value
 
+    def numbers(self, key: str) -> list[float]:
+        """A list of numbers, infinite ones too; empty where the key is absent or null."""
+        value = self.values.get(key)
+        if value is None:
+            return []
+        if not isinstance(value, list) or any(isinstance(x, bool) or not isinstance(x, int | float) for x in value):
+            self._wrong(key, "a list of numbers")
+        return value
+
     def ids(self, key: str) -> tuple[int, ...]:
         """One token id or a list of them; empty where the key is absent or null."""
         value = self.values.get(key)

@@ -53,7 +53,19 @@ class HfSource(Source):
         return path
 
     def inspect(self, path: Path) -> dict[str, Any] | None:
-        """Architecture, linears and node names of a folder that holds config.json."""
+        """Architecture, linears and node names of a folder that holds config.json; how many linears are integers."""
+        if not (path / "config.json").is_file():
+            return None
+        from collections import Counter
+
+        from .checkpoint import find_tensors
+        from .quantised.parts import QuantisedTensor
         from .read_decoder_arch import read_arch
 
-        return describe_decoder(read_arch(path)) if (path / "config.json").is_file() else None
+        arch = read_arch(path)
+        described = describe_decoder(arch)
+        if not sorted(path.glob("*.safetensors")):
+            return described
+        found = (one for one in find_tensors(arch, path).values() if isinstance(one, QuantisedTensor))
+        integers = Counter(one.scheme.name + (" in act-order" if one.act_order else "") for one in found)
+        return {**described, "integers": dict(integers)} if integers else described

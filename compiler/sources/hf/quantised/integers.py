@@ -96,14 +96,12 @@ class _Reader:
         scheme, groups = self.stored.scheme, self.stored.scheme.groups(self.stored.shape[1])
         part = self.stored.parts["zero"]
         if scheme.layout == "gptq":
-            made = unpack.outputs_in_rows(part, scheme.bits, start, stop)
-        elif scheme.layout == "awq_gemm":
-            made = unpack.outputs_in_rows(part, scheme.bits, start, stop, unpack.AWQ_ORDER)
-        elif scheme.layout == "awq_gemv":
-            made = unpack.inputs_in_rows(part, scheme.bits, groups, start, stop)
-        else:
-            made = unpack.outputs_in_columns(part, scheme.bits, start, stop)
-        return (made + 1) & ((1 << scheme.bits) - 1) if scheme.less_one else made
+            return unpack.outputs_in_rows(part, scheme.bits, start, stop, less_one=scheme.less_one)
+        if scheme.layout == "awq_gemm":
+            return unpack.outputs_in_rows(part, scheme.bits, start, stop, unpack.AWQ_ORDER)
+        if scheme.layout == "awq_gemv":
+            return unpack.inputs_in_rows(part, scheme.bits, groups, start, stop)
+        return unpack.outputs_in_columns(part, scheme.bits, start, stop)
 
     def scales(self, start: int, stop: int) -> np.ndarray:
         """float32 [rows, groups]."""

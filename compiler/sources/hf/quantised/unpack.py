@@ -67,11 +67,21 @@ def inputs_in_columns(stored: StoredTensor, bits: int, count: int, start: int, s
 
 
 def outputs_in_rows(
-    stored: StoredTensor, bits: int, start: int, stop: int, order: Sequence[int] | None = None
+    stored: StoredTensor, bits: int, start: int, stop: int, order: Sequence[int] | None = None, less_one: bool = False
 ) -> np.ndarray:
-    """[R, words] packed along the outputs, each eight in `order`: outputs [start, stop) as [outputs, R]."""
+    """[R, words] packed along the outputs, each eight in `order`: outputs [start, stop) as [outputs, R].
+
+    `less_one`: GPTQ's zero points, which are stored minus one. Its tools subtract from whole words, so that a zero
+    borrows from its neighbour; only adding to whole words gives both back.
+    """
     first, last = _words(start, stop, bits)
-    made = _unpacked(columns(stored, first, min(last, stored.shape[1])), bits, None)
+    held = columns(stored, first, min(last, stored.shape[1]))
+    whole = _RUN % bits == 0
+    if less_one and whole:
+        held = held + np.uint32(sum(1 << place for place in range(0, _RUN, bits)))
+    made = _unpacked(held, bits, None)
+    if less_one and not whole:
+        made = (made + 1) & ((1 << bits) - 1)
     if order is not None:
         made = made.reshape(len(made), -1, len(order))[:, :, list(order)].reshape(made.shape)
     return made[:, start % _RUN :][:, : stop - start].T
