@@ -1,12 +1,10 @@
-"""Lark's parse tree to the nodes of `ast`: literals get their values, everything its span."""
+"""What the grammar's rules hold to the nodes of `ast`: literals get their values, everything its span."""
 
 from __future__ import annotations
 
 import math
 import re
 from typing import Any
-
-from lark import Token, Transformer, v_args
 
 from ..compiler.diagnostics.diagnostic import Diagnostic, Label
 from ..compiler.plan.parameters import Pattern
@@ -20,12 +18,13 @@ _DRIVE = re.compile(r"[A-Za-z]:\\")
 _MAX_DIGITS = 40
 
 
-@v_args(meta=True)
-class TreeBuilder(Transformer):
-    """Recursion is as deep as brackets nest, which the scanner bounds. Problems go to the list given."""
+class TreeBuilder:
+    """One method for each rule: `meta` says where it stands, `children` what it holds. Problems go to the list given.
+
+    Children are nodes, texts of tokens, and None for each part that is left out.
+    """
 
     def __init__(self, source: PlanText, problems: list[Diagnostic]) -> None:
-        super().__init__()
         self.source = source
         self.problems = problems
 
@@ -86,12 +85,12 @@ class TreeBuilder(Transformer):
 
     def deploy(self, meta: Any, children: list[Any]) -> ast.Deploy:
         """`deploy MODEL on PLACE through PIPELINE as TARGET { SETTINGS }`."""
-        model, place, through, target, options = [x for x in children if not isinstance(x, Token)]
+        model, place, through, target, options = [x for x in children if not isinstance(x, str)]
         return ast.Deploy(self._span(meta), model, place, through, target, options or ())
 
     def speculate(self, meta: Any, children: list[Any]) -> ast.Speculate:
         """`speculate DRAFT -> TARGET { SETTINGS }`."""
-        draft, target, options = [x for x in children if not isinstance(x, Token)]
+        draft, target, options = [x for x in children if not isinstance(x, str)]
         return ast.Speculate(self._span(meta), draft, target, options or ())
 
     def require(self, meta: Any, children: list[Any]) -> ast.Require:
@@ -230,4 +229,10 @@ def _usable(code: int) -> bool:
 
 def _nodes(children: list[Any]) -> list[Any]:
     """The children that are nodes: neither keywords and signs nor placeholders of what was left out."""
-    return [child for child in children if child is not None and not isinstance(child, Token)]
+    return [child for child in children if child is not None and not isinstance(child, str)]
+
+
+def from_tree(tree: Any, builder: TreeBuilder) -> Any:
+    """What the builder makes of a tree of Lark's, which is as deep as brackets nest."""
+    children = [from_tree(child, builder) if hasattr(child, "children") else child for child in tree.children]
+    return getattr(builder, tree.data)(tree.meta, children)

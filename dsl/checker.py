@@ -6,7 +6,9 @@ unknown. The plan exists only when there is no error.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +42,13 @@ def check_file(
 
     `text` is checked as if it were the content of `path`.
     """
+    with _uncollected():
+        return _check_file(Path(path), defines, text)
+
+
+def _check_file(
+    path: Path, defines: Sequence[str], text: str | None
+) -> tuple[Plan | None, list[Diagnostic], dict[str, str]]:
     report = DiagnosticCollector()
     try:
         loaded = load(Path(path), report, text)
@@ -50,6 +59,18 @@ def check_file(
     if report.errors or plan is None:
         return None, found, loaded.sources
     return replace(plan, warnings=tuple(found)), found, loaded.sources
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection: a plan's tree has no circles, and looking for them takes a quarter of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def load_plan(path: Path, defines: Sequence[str] = ()) -> Plan:

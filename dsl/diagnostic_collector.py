@@ -15,6 +15,8 @@ class DiagnosticCollector:
     """The diagnostics found so far, in the order they were found."""
 
     diagnostics: list[Diagnostic] = field(default_factory=list)
+    _counted: int = 0
+    _errors: int = 0
 
     def error(
         self,
@@ -39,8 +41,11 @@ class DiagnosticCollector:
 
     @property
     def errors(self) -> int:
-        """How many errors there are."""
-        return sum(diagnostic.severity == "error" for diagnostic in self.diagnostics)
+        """How many errors there are; asked after every line, so each diagnostic is looked at once."""
+        new = self.diagnostics[self._counted :]
+        self._errors += sum(diagnostic.severity == "error" for diagnostic in new)
+        self._counted += len(new)
+        return self._errors
 
     def sorted(self, files: Iterable[str]) -> list[Diagnostic]:
         """In the order of the text, without repetitions; more than `MAX_SHOWN` are counted, not shown."""

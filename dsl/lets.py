@@ -6,7 +6,7 @@ kind the let's own value has.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from ..compiler.diagnostics.diagnostic import Label, PlanError
@@ -14,6 +14,9 @@ from ..compiler.diagnostics.nearest import nearest_help
 from . import ast
 from .diagnostic_collector import DiagnosticCollector
 from .parser import parse_value
+from .scanner import MAX_DEPTH
+
+MAX_VALUES = 1 << 18  # a plan of the largest size holds half as many
 
 _KINDS = {
     ast.Quantity: "a number with a unit",
@@ -36,6 +39,8 @@ class Lets:
     overrides: dict[str, ast.Value] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)  # lets that could not be read: their uses are no mistakes
     _known: dict[str, ast.Value | None] = field(default_factory=dict)
+    _extents: dict[str, tuple[int, int]] = field(default_factory=dict)  # of each known one
+    _total: int = 0  # values that the known ones stand for
 
     def override(self, defines: Iterable[str], places: dict[str, str]) -> None:
         """Take `name=value` texts; `places` receives them as sources for code frames."""
@@ -74,6 +79,8 @@ class Lets:
             self.report.error("E0207", message, span, "this is replaced", help=f"give {kind_of(own)}")
             return
         self._known.clear()
+        self._extents.clear()
+        self._total = 0
         self.overrides[name] = replace(value, span=self.declared[name].value.span)
 
     def resolve(self, value: ast.Value) -> ast.Value | None:
@@ -90,47 +97,98 @@ class Lets:
             if value.text in self.lost:
                 return None
             if value.text in self.declared:
-                found = self._value_of(value.text, ())
+                found = self._value_of(value.text)
                 return replace(found, span=value.span) if found is not None else None
         return value
 
-    def _value_of(self, name: str, path: tuple[str, ...]) -> ast.Value | None:
-        if name in self._known:
-            return self._known[name]
-        let = self.declared[name]
-        if name in path:
-            also = [Label(self.declared[other].span, "and this one") for other in path[path.index(name) + 1 :]]
-            circle = " -> ".join((*path[path.index(name) :], name))
-            self.report.error(
-                "E0111", f"these lets refer to each other in a circle: {circle}", let.name.span, also=also
-            )
-            result = None
-        else:
-            result = self._inner(self.overrides.get(name, let.value), (*path, name))
-        self._known[name] = result
-        return result
+    def _value_of(self, name: str) -> ast.Value | None:
+        if name not in self._known:
+            self._settle(name)
+        return self._known[name]
 
-    def _inner(self, value: ast.Value, path: tuple[str, ...]) -> ast.Value | None:
+    def _settle(self, name: str) -> None:
+        """Find what `name` and all that it is made of stand for, the innermost first; without recursion."""
+        path = {name: self._needs(name)}
+        while path:
+            current, needs = next(reversed(path.items()))
+            other = next((need for need in needs if need not in self._known), None)
+            if other is None:
+                self._known.setdefault(current, self._bounded(current))
+                del path[current]
+            elif other in path:
+                self._circle([*list(path)[list(path).index(other) :]])
+                self._known[other] = None
+            else:
+                path[other] = self._needs(other)
+
+    def _needs(self, name: str) -> Iterator[str]:
+        """The declared lets that the value of `name` is written with."""
+        stack = [self.overrides.get(name, self.declared[name].value)]
+        while stack:
+            value = stack.pop()
+            if isinstance(value, ast.Word) and value.text in self.declared and value.text not in self.lost:
+                yield value.text
+            elif isinstance(value, ast.ListLiteral):
+                stack += reversed(value.items)
+            elif isinstance(value, ast.Call):
+                stack.append(value.argument)
+
+    def _circle(self, names: list[str]) -> None:
+        first, *others = names
+        also = [Label(self.declared[other].span, "and this one") for other in others]
+        circle = " -> ".join((*names, first))
+        message = f"these lets refer to each other in a circle: {circle}"
+        self.report.error("E0111", message, self.declared[first].name.span, also=also)
+
+    def _bounded(self, name: str) -> ast.Value | None:
+        """What the let stands for, once all lets in it are known; None if that is more than a plan can mean."""
+        written = self.overrides.get(name, self.declared[name].value)
+        depth, count = self._extent(written)
+        self._extents[name] = depth, count
+        self._total += count
+        if depth <= MAX_DEPTH and self._total <= MAX_VALUES:
+            return self._inner(written)
+        self._extents[name] = 0, 1
+        if self._total - count <= MAX_VALUES:  # told once: from here on no let stands for anything
+            what = (
+                f"lists nested {depth} deep" if depth > MAX_DEPTH else f"{count} values, with the others {self._total}"
+            )
+            help = f"all lets together stand for at most {MAX_VALUES} values, in lists at most {MAX_DEPTH} deep"
+            message = f"`{name}` stands for {what}, more than a plan can mean"
+            self.report.error("E0012", message, self.declared[name].name.span, help=help)
+        return None
+
+    def _extent(self, value: ast.Value) -> tuple[int, int]:
+        """How deep a value's lists are, and how many values it has, once its lets are replaced."""
+        if isinstance(value, ast.ListLiteral):
+            parts = [self._extent(item) for item in value.items]
+            return 1 + max((depth for depth, _ in parts), default=0), 1 + sum(count for _, count in parts)
+        if isinstance(value, ast.Call):
+            depth, count = self._extent(value.argument)
+            return 1 + depth, 1 + count
+        return self._extents.get(value.text, (0, 1)) if isinstance(value, ast.Word) else (0, 1)
+
+    def _inner(self, value: ast.Value) -> ast.Value | None:
         if isinstance(value, ast.Word):
             if value.text in self.lost:
                 return None
-            return self._value_of(value.text, path) if value.text in self.declared else value
+            return self._known[value.text] if value.text in self.declared else value
         if isinstance(value, ast.ListLiteral):
-            items = [self._inner(item, path) for item in value.items]
+            items = [self._inner(item) for item in value.items]
             return None if any(item is None for item in items) else replace(value, items=tuple(items))
         if isinstance(value, ast.Call):
-            argument = self._inner(value.argument, path)
+            argument = self._inner(value.argument)
             return None if argument is None else replace(value, argument=argument)
         return value
 
     def check(self) -> None:
         """Resolve every let, also those nobody uses: a circle is a mistake wherever it is."""
         for name in self.declared:
-            self._value_of(name, ())
+            self._value_of(name)
 
     def values(self) -> dict[str, object]:
         """What each let stands for, in plain Python, for the manifest."""
-        found = {name: self._value_of(name, ()) for name in self.declared}
+        found = {name: self._value_of(name) for name in self.declared}
         return {name: plain(value) for name, value in found.items() if value is not None}
 
 

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import sys
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..compiler.diagnostics.diagnostic import Label, PlanError, Span
 from ..compiler.diagnostics.foreign_code import ForeignFailure, foreign_code
+from ..compiler.diagnostics.visible import source_lines
 from ..compiler.pipeline.pass_interface import Pass
 from ..compiler.registry import pass_fault, pass_names
 from . import ast
@@ -46,7 +49,7 @@ def load(path: Path, report: DiagnosticCollector, text: str | None = None) -> Lo
     """Read the plan at `path`, or `text` as if it were there; PlanError when there is no text to read at all."""
     loaded = Loaded()
     source = read_plan(path, str(path)) if text is None else PlanText(str(path), text)
-    _read(source, path, (), loaded, report, set())
+    _read(source, path, loaded, report)
     return loaded
 
 
@@ -55,36 +58,58 @@ def resolve_path(text: str, span: Span) -> Path:
     return Path(span.file).parent / text
 
 
-def _read(
-    source: PlanText, path: Path, chain: tuple[Path, ...], loaded: Loaded, report: DiagnosticCollector, seen: set[Path]
-) -> None:
-    loaded.sources[source.file] = source.text
-    seen.add(path.resolve())
-    parsed = parse(source)
-    report.diagnostics += parsed.problems
-    loaded.lost += parsed.lost
-    for statement in parsed.file.statements:
-        if isinstance(statement, ast.Include):
-            _include(statement, (*chain, path.resolve()), loaded, report, seen)
+@dataclass
+class _Reading:
+    """One file of a plan that is being read: the statements that are left, and the files that led to it."""
+
+    rest: Iterator[ast.Statement]
+    real: str
+
+
+def _read(source: PlanText, path: Path, loaded: Loaded, report: DiagnosticCollector) -> None:
+    """Read a file and, each in its place, the files that it includes; as deep as they go, without recursion."""
+    seen: set[str] = set()
+    chain = [_begin(source, path, loaded, report, seen)]
+    while chain:
+        statement = next(chain[-1].rest, None)
+        if statement is None:
+            chain.pop()
+        elif isinstance(statement, ast.Include):
+            included = _include(statement, [one.real for one in chain], loaded, report, seen)
+            chain += [included] if included is not None else []
         elif isinstance(statement, ast.Use):
             _use(statement, loaded, report)
         else:
             loaded.statements.append(statement)
 
 
+def _begin(source: PlanText, path: Path, loaded: Loaded, report: DiagnosticCollector, seen: set[str]) -> _Reading:
+    loaded.sources[source.file] = source.text
+    real = os.path.realpath(path)
+    seen.add(real)
+    parsed = parse(source)
+    report.diagnostics += parsed.problems
+    loaded.lost += parsed.lost
+    return _Reading(iter(parsed.file.statements), real)
+
+
 def _include(
-    statement: ast.Include, chain: tuple[Path, ...], loaded: Loaded, report: DiagnosticCollector, seen: set[Path]
-) -> None:
+    statement: ast.Include, chain: list[str], loaded: Loaded, report: DiagnosticCollector, seen: set[str]
+) -> _Reading | None:
     path = resolve_path(statement.path.value, statement.path.span)
-    if path.resolve() in chain:
-        circle = " -> ".join(file.name for file in (*chain[chain.index(path.resolve()) :], path))
+    real = os.path.realpath(path)
+    if real in chain:
+        circle = " -> ".join(Path(file).name for file in (*chain[chain.index(real) :], path))
         report.error("E0303", f"includes go in a circle: {circle}", statement.span)
-    elif path.resolve() not in seen:  # what two files share is read once
+    elif real not in seen:  # what two files share is read once
         try:
-            _read(read_plan(path, str(path), statement.path.span), path, chain, loaded, report, seen)
+            source = read_plan(path, str(path), statement.path.span)
         except PlanError as error:
             report.take(error, statement.path.span)
             loaded.lost.append(Lost("*", "*"))
+        else:
+            return _begin(source, path, loaded, report, seen)
+    return None
 
 
 def _use(statement: ast.Use, loaded: Loaded, report: DiagnosticCollector) -> None:
@@ -103,7 +128,7 @@ def _execute(statement: ast.Use, loaded: Loaded, report: DiagnosticCollector) ->
         report.error("E0301", f"there is no file `{path}`", at, help=missing_help(path))
         loaded.passes_unknown = True
         return
-    name = f"edgec_plan_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    name = f"edgec_plan_{hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         report.error("E0302", f"`{path}` is not a Python file", at, help="`use` takes a file that ends in .py")
@@ -145,7 +170,7 @@ def _failed(path: Path, failure: ForeignFailure, at: Span, loaded: Loaded, repor
     loaded.passes_unknown = True
     message = f"`{path}` cannot be used: {failure}"
     where = _line_of(path, failure.error)
-    text = path.read_text(encoding="utf-8", errors="replace").split("\n") if where else []
+    text = source_lines(path.read_text(encoding="utf-8", errors="replace")) if where else []
     if where is None or not 0 < where <= len(text):
         report.error("E0304", message, at)
         return
@@ -166,4 +191,4 @@ def _line_of(path: Path, error: BaseException) -> int | None:
 
 
 def _same(filename: str | None, path: Path) -> bool:
-    return filename is not None and Path(filename).resolve() == path.resolve()
+    return filename is not None and os.path.realpath(filename) == os.path.realpath(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from ..compiler.plan.plan import ModelDecl, ModelSource
 from ..compiler.registry import sources
 from ..compiler.sources.source import Outline, Source, check_context
 from . import ast
+from .bounded_glob import MOST, BoundedGlob, TooMany
 from .diagnostic_collector import DiagnosticCollector
 from .lets import Lets
 from .loader import resolve_path
@@ -104,13 +104,14 @@ def find_texts(settings: Iterable[ast.Setting], lets: Lets, report: DiagnosticCo
     resolved = lets.resolve(value)
     items = resolved.items if isinstance(resolved, ast.ListLiteral) else (resolved,)
     found: list[Path] = []
+    globs = BoundedGlob()
     for item in items:
         if isinstance(item, ast.String):
-            found += _expand(item, report)
+            found += _expand(item, globs, report)
     return tuple(dict.fromkeys(found))
 
 
-def _expand(item: ast.String, report: DiagnosticCollector) -> list[Path]:
+def _expand(item: ast.String, globs: BoundedGlob, report: DiagnosticCollector) -> list[Path]:
     path = resolve_path(item.value, item.span)
     found = what_is(path)
     if found == "file":
@@ -121,8 +122,13 @@ def _expand(item: ast.String, report: DiagnosticCollector) -> list[Path]:
     elif not any(sign in item.value for sign in _WILD):
         _missing(path, item, "file", report)
     else:
-        files = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
-        files = [file for file in files if what_is(file) == "file"]
+        try:
+            files = globs.files(path)
+        except TooMany:
+            message = f"`{item.value}` looks at more than {MOST} files and folders"
+            help = "name the folder: a glob is meant for the texts of one, such as `calib/*.txt`"
+            report.error("E0310", message, item.span, f"looked for {path}", help=help)
+            return []
         if not files:
             report.error("E0306", f"no file matches `{item.value}`", item.span, f"looked for {path}")
         return files

@@ -1,7 +1,7 @@
 """From a plan's text to its tree: `parse(source) -> Parsed`.
 
-The scanner cuts the text into statements, Lark's LALR parser reads each, the builder makes the nodes. A statement
-that does not parse leaves a `Lost` behind, so that the checker does not call its name undeclared.
+The scanner cuts the text into statements, Lark's LALR tables read each (`table_driver`), the builder makes the nodes. A
+statement that does not parse leaves a `Lost` behind, so that the checker does not call its name undeclared.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..compiler.diagnostics.diagnostic import Diagnostic, Label, PlanError
 from ..compiler.diagnostics.nearest import nearest_help
 from . import ast
 from .advice import Found, advice, foreign
-from .builder import TreeBuilder
+from .builder import TreeBuilder, from_tree
 from .plan_text import PlanText
 from .scanner import KEYWORDS, MAX_PROBLEMS, Chunk, scan
+from .table_driver import TableDriver
 
 if TYPE_CHECKING:
     from lark import Lark
@@ -51,6 +52,11 @@ def _lark() -> Lark:
     return load()
 
 
+@functools.cache
+def _driver() -> TableDriver:
+    return TableDriver(_lark(), TreeBuilder)
+
+
 def parse(source: PlanText) -> Parsed:
     """Parse a whole file. Syntax errors are returned in `problems`, at most `MAX_PROBLEMS` of them."""
     if (other := foreign(source.text)) is not None:
@@ -60,16 +66,12 @@ def parse(source: PlanText) -> Parsed:
     builder = TreeBuilder(source, result.problems)
     statements: list[ast.Statement] = []
     for chunk in scanned.chunks:
-        if len(result.problems) >= MAX_PROBLEMS:
+        before = len(result.problems)
+        if before >= MAX_PROBLEMS:
             scanned.complete = False
             break
-        tree = None if chunk.broken else _parse_chunk(source, chunk, result)
-        if tree is None:
-            result.lost += _lost(source, chunk)
-            continue
-        before = len(result.problems)
-        made = builder.transform(tree)
-        if len(result.problems) > before:  # a path with a wrong escape is told once, not also as missing
+        made = None if chunk.broken else _parse_chunk(source, chunk, builder)
+        if made is None or len(result.problems) > before:  # a path with a wrong escape is not also told as missing
             result.lost += _lost(source, chunk)
         else:
             statements += made
@@ -101,30 +103,40 @@ def parse_value(text: str, file: str) -> ast.Value:
     scanned = scan(source)
     problems = list(scanned.problems)
     if not problems:
-        tree = _run(source, Chunk(0, len(text)), "value", problems)
-        if tree is not None:
-            value = TreeBuilder(source, problems).transform(tree)
-            if not problems:
-                return value
+        value = _run(source, Chunk(0, len(text)), "value", TreeBuilder(source, problems))
+        if value is not None and not problems:
+            return value
     raise PlanError(*problems)
 
 
-def _parse_chunk(source: PlanText, chunk: Chunk, result: Parsed):
+def _parse_chunk(source: PlanText, chunk: Chunk, builder: TreeBuilder) -> list[ast.Statement] | None:
     word = _WORD.match(source.text, chunk.start)
     if word is None:
         found = _found(source, chunk.start)
         at = Label(source.span(chunk.start, chunk.start + len(found)))
-        result.problems.append(Diagnostic("E0001", f"a statement cannot begin with `{found}`", at))
+        builder.problems.append(Diagnostic("E0001", f"a statement cannot begin with `{found}`", at))
         return None
     if word.group() not in KEYWORDS:
         at = Label(source.span(*word.span()), "no statement begins like this")
         help = nearest_help(word.group(), KEYWORDS, "statement") or f"statements are: {', '.join(KEYWORDS)}"
-        result.problems.append(Diagnostic("E0101", f"unknown statement `{word.group()}`", at, help=help))
+        builder.problems.append(Diagnostic("E0101", f"unknown statement `{word.group()}`", at, help=help))
         return None
-    return _run(source, chunk, "plan", result.problems)
+    return _run(source, chunk, "plan", builder)
 
 
-def _run(source: PlanText, chunk: Chunk, start: str, problems: list[Diagnostic]):
+def _run(source: PlanText, chunk: Chunk, start: str, builder: TreeBuilder) -> Any:
+    """What the builder makes of one chunk; None where it is no `start`, and why is among the problems."""
+    before = len(builder.problems)
+    made = _driver().parse(source.text, chunk.start, chunk.stop, start, builder)
+    if made is not None:
+        return made
+    del builder.problems[before:]  # of parts of a statement that does not read as one
+    tree = by_lark(source, chunk, start, builder.problems)
+    return None if tree is None else from_tree(tree, builder)
+
+
+def by_lark(source: PlanText, chunk: Chunk, start: str, problems: list[Diagnostic]) -> Any:
+    """Lark's tree of one chunk, or None and why there is none."""
     from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
     from lark.utils import TextSlice
 
@@ -207,4 +219,5 @@ def _found(source: PlanText, position: int) -> str:
 
 def _lost(source: PlanText, chunk: Chunk) -> list[Lost]:
     text = source.text[chunk.start : min(chunk.stop, chunk.start + 2000)]
-    return [Lost(*match.groups()) for match in _DECLARES.finditer(text)] or [Lost(text.split(None, 1)[0], "")]
+    words = text.split(None, 1) or [""]  # a form feed is a blank here, and none of the scanner's
+    return [Lost(*match.groups()) for match in _DECLARES.finditer(text)] or [Lost(words[0], "")]

@@ -37,7 +37,7 @@ _JOINING = {"on", "through", "as", "except", "=", "->", ">"}
 _TOKEN = re.compile(
     r"(?P<blank>[ \t\r\n]+)|(?P<comment>#[^\r\n]*)"
     r'|(?P<string>"(?:[^"\\\r\n]|\\[^\r\n])*")|(?P<open_string>"[^\r\n]*)|(?P<quoted>\'[^\'\r\n]*\')'
-    r"|(?P<word>[A-Za-z_][A-Za-z0-9_]*)|(?P<number>[0-9][0-9_.]*)"
+    r"|(?P<word>[A-Za-z_][A-Za-z0-9_]*)|(?P<numbers>[0-9][0-9_., \t]*)"
     r"|(?P<opening>[{(\[])|(?P<closing>[})\]])|(?P<sign>->|[=,.*<>!+\-:%/])|(?P<other>(?s:.))"
 )
 # What the beginning of a statement looks like, to tell one from a setting inside an unclosed brace.
@@ -110,7 +110,7 @@ class _Scanner:
         for match in _TOKEN.finditer(self.source.text):
             kind, text, position = match.lastgroup or "", match.group(), match.start()
             if kind == "blank":
-                line_first = line_first or "\n" in text
+                line_first = line_first or "\n" in text or "\r" in text
                 continue
             if kind == "comment":
                 self._text(text, match.start())
@@ -122,7 +122,9 @@ class _Scanner:
                 self._begin(position, stop)
             if kind in handlers:
                 handlers[kind](text, position)
-            stop = match.end()
+            if kind == "numbers":  # a list of them at once
+                text = text.rstrip(" \t")
+            stop = position + len(text)
             self.previous = text
             if not self.result.complete or len(self.result.problems) >= MAX_PROBLEMS:
                 self.result.complete = False

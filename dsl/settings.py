@@ -19,7 +19,7 @@ from ..compiler.plan.parameters import Parameter, Pattern, WarningCode, param, p
 from ..compiler.registry import cache_types, find_source
 from ..compiler.sources.source import Source
 from . import ast
-from .diagnostic_collector import DiagnosticCollector
+from .diagnostic_collector import MAX_SHOWN, DiagnosticCollector
 from .lets import Lets, kind_of
 from .printer import show
 
@@ -119,7 +119,8 @@ class Reader:
             else:
                 first[key] = setting
                 self._convert_into(values, known[key], setting.value)
-        mistyped = {nearest(s.key.text, known) for s in settings if s.key.text not in known}
+        unknown = [setting.key.text for setting in settings if setting.key.text not in known]
+        mistyped = {nearest(key, known) for key in unknown[:MAX_SHOWN]}
         for parameter in known.values():
             if parameter.required and parameter.name not in first and parameter.name not in mistyped:
                 message = f"{owner} needs `{parameter.name}`"
@@ -164,6 +165,9 @@ class Reader:
 
     def _unknown_key(self, setting: ast.Setting, known: dict[str, Parameter], owner: str) -> None:
         key = setting.key
+        if self.report.errors > MAX_SHOWN:  # nobody reads the advice
+            self.report.error("E0108", f"{owner} takes no key `{key.text}`", key.span)
+            return
         other = next((p for p in known.values() if same_word(key.text, p.also_called)), None)
         opposite = next((found for p in known.values() if (found := self._meant(p, key.text))), None)
         help = self._renamed(setting, other) if other is not None else opposite

@@ -29,6 +29,8 @@ def describe(path: Path) -> dict[str, Any]:
     """The facts of a file or folder, as plain JSON values; `kind` says what it is."""
     if not path.exists():
         fail("E0954", f"`{path}` does not exist")
+    if not (path.is_dir() or path.is_file()):
+        fail("E0954", f"`{path}` is a named pipe or a device, not a file", help="save what it gives as a file")
     if path.is_dir():
         if (path / MANIFEST).is_file():
             return _bundle(path)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NoReturn
 
 from .foreign_code import described
-from .visible import columns, framed, shortened, visible
+from .visible import columns, framed, shortened, source_lines, visible
 
 Severity = Literal["error", "warning", "note"]
 
@@ -206,7 +206,7 @@ def _frame(
     labels: list[Label], primary: Label | None, source: str, gutter: int, paint: _Paint, severity: str
 ) -> list[str]:
     """The source lines that `labels` are on, each followed by its marks, lines left out shown as `...`."""
-    text = source.split("\n")
+    text = source_lines(source)
     bar = paint(_BLUE, "|")
     out = [f"{' ' * gutter} {bar}"]
     previous: int | None = None
@@ -214,7 +214,7 @@ def _frame(
         if previous is not None and number > previous + 1:
             out.append(paint(_BLUE, "..."))
         previous = number
-        line = text[number - 1].rstrip("\r") if number <= len(text) else ""
+        line = text[number - 1] if number <= len(text) else ""
         here = sorted((x for x in labels if x.span.line == number), key=lambda x: x.span.column)
         start, shown = _cut(line, here[0].span.column - 1)
         out.append(f"{paint(_BLUE, str(number).rjust(gutter))} {bar} {framed(shown)}".rstrip())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 _PLAIN = re.compile(r"[ -~]*")
 _TAB = "    "
 _LONGEST_VALUE, _KEPT = 240, 80  # characters of a value in backquotes; of its beginning and its end
 _LONGEST = 4000  # characters of a whole message
+_LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _VALUE = re.compile(rf"`([^`\n]{{{_LONGEST_VALUE},}})`")
 
 
@@ -35,6 +37,17 @@ def shortened(text: str) -> str:
         return text
     text = _VALUE.sub(lambda match: f"`{_cut(match[1], _KEPT)}`", text)
     return text if len(text) <= _LONGEST else _cut(text, _LONGEST // 2)
+
+
+def line_starts(text: str) -> list[int]:
+    """Where the lines of a source begin; a line ends with LF, CR LF or CR."""
+    return [0, *(match.end() for match in _LINE_BREAK.finditer(text))]
+
+
+@functools.lru_cache(8)
+def source_lines(text: str) -> list[str]:
+    """The lines of a source without their ends."""
+    return _LINE_BREAK.split(text)
 
 
 def columns(text: str) -> int:
