@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,9 +97,10 @@ def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: Compile
         _run(compressed, late, plan, deploy, options)
     results += _run(module, shape_steps, plan, deploy, options)
     clock.lap("passes")
-    cut = cut_module(module, deploy)
+    cut = cut_module(module, deploy, plan.steps(deploy))
     say(f"{deploy.model}: writing {deploy.target}")
     emission = _emit(module, cut.parts, plan, deploy, directory, options)
+    emission.notes = [*cut.notes, *emission.notes]
     clock.lap("emit")
     return CompiledModel(deploy.model, deploy, decl, compressed, module, cut, results, emission, errors, clock.laps)
 
@@ -153,14 +154,26 @@ def _run(
     )
 
 
-def cut_module(module: Module, deploy: Deploy) -> PartGraph:
-    """The module in parts, or as one part for an engine that runs a model whole."""
+def cut_module(module: Module, deploy: Deploy, steps: Sequence[Step]) -> PartGraph:
+    """The module behind `steps` in parts, or as one part for an engine that runs a model whole.
+
+    Where the target has no lookup in integers, embeddings go to the CPU unless a step has placed them.
+    """
     from ..emit.part import Part
+    from ..partition.lookups import look_up_on_cpu, lost_sharing
     from ..partition.parts import PartGraph, partition
+    from ..pipeline.pass_interface import Scope
     from ..registry import find_target
 
-    if find_target(deploy.target).engine == "chain":
-        return partition(module, deploy.device)
+    def kept(name: str) -> bool:
+        placing = (step for step in steps if deploy.device in step.demands.places)
+        return any(Scope(step.on, step.except_).selects(name) for step in placing)
+
+    target = find_target(deploy.target)
+    if target.engine == "chain":
+        moved = [] if target.capabilities.lookups else look_up_on_cpu(module, deploy.device, kept)
+        notes = (*moved, *lost_sharing(module, deploy.device))
+        return replace(partition(module, deploy.device), notes=notes)
     return PartGraph([Part(f"{module.name}.{deploy.device}0", deploy.device, dict(module.graphs))])
 
 

@@ -163,7 +163,7 @@ class _Deployed:
         self.formats.update((name, step.span) for name, line in self.module.decisions.items() if line == here)
 
     def _taken(self, steps: Sequence[Step]) -> Iterator[Diagnostic]:
-        for cls, parts in parts_by_target(self.deploy, cut_module(self.module, self.deploy).parts).items():
+        for cls, parts in parts_by_target(self.deploy, cut_module(self.module, self.deploy, steps).parts).items():
             options = self.deploy.options if cls.name == self.deploy.target else cls.Options()
             request = TakesRequest(self.module, parts, self.plan.devices[0], options)
             by_line: dict[Span, list[Refusal]] = {}

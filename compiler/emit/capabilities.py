@@ -43,6 +43,7 @@ class Capabilities:
     # bits that integers are stored in (narrower ones take the next) -> bytes beside each weight, its scales left out
     widths: Mapping[int, int] = field(default_factory=lambda: {4: 0, 8: 0})
     minimums: bool = False  # stores a block's smallest value as a float, as GGUF's Q4_1 does
+    lookups: bool = True  # looks rows up in quantised tables; where not, they are looked up on the CPU
     beside: bool = False  # runs parts of a model that another target is deployed for
 
     def takes(self, target: str, demands: Demands, wording: Wording) -> Iterator[Refusal]:

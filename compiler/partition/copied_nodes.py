@@ -1,7 +1,7 @@
 """Nodes that each reader holds a copy of, because they are no work worth a transfer between parts.
 
 These are nodes computed from constants alone (the dequantised weight of a linear), and shape or elementwise ops on
-graph inputs that are on the deploy line's device (the angles of rotary embedding).
+graph inputs that are on the deploy line's device (the angles of rotary embedding, the rounding of the K/V cache).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from .placement import Placement
 
 # fmt: off
 _CHEAP = frozenset((
-    "Abs", "Add", "Cast", "Concat", "Constant", "ConstantOfShape", "Cos", "Div", "Equal", "Expand", "Flatten",
-    "Greater", "Identity", "Less", "Mul", "Neg", "Range", "Reshape", "Shape", "Sin", "Slice", "Split", "Sqrt",
-    "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
+    "Abs", "Add", "Cast", "Concat", "Constant", "ConstantOfShape", "Cos", "DequantizeLinear", "Div", "Equal", "Expand",
+    "Flatten", "Greater", "Identity", "Less", "Mul", "Neg", "QuantizeLinear", "Range", "Reshape", "Shape", "Sin",
+    "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
 ))
 # fmt: on
 

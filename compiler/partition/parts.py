@@ -18,17 +18,23 @@ import onnx_ir as ir
 from ..bundle.schedule import Schedule, Transfer, lanes_by_device
 from ..diagnostics.diagnostic import fail
 from ..emit.part import Part
+from ..ir.activation_encodings import encoding_of
 from ..ir.module import Module
 from .cut_by_placement import Cut, cut
 from .extract_part import extract_parts
+from .pairs_follow import pairs_follow, round_again
 
 
 @dataclass(frozen=True)
 class PartGraph:
-    """The parts of a module in an order in which they can run, and the transfers between them; it has no circle."""
+    """The parts of a module in an order in which they can run, and the transfers between them; it has no circle.
+
+    `notes` are for people: what runs on another device than its line says, what is stored twice.
+    """
 
     parts: list[Part]
     transfers: tuple[Transfer, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def schedule(self) -> Schedule:
         """One lane per device; parts of two lanes overlap where no transfer orders them."""
@@ -37,11 +43,12 @@ class PartGraph:
 
 
 def partition(module: Module, deploy_device: str) -> PartGraph:
-    """Cut `module` into parts named `<model>.<device><place in the order>`.
+    """Cut `module` into parts named `<model>.<device><place in the order>`; its integer pairs are placed on the way.
 
     `deploy_device`: the device of ops that are placed on none. Errors: E0501 (an NPU op beside a CPU deploy), E0502 (no
     device), E0503 (loops), E0504 (buckets placed differently), E0506 (no shard).
     """
+    pairs_follow(module, deploy_device)
     cuts = {key: cut(module, key, deploy_device) for key in module.graphs}
     first = next(iter(cuts.values()))
     names = [f"{module.name}.{place.device}{index}" for index, place in enumerate(first.placements)]
@@ -50,6 +57,8 @@ def partition(module: Module, deploy_device: str) -> PartGraph:
     _demand_one_cut(module, cuts)
     tensors = _boundary_names(module, first)
     graphs = {key: extract_parts(module.graphs[key], own, tensors) for key, own in cuts.items()}
+    for key, own in cuts.items():
+        round_again(own, tensors, graphs[key], deploy_device)
     parts = [
         Part(name, place.device, {key: made[index] for key, made in graphs.items()}, place.shard)
         for index, (name, place) in enumerate(zip(names, first.placements, strict=True))
@@ -73,9 +82,18 @@ def _transfers(own: Cut, parts: list[str], tensors: dict[str, str]) -> Iterator[
     for value, readers in own.crossing.items():
         producer = value.producer()
         assert producer is not None  # a value crosses because a node of one part computes it
-        at = next(i for i, output in enumerate(producer.outputs) if output is value)
+        node, at = _computed_by(value, producer)
         for reader in readers:
-            yield Transfer(tensors[value.name or ""], parts[own.home[producer]], parts[reader], producer.name or "", at)
+            yield Transfer(tensors[value.name or ""], parts[own.home[producer]], parts[reader], node.name or "", at)
+
+
+def _computed_by(value: ir.Value, node: ir.Node) -> tuple[ir.Node, int]:
+    """The op that computes `value`, behind the pairs that round it, and which of its outputs it is."""
+    before = node.inputs[0] if encoding_of(node) is not None else None
+    maker = None if before is None else before.producer()
+    if before is not None and maker is not None:
+        return _computed_by(before, maker)
+    return node, next(i for i, output in enumerate(node.outputs) if output is value)
 
 
 def _boundary_names(module: Module, own: Cut) -> dict[str, str]:

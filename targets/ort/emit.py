@@ -73,7 +73,9 @@ def _file(part: Part, bucket: str) -> str:
 
 
 def _dequantises(models: dict[str, ir.Model]) -> bool:
-    return any(node.op_type == "DequantizeLinear" for model in models.values() for node in model.graph)
+    """Whether an op reads what a DequantizeLinear makes; the pair that rounds an output has no op behind it."""
+    found = (node for model in models.values() for node in model.graph if node.op_type == "DequantizeLinear")
+    return any(node.outputs[0].uses() for node in found)
 
 
 def _entry(job: EmitJob, part: Part, level: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class QnnTarget(Target):
     also_called: ClassVar[tuple[str, ...]] = ("htp", "hexagon", "npu", "snpe", "qairt", "genie", "qualcomm", "dlc")
     Options: ClassVar[type] = QnnOptions
     capabilities: ClassVar[Capabilities] = Capabilities(
-        frozenset({"npu"}), activations=("fp16", "uint16", "uint8"), caches=("fp16", "uint8")
+        frozenset({"npu"}), activations=("fp16", "uint16", "uint8"), caches=("fp16", "uint8"), lookups=False
     )
     engine: ClassVar[str] = "chain"
 

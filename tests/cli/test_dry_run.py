@@ -78,13 +78,15 @@ def places(found: list[Diagnostic]) -> list[tuple[str, int]]:
     return [(d.code, d.at.span.line) for d in found if d.at]
 
 
-THREE = 'use "strange.py"\n' + DECODER.format(lines="  strange\n  quantize (weights = int4, method = gptq)")
+THREE = 'use "strange.py"\n' + DECODER.format(
+    lines='  strange\n  quantize (weights = int4, method = gptq)\n  place (device = npu) on "embed_tokens"'
+)
 
 
 def test_three_refusals_of_different_kinds(tmp_path: Path) -> None:
     (tmp_path / "strange.py").write_text(STRANGE)
     found = told(tmp_path, THREE)
-    assert places(found) == [("E0636", 7), ("E0621", 10), ("E0634", 10)]
+    assert places(found) == [("E0636", 7), ("E0621", 11), ("E0634", 11)]
     assert [label.text for d in found for label in d.also] == ["deployed as qnn here"]
     assert [d.message.partition(":")[0] for d in found] == [
         "`embed_tokens`",
@@ -117,13 +119,14 @@ print(max(reads), "torch" in sys.modules)
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        ("  quantize (weights = int4, block = 32)", [("E0636", 5)]),
+        ("  quantize (weights = int4, block = 32)", []),
         ('  quantize (weights = int4)\n  place (device = npu) on "embed_tokens"', [("E0636", 5)]),
-        ("  quantize (weights = int8, activations = uint16, method = gptq)", [("E0636", 5)]),
+        ("  quantize (weights = int8, activations = uint16, method = gptq)", []),
         ("  rotate\n  quantize (weights = auto, method = gptq)", []),
         ('  quantize (weights = int4, block = 32)\n  place (device = cpu) on "embed_tokens"', []),
         (
-            '  quantize (weights = int4)  except "embed_tokens"\n  quantize (weights = int8)  on "*_tokens"',
+            '  quantize (weights = int4)  except "embed_tokens"\n  quantize (weights = int8)  on "*_tokens"\n'
+            '  place (device = npu) on "embed*"',
             [("E0636", 6)],
         ),
     ],

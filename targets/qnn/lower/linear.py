@@ -193,7 +193,8 @@ def _gather(low: Lowering, node: ir.Node) -> ir.Value:
             f"{{}}: HTP has no lookup in a quantised table; as fp16 it would take "
             f"{_mib(2 * math.prod(linear.shape))} where the plan's format takes {_mib(linear.quant.q.nbytes)}",
             linear.name,
-            help="`place (device = cpu) on {on}` looks it up on the CPU, or `except` leaves it out of quantize",
+            help="leave out the line that places it on the NPU: it is then looked up on the CPU; or leave it out of "
+            "quantize with `except`",
             cause="format",
         )
     vocab, size = linear.shape
