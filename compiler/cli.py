@@ -219,6 +219,15 @@ def _completion(command: argparse.ArgumentParser) -> None:
     command.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell the script is for")
 
 
+def _cache(command: argparse.ArgumentParser) -> None:
+    what = "list what it holds (default), check every file against its digest, or prune what is not used"
+    command.add_argument("action", nargs="?", choices=("list", "check", "prune"), default="list", help=what)
+    older = "prune: remove what was not used for so long, such as 30d (m, h, d, w)"
+    command.add_argument("--older", metavar="AGE", help=older)
+    size = "prune: remove the longest unused until no more is left, such as 5GiB"
+    command.add_argument("--max-size", metavar="SIZE", help=size)
+
+
 def _nothing(_command: argparse.ArgumentParser) -> None:
     pass
 
@@ -239,6 +248,9 @@ _COMMANDS: dict[str, _Command] = {
         tidies=True,
     ),
     "inspect": _Command("describe a plan, a model, a bundle or a file of one", "inspect:run_inspect", _inspect),
+    "cache": _Command(
+        "list what the cache holds, check it, or remove what is not used", "cache:run_cache", _cache, tidies=True
+    ),
     "passes": _Command("list the installed passes, or the parameters of one", "lists:run_passes", _passes),
     "devices": _Command("list the devices a plan can name, or the figures of one", "lists:run_devices", _devices),
     "explain": _Command("explain an error code", "lists:run_explain", _explain, json=False),

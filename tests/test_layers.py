@@ -35,7 +35,7 @@ ALLOWED = {
     "verify": "diagnostics ir bundle oracle sources registry runtime",
     "driver": "diagnostics files bundle sources plan compile report",
     "commands": "diagnostics files ir bundle plan registry runtime verify driver",
-    "python": "diagnostics bundle sources plan report runtime verify driver commands",
+    "python": "diagnostics files bundle sources plan report runtime verify driver commands",
     "cli": "diagnostics commands",
 }
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from edgec.compiler.driver import BrokenRequirement as BrokenRequirement
     from edgec.compiler.driver import CompileResult as CompileResult
     from edgec.compiler.plan.plan import Plan as Plan
+    from edgec.compiler.python.cache_calls import cache as cache
     from edgec.compiler.python.calls import CheckResult as CheckResult
     from edgec.compiler.python.calls import check as check
     from edgec.compiler.python.calls import compile as compile
@@ -47,6 +48,7 @@ _PLACES = {
     "Plan": "plan.plan",
     "PlanError": "diagnostics.diagnostic",
     "RequirementError": "diagnostics.diagnostic",
+    "cache": "python.cache_calls",
     "check": "python.calls",
     "compile": "python.calls",
     "inspect": "python.calls",

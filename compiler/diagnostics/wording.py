@@ -12,5 +12,6 @@ def join_or(parts: Iterable[str], word: str = "or") -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """`1 part`, `2 parts`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    """`1 part`, `2 parts`, `2 entries`."""
+    several = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number} {noun if number == 1 else several}"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,9 +26,10 @@ from .atomic_swap import sync, sync_one
 from .scratch import scratch_folder, sweep
 from .seal import digest_file as digest_file
 
-_NOTE = ".note"
+NOTE = ".note"
 _fitting: dict[Path, object] = {}  # entries of this process that fitted their seals -> their facts then
 _said: set[str] = set()
+_roots: dict[Path, int] = {}  # caches that this process reads from -> the descriptor of a shared lock
 
 
 def cache_root() -> Path:
@@ -66,6 +68,7 @@ def find(kind: str, key: str) -> Path | None:
     folder = entry(kind, key)
     if not folder.is_dir():
         return None
+    hold_root()
     with contextlib.suppress(OSError):
         if _fitting.get(folder) == seal.facts(folder):
             return folder
@@ -88,6 +91,7 @@ def make(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     if found is not None:
         return found
     final = entry(kind, key)
+    hold_root()
     with scratch(kind) as work:
         build(work)
         seal.write_seal(work, f"{kind}/{key}")
@@ -111,17 +115,24 @@ def read_note(kind: str, key: str) -> str | None:
     """
     path = _note(kind, key)
     try:
-        sealed = seal.opened_line(path.read_bytes())
+        text = opened_note(path, f"{kind}/{key}")
     except IsADirectoryError:
-        sealed = None
+        text = None
     except OSError:
         return None
-    if sealed is not None and sealed.get("note") == f"{kind}/{key}" and isinstance(text := sealed.get("text"), str):
-        with contextlib.suppress(OSError):
-            os.utime(path)
-        return text
-    _discard(kind, path, "it is not whole")
-    return None
+    if text is None:
+        _discard(kind, path, "it is not whole")
+        return None
+    with contextlib.suppress(OSError):
+        os.utime(path)
+    return text
+
+
+def opened_note(path: Path, name: str) -> str | None:
+    """The text of the note `kind/key` that lies at `path`; None if that is not whole, or another's."""
+    sealed = seal.opened_line(path.read_bytes())
+    text = sealed.get("text") if sealed is not None and sealed.get("note") == name else None
+    return text if isinstance(text, str) else None
 
 
 def write_note(kind: str, key: str, text: str) -> None:
@@ -136,6 +147,17 @@ def write_note(kind: str, key: str, text: str) -> None:
         sync_one(path.parent)
 
 
+def hold_root() -> int | None:
+    """Let nobody prune the cache as long as this process lives; the lock's descriptor, None where there can be none."""
+    root = cache_root()
+    if root not in _roots:
+        with contextlib.suppress(OSError):  # a cache that can only be read
+            root.mkdir(parents=True, exist_ok=True)
+            _roots[root] = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+            fcntl.flock(_roots[root], fcntl.LOCK_SH)
+    return _roots.get(root)
+
+
 def remove_scratch() -> None:
     """Remove what processes that were killed had begun to make."""
     sweep(cache_root() / ".scratch")
@@ -143,7 +165,7 @@ def remove_scratch() -> None:
 
 def _note(kind: str, key: str) -> Path:
     folder = entry(kind, key)
-    return folder.with_name(folder.name + _NOTE)
+    return folder.with_name(folder.name + NOTE)
 
 
 @contextlib.contextmanager
