@@ -36,11 +36,10 @@ class Held:
     def damage(self) -> str | None:
         """What of it does not fit its digests, in words; None if all does. Reads all of it."""
         try:
+            name = f"{self.kind}/{self.key}"
             if self.path.suffix == cache.NOTE:
-                return (
-                    None if cache.opened_note(self.path, f"{self.kind}/{self.key}") is not None else "it is not whole"
-                )
-            return seal.damage(self.path, f"{self.kind}/{self.key}") if self.path.is_dir() else "it has no seal"
+                return None if cache.opened_note(self.path, name) is not None else "it is not whole"
+            return seal.damage(self.path, name) if self.path.is_dir() else "it has no seal"
         except OSError as error:
             return f"it cannot be read: {(error.strerror or str(error)).lower()}"
 

@@ -101,7 +101,8 @@ def test_a_use_makes_an_entry_young():
 
 
 def test_it_is_not_pruned_while_another_process_reads_it(golden_error, root):
-    reader = "import sys\nfrom edgec.compiler.files import cache\ncache.find('solve', sys.argv[1])\nprint(flush=True)\ninput()"
+    reader = "import sys\nfrom edgec.compiler.files import cache\n"
+    reader += "cache.find('solve', sys.argv[1])\nprint(flush=True)\ninput()"
     with subprocess.Popen(
         [sys.executable, "-c", reader, KEYS[0]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
