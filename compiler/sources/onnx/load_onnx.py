@@ -6,6 +6,7 @@ parsed, which is what protobuf's own limit of 2 GiB bounds.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from ...ir.module import MAIN, Module, drop_unused_initializers
 from ...ir.ops.find_op import find_op
 from ...ir.weights import SourceFile, Weight, from_array, from_file, unpack
 from ..hf.config_file import pointer_hint
+from .inline_functions import inline_functions
 from .raise_opset import upgrade
 from .refusals import all_graphs, refuse_bad_text, refuse_foreign, refuse_loose_values
 
@@ -96,7 +98,7 @@ def _graph(proto: onnx.ModelProto, file: Path) -> ir.Model:
     """As IR: weights lazy, functions inlined but those of own ops, nodes sorted and named, constants lifted."""
     model = ir.from_proto(proto)
     _attach_external(model, file)
-    common.InlinePass(criteria=lambda function: not _is_own(function))(model)
+    inline_functions(model, file, _is_own)
     model.graph.sort()
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.LiftSubgraphInitializersToMainGraphPass()(model)
@@ -122,7 +124,13 @@ def _tidy(model: ir.Model) -> None:
 
 @contextmanager
 def _damage_named(file: Path) -> Iterator[None]:
-    """A graph that contradicts itself makes the libraries raise almost anything: E0375 with their first line."""
+    """A graph that contradicts itself makes the libraries raise almost anything: E0375 with their first line.
+
+    What onnx-ir logs on the way quotes the file's names as they are, and is said by the error.
+    """
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, ir.serde.SerdeError) as problem:
@@ -131,6 +139,8 @@ def _damage_named(file: Path) -> Iterator[None]:
             root = root.__cause__
         first = (str(root).splitlines() or ["it contradicts itself"])[0][:_LONGEST_REASON]
         fail("E0375", f"`{file}` is not a valid ONNX model: {first[:1].lower() + first[1:].rstrip('.')}")
+    finally:
+        logger.setLevel(level)
 
 
 def _attach_external(model: ir.Model, file: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 
 import onnx
@@ -51,25 +51,34 @@ def refuse_foreign(proto: onnx.ModelProto, file: Path) -> None:
 def refuse_loose_values(proto: onnx.ModelProto, file: Path) -> None:
     """Every value that is read is made, and made once."""
     _scope(proto.graph, frozenset(), file)
+    for function in proto.functions:
+        _values(function.node, list(function.input), function.output, frozenset(), file)
 
 
 def _scope(graph: onnx.GraphProto, outer: Set[str], file: Path) -> None:
     """Recursion is bounded: protobuf parses at most 100 levels."""
     constants = {tensor.name for tensor in graph.initializer}
-    given = [value.name for value in graph.input] + [name for node in graph.node for name in node.output if name]
+    outputs = [value.name for value in graph.output]
+    _values(graph.node, [value.name for value in graph.input], outputs, outer | constants, file)
+
+
+def _values(
+    nodes: Sequence[onnx.NodeProto], inputs: list[str], outputs: Iterable[str], outer: Set[str], file: Path
+) -> None:
+    given = inputs + [name for node in nodes for name in node.output if name]
     twice = [name for name, count in Counter(given).items() if count > 1]
     if twice:
         fail("E0375", f"`{file}` is not a valid ONNX model: `{twice[0]}` is made more than once")
-    known = outer | constants | set(given)
-    for node in graph.node:
+    known = outer | set(given)
+    for node in nodes:
         for name in node.input:
             if name and name not in known:
                 fail("E0375", f"`{file}` is not a valid ONNX model: {_label(node)} reads `{name}`, which nothing makes")
         for inner in _direct_graphs(node):
             _scope(inner, known, file)
-    for value in graph.output:
-        if value.name not in known:
-            fail("E0375", f"`{file}` is not a valid ONNX model: nothing makes its output `{value.name}`")
+    for name in outputs:
+        if name not in known:
+            fail("E0375", f"`{file}` is not a valid ONNX model: nothing makes its output `{name}`")
 
 
 def _label(node: onnx.NodeProto) -> str:
