@@ -24,8 +24,16 @@ from .lets import Lets, kind_of
 from .printer import show
 
 SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-UNITS = {**dict.fromkeys(SIZES, "B"), "bit": "bits", "bits": "bits", "tok/s": "tok/s"}
-_WANTS = {"%": "a percentage", "B": "a size", "bits": "a number of bits", "tok/s": "a rate"}
+DURATIONS = {"s": 1, "min": 60, "h": 3600}
+UNITS = {
+    **dict.fromkeys(SIZES, "B"), **dict.fromkeys(DURATIONS, "s"), "bit": "bits", "bits": "bits", "tok/s": "tok/s",
+}  # fmt: skip
+_WANTS = {"%": "a percentage", "B": "a size", "bits": "a number of bits", "tok/s": "a rate", "s": "a duration"}
+_UNITS_MEANT = {
+    **dict.fromkeys(("sec", "secs", "second", "seconds"), "s"),
+    **dict.fromkeys(("m", "mins", "minute", "minutes"), "min"),
+    **dict.fromkeys(("hr", "hrs", "hour", "hours"), "h"),
+}
 _ERROR = re.compile(r"E[0-9]{4}")
 
 
@@ -242,7 +250,7 @@ class Reader:
             self._refuse("E0202", parameter, value, f"unknown unit `{value.unit}`", unit_help(value.unit))
         if UNITS[value.unit] != parameter.unit:
             self._unit(parameter, value)
-        number = value.value * SIZES.get(value.unit, 1)
+        number = value.value * {**SIZES, **DURATIONS}.get(value.unit, 1)
         return self._in_range(parameter, value, round(number) if int in parameter.types else number)
 
     def _in_range(self, parameter: Parameter, value: ast.Value, number: int | float) -> int | float:
@@ -333,5 +341,5 @@ class Reader:
 
 def unit_help(unit: str) -> str:
     """The help line for an unknown unit: the nearest one, or all of them."""
-    near = nearest(unit, UNITS)
+    near = _UNITS_MEANT.get(unit.lower()) or nearest(unit, UNITS)
     return f"there is a unit `{near}`" if near else f"units are: {', '.join(UNITS)}, %"

@@ -39,6 +39,7 @@ _STEP = {
 _SPREAD = {16: 1.5, 32: 1.8, 64: 2.1, 128: 2.4}  # how far weights of one block typically lie below its largest
 _CHANNEL_SPREAD = 3.0
 _DAMPING = 0.01
+_MEASURING = 0.5  # of `time`: what `weights = auto` measures in, where `reconstruct` follows
 _CALIBRATED = ("awq", "gptq", "reconstruct")
 _INTEGERS = ("int4", "int8", "int3", "int2")
 _MEANT = {  # formats as other tools spell them
@@ -157,6 +158,14 @@ class Quantize(Pass):
         also_called=("target_bits", "avg_bits", "average_bits", "bpw"),
         goes_with=("weights", ("auto",)),
     )
+    time: float = param(
+        0.0,
+        doc="how long choosing may take: reconstruct learns fewer steps a block, `weights = auto` measures on fewer "
+        "windows, and the report says how many; 0 s: as long as it takes. gptq, which both use, is not shortened",
+        unit="s",
+        minimum=0,
+        also_called=("time_limit", "max_time", "timeout", "time_budget"),
+    )
     scales: str = param(
         "auto",
         doc="how scales are stored; float: a float16 per block; lpbq: an integer from 1 to 15 per block and one float "
@@ -239,6 +248,13 @@ class Quantize(Pass):
             return ["it needs `weights`: int4, int8, int3, int2 or auto (only `method = keep` takes those stored)"]
         if self.weights == "auto" and self.method not in _CALIBRATED:
             return [("method", "`weights = auto` goes with `method = gptq`, `awq` or `reconstruct`")]
+        if self.time and self.method != "reconstruct" and self.weights != "auto":
+            return [
+                (
+                    "time",
+                    "`time` goes with `method = reconstruct` or `weights = auto`: nothing else has steps to leave out",
+                )
+            ]
         if self.scales == "lpbq" and not self._fits_lpbq:
             return [("scales", "`scales = lpbq` goes with symmetric int4 weights in blocks of 16, 32 or 64")]
         return []
@@ -246,7 +262,7 @@ class Quantize(Pass):
     def _changed_by_keep(self) -> list[str | tuple[str, str]]:
         """Settings that would change the checkpoint's integers, or have no meaning for them."""
         plain = Quantize(method="keep")
-        fields = ("weights", "block", "symmetric", "act_order", "damping", "scales", "activations", "ranges")
+        fields = ("weights", "block", "symmetric", "act_order", "damping", "scales", "activations", "ranges", "time")
         given = [name for name in fields if getattr(self, name) != getattr(plain, name)]
         return [(name, f"`{name}` does not go with `method = keep`, which ships what is stored") for name in given]
 
@@ -299,7 +315,8 @@ class Quantize(Pass):
         from .solve.gptq import Gptq
         from .solve.solve_weights import Settings, WeightToSolve, solve
 
-        settings = Settings(self.method, Gptq(damping=self.damping, act_order=self.act_order))
+        seconds = self.time * (1 - _MEASURING if auto else 1) if self.method == "reconstruct" else 0.0
+        settings = Settings(self.method, Gptq(damping=self.damping, act_order=self.act_order), seconds=seconds)
 
         def solver(weights: Mapping[str, Weight]) -> dict[str, QuantizedTensors]:
             wanted = {name: WeightToSolve(weight, f) for name, weight in weights.items() if (f := format_of(name))}
@@ -337,7 +354,8 @@ class Quantize(Pass):
 
         formats = list(self._formats())
         sources = measurable(module, formats[0], scope)
-        table = sensitivities(module, sources, formats, scope)
+        seconds = self.time * (_MEASURING if self.method == "reconstruct" else 1.0)
+        table = sensitivities(module, sources, formats, scope, seconds)
         shapes = {name: source.dims for name, source in sources.items()}
         chosen = choose(table, shapes, self.budget, scope)
         tell(table, chosen, shapes, scope)

@@ -11,6 +11,7 @@ text are read. So the weights of one segment and one batch of activations are in
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -110,18 +111,20 @@ class Constants:
     on: torch.device = field(default_factory=device)
     _made: Env = field(default_factory=dict)
     _tables: dict[ir.Value, _Rows] = field(default_factory=dict)
+    _making: threading.RLock = field(default_factory=threading.RLock)
 
     def get(self, value: ir.Value) -> torch.Tensor:
         """The value of a constant as a tensor: the one given for it, or computed from the graph and kept."""
         held = self.given.get(value)
         if isinstance(held, torch.Tensor):
             return held
-        if value not in self._made:
-            made, depends = self._make(value)
-            if depends:  # on a given tensor: its graph of gradients may be used once only
-                return made
-            self._made[value] = made
-        return self._made[value]
+        with self._making:  # batches run on several threads, and one of them makes what all read
+            if value not in self._made:
+                made, depends = self._make(value)
+                if depends:  # on a given tensor: its graph of gradients may be used once only
+                    return made
+                self._made[value] = made
+            return self._made[value]
 
     def rows(self, table: ir.Value, ids: torch.Tensor) -> torch.Tensor:
         """Rows `ids` [...] of a constant [V, H]; of one that is stored in a file only these are read and kept."""

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..diagnostics.diagnostic import Diagnostic
+from ..diagnostics.progress import Passing, Sparse
 from ..diagnostics.visible import visible
 from .streams import print_json
 from .terminal import accepted, show
@@ -53,10 +54,12 @@ class _Progress:
 
     def __init__(self, quiet: bool) -> None:
         from rich.console import Console
+        from rich.text import Text
 
+        self.plain = Text  # brackets in names of ops are no markup
         self.console = Console(stderr=True, quiet=quiet)
         self.status = self.console.status("") if self.console.is_terminal and not quiet else None
-        self.started = time.perf_counter()
+        self.started, self.sparse = time.perf_counter(), Sparse()
 
     def __enter__(self) -> _Progress:
         if self.status:
@@ -68,11 +71,16 @@ class _Progress:
             self.status.stop()
 
     def say(self, text: str) -> None:
+        if self.status and isinstance(text, Passing):
+            self.status.update(self.plain(visible(text)))
+            return
+        if not self.sparse.lets(text):
+            return
         stamp = f"{time.perf_counter() - self.started:6.1f} s  "
         text = visible(text, lines=True)
         self.console.print(f"{stamp}{text}", highlight=False, markup=False)
         if self.status:
-            self.status.update(text)
+            self.status.update(self.plain(text))
 
 
 def _facts(result: Any, seconds: float) -> dict[str, Any]:

@@ -9,6 +9,7 @@ printer of `edgec passes NAME` and the docs read `parameters(cls)`; nothing else
     float, unit="bits"  4.5 bits                 4.5
     int, unit="B"       512 MiB                  536870912
     float, unit="tok/s" 15 tok/s                 15.0
+    float, unit="s"     20 min                   1200.0
     str with choices    gptq                     "gptq"
     str                 "text"                   "text"
     bool                true                     True
@@ -100,6 +101,7 @@ class Parameter:
             "bits": "a width like `4.5 bits`",
             "B": "a size like `512 MiB`",
             "tok/s": "a rate like `15 tok/s`",
+            "s": "a duration like `20 min`",
         }.get(self.unit or "", "an integer" if kind is int else "a number")
         bounds = self._describe_range()
         return f"{noun}, {bounds}" if bounds and self.unit else f"{noun} {bounds}".rstrip()

@@ -21,6 +21,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from ...compiler.calibration import windows as calibrate
+from ...compiler.calibration.cores import one_thread_an_operation
 from ...compiler.calibration.time_left import TimeLeft
 from ...compiler.calibration.torch_graph import Constants, Env, device, outputs_of, plain_inputs, segments
 from ...compiler.diagnostics.diagnostic import EngineError, fail
@@ -132,6 +133,7 @@ def _content(graph: ir.Graph) -> str:
     return store.key(*parts, *(f"{name} {store.digest(held[name])}" for name in sorted(held)))
 
 
+@one_thread_an_operation()
 def measure_ranges(
     module: Module,
     ids: np.ndarray,

@@ -15,16 +15,19 @@ arXiv 2309.01885, section 3) lower the same objective; each step is kept only if
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from ...compiler.calibration.cores import in_order
 from .hessian import Damped, damped, prepare
 from .integer_grid import Columns, Grid, GridKind, fit, fit_block, half
 from .residual_streams import Moments
 
-_LAZY = 128  # columns whose errors are passed on together
+_LAZY = 64  # columns whose errors are passed on together
 _ROWS = 1 << 21  # numbers that least-squares scales hold at once
+_PIECE, _LEAST_PIECE = 4096, 256  # rows
 _ROUNDS = 2
 _SWEEPS = 2
 _SHRINK = 0.1
@@ -57,7 +60,10 @@ class Solved:
 
 
 def solve(name: str, w: torch.Tensor, moments: Moments, kind: GridKind, settings: Gptq) -> Solved:
-    """`w` float32 [N, K] on grids of `kind`."""
+    """`w` float32 [N, K] on grids of `kind`: linears of the same inputs may stand below each other.
+
+    Rows are solved apart, in pieces spread over the cores.
+    """
     damping = settings.damping + _SHRINK * w.shape[1] / moments.count  # few rows tell little of how inputs go together
     ready = prepare(name, moments.hessian, damping, settings.act_order)
     notes = []
@@ -66,14 +72,43 @@ def solve(name: str, w: torch.Tensor, moments: Moments, kind: GridKind, settings
             f"`{name}`: the inputs' Hessian was not positive definite; damped by {ready.damping:g} of its mean "
             f"diagonal instead of {damping:g}"
         )
-    target = w
-    if moments.drift is not None:
-        target = w + settings.follow_drift * _followed(w, moments, moments.drift)
-    q, grid = _columns(target, ready, kind)
-    for _ in range(settings.rounds):
-        grid = _better_scales(target, q, grid, ready.matrix)
-        q = descend(target, q, grid, ready.matrix, _SWEEPS)
-    return Solved(q, grid, target, notes)
+    answer = None if moments.drift is None else settings.follow_drift * _answer(moments, moments.drift)
+
+    def piece(rows: torch.Tensor) -> Solved:
+        target = rows if answer is None else torch.addmm(rows, rows, answer)
+        q, grid = _columns(target, ready, kind)
+        for _ in range(settings.rounds):
+            grid = _better_scales(target, q, grid, ready.matrix)
+            q = descend(target, q, grid, ready.matrix, _SWEEPS)
+        return Solved(q, grid, target, notes)
+
+    return joined(list(in_order(piece, w.split(_piece(len(w))))))
+
+
+def _piece(rows: int) -> int:
+    """Rows that are solved together: enough that what is done for a column is little beside it."""
+    return max(_LEAST_PIECE, min(_PIECE, -(-rows // 2)))
+
+
+def joined(parts: list[Solved]) -> Solved:
+    """Rows that were solved apart."""
+    if len(parts) == 1:
+        return parts[0]
+    zeros = [part.grid.zero for part in parts if part.grid.zero is not None]
+    scale, zero = torch.cat([part.grid.scale for part in parts]), torch.cat(zeros) if zeros else None
+    grid = Grid(scale, zero, parts[0].grid.bits, parts[0].grid.block)
+    q, target = torch.cat([part.q for part in parts]), torch.cat([part.target for part in parts])
+    return Solved(q, grid, target, parts[0].notes)
+
+
+def parted(solved: Solved, counts: Sequence[int]) -> Iterator[Solved]:
+    """The linears that were solved below each other, `counts` rows each."""
+    at = 0
+    for rows in counts:
+        own, at = slice(at, at + rows), at + rows
+        zero = None if solved.grid.zero is None else solved.grid.zero[own]
+        grid = Grid(solved.grid.scale[own], zero, solved.grid.bits, solved.grid.block)
+        yield Solved(solved.q[own], grid, solved.target[own], solved.notes)
 
 
 def rescaled(solved: Solved, scale: torch.Tensor, hessian: torch.Tensor, damping: float) -> Solved:
@@ -83,10 +118,10 @@ def rescaled(solved: Solved, scale: torch.Tensor, hessian: torch.Tensor, damping
     return Solved(q, grid, solved.target, solved.notes)
 
 
-def _followed(w: torch.Tensor, moments: Moments, drift: torch.Tensor) -> torch.Tensor:
-    """W D (H + dI)^-1: what the weights change by to answer moved inputs as before. Few rows: a larger ridge d."""
-    ridge = damped(moments.hessian, _RIDGE + len(drift) / moments.count)
-    return torch.linalg.solve(ridge.double(), (w @ drift).T.double()).T.float()
+def _answer(moments: Moments, drift: torch.Tensor) -> torch.Tensor:
+    """D (H + dI)^-1 [K, K]: W times it is what W changes by to answer moved inputs as before. Few rows: a larger d."""
+    ridge = damped(moments.hessian, _RIDGE + len(drift) / moments.count).double()
+    return torch.cholesky_solve(drift.T.double(), torch.linalg.cholesky(ridge)).T.float()
 
 
 def _columns(w: torch.Tensor, ready: Damped, kind: GridKind) -> tuple[torch.Tensor, Grid]:
@@ -107,7 +142,7 @@ def _columns(w: torch.Tensor, ready: Damped, kind: GridKind) -> tuple[torch.Tens
                 _refit(columns, part[i : i + block].T, ready.matrix[k : k + block, k : k + block], kind, group)
             chosen[i] = columns.nearest(part[i], group)
             errors[i] = (part[i] - columns.value(chosen[i], group)) / upper[k, k]
-            part[i + 1 :] -= upper[k, k + 1 : last, None] * errors[i]
+            part[i + 1 :].addr_(upper[k, k + 1 : last], errors[i], alpha=-1)
         q[:, first:last] = chosen.T
         left[:, last:] -= errors.T @ upper[first:last, last:]
     return q[:, torch.argsort(order)], columns.grid()
@@ -141,7 +176,7 @@ def descend(w: torch.Tensor, q: torch.Tensor, grid: Grid, matrix: torch.Tensor, 
                 group = k // grid.block
                 chosen[i] = columns.nearest(before[i] + local[i] / diagonal[k], group)
                 after[i] = columns.value(chosen[i], group)
-                local[i + 1 :] -= matrix[k, k + 1 : last, None] * (after[i] - before[i])
+                local[i + 1 :].addr_(matrix[k, k + 1 : last], after[i] - before[i], alpha=-1)
             q[:, first:last], value[:, first:last] = chosen.T, after.T
             pull -= (after - before).T @ matrix[first:last]
     return q

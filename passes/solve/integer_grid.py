@@ -20,7 +20,7 @@ import torch
 from ...compiler.ir.weight_format import WeightFormat
 
 SMALLEST = 2.0**-24
-STEPS = 48
+COARSE, FINE = 12, 4  # scales that are tried for all rows, and around each row's best of these
 _LOWEST, _HIGHEST = 0.35, 1.15  # of the scale that just reaches the largest weight
 _CHUNK = {"cpu": 1 << 16}  # elements of one candidate's error that are made at once: what a core's cache holds
 _LARGE = 1 << 24  # the same on a GPU
@@ -177,53 +177,69 @@ def fit_block(
 def _fit_rows(
     w: torch.Tensor, kind: GridKind, hessian: torch.Tensor | None, power: float
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    best = best_scale = best_zero = None
-    low, high = kind.ends
-    for scale, zero in _symmetric(w, kind) if kind.symmetric else _asymmetric(w, kind.bits):
-        shift = 0 if zero is None else zero[:, None]
-        q = (torch.round(w / scale[:, None]) + shift).clamp_(low, high)
-        found = error(w - (q - shift) * scale[:, None], hessian, power)
-        if best is None or best_scale is None:
-            best, best_scale, best_zero = found, scale, zero
-            continue
-        better = found < best
-        best = torch.where(better, found, best)
-        best_scale = torch.where(better, scale, best_scale)
-        if zero is not None and best_zero is not None:
-            best_zero = torch.where(better, zero, best_zero)
-    if best_scale is None:
-        raise ValueError("no scale was tried")
-    return best_scale, best_zero
+    """A coarse search over all scales, then a fine one around each row's best."""
+    ends_of = (_HIGHEST if kind.symmetric else 1.0, _LOWEST)
+    coarse = torch.linspace(*ends_of, COARSE)
+    step = float(coarse[0] - coarse[1]) / (FINE + 1)
+    best = _Best(w, kind, hessian, power)
+    for part in coarse.tolist():
+        for sign in (1.0,) if kind.positive or not kind.symmetric else (1.0, -1.0):
+            best.try_(w.new_full((len(w),), sign * part))
+    around = best.part.clone()
+    for i in range(1, FINE // 2 + 1):
+        for offset in (i * step, -i * step):
+            best.try_(around + torch.sign(around) * offset)
+    return best.scale, best.zero
+
+
+class _Best:
+    """The best grid so far of each row of `w` [R, B]: its scale as a `part` of the one that reaches every weight."""
+
+    def __init__(self, w: torch.Tensor, kind: GridKind, hessian: torch.Tensor | None, power: float) -> None:
+        self.w, self.kind, self.hessian, self.power = w, kind, hessian, power
+        self.least, self.largest = w.amin(1).clamp_max(0), w.amax(1).clamp_min(0)
+        self.error = w.new_full((len(w),), torch.inf)
+        self.part, self.scale = torch.ones_like(self.error), torch.ones_like(self.error)
+        self.zero = None if kind.symmetric else torch.zeros_like(self.error)
+
+    def try_(self, part: torch.Tensor) -> None:
+        """Keep `part` [R], below zero for a turned scale, where its grid errs less."""
+        high = self.kind.ends[1]
+        if self.kind.symmetric:
+            scale = half(torch.maximum(self.largest, -self.least) / high * part)
+            self._keep(part, scale, None)
+            return
+        scale = half((self.largest - self.least) / high * part)
+        for zero in _zeros(self.least, self.largest, scale, self.kind.bits):
+            self._keep(part, scale, zero)
+
+    def _keep(self, part: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None) -> None:
+        low, high = self.kind.ends
+        q = torch.div(self.w, scale[:, None]).round_()
+        if zero is None:
+            q.clamp_(low, high)
+        else:
+            q.clamp_(low - zero[:, None], high - zero[:, None])
+        found = error(q.mul_(-scale[:, None]).add_(self.w), self.hessian, self.power)
+        better = found < self.error
+        for name, new in (("error", found), ("part", part), ("scale", scale), ("zero", zero)):
+            if new is not None:
+                setattr(self, name, torch.where(better, new, getattr(self, name)))
 
 
 def error(e: torch.Tensor, hessian: torch.Tensor | None, power: float = 2.0) -> torch.Tensor:
     """The cost [N] of the differences `e` [N, B]."""
     if hessian is None:
-        return e.abs().pow(power).sum(1)
+        return (e * e if power == 2 else e.abs().pow(power)).sum(1)
     return ((e @ hessian) * e).sum(1) if hessian.dim() == 2 else (e * e * hessian).sum(1)
 
 
-Candidates = Iterator[tuple[torch.Tensor, torch.Tensor | None]]
-
-
-def _symmetric(w: torch.Tensor, kind: GridKind) -> Candidates:
-    full = w.abs().amax(1) / kind.ends[1]
-    for part in torch.linspace(_HIGHEST, _LOWEST, STEPS):
-        yield half(full * part), None
-        if not kind.positive:
-            yield half(full * -part), None
-
-
-def _asymmetric(w: torch.Tensor, bits: int) -> Candidates:
-    """Scales down from the one that spans the block; zeros between covering its least and its largest weight."""
+def _zeros(least: torch.Tensor, largest: torch.Tensor, scale: torch.Tensor, bits: int) -> Iterator[torch.Tensor]:
+    """Zeros between covering the block's least and its largest weight; all there are where they are few."""
     top = (1 << bits) - 1
-    least, largest = w.amin(1).clamp_max(0), w.amax(1).clamp_min(0)
-    for part in torch.linspace(1.0, _LOWEST, STEPS):
-        scale = half((largest - least) / top * part)
-        if bits <= 2:
-            for zero in range(top + 1):
-                yield scale, torch.full_like(scale, zero)
-            continue
-        first, last = torch.round(-least / scale), top - torch.round(largest / scale)
-        for share in (0.0, 1 / 3, 0.5, 2 / 3, 1.0):
-            yield scale, torch.round(first + (last - first) * share).clamp_(0, top)
+    if bits <= 2:
+        yield from (torch.full_like(scale, zero) for zero in range(top + 1))
+        return
+    first, last = torch.round(-least / scale), top - torch.round(largest / scale)
+    for share in (0.0, 1 / 3, 0.5, 2 / 3, 1.0):
+        yield torch.round(first + (last - first) * share).clamp_(0, top)

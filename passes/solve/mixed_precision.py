@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,8 @@ import onnx_ir as ir
 import torch
 
 from ...compiler.calibration import windows as calibrate
-from ...compiler.calibration.time_left import TimeLeft
+from ...compiler.calibration.cores import in_order, one_thread_an_operation
+from ...compiler.calibration.time_left import TimeLeft, duration
 from ...compiler.calibration.torch_graph import Constants, Segment, run
 from ...compiler.diagnostics.diagnostic import PlanError, fail
 from ...compiler.files import cache
@@ -37,6 +39,7 @@ from .residual_streams import Moments, ResidualStreams
 
 WINDOWS = (16, 64)  # that divergence is measured on, at least and at most
 _ROOM = 1 << 29  # bytes that the variants' streams may take beyond the least number of windows
+_MORE = 1.3  # times the runs through the blocks: solving the variants takes time too
 _UNITS = 1 << 18  # steps of the budget at most
 
 Sensitivities = dict[str, dict[WeightFormat, float]]
@@ -110,24 +113,33 @@ def tell(
     scope.table(FiguresTable(title, ("linear", *map(str, formats)), tuple(rows), tuple(marked)))
 
 
+@one_thread_an_operation()
 def sensitivities(
-    module: Module, sources: Mapping[str, Weight], formats: Sequence[WeightFormat], scope: Scope
+    module: Module, sources: Mapping[str, Weight], formats: Sequence[WeightFormat], scope: Scope, seconds: float = 0.0
 ) -> Sensitivities:
-    """Linear -> format -> divergence; from the cache if these windows, weights and formats were measured before."""
+    """Linear -> format -> divergence; from the cache if these windows, weights and formats were measured before.
+
+    With `seconds` on as few windows as fit into that time, which is noted.
+    """
     if scope.calibration is None:
         fail("E0454", "`weights = auto` needs a `calibration` block, but the plan has none", scope.origin)
     ids = calibrate.windows(scope.calibration, module)
     parts = [f"{name}:{store.digest(weight)}" for name, weight in sources.items()]
-    key = store.key("sensitivity 2", calibrate.digest(ids), *parts, *map(repr, formats))
+    key = store.key("sensitivity 3", calibrate.digest(ids), *parts, *map(repr, formats), repr(seconds))
 
     def build(folder: Path) -> None:
-        found = _Measure(module, sources, formats, scope, ids).table()
+        measure = _Measure(module, sources, formats, scope, ids, seconds)
+        found = measure.table()
         listed = {name: [row[f] for f in formats] for name, row in found.items()}
-        (folder / "table.json").write_text(json.dumps(listed))
+        windows = [measure.windows, measure.enough]
+        (folder / "table.json").write_text(json.dumps({"rows": listed, "windows": windows}))
 
     folder = cache.make("sensitivity", key, build)
-    listed = json.loads((folder / "table.json").read_text())
-    return {name: dict(zip(formats, row, strict=True)) for name, row in listed.items()}
+    held = json.loads((folder / "table.json").read_text())
+    measured, enough = held["windows"]
+    if measured < enough:
+        scope.note(f"auto: measured on {measured} windows instead of {enough}, to end within {duration(seconds)[6:]}")
+    return {name: dict(zip(formats, row, strict=True)) for name, row in held["rows"].items()}
 
 
 class _Measure:
@@ -138,23 +150,47 @@ class _Measure:
         formats: Sequence[WeightFormat],
         scope: Scope,
         ids: np.ndarray,
+        seconds: float,
     ) -> None:
-        self.sources, self.formats, self.scope = sources, formats, scope
+        self.sources, self.formats, self.scope, self.seconds = sources, formats, scope, seconds
         self.flow = ResidualStreams(module, sources)
         self.flow.start(ids, {})
         self._at: Segment | None = None
         self._kept = Constants()
-        self.probes = -(-self._windows(ids) // len(self.flow.reference[0]))  # batches of windows
+        self.windows = self.enough = self._room(ids)
 
-    def _windows(self, ids: np.ndarray) -> int:
-        """As many as there is room for: a block's variants are all held."""
-        linears = max(sum(len(names) for _, names in self.flow.groups(s)) for s in self.flow.segments[1:])
+    def _room(self, ids: np.ndarray) -> int:
+        """As many windows as there is room for: a block's variants are all held."""
+        linears = max(len(self._linears(s)) for s in self.flow.segments[1:])
         window = self.flow.reference[0][0].nbytes * linears * len(self.formats)
         return min(len(ids), max(WINDOWS[0], min(WINDOWS[1], _ROOM // window)))
 
+    def _linears(self, segment: Segment) -> list[str]:
+        return [name for _, names in self.flow.groups(segment) for name in names]
+
+    def _fit(self, blocks: Sequence[Segment], head: Segment, final: list[torch.Tensor], walked: float) -> None:
+        """Fewer windows if all would take longer than is allowed; `walked` seconds took one walk through the blocks."""
+        begun = time.perf_counter()
+        torch.log_softmax(self._run(head, self._held(head), final[0][:1]), -1)
+        answer = time.perf_counter() - begun
+        step = walked / len(blocks) / self.windows
+        variants = [len(self.formats) * len(self._linears(one)) for one in blocks]
+        one = sum(n * (step * (len(blocks) - at) + answer) for at, n in enumerate(variants))
+        one += len(self.formats) * len(self._linears(head)) * answer
+        self.windows = max(1, min(self.windows, int(self.seconds / (_MORE * one))))
+
+    def _probes(self, streams: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Copies of the first windows, batch by batch."""
+        batch = len(streams[0])
+        return [streams[at // batch][: self.windows - at].clone() for at in range(0, self.windows, batch)]
+
     def table(self) -> Sensitivities:
         *blocks, head = self.flow.segments[1:]
+        begun = time.perf_counter()
         final = self._final(blocks)
+        if self.seconds:
+            self._fit(blocks, head, final, time.perf_counter() - begun)
+            final = self._probes(final)
         found: Sensitivities = {}
         # a block's variants go through all blocks behind it
         clock = TimeLeft(self.scope.progress, "sensitivity", [len(blocks) - at + 1.0 for at in range(len(blocks))])
@@ -162,9 +198,10 @@ class _Measure:
             clock.tick(segment.name)
             variants = self._variants(segment)
             self.flow.advance(segment, {})
-            for follower in blocks[at:]:
+            for i, follower in enumerate(blocks[at:], start=1):
                 for streams in variants.values():
                     self._push(follower, self._held(follower), streams)
+                clock.within(i / (len(blocks) - at + 1))
             made = self._divergences(head, final, variants, self._held(head))
             variants.clear()  # the next block's need the room
             for (name, format_), divergence in made.items():
@@ -182,7 +219,7 @@ class _Measure:
 
     def _final(self, blocks: Sequence[Segment]) -> list[torch.Tensor]:
         """The float stream before the head, on the probes."""
-        streams = [x.clone() for x in self.flow.reference[: self.probes]]
+        streams = self._probes(self.flow.reference)
         for segment in blocks:
             self._push(segment, self._held(segment), streams)
         return streams
@@ -193,8 +230,8 @@ class _Measure:
 
     def _push(self, segment: Segment, constants: Constants, streams: list[torch.Tensor]) -> None:
         """Move `streams` behind the segment, each in its place: new ones would lie scattered between what is freed."""
-        for x in streams:
-            x.copy_(self._run(segment, constants, x))
+        for x, moved in zip(streams, in_order(lambda x: self._run(segment, constants, x), streams), strict=True):
+            x.copy_(moved)
 
     def _run(self, segment: Segment, constants: Constants, x: torch.Tensor) -> torch.Tensor:
         env = {**self.flow.shared, self._stream_into(segment): x}
@@ -205,7 +242,7 @@ class _Measure:
         """What leaves the segment on the probes, for each linear of it in each format."""
         made = {}
         for name, format_, constants in self._exchanged(segment):
-            made[name, format_] = [x.clone() for x in self.flow.reference[: self.probes]]
+            made[name, format_] = self._probes(self.flow.reference)
             self._push(segment, constants, made[name, format_])
         return made
 

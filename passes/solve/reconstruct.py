@@ -12,16 +12,20 @@ gptq's; the learned block is kept only if its error over all windows is smaller 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 
+from ...compiler.calibration.cores import in_order
 from ...compiler.calibration.torch_graph import Segment, run
 from .gptq import Solved
 from .integer_grid import Grid, half
 from .residual_streams import ResidualStreams
 
+_PARTS = 2  # of a batch, each with gradients of its own
+_FEWEST = 8  # steps; with fewer, what is fixed has not been learned
 _EDGE = 0.01  # h starts at least so far from 0 and 1, where it could not learn
 
 
@@ -36,8 +40,17 @@ class Reconstruct:
     scale_rate: float = 3e-4  # of t
     seed: int = 0
 
+    def within(self, steps: int) -> Reconstruct:
+        """At most `steps` in all: fewer a stage, and fewer stages if one step each is too many; none if too few."""
+        if steps >= self.stages * self.steps:
+            return self
+        if steps < _FEWEST:
+            return replace(self, steps=0)
+        stages = min(self.stages, steps)
+        return replace(self, stages=stages, steps=steps // stages, left=self.left ** (self.stages / stages))
 
-class _Learned:
+
+class _Rounding:
     """One linear while it is learned."""
 
     def __init__(self, solved: Solved) -> None:
@@ -71,54 +84,99 @@ class _Learned:
 
 
 def learn(
-    flow: ResidualStreams, segment: Segment, solved: Mapping[str, Solved], settings: Reconstruct
-) -> tuple[dict[str, Solved], float, float]:
-    """The block's linears learned together; the error before and after."""
-    targets = flow.targets(segment)
-    before = _error(flow, segment, targets, {name: one.value() for name, one in solved.items()})
-    learned = {name: _Learned(one) for name, one in solved.items()}
-    _descend(flow, segment, targets, learned, settings)
-    made = {name: one.solved(solved[name]) for name, one in learned.items()}
-    after = _error(flow, segment, targets, {name: one.value() for name, one in made.items()})
-    return (made, before, after) if after < before else (dict(solved), before, before)
-
-
-def _descend(
     flow: ResidualStreams,
     segment: Segment,
-    targets: list[torch.Tensor],
-    learned: Mapping[str, _Learned],
+    solved: Mapping[str, Solved],
     settings: Reconstruct,
-) -> None:
-    roundings = {"params": [one.u for one in learned.values()], "lr": settings.rate}
-    scales = {"params": [one.t for one in learned.values()], "lr": settings.scale_rate}
-    optimiser = torch.optim.Adam([roundings, scales], betas=(0.9, 0.99))
-    chance = torch.Generator().manual_seed(settings.seed)
-    constants, output = flow.constants({}), flow.output(segment)
-    order: list[int] = []
-    for stage in range(1, settings.stages + 1):
-        for one in learned.values():
-            one.fix(settings.left**stage if stage < settings.stages else 0.0)
-        for _ in range(settings.steps):
-            order = order or torch.randperm(len(targets), generator=chance).tolist()
-            at = order.pop()
-            constants.given.update(
-                {flow.linears[name].value: flow.oriented(name, x.value()) for name, x in learned.items()}
-            )
-            made = run(segment.nodes, flow.env(flow.solved[at]), constants, [output])[0]
-            loss = torch.nn.functional.mse_loss(made, targets[at])
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+    seconds: float | None = None,
+    tell: Callable[[float], None] = lambda _share: None,
+) -> Learned:
+    """The block's linears learned together, in about `seconds` if that is less than all steps take.
+
+    `tell` is called with the share of the steps done.
+    """
+    start = time.perf_counter()
+    targets = flow.targets(segment)
+    before = _error(flow, segment, targets, {name: one.value() for name, one in solved.items()})
+    learning = _Learning(flow, segment, targets, {name: _Rounding(one) for name, one in solved.items()})
+    if seconds is not None:
+        begun = time.perf_counter()
+        learning.gradients(0)
+        step = time.perf_counter() - begun
+        settings = settings.within(int((seconds - 1.5 * (begun - start)) / step))  # the error is computed once more
+    if not settings.steps:
+        return Learned(dict(solved), before, before, 0)
+    learning.descend(settings, tell)
+    made = {name: one.solved(solved[name]) for name, one in learning.linears.items()}
+    after = _error(flow, segment, targets, {name: one.value() for name, one in made.items()})
+    count = settings.stages * settings.steps
+    return Learned(made, before, after, count) if after < before else Learned(dict(solved), before, before, count)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A block's linears, its error before and after, and how many steps it was learned for."""
+
+    solved: dict[str, Solved]
+    before: float
+    after: float
+    steps: int
+
+
+class _Learning:
+    """The linears of one block while they are learned together."""
+
+    def __init__(
+        self, flow: ResidualStreams, segment: Segment, targets: list[torch.Tensor], linears: Mapping[str, _Rounding]
+    ) -> None:
+        self.flow, self.segment, self.targets, self.linears = flow, segment, targets, linears
+        self.output = flow.output(segment)
+
+    def descend(self, settings: Reconstruct, tell: Callable[[float], None]) -> None:
+        """Learn, `settings.stages` times fixing more roundings, at last all."""
+        roundings = {"params": [one.u for one in self.linears.values()], "lr": settings.rate}
+        scales = {"params": [one.t for one in self.linears.values()], "lr": settings.scale_rate}
+        optimiser = torch.optim.Adam([roundings, scales], betas=(0.9, 0.99))
+        chance = torch.Generator().manual_seed(settings.seed)
+        order: list[int] = []
+        for stage in range(1, settings.stages + 1):
+            for one in self.linears.values():
+                one.fix(settings.left**stage if stage < settings.stages else 0.0)
+            for step in range(settings.steps):
+                order = order or torch.randperm(len(self.targets), generator=chance).tolist()
+                optimiser.zero_grad()
+                self.gradients(order.pop())
+                optimiser.step()
+                tell((stage - 1 + (step + 1) / settings.steps) / settings.stages)
+
+    def gradients(self, at: int) -> None:
+        """Those of batch `at`, added to what the parameters hold; each part of the batch on a core."""
+        values = {name: one.value() for name, one in self.linears.items()}
+        windows = len(self.targets[at])
+        parts = torch.arange(windows).chunk(_PARTS)
+
+        def part(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
+            constants = self.flow.constants({name: self.flow.oriented(name, leaf) for name, leaf in leaves.items()})
+            own = slice(int(rows[0]), int(rows[-1]) + 1)
+            env = self.flow.env(self.flow.solved[at][own])
+            made = run(self.segment.nodes, env, constants, [self.output])[0]
+            loss = torch.nn.functional.mse_loss(made, self.targets[at][own]) * (len(rows) / windows)
+            return torch.autograd.grad(loss, list(leaves.values()))
+
+        sums = [sum(some[1:], some[0]) for some in zip(*in_order(part, parts), strict=True)]
+        torch.autograd.backward(list(values.values()), sums)
 
 
 def _error(
     flow: ResidualStreams, segment: Segment, targets: list[torch.Tensor], weights: Mapping[str, torch.Tensor]
 ) -> float:
     constants = flow.constants({name: flow.oriented(name, w) for name, w in weights.items()})
-    output, total = flow.output(segment), 0.0
+    output = flow.output(segment)
+
+    def of(both: tuple[torch.Tensor, torch.Tensor]) -> float:
+        made = run(segment.nodes, flow.env(both[0]), constants, [output])[0]
+        return float(torch.nn.functional.mse_loss(made, both[1]))
+
     with torch.no_grad():
-        for x, wanted in zip(flow.solved, targets, strict=True):
-            made = run(segment.nodes, flow.env(x), constants, [output])[0]
-            total += float(torch.nn.functional.mse_loss(made, wanted))
-    return total / len(targets)
+        return sum(in_order(of, zip(flow.solved, targets, strict=True))) / len(targets)

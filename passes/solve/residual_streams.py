@@ -19,6 +19,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from ...compiler.calibration.cores import in_order
 from ...compiler.calibration.torch_graph import (
     Constants,
     Env,
@@ -167,15 +168,21 @@ class ResidualStreams:
         hessian = torch.zeros(width, width, device=self.on)
         moved, magnitude = torch.zeros_like(hessian) if drift else None, torch.zeros(width, device=self.on)
         count = 0
+
+        def inputs(both: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+            x, y = both
+            got = run(segment.nodes, self.env(y), after, [value])[0].flatten(0, -2)
+            if moved is None or (not solved and self.same):
+                return got, None
+            return got, run(segment.nodes, self.env(x), before, [value])[0].flatten(0, -2) - got
+
         with torch.no_grad():
-            for x, y in zip(self.reference, self.solved, strict=True):
-                got = run(segment.nodes, self.env(y), after, [value])[0].flatten(0, -2)
+            for got, away in in_order(inputs, zip(self.reference, self.solved, strict=True)):
                 hessian.addmm_(got.T, got)
                 magnitude += got.abs().sum(0)
                 count += len(got)
-                if moved is not None and (solved or not self.same):
-                    wanted = run(segment.nodes, self.env(x), before, [value])[0].flatten(0, -2)
-                    moved.addmm_((wanted - got).T, got)
+                if moved is not None and away is not None:
+                    moved.addmm_(away.T, got)
         if not bool(torch.isfinite(hessian).all()):
             readers = ", ".join(f"`{use.node.name}`" for use in value.uses())
             fail("E0457", f"the calibration's activations into {readers} are not finite", kind=EngineError)
@@ -195,7 +202,7 @@ class ResidualStreams:
         """The reference stream after the segment."""
         constants, output = self.constants({}), self.output(segment)
         with torch.no_grad():
-            return [run(segment.nodes, self.env(x), constants, [output])[0] for x in self.reference]
+            return list(in_order(lambda x: run(segment.nodes, self.env(x), constants, [output])[0], self.reference))
 
     def advance(self, segment: Segment, solved: Mapping[str, torch.Tensor]) -> None:
         """Move both streams behind the segment; behind the head is nothing that anybody asks for."""
@@ -206,8 +213,9 @@ class ResidualStreams:
             self.solved = [x.clone() for x in self.reference]
         with torch.no_grad():
             for streams, constants in self._both(solved):
-                for x in streams:  # each in its place: new ones would lie scattered between what is freed
-                    x.copy_(run(segment.nodes, self.env(x), constants, [output])[0])
+                made = in_order(lambda x, held=constants: run(segment.nodes, self.env(x), held, [output])[0], streams)
+                for x, moved in zip(streams, made, strict=True):
+                    x.copy_(moved)  # in its place: new ones would lie scattered between what is freed
         self.stream = output
 
     def _both(self, solved: Mapping[str, torch.Tensor]) -> Iterator[tuple[list[torch.Tensor], Constants]]:

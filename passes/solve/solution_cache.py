@@ -3,7 +3,7 @@
 q.bin      int8 or uint8 [N, K], one byte an integer whatever its width
 scale.bin  float16 [N, K/B] ([N] per channel)
 zero.bin   uint8 [N, K/B] ([N] per channel), asymmetric only
-facts.json what the solver said: notes for the report, errors it measured
+facts.json what the solver said: notes for the report; how many steps its block was learned for
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -26,7 +27,7 @@ from ..quantization.round_to_nearest import QuantizedTensors
 from .integer_grid import Grid
 
 KIND = "solve"
-VERSION = "4"  # of the solvers' arithmetic: a new one forgets what was solved before
+VERSION = "5"  # of the solvers' arithmetic: a new one forgets what was solved before
 
 
 @dataclass
@@ -70,7 +71,7 @@ def known(entry_key: str) -> bool:
     return cache.find(KIND, entry_key) is not None
 
 
-def keep(entry_key: str, parts: Iterable[Solution]) -> None:
+def keep(entry_key: str, parts: Iterable[Solution], steps: int | None = None) -> None:
     """Write the entry from pieces of consecutive rows; it appears whole or not at all."""
 
     def build(folder: Path) -> None:
@@ -82,14 +83,23 @@ def keep(entry_key: str, parts: Iterable[Solution]) -> None:
                     with (folder / f"{name}.bin").open("ab") as file:
                         file.write(np.ascontiguousarray(array).tobytes())
             told += part.notes
-        (folder / "notes.json").write_text(json.dumps(told))
+        (folder / "facts.json").write_text(json.dumps({"notes": told, "steps": steps}))
 
     cache.make(KIND, entry_key, build)
 
 
 def notes(entry_key: str) -> list[str]:
     """What the solver had to say."""
-    return json.loads((cache.entry(KIND, entry_key) / "notes.json").read_text())
+    return _facts(entry_key)["notes"]
+
+
+def steps(entry_key: str) -> int | None:
+    """How many steps the linear's block was learned for; None if it was not learned."""
+    return _facts(entry_key)["steps"]
+
+
+def _facts(entry_key: str) -> dict[str, Any]:
+    return json.loads((cache.entry(KIND, entry_key) / "facts.json").read_text())
 
 
 def load(name: str, entry_key: str, source: Weight, format_: WeightFormat) -> QuantizedTensors:

@@ -11,6 +11,7 @@ solved by clip search.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 
 from ...compiler.calibration import windows as calibrate
+from ...compiler.calibration.cores import one_thread_an_operation
 from ...compiler.calibration.time_left import TimeLeft
 from ...compiler.calibration.torch_graph import Segment, device
 from ...compiler.diagnostics.diagnostic import fail
@@ -29,7 +31,8 @@ from ..quantization.round_to_nearest import QuantizedTensors, two_level
 from . import awq, gptq, hqq, mse, reconstruct
 from . import solution_cache as store
 from .integer_grid import Grid, GridKind, kind_of
-from .residual_streams import ResidualStreams
+from .residual_streams import Moments, ResidualStreams
+from .time_budget import TimeBudget
 
 _ROWS = {"mse": (mse.solve, mse.Mse()), "hqq": (hqq.solve, hqq.Hqq())}
 CALIBRATED = ("awq", "gptq", "reconstruct")
@@ -42,6 +45,7 @@ class Settings:
     method: str
     gptq: gptq.Gptq = field(default_factory=gptq.Gptq)
     reconstruct: reconstruct.Reconstruct = field(default_factory=reconstruct.Reconstruct)
+    seconds: float = 0.0  # that it may take; 0: as long as it takes
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class WeightToSolve:
         return kind_of(self.format_, int(np.prod(self.source.dims[1:], dtype=np.int64)))
 
 
+@one_thread_an_operation()
 def solve(
     module: Module, wanted: Mapping[str, WeightToSolve], settings: Settings, scope: Scope
 ) -> dict[str, QuantizedTensors]:
@@ -141,6 +146,8 @@ class _Walk:
         whole = settings.method == "reconstruct"  # which learns a block's linears together
         self.flow = ResidualStreams(module, {name: one.source for name, one in self.wanted.items()}, halves=not whole)
         self.found: dict[str, str] = {}
+        self.budget = TimeBudget(settings.seconds)
+        self.steps: int | None = None  # that the present block was learned for
 
     def _scaled(self) -> dict[str, WeightToSolve]:
         """Fold activation-aware scales into the module; what is wanted, with the weights scaled."""
@@ -157,7 +164,8 @@ class _Walk:
 
     def keys(self) -> dict[str, str]:
         """Solve all; the key of each linear."""
-        clock = TimeLeft(self.scope.progress, self.settings.method, self.flow.sizes())
+        self.clock = TimeLeft(self.scope.progress, self.settings.method, self.flow.sizes())
+        self.left = len(self.flow.segments) - 2  # blocks that may be learned: without embedding and head
         seen = self._matmuls()
         rows = [name for name in self.wanted if name not in seen]
         for name in rows:
@@ -169,10 +177,14 @@ class _Walk:
         for segment in self.flow.segments[1:]:
             if len(self.found) == len(self.wanted):
                 break
-            clock.tick(segment.name)
+            self.clock.tick(segment.name)
             state = store.key(state, self.flow.content(segment, formats), repr(self.settings))
             self._stretch(segment, state)
-        for key in dict.fromkeys(self.found.values()):
+            self.left -= 1
+        solved = list(dict.fromkeys(self.found.values()))
+        learned = [steps for key in solved if (steps := store.steps(key)) is not None]
+        self.budget.tell(learned, self.settings.reconstruct, self.scope)
+        for key in solved:
             for text in store.notes(key):
                 self.scope.note(text)
         return self.found
@@ -211,36 +223,43 @@ class _Walk:
             self.flow.catch_up()
             for name, made in self._solve(segment).items():
                 one = self.wanted[name]
-                store.keep(keys[name], [_solution(made.q, made.grid, one, made.notes)])
+                store.keep(keys[name], [_solution(made.q, made.grid, one, made.notes)], self.steps)
         self.found.update(keys)
         self.flow.later(lambda: self.flow.advance(segment, {name: self._value(name) for name in names}))
 
     def _solve(self, segment: Segment) -> dict[str, gptq.Solved]:
         solved: dict[str, gptq.Solved] = {}
         values: dict[str, torch.Tensor] = {}
+        self.steps = None
+        begun, allowed = time.perf_counter(), self.budget.allowed(self.left)
         drift = self.settings.method != "awq" and self.settings.gptq.follow_drift > 0
         for value, names in self.flow.groups(segment):
             names = [name for name in names if name not in self.found]
             if not names:
                 continue
             moments = self.flow.moments(segment, value, values, drift)
-            for name in names:
-                one = self.wanted[name]
-                w = _float(name, one.source.numpy(), 0, self.scope)
-                format_ = one.format_
-                if self.settings.method == "awq":
-                    solved[name] = awq.quantise(w, moments.hessian, one.kind, self.settings.gptq.damping)
-                else:
-                    solved[name] = gptq.solve(name, w, moments, one.kind, self.settings.gptq)
-                if format_.scales == TWO_LEVEL:
-                    scale = _two_level(solved[name].grid.scale)
-                    solved[name] = gptq.rescaled(solved[name], scale, moments.hessian, self.settings.gptq.damping)
-                values[name] = self.flow.oriented(name, solved[name].value())
+            for kind in dict.fromkeys(self.wanted[name].kind for name in names):
+                alike = [name for name in names if self.wanted[name].kind == kind]
+                for name, made in zip(alike, self._alike(alike, moments, kind), strict=True):
+                    solved[name], values[name] = made, self.flow.oriented(name, made.value())
         decoder_block = segment is not self.flow.segments[-1]  # a head's outputs are as wide as the vocabulary
         if self.settings.method == "reconstruct" and solved and decoder_block:
             settings = self.settings.reconstruct
             if any(self.wanted[name].format_.scales == TWO_LEVEL for name in solved):
                 settings = replace(settings, scale_rate=0.0)  # learned scales would leave their two levels
-            solved, before, after = reconstruct.learn(self.flow, segment, solved, settings)
-            self.scope.progress(f"{segment.name}: error of the block {before:.3g} -> {after:.3g}")
+            seconds = None if allowed is None else allowed - (time.perf_counter() - begun)
+            learned = reconstruct.learn(self.flow, segment, solved, settings, seconds, self.clock.within)
+            self.steps, solved = learned.steps, learned.solved
         return solved
+
+    def _alike(self, names: list[str], moments: Moments, kind: GridKind) -> Iterator[gptq.Solved]:
+        """Linears of the same inputs and grids, solved below each other."""
+        parts = [_float(name, self.wanted[name].source.numpy(), 0, self.scope) for name in names]
+        damping = self.settings.gptq.damping
+        if self.settings.method == "awq":
+            solved = awq.quantise(torch.cat(parts), moments.hessian, kind, damping)
+        else:
+            solved = gptq.solve(names[0], torch.cat(parts), moments, kind, self.settings.gptq)
+        for name, made in zip(names, gptq.parted(solved, [len(part) for part in parts]), strict=True):
+            two_levels = self.wanted[name].format_.scales == TWO_LEVEL
+            yield gptq.rescaled(made, _two_level(made.grid.scale), moments.hessian, damping) if two_levels else made

@@ -165,6 +165,7 @@ class Mine(Pass):
     width: float = param(4.0, doc="a width", unit="bits", minimum=1)
     limit: int = param(1024, doc="a size", unit="B")
     rate: float = param(1.0, doc="a rate", unit="tok/s")
+    time: float = param(0.0, doc="a duration", unit="s", minimum=0)
     shape: Pattern = param(Pattern(2, 4), doc="a pattern")
     names: tuple[str, ...] = param((), doc="some names")
     shard: int | str = param("auto", doc="parts", choices=("auto",), minimum=1)
@@ -175,7 +176,8 @@ class Mine(Pass):
 '''
 
 STEP = (
-    'share = 80%, width = 4.5 bits, limit = 1.5 KiB, rate = 15 tok/s, shape = 4:8, names = "a", shard = 2, fast = true'
+    "share = 80%, width = 4.5 bits, limit = 1.5 KiB, rate = 15 tok/s, time = 1.5 min, "
+    'shape = 4:8, names = "a", shard = 2, fast = true'
 )
 
 
@@ -197,6 +199,7 @@ def test_passes_of_a_used_file_and_every_kind_of_parameter(used):
     assert made["width"] == 4.5
     assert made["limit"] == 1536
     assert made["rate"] == 15.0
+    assert made["time"] == 90.0
     assert str(made["shape"]) == "4:8"
     assert made["names"] == ("a",)
     assert (made["shard"], made["fast"]) == (2, True)
@@ -213,6 +216,10 @@ def test_passes_of_a_used_file_and_every_kind_of_parameter(used):
         ("limit = 1024", "E0202"),
         ("limit = 1 GiBs", "E0202"),
         ("rate = 10 bits", "E0202"),
+        ("time = 20", "E0202"),
+        ("time = 20 MB", "E0202"),
+        ("time = 20 minutes", "E0202"),
+        ("time = -1 s", "E0203"),
         ("shape = 2", "E0201"),
         ("shape = 4:2", "E0203"),
         ("names = [1]", "E0201"),

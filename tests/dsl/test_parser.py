@@ -102,6 +102,8 @@ def test_literals(text, value):
         ("15 tok/s", 15, "tok/s"),
         ("4.5 bits", 4.5, "bits"),
         ("1 bit", 1, "bit"),
+        ("20 min", 20, "min"),
+        ("90s", 90, "s"),
         ("3 GiBs", 3, "GiBs"),
         ("1e3 KB", 1000.0, "KB"),
     ],

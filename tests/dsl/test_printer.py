@@ -21,7 +21,7 @@ names = st.one_of(words, st.sampled_from(KEYWORDS)).map(lambda text: ast.Name(S,
 integers = st.integers(-(10**30), 10**30)
 floats = st.floats(allow_nan=False, allow_infinity=False)
 numbers = st.one_of(integers, floats)
-units = st.sampled_from(["B", "KB", "MB", "GB", "KiB", "MiB", "GiB", "bits", "bit", "tok/s"])
+units = st.sampled_from(["B", "KB", "MB", "GB", "KiB", "MiB", "GiB", "bits", "bit", "tok/s", "s", "min", "h"])
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
 scalars = st.one_of(
     st.builds(ast.Number, st.just(S), numbers),

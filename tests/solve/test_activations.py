@@ -218,5 +218,4 @@ def test_refusals(target: Module, calibration: Calibration, golden_error) -> Non
     with pytest.raises(PlanError) as error:
         Quantize(weights="int8", activations="uint16").run(target, Scope(None, LINEARS, SPAN))
     assert error.value.diagnostics[0].code == "E0454"
-    assert Quantize(weights="int8", ranges="mse").validate()
     assert Quantize(weights="int8", scales="lpbq").validate()
