@@ -26,10 +26,13 @@ $(REAL): | $(STAMP)
 	mkdir -p $(@D)
 	ln -sf "$$($(BIN)/python examples/real/smollm2.py)" $@
 
+# For the CPU, then for the NPU, whose graphs run in ONNX Runtime here: the emulator takes 20 s and more a token.
 demo-real: $(REAL)
-	$(BIN)/edgec check examples/real/plan.edge
+	$(BIN)/edgec check examples/real/plan.edge examples/real/npu.edge
 	$(BIN)/edgec compile examples/real/plan.edge -o build/real
 	$(BIN)/edgec run build/real --chat --prompt "$(QUESTION)" --tokens 48
+	$(BIN)/edgec compile examples/real/npu.edge -o build/real-npu
+	$(BIN)/edgec run build/real-npu --chat --prompt "$(QUESTION)" --tokens 24 --oracle
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

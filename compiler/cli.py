@@ -179,6 +179,8 @@ def _run(command: argparse.ArgumentParser) -> None:
     nucleus = "sample from the most likely tokens of total probability P (default 1: from all)"
     add("--top-p", type=float, metavar="P", help=nucleus)
     add("--seed", type=int, default=0, metavar="N", help="random seed of the sampler (default 0)")
+    oracle = "run NPU parts in ONNX Runtime instead of the emulator, which takes a hundred times as long"
+    add("--oracle", action="store_true", help=oracle)
     add("--inputs", type=Path, metavar="NPZ", help="inputs by name, for a model that is not a language model")
     add("--outputs", type=Path, metavar="NPZ", help="file to write that model's outputs to")
 

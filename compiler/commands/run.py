@@ -17,7 +17,9 @@ def run_run(arguments: argparse.Namespace) -> int:
     from ..runtime.plain_graph import run_graph
 
     if arguments.inputs is not None:
-        result = run_graph(arguments.bundle, arguments.inputs, arguments.outputs, model=arguments.model)
+        result = run_graph(
+            arguments.bundle, arguments.inputs, arguments.outputs, model=arguments.model, oracle=arguments.oracle
+        )
         print_json(result)
         return 0
     if arguments.bundle.suffix in (".edge", ".plan") and arguments.bundle.is_file():
@@ -37,6 +39,8 @@ def run_run(arguments: argparse.Namespace) -> int:
         chat=arguments.chat,
         model=arguments.model,
         stream=stream,
+        oracle=arguments.oracle,
+        tell=_tell,
     )
     if arguments.json:
         print_json(result)
@@ -48,6 +52,10 @@ def run_run(arguments: argparse.Namespace) -> int:
 
 def _stream(text: str) -> None:
     print_exactly(text)
+
+
+def _tell(expected: str) -> None:
+    print(f"[{expected}; `--oracle` runs the same graphs in ONNX Runtime]", file=sys.stderr, flush=True)
 
 
 def _summary(result: dict[str, Any]) -> str:

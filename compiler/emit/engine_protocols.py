@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+@dataclass(frozen=True)
+class CallTime:
+    """How long a call takes on this machine. `engine` in words; `measured`: as it was before, else estimated."""
+
+    seconds: float
+    engine: str
+    measured: bool
 
 
 class LanguageModel(Protocol):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .capabilities import Capabilities, Refusal, Wording
-from .engine_protocols import GraphSession
+from .engine_protocols import CallTime, GraphSession
 from .part import Part
 from .stored_weight import StoredWeight
 
@@ -122,6 +122,14 @@ class Target:
     def open_graph(self, bundle: Path, part: dict[str, Any], bucket: str) -> GraphSession:
         """Open one graph of a part of an emitted bundle to run it here."""
         raise NotImplementedError(f"target `{self.name}` has no graphs to run")
+
+    def open_oracle(self, bundle: Path, part: dict[str, Any], bucket: str) -> GraphSession:
+        """The same graph in ONNX Runtime, for targets whose engine is slow here; others open their own engine."""
+        return self.open_graph(bundle, part, bucket)
+
+    def call_time(self, bundle: Path, part: dict[str, Any], bucket: str, tokens: int) -> CallTime | None:
+        """How long a call of `tokens` positions takes here, where that is long; None: not worth saying."""
+        return None
 
     def open_model(self, bundle: Path, model: dict[str, Any], manifest: dict[str, Any]) -> LanguageModel:
         """Open a whole model, for engines that are not chains of graphs."""

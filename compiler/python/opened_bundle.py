@@ -77,7 +77,7 @@ class Bundle:
 
     def __init__(self, path: str | Path) -> None:
         self._manifest = load_manifest(Path(path))
-        self._runners: dict[str | None, Runner] = {}
+        self._runners: dict[tuple[str | None, bool], Runner] = {}
 
     @property
     def path(self) -> Path:
@@ -116,6 +116,7 @@ class Bundle:
         top_p: float | None = None,
         seed: int = 0,
         stream: Callable[[str], None] | None = None,
+        oracle: bool = False,
     ) -> Generation:
         """Continue `prompt`, a text or token ids, by at most `tokens` tokens.
 
@@ -124,12 +125,13 @@ class Bundle:
         speculation  let the draft propose tokens, if the plan has a `speculate` line
         temperature  0 takes the most likely token; by default 0, or the model's own with `accept = sample`
         stream       called with each piece of text as it is complete
+        oracle       run NPU parts in ONNX Runtime instead of the emulator, which takes a hundred times as long
 
         The hashes of all files are compared with the manifest before the first call.
         """
         from ..sources.tokenizer.tokenizer import TextStream
 
-        runner = self._runner(model)
+        runner = self._runner(model, oracle)
         ids = prompt
         if isinstance(prompt, str):
             ids = runner.tokenizer.chat(prompt) if chat else runner.tokenizer.encode(prompt)
@@ -142,17 +144,22 @@ class Bundle:
         return Generation(**made)
 
     def run(
-        self, inputs: Mapping[str, np.ndarray], *, model: str | None = None, bucket: str | None = None
+        self,
+        inputs: Mapping[str, np.ndarray],
+        *,
+        model: str | None = None,
+        bucket: str | None = None,
+        oracle: bool = False,
     ) -> dict[str, np.ndarray]:
         """Outputs by name of a model that is a plain graph, for arrays by input name.
 
-        `bucket` names one of several static shapes; by default the first.
+        `bucket` names one of several static shapes; by default the first. `oracle`: as for `generate`.
         """
         from ..runtime.generate import choose_model
         from ..runtime.plain_graph import run_parts
 
         check_files(self._manifest)
-        return run_parts(self._manifest, choose_model(self._manifest, model), dict(inputs), bucket)
+        return run_parts(self._manifest, choose_model(self._manifest, model), dict(inputs), bucket, oracle=oracle)
 
     def verify(
         self, text: str | Path | None = None, *, windows: int = 32, sources: Mapping[str, str | Path] | None = None
@@ -174,12 +181,12 @@ class Bundle:
             runner.close()
         self._runners = {}
 
-    def _runner(self, model: str | None) -> Runner:
+    def _runner(self, model: str | None, oracle: bool = False) -> Runner:
         from ..runtime.generate import Runner
 
-        if model not in self._runners:
-            self._runners[model] = Runner(self.path, model)
-        return self._runners[model]
+        if (model, oracle) not in self._runners:
+            self._runners[model, oracle] = Runner(self.path, model, oracle)
+        return self._runners[model, oracle]
 
     def __enter__(self) -> Bundle:
         return self

@@ -36,15 +36,23 @@ def open_graph(manifest: Manifest, part: str, bucket: str) -> GraphSession:
         return target.open_graph(manifest.bundle, entry, bucket)
 
 
-def open_model(manifest: Manifest, name: str) -> LanguageModel:
-    """A decoder as a language model: its own engine's, or a chain of its parts."""
+def open_oracle(manifest: Manifest, part: str, bucket: str) -> GraphSession:
+    """As `open_graph`, in ONNX Runtime where the part's own engine is slow on this machine."""
+    entry = manifest.part(part)
+    target = target_of(entry)
+    with _read_by(target, f"part `{part}`"):
+        return target.open_oracle(manifest.bundle, entry, bucket)
+
+
+def open_model(manifest: Manifest, name: str, oracle: bool = False) -> LanguageModel:
+    """A decoder as a language model: its own engine's, or a chain of its parts; `oracle`: as `open_oracle`."""
     from .chain import ChainModel
 
     entry = manifest.model(name)
     if entry["kind"] != "decoder":
         fail("E0918", f"model `{name}` is a plain graph, not a language model", help="run it with `--inputs FILE.npz`")
     if entry["engine"] == "chain":
-        return ChainModel(manifest, name, open_graph)
+        return ChainModel(manifest, name, open_oracle if oracle else open_graph)
     target = target_of(entry["deploy"])
     if entry["engine"] != target.engine:
         message = f"model `{name}` is for the engine `{entry['engine']}`, `as {target.name}` runs `{target.engine}`"

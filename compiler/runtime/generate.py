@@ -17,6 +17,7 @@ from ..diagnostics.diagnostic import fail
 from ..sources.tokenizer.tokenizer import TextStream
 from .chain import ChainModel
 from .engines import open_model
+from .expected_time import expected_time
 from .sample import Sampling
 from .speculate import Decoder
 from .text_process import BundledTokenizer
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
 
 
 class Runner:
-    """A bundle opened for running; the engines start when they are first needed and end with `close`."""
+    """A bundle opened for running; the engines start when they are first needed and end with `close`.
 
-    def __init__(self, bundle: Path, model: str | None = None) -> None:
+    `oracle`: parts whose engine is slow on this machine run in ONNX Runtime.
+    """
+
+    def __init__(self, bundle: Path, model: str | None = None, oracle: bool = False) -> None:
         self.manifest = load_manifest(bundle)
         check_files(self.manifest)
         self.model = choose_model(self.manifest, model)
@@ -37,6 +41,7 @@ class Runner:
             fail("E0918", f"model `{self.model}` has no tokenizer, so it takes no prompt", help=_INPUTS)
         self.tokenizer = BundledTokenizer(bundle / entry["directory"], entry)
         self._open: dict[str, LanguageModel] = {}
+        self._oracle = oracle
 
     def generate(
         self,
@@ -77,7 +82,7 @@ class Runner:
     def engine(self, name: str) -> LanguageModel:
         """The model's engine with an empty cache."""
         if name not in self._open:
-            self._open[name] = open_model(self.manifest, name)
+            self._open[name] = open_model(self.manifest, name, self._oracle)
         self._open[name].reset()
         return self._open[name]
 
@@ -92,6 +97,16 @@ class Runner:
             top_p=defaults.get("top_p", 1.0) if top_p is None else top_p,
             top_k=defaults.get("top_k", 0),
         )
+
+    def expected_time(self, bucket_tokens: int | None = None, speculation: bool = True) -> str | None:
+        """What calls of the model, and of its draft, will take, where that is long: a sentence, else None."""
+        pair = self.manifest.speculation
+        drafts = pair is not None and self.model == pair["target"]
+        step = bucket_tokens or (pair["k"] + 1 if pair is not None and drafts else None)
+        said = [expected_time(self.manifest, self.model, step)]
+        if pair is not None and drafts and speculation:
+            said.append(expected_time(self.manifest, pair["draft"]))
+        return "; ".join(text for text in said if text is not None) or None
 
     def close(self) -> None:
         """Close every model the runner has opened; the next call opens them again."""
@@ -126,9 +141,16 @@ def run_bundle(
     model: str | None = None,
     bucket_tokens: int | None = None,
     stream: Callable[[str], None] | None = None,
+    oracle: bool = False,
+    tell: Callable[[str], None] = lambda _sentence: None,
 ) -> dict[str, Any]:
-    """Continue `prompt` by at most `tokens` tokens; `stream` gets the text as it is made."""
-    runner = Runner(Path(bundle), model)
+    """Continue `prompt` by at most `tokens` tokens; `stream` gets the text as it is made.
+
+    `oracle`: in ONNX Runtime where an engine is slow here; without it `tell` gets what a call will take, if it is long.
+    """
+    runner = Runner(Path(bundle), model, oracle)
+    if not oracle and (expected := runner.expected_time(bucket_tokens, speculation)) is not None:
+        tell(expected)
     say = stream or (lambda _text: None)
     with contextlib.closing(runner):
         sampling = runner.sampling(temperature, top_p)

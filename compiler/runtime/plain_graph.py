@@ -15,7 +15,7 @@ from ..bundle.manifest import Manifest, load_manifest
 from ..bundle.schedule import Schedule
 from ..diagnostics.diagnostic import fail
 from .decoder_inputs import as_tensor
-from .engines import open_graph
+from .engines import open_graph, open_oracle
 from .generate import choose_model
 from .run_schedule import run_schedule
 
@@ -23,13 +23,20 @@ Tap = Callable[[str, Mapping[str, np.ndarray]], None]  # part, its outputs
 
 
 def run_graph(
-    bundle: Path | str, inputs: Path | str, outputs: Path | str | None = None, model: str | None = None
+    bundle: Path | str,
+    inputs: Path | str,
+    outputs: Path | str | None = None,
+    model: str | None = None,
+    oracle: bool = False,
 ) -> dict[str, Any]:
-    """Outputs by name with dtype, shape and range; written to `outputs` (.npz) if given."""
+    """Outputs by name with dtype, shape and range; written to `outputs` (.npz) if given.
+
+    `oracle`: in ONNX Runtime where a part's own engine is slow on this machine.
+    """
     manifest = load_manifest(Path(bundle))
     check_files(manifest)
     name = choose_model(manifest, model)
-    made = run_parts(manifest, name, read_arrays(Path(inputs)))
+    made = run_parts(manifest, name, read_arrays(Path(inputs)), oracle=oracle)
     if outputs is not None:
         with Path(outputs).open("wb") as file:
             np.savez(file, **made)  # pyright: ignore[reportArgumentType] - its keywords are arrays
@@ -50,7 +57,12 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def run_parts(
-    manifest: Manifest, name: str, arrays: Mapping[str, np.ndarray], bucket: str | None = None, tap: Tap | None = None
+    manifest: Manifest,
+    name: str,
+    arrays: Mapping[str, np.ndarray],
+    bucket: str | None = None,
+    tap: Tap | None = None,
+    oracle: bool = False,
 ) -> dict[str, np.ndarray]:
     """What no part reads of the outputs, for `arrays` by the graph's input names; `tap` sees every part's outputs."""
     entry = manifest.model(name)
@@ -63,7 +75,7 @@ def run_parts(
     with ExitStack() as sessions:
 
         def run(part: str) -> None:
-            session = open_graph(manifest, part, chosen["name"])
+            session = (open_oracle if oracle else open_graph)(manifest, part, chosen["name"])
             sessions.enter_context(closing(session))  # open to the end: parts of one context share a process
             graph = manifest.parts[part]["graphs"][chosen["name"]]
             made = session.run({spec["name"]: _take(values, spec, name) for spec in graph["inputs"]})

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ...compiler.diagnostics.diagnostic import Diagnostic
-    from ...compiler.emit.engine_protocols import GraphSession
+    from ...compiler.emit.engine_protocols import CallTime, GraphSession
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,18 @@ class QnnTarget(Target):
         from .emit import open_twin
 
         return open_twin(part, bucket)
+
+    def open_oracle(self, bundle: Path, part: dict[str, Any], bucket: str) -> GraphSession:
+        """The target-level graph, which the HTP compiler was given, in ONNX Runtime."""
+        from .emit import open_target_graph
+
+        return open_target_graph(part, bucket)
+
+    def call_time(self, bundle: Path, part: dict[str, Any], bucket: str, tokens: int) -> CallTime | None:
+        """What the emulator takes for a call; see `call_time.py`."""
+        from .call_time import call_time
+
+        return call_time(bundle, part, bucket, tokens)
 
     def inspect(self, path: Path) -> dict[str, Any] | None:
         """The graphs and tensors of a context binary (`.bin`); None for any other file."""

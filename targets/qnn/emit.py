@@ -28,6 +28,7 @@ from ...compiler.files import cache
 from ...compiler.ir import kv_names
 from ...compiler.ir.activation_encodings import Encoding
 from ...compiler.ir.save import save_graphs
+from .call_time import remember
 from .check.graphs import refused_uses
 from .htp.chip import Chip, tool_versions
 from .htp.compile import Compiled, compile_shared, compile_twin
@@ -36,6 +37,7 @@ from .htp.emulator import QnnSession, open_shared
 from .lower.builder import WeightStore
 from .lower.lower_graphs import lower
 from .lower.lowering import Lowered
+from .oracle_graph import OracleGraph
 from .stored_weights import stored_weights
 
 TARGET_KIND, TWIN_KIND = "qnn-target", "qnn-twin"
@@ -208,11 +210,29 @@ def open_twin(part: Mapping[str, Any], bucket: str) -> QnnSession:
     details, graph = part["details"], part["graphs"][bucket]["details"]["target_graph"]
     chip = Chip(**details["chip"])
     what = f"`{part.get('name', graph)}`, bucket `{bucket}`"
-    return open_shared(chip, details["twins"], lambda child: twin(details["twins"], graph, chip, child), what)
+    session = open_shared(chip, details["twins"], lambda child: twin(details["twins"], graph, chip, child), what)
+    session.timed = lambda seconds: remember(part, bucket, seconds)
+    return session
+
+
+def open_target_graph(part: Mapping[str, Any], bucket: str) -> OracleGraph:
+    """The graph that the HTP compiler was given for one part and bucket, in ONNX Runtime."""
+    return OracleGraph(target_graph(part["details"]["twins"], part["graphs"][bucket]["details"]["target_graph"]))
 
 
 def twin(key: str, graph: str, chip: Chip, child: Child | None = None) -> Path:
     """The EPContext ONNX of the twin; `child` compiles it if the cache lacks it, otherwise a process of its own."""
+    targets = target_graph(key, graph).parent
+    text = f"{key} {graph} {asdict(chip)} {tool_versions()}"
+
+    def fill(entry: Path) -> None:
+        compile_twin(targets, graph, chip, entry, child)
+
+    return cache.make(TWIN_KIND, hashlib.sha256(text.encode()).hexdigest(), fill) / f"{graph}.onnx"
+
+
+def target_graph(key: str, graph: str) -> Path:
+    """The target-level graph in the cache, as ONNX; E0613 if it is not there."""
     targets = cache.find(TARGET_KIND, key)
     if targets is None or not (targets / f"{graph}.onnx").is_file():
         place = cache.entry(TARGET_KIND, key)
@@ -222,9 +242,4 @@ def twin(key: str, graph: str, chip: Chip, child: Child | None = None) -> Path:
             help="compile the plan again: the cache keeps what runs on this machine in place of the shared binary",
             kind=EngineError,
         )
-    text = f"{key} {graph} {asdict(chip)} {tool_versions()}"
-
-    def fill(entry: Path) -> None:
-        compile_twin(targets, graph, chip, entry, child)
-
-    return cache.make(TWIN_KIND, hashlib.sha256(text.encode()).hexdigest(), fill) / f"{graph}.onnx"
+    return targets / f"{graph}.onnx"

@@ -36,3 +36,18 @@ def test_kept_integers_have_the_perplexity_of_the_file(model, tmp_path):
     assert checked["perplexity"]["chat"] / checked["baseline"]["chat"] == pytest.approx(1.0, abs=0.0005)
     answer = edgec("run", bundle, "--chat", "--prompt", "What is the capital of France?", "--tokens", 16)
     assert "Paris" in answer
+
+
+@pytest.mark.nightly
+def test_the_npu_bundle_is_small_and_answers(model, tmp_path):
+    """int4 linears and head, the file's 8-bit embedding bit for bit; the head's graph in ONNX Runtime."""
+    bundle = tmp_path / "bundle"
+    edgec("compile", EXAMPLE / "npu.edge", "-o", bundle, "-D", f"file={model}", "--quiet")
+    sizes = {path.name: path.stat().st_size for path in (bundle / "chat").iterdir()}
+    assert sizes["ort.data"] == 49152 * 576 * 17 // 16
+    assert sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file()) <= 115e6
+    rows = json.loads((bundle / "manifest.json").read_text())["models"]["chat"]["weights"]
+    given = sum(row["bytes"] for row in rows if row["name"] != "embed_tokens")
+    assert sizes["chat_ctx.bin"] <= 1.08 * given
+    answer = edgec("run", bundle, "--chat", "--prompt", "What is the capital of France?", "--tokens", 16, "--oracle")
+    assert "Paris" in answer

@@ -6,9 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import edgec
 import pytest
 from edgec.compiler.driver import compile_plan, load_plan
+from edgec.compiler.runtime import expected_time
+from edgec.compiler.runtime.generate import Runner, run_bundle
 from edgec.compiler.verify.verify_bundle import verify_bundle
+from edgec.targets.qnn import call_time, emit
+from edgec.targets.qnn.htp import emulator
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAN = f"""plan first
@@ -76,3 +81,32 @@ def test_ops_on_the_cpu_between_integers(placed: str, expected: list[str], tmp_p
     checked = verify_bundle(tmp_path / "out")
     assert checked["problems"] == []
     assert max(part["relative_error"] for part in checked["parts"].values()) < 0.1
+
+
+def test_the_oracle_runs_the_npu_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The emulator's tokens without the emulator, and what a call takes in it said from its bytes, then as measured."""
+    made(tmp_path, "quantize (weights = int4)")
+    prompt = "def mean(values):\n"
+    said: list[str] = []
+
+    def run(oracle: bool) -> list[int]:
+        return run_bundle(tmp_path / "out", prompt, 6, oracle=oracle, tell=said.append)["tokens"]
+
+    monkeypatch.setattr(expected_time, "_LONG", 0.0)
+    monkeypatch.setattr(call_time, "_LONG", 0.0)
+    emulated = run(oracle=False)
+    run(oracle=False)
+    assert len(said) == 2
+    assert "a call of 4 tokens in the HTP emulator (estimated from the size of its binary" in said[0]
+    assert "(as last measured here)" in said[1]
+    monkeypatch.setattr(emulator, "open_shared", lambda *_: pytest.fail("the emulator was started"))
+    monkeypatch.setattr(emit, "open_shared", emulator.open_shared)
+    assert run(oracle=True) == emulated
+    assert len(said) == 2
+    with edgec.open(tmp_path / "out") as bundle:
+        assert bundle.generate(prompt, 6, oracle=True).tokens == emulated
+
+
+def test_a_short_call_is_not_announced(tmp_path: Path) -> None:
+    made(tmp_path, "quantize (weights = int4)")
+    assert Runner(tmp_path / "out").expected_time() is None

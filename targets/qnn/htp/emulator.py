@@ -8,6 +8,7 @@ the process takes one call at a time, as an NPU does.
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -99,10 +100,14 @@ class QnnSession:
     def __init__(self, emulator: QnnEmulator, handle: int, what: str) -> None:
         self._emulator, self._handle, self._what = emulator, handle, what
         self._open = True
+        self.timed: Callable[[float], None] = lambda _seconds: None  # told what each run took
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name."""
-        return self._emulator.call(self._what, "run", handle=self._handle, feeds=dict(feeds))
+        start = time.monotonic()
+        made = self._emulator.call(self._what, "run", handle=self._handle, feeds=dict(feeds))
+        self.timed(time.monotonic() - start)
+        return made
 
     def close(self) -> None:
         """Free the graph; the process ends with the last one that is open in it. Calling it twice is harmless."""
