@@ -168,7 +168,7 @@ def _compile(command: argparse.ArgumentParser) -> None:
 def _run(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("bundle", type=Path, help="the directory that `edgec compile` wrote")
-    add("--prompt", metavar="TEXT", help="the text to continue")
+    add("--prompt", type=_text, metavar="TEXT", help="the text to continue")
     add("--tokens", type=_positive, default=64, metavar="N", help="generate at most N tokens (default 64)")
     alone = "run the target model without the draft, through the same bucket"
     add("--no-speculation", action="store_true", help=alone)
@@ -178,7 +178,7 @@ def _run(command: argparse.ArgumentParser) -> None:
     add("--temperature", type=float, metavar="T", help=default)
     nucleus = "sample from the most likely tokens of total probability P (default 1: from all)"
     add("--top-p", type=float, metavar="P", help=nucleus)
-    add("--seed", type=int, default=0, metavar="N", help="random seed of the sampler (default 0)")
+    add("--seed", type=_seed, default=0, metavar="N", help="random seed of the sampler (default 0)")
     oracle = "run NPU parts in ONNX Runtime instead of the emulator, which takes a hundred times as long"
     add("--oracle", action="store_true", help=oracle)
     add("--inputs", type=Path, metavar="NPZ", help="inputs by name, for a model that is not a language model")
@@ -271,6 +271,20 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"`{text}` is not a positive integer")
     return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 1 << 63:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a number from 0 to 2^63 - 1")
+    return int(text)
+
+
+def _text(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("it is not text in UTF-8") from None
+    return text
 
 
 def _assignment(text: str) -> tuple[str, str]:

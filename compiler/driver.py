@@ -8,6 +8,7 @@ appears whole or not at all (`bundle.write`), and nothing is measured that was n
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ class CompileResult:
     manifest: dict[str, Any]
     models: list[CompiledModel]
     measured: Measured
+    warnings: tuple[Diagnostic, ...] = ()  # of the plan's check, those found by the compile's own too
 
     @property
     def size(self) -> int:
@@ -88,9 +90,13 @@ def check_plan(
     if plan is None or fast or not plan.devices:
         return plan, diagnostics, sources
     from .compile.dry_run import refuse_early
+    from .runtime.check_texts import check_texts
 
     refused = refuse_early(plan, progress)
-    return None if refused else plan, [*diagnostics, *refused], sources
+    wrong, warnings = check_texts(plan)
+    refused = list(dict.fromkeys((*refused, *wrong)))
+    plan = dataclasses.replace(plan, warnings=(*plan.warnings, *warnings))
+    return None if refused else plan, [*diagnostics, *warnings, *refused], sources
 
 
 class BrokenRequirement(RequirementError):
@@ -109,6 +115,7 @@ def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions
     """
     from .bundle.write import rejected_path, write_bundle
     from .compile.dry_run import refuse_early
+    from .runtime.check_texts import check_texts
 
     options = options or CompileOptions()
     _check_request(plan, options)
@@ -116,11 +123,13 @@ def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions
     made: list[CompileResult] = []
 
     def build(directory: Path) -> None:
-        if refused := refuse_early(plan, options.progress):
+        wrong, warnings = check_texts(plan)
+        if refused := list(dict.fromkeys((*refuse_early(plan, options.progress), *wrong))):
             raise PlanError(*refused)
+        known = dataclasses.replace(plan, warnings=tuple(dict.fromkeys((*plan.warnings, *warnings))))
         models = compile_models(plan, directory, options)
         measured = measure_models(plan, models, options.progress)
-        result, broken = _finish(plan, models, measured, directory, options)
+        result, broken = _finish(known, models, measured, directory, options)
         result.bundle = rejected_path(final) if broken else final
         made.append(result)
         if broken:
@@ -185,4 +194,4 @@ def _finish(
     broken = check_requirements(plan, finished, measured)
     write_report(directory / "report.html", plan, models, measured, manifest)
     sealed = write_manifest(directory, manifest)
-    return CompileResult(directory, sealed.data, models, measured), broken
+    return CompileResult(directory, sealed.data, models, measured, plan.warnings), broken

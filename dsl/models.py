@@ -51,6 +51,8 @@ def check_model(model: ast.Model, reader: Reader) -> CheckedModel | None:
         return None
     before = report.errors
     outline = _outline(source, path, written.span, report)
+    for warning in outline.warnings:
+        report.take(PlanError(warning), written.span)
     if outline.arch is not None and not block.context:
         report.error("E0205", f"{owner} needs `context`", model.name.span, help="write e.g. `context = 2048`")
     elif outline.arch is not None:

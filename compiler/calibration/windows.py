@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..diagnostics.diagnostic import Span, fail
+from ..diagnostics.diagnostic import PlanError, Span, fail
+from ..sources.tokenizer.tokenizer_file import open_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -93,15 +94,13 @@ def digest(ids: np.ndarray) -> str:
 
 
 def _tokenizer(folder: Path, at: Span) -> Tokenizer:
-    from tokenizers import Tokenizer
-
     path = folder / "tokenizer.json"
     if not path.is_file():
         fail("E0455", f"`{folder}` has no `tokenizer.json`, which calibration needs to read text", at)
     try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception with the parser's message
-        fail("E0455", f"`{path}` cannot be read as a tokenizer: {error}", at)
+        return open_tokenizer(path)
+    except PlanError as error:
+        fail("E0455", f"`{path}` cannot be read as a tokenizer: {error.diagnostics[0].message}", at)
 
 
 def _tokenise(paths: Sequence[Path], tokenizer: Tokenizer, at: Span) -> np.ndarray:

@@ -40,6 +40,7 @@ def run_compile(arguments: argparse.Namespace) -> int:
             result = compile_plan(plan, arguments.output, options)
         except BrokenRequirement as error:
             result, broken = error.result, error.diagnostics
+    show([one for one in result.warnings if one not in plan.warnings], plan.sources)
     show(broken, plan.sources)
     facts = _facts(result, time.perf_counter() - started)
     if arguments.json:

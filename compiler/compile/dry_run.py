@@ -9,7 +9,7 @@ a compile starts with this, `edgec check` ends with it. What only numbers or an 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ..diagnostics.diagnostic import Diagnostic, EngineError, Label, PlanError, Span
@@ -66,7 +66,7 @@ def dry_run(plan: Plan, progress: Progress = lambda _text: None) -> list[Diagnos
             if _needs_graph(plan, deploy):
                 found += _Deployed(plan, deploy, module).refused()
         except (PlanError, EngineError) as error:
-            found += error.diagnostics
+            found += [one if one.at is not None else replace(one, at=Label(deploy.span)) for one in error.diagnostics]
     return list(dict.fromkeys(found))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,8 @@ from ..files import cache
 from ..ir.annotations import Subject, texts
 from ..ir.linears import Linear, linears
 from ..ir.module import MAIN, BucketShape
+from ..sources.tokenizer.text_config import read_sampling, read_text_config
+from ..sources.tokenizer.tokenizer_file import open_tokenizer
 
 if TYPE_CHECKING:
     from ..diagnostics.diagnostic import Diagnostic
@@ -25,7 +26,13 @@ if TYPE_CHECKING:
     from .requirements import Measured
 
 TOOLS = ("edgec", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-qnn", "MNN", "numpy", "tokenizers")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
 
 
 def assemble(plan: Plan, models: Sequence[CompiledModel], measured: Measured, directory: Path) -> dict[str, Any]:
@@ -117,18 +124,13 @@ def _tokenizers(models: Sequence[CompiledModel], directory: Path) -> dict[str, d
 
 
 def _tokenizer_facts(source: Path, arch: Any) -> dict[str, Any]:
-    config = _json(source / "tokenizer_config.json")
-    template = bool(config.get("chat_template")) or (source / "chat_template.jinja").is_file()
+    opened = open_tokenizer(source / "tokenizer.json").encode("", add_special_tokens=True).ids
     return {
         "bos": arch.bos,
         "eos": list(arch.eos),
-        "add_bos": bool(config.get("add_bos_token", False)),
-        "chat_template": template,
+        "add_bos": arch.bos is not None and opened[:1] == [arch.bos],
+        "chat_template": read_text_config(source).template is not None,
     }
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _model(plan: Plan, model: CompiledModel, tokenizer: str | None, directory: Path) -> dict[str, Any]:
@@ -246,9 +248,7 @@ def _speculation(plan: Plan) -> dict[str, Any] | None:
 
 def _sampling(model: CompiledModel) -> dict[str, Any]:
     folder = model.decl.source.tokenizer_folder
-    config = {} if folder is None else _json(folder / "generation_config.json")
-    known = ("do_sample", "temperature", "top_p", "top_k")
-    return {key: config[key] for key in known if key in config}
+    return {} if folder is None else dict(read_sampling(folder).values)
 
 
 def _measured(measured: Measured) -> dict[str, Any]:

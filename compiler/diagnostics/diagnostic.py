@@ -116,8 +116,18 @@ def blamed_on(span: Span | None) -> Iterator[None]:
         raise type(error)(*placed) from error
 
 
+def _edgec_cause(problem: BaseException) -> EdgecError | None:
+    """The error of ours that a library has wrapped in one of its own: weights are read inside its writers."""
+    seen: BaseException | None = problem
+    while seen is not None and not isinstance(seen, EdgecError):
+        seen = seen.__cause__
+    return seen
+
+
 def explain_failure(problem: BaseException) -> EdgecError:
     """What a command says of an exception that nobody below it foresaw: the system's refusal, or a fault of edgec."""
+    if (inner := _edgec_cause(problem)) is not None:
+        return inner
     if isinstance(problem, OSError) and problem.strerror:
         where = f"`{problem.filename}`" if problem.filename else "a file"
         reason = problem.strerror[:1].lower() + problem.strerror[1:]

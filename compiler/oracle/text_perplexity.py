@@ -36,9 +36,9 @@ def read_text(paths: Sequence[Path]) -> str:
 
 def token_ids(tokenizer: Path, text: str) -> list[int]:
     """`text` as the ids of the tokenizer in the folder `tokenizer`, without special tokens."""
-    from tokenizers import Tokenizer
+    from ..sources.tokenizer.tokenizer_file import open_tokenizer
 
-    return Tokenizer.from_file(str(tokenizer / "tokenizer.json")).encode(text, add_special_tokens=False).ids
+    return open_tokenizer(tokenizer / "tokenizer.json").encode(text, add_special_tokens=False).ids
 
 
 def check_windows(ids: Sequence[int], windows: int, origin: Span | None = None) -> None:

@@ -38,7 +38,9 @@ class Runner:
         self.model = choose_model(self.manifest, model)
         entry = self.manifest.tokenizer(self.model)
         if entry is None:
-            fail("E0918", f"model `{self.model}` has no tokenizer, so it takes no prompt", help=_INPUTS)
+            decoder = self.manifest.model(self.model)["kind"] == "decoder"
+            help = _COMPILE_AGAIN if decoder else _INPUTS
+            fail("E0918", f"model `{self.model}` has no tokenizer, so it takes no prompt", help=help)
         self.tokenizer = BundledTokenizer(bundle / entry["directory"], entry)
         self._open: dict[str, LanguageModel] = {}
         self._oracle = oracle
@@ -178,4 +180,5 @@ def choose_model(manifest: Manifest, name: str | None) -> str:
     return next(iter(manifest.models))
 
 
+_COMPILE_AGAIN = "put the model's tokenizer.json beside it and compile again"
 _INPUTS = "run a plain graph with `--inputs FILE.npz`"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ..diagnostics.diagnostic import fail
+from ..diagnostics.diagnostic import Diagnostic, fail
 
 if TYPE_CHECKING:
     from ..ir.decoder_arch import DecoderArch
@@ -28,11 +28,13 @@ class Outline:
     arch     the decoder's architecture, None for a plain graph
     nodes    the names that `on` and `except` of a plan match, as the loaded module has them
     weights  linears, convolutions and embeddings with float weights: node name -> [N, K]
+    warnings what the model's files ask for and edgec leaves out; their place in the plan is added by the caller
     """
 
     arch: DecoderArch | None = None
     nodes: tuple[str, ...] = ()
     weights: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    warnings: Sequence[Diagnostic] = ()
 
 
 class Source:

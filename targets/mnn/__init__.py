@@ -67,14 +67,16 @@ class MnnTarget(Target):
         return found
 
     def looks_at_graphs(self, request: CheckRequest) -> bool:
-        """A decoder that only edgec's own passes change is one that MNN's engine takes."""
-        ours = all(type(step.pass_).__module__.startswith("edgec.") for step in request.steps)
-        return request.arch is None or not ours
+        """Always: a decoder's graph is one that MNN's engine takes where only edgec's passes change it, its tokenizer
+        may not be.
+        """
+        return True
 
     def takes(self, request: TakesRequest) -> Iterable[Refusal]:
         """Ops and weight formats that MNN has no form for, or is not known to compute right."""
-        from .check import refused_graph
+        from .check import refuse_tokenizer, refused_graph
 
+        refuse_tokenizer(request.module)
         return refused_graph(request)
 
     def emit(self, job: EmitJob) -> Emission:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...compiler.diagnostics.diagnostic import Diagnostic, Label, Span
+from ...compiler.files.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from ...compiler.emit.capabilities import Refusal
     from ...compiler.emit.target import TakesRequest
+    from ...compiler.ir.module import Module
 
 
 def no_tokenizer(folder: Path, at: Span | None = None) -> Diagnostic:
@@ -18,6 +20,19 @@ def no_tokenizer(folder: Path, at: Span | None = None) -> Diagnostic:
     message = f"`{folder}` has no `tokenizer.json`, which an MNN-LLM bundle is made from"
     help = "save the model's tokenizer there with transformers, or deploy it `as ort`"
     return Diagnostic("E0705", message, Label(at) if at else None, help=help)
+
+
+def refuse_tokenizer(module: Module) -> None:
+    """Fail if MNN's tokenizer cannot carry the model's, or does not answer as `tokenizers` does."""
+    folder = module.tokenizer_folder
+    if module.arch is None or folder is None or not (folder / "tokenizer.json").is_file():
+        return
+    from .tokenizer.agreement import check
+    from .tokenizer.mtok import write_mtok
+
+    with scratch_folder("mnn") as scratch:
+        write_mtok(folder / "tokenizer.json", scratch / "tokenizer.mtok", module.arch.eos)
+        check(scratch / "tokenizer.mtok", folder / "tokenizer.json")
 
 
 def refused_graph(request: TakesRequest) -> list[Refusal]:

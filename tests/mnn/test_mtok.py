@@ -13,6 +13,7 @@ import pytest
 from edgec.compiler.diagnostics.diagnostic import EngineError, PlanError
 from edgec.targets.mnn.tokenizer import mtok
 from edgec.targets.mnn.tokenizer.agreement import CORPUS, TokenizerProbe, check
+from edgec.targets.mnn.tokenizer.equivalents import reads_blanks_behind_tokens, with_equivalents
 from tokenizers import Tokenizer
 
 from .conftest import MODELS
@@ -147,10 +148,52 @@ def test_compositions_bring_text_to_nfc():
     assert all(unicodedata.normalize("NFC", a) == b for a, b in mtok.compositions())
 
 
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": True}
+ON_A_STRING = {"type": "Split", "pattern": {"String": "e."}, "behavior": "Isolated", "invert": False}
+TRUNCATED = {"truncation": {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}}
+METASPACE = {"type": "Metaspace", "replacement": "\N{LOWER ONE EIGHTH BLOCK}", "prepend_scheme": "always"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {
+            "pre_tokenizer": {
+                "type": "Sequence",
+                "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTES],
+            }
+        },
+        {
+            "pre_tokenizer": {
+                "type": "Sequence",
+                "pretokenizers": [{"type": "Digits", "individual_digits": False}, BYTES],
+            }
+        },
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [ON_A_STRING, BYTES]}},
+        {"pre_tokenizer": split("[ae]", "Contiguous")},
+        {"model": {**spec()["model"], "unk_token": "<unk>"}},
+        TRUNCATED,
+    ],
+)
+def test_components_with_an_equivalent(changes, tmp_path):
+    """Each carried in another form, with the ids of `tokenizers` on the corpus."""
+    source, out = write(tmp_path, spec(**changes))
+    check(out, source)
+
+
+def test_what_metaspace_does_behind_added_tokens():
+    first = {"pre_tokenizer": {**METASPACE, "prepend_scheme": "first"}}
+    assert reads_blanks_behind_tokens(first)
+    assert not reads_blanks_behind_tokens({"pre_tokenizer": METASPACE})
+    made = with_equivalents({"pre_tokenizer": METASPACE})["pre_tokenizer"]
+    assert [one["type"] for one in made["pretokenizers"]] == ["Metaspace", "Split"]
+
+
 REFUSED = {
     "it is `Unigram`": {"model": {"type": "Unigram", "vocab": [["a", 0.0]]}},
     "`dropout`": {"model": {**spec()["model"], "dropout": 0.1}},
-    "without `byte_fallback`": {"model": {**spec()["model"], "unk_token": "<unk>"}},
+    "without `byte_fallback`": {"model": {**spec()["model"], "unk_token": "<unk>"}, "pre_tokenizer": None},
     "normalizer of this tokenizer.json: `NFKC`": {"normalizer": {"type": "NFKC"}},
     "`Replace` of a regular expression": {
         "normalizer": {"type": "Replace", "pattern": {"Regex": " +"}, "content": " "}
@@ -165,7 +208,6 @@ REFUSED = {
     "post-processor of this tokenizer.json: `BertProcessing`": {
         "post_processor": {"type": "BertProcessing", "sep": ["a", 1], "cls": ["b", 2]}
     },
-    "it is not null": {"truncation": {"max_length": 3}},
 }
 
 

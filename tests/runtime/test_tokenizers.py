@@ -40,13 +40,11 @@ def test_text_goes_and_comes_back(make):
     assert tokenizer.decode([*tokenizer.encode("x"), 2]) == "x"
 
 
-def test_bos_follows_the_config(make):
+def test_the_post_processor_opens_a_text_and_no_key_does(make):
+    """As in transformers 5, which takes `add_bos_token` out of a config that has a tokenizer.json beside it."""
     plain = make().encode("x = 1")
     assert plain == make().plain("x = 1")
-    assert make(add_bos_token=True).encode("x = 1") == [0, *plain]
-    assert make(add_bos_token=True).encode("<|endoftext|>x = 1") == [0, *plain]  # there already
-    assert make(add_bos_token=True, entry={"bos": None}).encode("x = 1") == plain
-    assert make(add_bos_token=True).encode("") == [0]
+    assert make(add_bos_token=True).encode("x = 1") == plain
 
 
 @pytest.mark.parametrize("where", ["config", "file", "list"])
@@ -64,21 +62,66 @@ def test_chat(make, where):
     assert ids[0] == 1  # the special token, not its letters
 
 
-def test_the_template_equals_transformers(make):
-    """On what real templates use: loop controls, special tokens, tojson, trimmed blocks."""
+TEMPLATES = [
+    "{% for m in messages %}\n  {% if m.role == 'system' %}{% continue %}{% endif %}\n"
+    "{{ bos_token }}{{ m.content | trim | tojson }}{{ eos_token }}\n{% endfor %}\n",
+    "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
+    "{{ strftime_now('%Y') }} {{ messages[0].content }}",
+    "{% if tools is not none %}TOOLS{% endif %}{% if documents is defined and documents %}D{% endif %}{{ messages }}",
+    "{{ sep_token }}{{ unk_token }}{{ image_token }}{{ messages[0].content | tojson(indent=2) }}",
+    "{{ {'b': 1, 'a': [1, 2]} | tojson(sort_keys=true, separators=(',', ':')) }}{% if enable_thinking %}T{% endif %}",
+]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_the_template_equals_transformers(make, template):
+    """On what real templates use: loop controls, generation blocks, dates, tools, special tokens by name, tojson."""
     from transformers import PreTrainedTokenizerFast
 
-    template = (
-        "{% for m in messages %}\n  {% if m.role == 'system' %}{% continue %}{% endif %}\n"
-        "{{ bos_token }}{{ m.content | trim | tojson }}{{ eos_token }}\n{% endfor %}\n"
-    )
-    tokenizer = make(template=template, bos_token={"content": "<|endoftext|>"})
+    names = {"bos_token": "<|endoftext|>", "sep_token": "<|im_end|>", "image_token": "<|im_start|>"}
+    tokenizer = make(template=template, **{**names, "bos_token": {"content": "<|endoftext|>"}})
+    extra = {"image_token": names.pop("image_token")}
     theirs = PreTrainedTokenizerFast(
-        tokenizer_file=str(FOLDER / "tokenizer.json"), bos_token="<|endoftext|>", eos_token="<|im_end|>"
+        tokenizer_file=str(FOLDER / "tokenizer.json"), eos_token="<|im_end|>", extra_special_tokens=extra, **names
     )
-    messages = [{"role": "user", "content": ' <b> "quoted" é '}]
+    said = ' <b> "quoted" é '
+    messages = [{"role": "user", "content": said}]
     expected = theirs.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=True)
-    assert tokenizer._render(messages) == expected
+    assert tokenizer.render(said) == expected
+
+
+def test_special_tokens_of_the_old_file(make, tmp_path):
+    tokenizer = make(template="{{ bos_token }}|{{ sep_token }}", eos_token="<|im_end|>")
+    (tokenizer._folder / "special_tokens_map.json").write_text(
+        '{"bos_token": {"content": "<|endoftext|>", "lstrip": false}, "sep_token": "<|im_end|>"}'
+    )
+    assert tokenizer.render("x") == "<|endoftext|>|<|im_end|>"
+
+
+def test_neither_cut_nor_padded(make):
+    """Trainers leave both in tokenizer.json; transformers takes them out."""
+    import json
+
+    tokenizer = make()
+    path = tokenizer._folder / "tokenizer.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    data["padding"] = {
+        "strategy": {"Fixed": 12},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "<|endoftext|>",
+    }
+    path.write_text(json.dumps(data), encoding="utf-8")
+    text = "def f(x): return x"
+    assert len(make_again(tokenizer).encode("x")) == 1
+    assert make_again(tokenizer).encode(text) == tokenizer.encode(text)
+
+
+def make_again(tokenizer):
+    return Tokenizer(tokenizer._folder, {"bos": 0, "eos": [2]})
 
 
 @pytest.mark.parametrize(

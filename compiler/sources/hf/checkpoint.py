@@ -21,7 +21,15 @@ from .safetensors_index import StoredTensor, read_checkpoint
 
 HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
 _PREFIX = "model."
-_RECOMPUTED = ".rotary_emb.inv_freq"  # a buffer that old checkpoints store; the config says the same
+_WRAPPERS = {  # what stands before names -> whose it is, and the way out
+    "base_model.model.": "peft's: merge the adapter with `merge_and_unload()` and save that",
+    "_orig_mod.": "torch.compile's: save the model as it was before",
+    "module.": "DataParallel's: save `model.module`",
+    "language_model.": "a multimodal model's: save its language model alone",
+    "model.language_model.": "a multimodal model's: save its language model alone",
+    "transformer.": "another family's",
+}
+_RECOMPUTED = "rotary_emb.inv_freq"  # a buffer that old checkpoints store; the config says the same
 _WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
 _SHOWN = 3
 
@@ -33,7 +41,7 @@ def find_tensors(arch: DecoderArch, folder: Path) -> Found:
 
     A tied checkpoint may store its head as well: then `lm_head.weight` is among them.
     """
-    stored = {name.removeprefix(_PREFIX): tensor for name, tensor in read_checkpoint(folder).items()}
+    stored = _without_prefix(read_checkpoint(folder), folder)
     path = folder / "config.json"
     quantised = read_quantised(folder, Config(read_json(path), path))
     if quantised is None:
@@ -42,7 +50,7 @@ def find_tensors(arch: DecoderArch, folder: Path) -> Found:
     needed = arch.tensors()
     missing = [name for name in needed if name not in stored and name not in integers]
     if missing:
-        hint = None
+        hint = _prefix_hint(missing[0], stored)
         if missing == [HEAD]:
             hint = "if the head shares the embedding, config.json has to say `tie_word_embeddings`"
         fail("E0343", f"the checkpoint in `{folder}` lacks {_listed(missing)}", help=hint)
@@ -77,9 +85,32 @@ def _integers(
     return found
 
 
+def _without_prefix(read: Mapping[str, StoredTensor], folder: Path) -> dict[str, StoredTensor]:
+    """The stored tensors by the names edgec has for them, each name once."""
+    found: dict[str, StoredTensor] = {}
+    for name, tensor in read.items():
+        short = name.removeprefix(_PREFIX)
+        if short in found:
+            message = f"the checkpoint in `{folder}` stores `{found[short].name}` and `{name}`, which are one tensor"
+            fail("E0344", message, help="remove the one that is not the model's, or fetch the checkpoint again")
+        found[short] = tensor
+    return found
+
+
+def _prefix_hint(wanted: str, stored: Mapping[str, StoredTensor]) -> str | None:
+    """What stands before every stored name, if the tensor is there under such a name; else a name that is stored."""
+    wrapped = next((tensor.name for tensor in stored.values() if tensor.name.endswith(f".{wanted}")), None)
+    if wrapped is not None:
+        prefix = wrapped.removesuffix(wanted).removesuffix(_PREFIX)
+        whose = _WRAPPERS.get(prefix, "a wrapper's: save the model that is inside it")
+        return f"it is stored as `{wrapped}`; `{prefix}` is {whose}"
+    first = next(iter(stored.values()), None)
+    return f"what is stored is called e.g. `{first.name}`" if first is not None else None
+
+
 def _says_nothing(name: str, tensor: StoredTensor, integers: Mapping[str, QuantisedTensor]) -> bool:
     """Buffers that the config says too, and biases of zeros that old GPTQ tools gave to every linear."""
-    if name.endswith(_RECOMPUTED):
+    if name == _RECOMPUTED or name.endswith(f".{_RECOMPUTED}"):
         return True
     if not name.endswith(".bias") or f"{_module(name)}.weight" not in integers or len(tensor.shape) != 1:
         return False

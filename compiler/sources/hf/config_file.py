@@ -10,6 +10,7 @@ from typing import Any
 
 from ...diagnostics.diagnostic import fail
 
+_TOO_MUCH = 2.0**63
 _LARGEST = 2**31 - 1  # dimensions and ids travel as int32
 
 
@@ -73,10 +74,12 @@ class Config:
         return value
 
     def number(self, key: str, default: float | None = None, positive: bool = True) -> float:
-        """The finite number `key` as a float, `default` where it is absent or null. E0336 otherwise."""
+        """The number `key` as a float, below 2^63; `default` where it is absent or null. E0336 otherwise."""
         value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             self._wrong(key, "a finite number")
+        if abs(value) >= _TOO_MUCH:
+            self._wrong(key, "a number of a sensible size")
         if positive and value <= 0:
             self._wrong(key, "a number above 0")
         return float(value)
@@ -119,9 +122,9 @@ class Config:
         if value is None:
             return ()
         items = value if isinstance(value, list) else [value]
-        if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i <= _LARGEST for i in items):
+        if not all(isinstance(i, int) and not isinstance(i, bool) and -1 <= i <= _LARGEST for i in items):
             self._wrong(key, "a token id or a list of them")
-        return tuple(items)
+        return tuple(i for i in items if i >= 0)  # -1: there is none
 
     def _value(self, key: str, default: Any) -> Any:
         value = self.values.get(key)
@@ -132,6 +135,6 @@ class Config:
         return value
 
     def _wrong(self, key: str, wanted: str) -> Any:
-        value = json.dumps(self.values.get(key))
+        value = json.dumps(self.values.get(key), default=str)
         shown = value if len(value) <= 40 else value[:37] + "..."
         fail("E0336", f"`{self._prefix}{key}` in `{self.path}` has to be {wanted}, not {shown}")

@@ -17,6 +17,10 @@ _TEXT = (
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
     "chat_template.jinja",
 )
 
@@ -31,11 +35,13 @@ class HfSource(Source):
     def outline(self, path: Path) -> Outline:
         """From config.json and the headers of the checkpoint; each tensor the config implies has to be there."""
         from .checkpoint import find_tensors
+        from .folder import left_out, refuse_other_folders
         from .read_decoder_arch import read_arch
 
+        refuse_other_folders(path)
         arch = read_arch(path)
         find_tensors(arch, path)
-        return Outline(arch, tuple(arch.node_names()), arch.weights())
+        return Outline(arch, tuple(arch.node_names()), arch.weights(), left_out(path))
 
     def load(self, name: str, path: Path, context: int) -> Module:
         """The decoder in the folder `path`."""
@@ -46,11 +52,14 @@ class HfSource(Source):
     def files(self, path: Path) -> list[Path]:
         """Configuration, tokenizer and weights; other files in the folder are none of the model's."""
         found = [path / name for name in _TEXT if (path / name).is_file()]
-        return found + sorted(path.glob("*.safetensors")) + sorted(path.glob("*.safetensors.index.json"))
+        weights = [*sorted(path.glob("*.safetensors")), *sorted(path.glob("*.safetensors.index.json"))]
+        return found + [file for file in weights if file.is_file()]
 
     def tokenizer_folder(self, path: Path) -> Path:
-        """The model's own folder."""
-        return path
+        """The model's own folder; with older tokenizer files, that of the tokenizer.json made from them."""
+        from .convert_tokenizer import converted
+
+        return converted(path) or path
 
     def inspect(self, path: Path) -> dict[str, Any] | None:
         """Architecture, linears and node names of a folder that holds config.json; how many linears are integers."""

@@ -18,6 +18,7 @@ from ...ir.weights import Weight, cast
 from ..finite_rows import finite
 from ..source import check_context
 from .checkpoint import EMBEDDING, HEAD, find_tensors
+from .convert_tokenizer import converted
 from .decoder_graph import build
 from .quantised.parts import QuantisedTensor
 from .read_decoder_arch import read_arch
@@ -31,7 +32,8 @@ def load_hf(name: str, folder: Path, context: int) -> Module:
     weights = read_weights(arch, folder)
     graph = build(arch, weights)
     graph.graph.name = name
-    return Module(name, {MAIN: graph}, Level.SEMANTIC, arch, folder, context, tokenizer_folder=folder)
+    text = converted(folder) or folder
+    return Module(name, {MAIN: graph}, Level.SEMANTIC, arch, folder, context, tokenizer_folder=text)
 
 
 def read_weights(arch: DecoderArch, folder: Path) -> dict[str, Weight]:

@@ -18,6 +18,8 @@ from .quantised.read_scheme import read_quantised
 from .read_rope import read_rope
 
 _MOST_LAYERS = 4096
+_MOST_POSITIONS = 2**31 - 1
+_OWN_HEAD_DIM = {"qwen3": 128}  # what transformers takes where a config has none
 _EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
 _MODALITY_KEYS = ("vision_config", "audio_config", "text_config", "thinker_config")
 
@@ -33,7 +35,7 @@ def read_arch(folder: Path) -> DecoderArch:
     heads = config.integer("num_attention_heads")
     kv_heads = config.integer("num_key_value_heads", heads if family == "llama" else None)
     hidden = config.integer("hidden_size")
-    head_dim = _head_dim(config, hidden, heads)
+    head_dim = _head_dim(config, hidden, heads, family)
     if heads % kv_heads:
         fail("E0337", f"`{path}`: {heads} attention heads cannot share {kv_heads} K/V heads evenly")
     positions = config.integer("max_position_embeddings")
@@ -80,6 +82,8 @@ def _refuse_features(config: Config) -> None:
     for name in config.strings("architectures"):
         if not name.endswith("ForCausalLM"):
             fail("E0333", f"`{config.path}` describes a `{name}`, which is not a causal language model")
+    if not config.boolean("is_causal", True):
+        fail("E0333", f"`{config.path}` attends in both directions (`is_causal: false`), edgec builds causal decoders")
     activation = config.text("hidden_act", "silu")
     if activation not in ("silu", "swish"):
         fail("E0333", f"`{config.path}` uses the activation `{activation}`, edgec builds `silu` only")
@@ -94,7 +98,9 @@ def _refuse_sliding_window(config: Config, family: str, layers: int) -> None:
         fail("E0333", f"`{config.path}` has layers of type `{kind}`, edgec builds `full_attention` only")
 
 
-def _head_dim(config: Config, hidden: int, heads: int) -> int:
+def _head_dim(config: Config, hidden: int, heads: int, family: str) -> int:
+    if "head_dim" not in config and family in _OWN_HEAD_DIM:
+        return _OWN_HEAD_DIM[family]
     if "head_dim" not in config and hidden % heads:
         fail("E0337", f"`{config.path}`: hidden size {hidden} does not divide by {heads} attention heads")
     head_dim = config.integer("head_dim", hidden // heads or None)
@@ -112,9 +118,9 @@ def _attention_bias(config: Config, family: str) -> tuple[str, ...]:
 def _reach(positions: int, rope: RopeSpec) -> int:
     """Configs state the unscaled positions for linear scaling, and often for yarn."""
     if rope.kind == "linear":
-        return int(positions * rope.factor)
+        return min(int(positions * rope.factor), _MOST_POSITIONS)
     if rope.kind == "yarn":
-        return max(positions, int(rope.original_positions * rope.factor))
+        return max(positions, min(int(rope.original_positions * rope.factor), _MOST_POSITIONS))
     return positions
 
 

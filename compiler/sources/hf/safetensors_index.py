@@ -26,6 +26,8 @@ _AS_SAFETENSORS = (
     "if you trust them, save them as safetensors: "
     "`transformers.AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(OTHER)`"
 )
+_DAMAGED = "the file is damaged or was made by another tool: fetch the checkpoint again"
+_LONGEST_NAME = 200
 _LONGEST_HEADER = 100 << 20  # the format's own limit
 _INTEGERS = {"I8": 1, "U8": 1, "I32": 4, "U32": 4, "I64": 8}  # of quantised checkpoints, bytes
 _DTYPES = {"F32": ("FLOAT", 4), "F16": ("FLOAT16", 2), "BF16": ("BFLOAT16", 2)}  # ONNX's word for it, bytes
@@ -62,13 +64,22 @@ def read_checkpoint(folder: Path) -> dict[str, StoredTensor]:
     """All tensors of the checkpoint in `folder` by their stored names."""
     single, index = folder / SINGLE, folder / INDEX
     if single.exists():
+        if not single.is_file():
+            fail("E0340", f"`{single}` is a folder, not a file")
         return read_header(single)
     if index.exists():
         return _read_shards(folder, index)
     if sorted(folder.glob("*.bin")) or sorted(folder.glob("*.pth")):
         message = f"`{folder}` has its weights as pickled torch files only, which edgec does not open"
         fail("E0340", message, help=_AS_SAFETENSORS)
-    fail("E0340", f"`{folder}` has neither `{SINGLE}` nor `{INDEX}`")
+    if shards := sorted(path.name for path in folder.glob("*.safetensors") if path.is_file()):
+        message = f"`{folder}` has `{shards[0]}` but no `{INDEX}`, which says what is in which file"
+        help = "download the index too, it lies beside the shards"
+        if len(shards) == 1:
+            help = f"if that file is the whole model, rename it to `{SINGLE}`"
+        fail("E0340", message, help=help)
+    help = "a model folder holds config.json and *.safetensors: was the download complete?"
+    fail("E0340", f"`{folder}` has neither `{SINGLE}` nor `{INDEX}`", help=help)
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
@@ -84,13 +95,42 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     except OSError as problem:
         fail("E0340", f"cannot read `{path}`: {(problem.strerror or str(problem)).lower()}")
     try:
-        header = json.loads(raw)
+        header = json.loads(raw, object_pairs_hook=lambda pairs: _once(pairs, path))
     except (ValueError, RecursionError):
         fail("E0341", f"`{path}` is no safetensors file: its header is not JSON")
     if not isinstance(header, dict):
         fail("E0341", f"`{path}` is no safetensors file: its header is not an object")
     start = 8 + length
-    return {name: _stored(name, entry, source, start, size) for name, entry in header.items() if name != "__metadata__"}
+    found = {
+        name: _stored(name, entry, source, start, size) for name, entry in header.items() if name != "__metadata__"
+    }
+    _check_layout(path, header, size - start)
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        fail("E0341", f"`{path}` is no safetensors file: its header has `{twice}` twice")
+    return found
+
+
+def _check_layout(path: Path, header: dict[str, Any], size: int) -> None:
+    """Tensors lie one behind the other and fill the file, as the format demands: no two share bytes."""
+    places = sorted((*entry["data_offsets"], name) for name, entry in header.items() if name != "__metadata__")
+    reached, before = 0, ""
+    for begin, end, name in places:
+        if begin < reached:
+            fail("E0341", f"tensors `{before}` and `{name}` in `{path}` share bytes", help=_DAMAGED)
+        if begin > reached or end < begin:
+            message = f"`{path}` has {begin - reached} bytes before tensor `{name}` that are no tensor's"
+            fail("E0341", message, help=_DAMAGED)
+        reached, before = end, name
+    if reached != size:
+        message = f"`{path}` has {size - reached} bytes behind its last tensor that are no tensor's"
+        fail("E0341", message, help=_DAMAGED)
 
 
 def _stored(name: str, entry: Any, source: SourceFile, start: int, size: int) -> StoredTensor:
@@ -132,8 +172,8 @@ def _read_shards(folder: Path, index: Path) -> dict[str, StoredTensor]:
 
 
 def _read_shard(folder: Path, shard: str, index: Path) -> dict[str, StoredTensor]:
-    if Path(shard).name != shard:
-        fail("E0340", f"`{index}` names `{shard}`, which is not a file of its own folder")
-    if not (folder / shard).exists():
+    if Path(shard).name != shard or len(shard) > _LONGEST_NAME or not shard.isprintable():
+        fail("E0340", f"`{index}` names `{shard[:_LONGEST_NAME]}`, which is not a file of its own folder")
+    if not (folder / shard).is_file():
         fail("E0340", f"`{folder}` lacks `{shard}`, which `{index.name}` names")
     return read_header(folder / shard)

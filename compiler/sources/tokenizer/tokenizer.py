@@ -1,20 +1,18 @@
-"""Text to ids and back, as a bundle's tokenizer folder and its manifest entry say.
+"""Text to ids and back, as a folder's tokenizer.json says.
 
-Prompts are raw text. What opens one: the tokenizer's own post-processor unless its config says `add_bos_token: false`,
-and `bos` where the config says `add_bos_token: true`. `chat` renders the model's template (Jinja, sandboxed).
+Prompts are raw text, opened by the tokenizer's own post-processor and nothing else: as in transformers 5, an
+`add_bos_token` beside a tokenizer.json has no say. `chat` renders the model's template (`chat_template`).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 from ...diagnostics.diagnostic import fail
-from .tokenizer_file import read_tokenizer
-
-_OF_PYTHON = (TypeError, ValueError, AttributeError, RecursionError, MemoryError)  # a template raises what it calls
+from .text_config import read_text_config
+from .tokenizer_file import open_tokenizer
 
 
 class Tokenizer:
@@ -22,18 +20,13 @@ class Tokenizer:
 
     def __init__(self, folder: Path, entry: Mapping[str, Any]) -> None:
         self._folder = folder
-        self._engine = _engine(folder / "tokenizer.json")
-        self._config = _json(folder / "tokenizer_config.json")
+        self._engine = open_tokenizer(folder / "tokenizer.json")
         self.bos: int | None = entry["bos"]
         self.eos = frozenset(entry["eos"])
 
     def encode(self, text: str) -> list[int]:
         """The ids of a prompt, opened as the tokenizer opens texts."""
-        asked = self._config.get("add_bos_token")
-        ids = self._engine.encode(text, add_special_tokens=asked is not False).ids
-        if asked is True and self.bos is not None and ids[:1] != [self.bos]:
-            ids = [self.bos, *ids]
-        return ids
+        return self._engine.encode(text, add_special_tokens=True).ids
 
     def plain(self, text: str) -> list[int]:
         """The ids of `text` alone, without special tokens before or after."""
@@ -45,41 +38,21 @@ class Tokenizer:
 
     def chat(self, message: str) -> list[int]:
         """The ids of `message` as the user's turn, the assistant's opened, by the model's own template."""
-        text = self._render([{"role": "user", "content": message}])
-        return self.plain(text)  # the template writes the special tokens itself
+        return self.plain(self.render(message))  # the template writes the special tokens itself
 
-    def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+    def render(self, message: str) -> str:
+        """The prompt of one user's turn."""
+        from .chat_template import FAILURES, render
 
-        source = self._template()
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals["raise_exception"] = _refuse
-        environment.filters["tojson"] = _to_json
-        special = {key: self._special(key) for key in ("bos_token", "eos_token", "pad_token", "unk_token")}
-        try:
-            return environment.from_string(source).render(messages=messages, add_generation_prompt=True, **special)
-        except (TemplateError, ArithmeticError, LookupError, *_OF_PYTHON) as error:
-            said = str(error)[:200] or type(error).__name__
-            fail("E0921", f"the chat template of `{self._folder}` failed: {said}", help="run with a raw prompt")
-
-    def _template(self) -> str:
-        own = self._folder / "chat_template.jinja"
-        if own.is_file():
-            return own.read_text(encoding="utf-8")
-        found = self._config.get("chat_template")
-        if isinstance(found, list):  # several, by name
-            found = next((row["template"] for row in found if row.get("name") == "default"), None)
-        if not found:
+        config = read_text_config(self._folder)
+        if config.template is None:
             message = f"the tokenizer `{self._folder}` has no chat template"
             fail("E0920", message, help="run without `--chat`: the prompt is then taken as it stands")
-        return found
-
-    def _special(self, key: str) -> str:
-        value = self._config.get(key)
-        return (value.get("content") if isinstance(value, dict) else value) or ""
+        try:
+            return render(config.template, [{"role": "user", "content": message}], config.special)
+        except FAILURES as error:
+            said = str(error)[:200] or type(error).__name__
+            fail("E0921", f"the chat template of `{self._folder}` failed: {said}", help="run with a raw prompt")
 
 
 class _Decodes(Protocol):
@@ -105,28 +78,3 @@ class TextStream:
     def rest(self) -> str:
         """The rest of the text: bytes that did not form a whole character until now."""
         return self._tokenizer.decode(self._ids)[self._given :]
-
-
-def _engine(path: Path) -> Any:
-    from tokenizers import Tokenizer as Engine
-
-    try:
-        return Engine.from_file(str(path))
-    except Exception as error:  # the library knows no finer class
-        read_tokenizer(path)  # says what is wrong with the file as such
-        fail("E0309", f"`{path}` is not a tokenizer.json that `tokenizers` reads: {error}")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _refuse(message: str) -> NoReturn:
-    from jinja2 import TemplateError
-
-    raise TemplateError(message)
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    """Not Jinja's own, which escapes for HTML."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)

@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...diagnostics.diagnostic import fail
+from ..hf.config_file import pointer_hint
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_AGAIN = "save the tokenizer again with transformers, or copy the model's folder again"
 
 
 def disagreement(one: Path, other: Path) -> str | None:
@@ -37,6 +43,23 @@ def read_tokenizer(path: Path) -> dict[str, Any]:
     return json.loads(raw)
 
 
+def open_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a tokenizer.json as `transformers` uses it: neither cutting texts nor padding them.
+
+    Trainers leave `truncation` and `padding` in the file; a prompt, a calibration or an evaluation text is whole.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        found = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library knows no finer class
+        read_tokenizer(path)  # says what is wrong with the file as such
+        fail("E0309", f"`{path}` is not a tokenizer.json that `tokenizers` reads: {error}", help=_AGAIN)
+    found.no_truncation()
+    found.no_padding()
+    return found
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -56,7 +79,7 @@ def _tokens(raw: bytes, path: Path) -> dict[int, str]:
         tokens = {int(id_): str(token) for token, id_ in entries}
         for added in table.get("added_tokens") or ():
             tokens[int(added["id"])] = str(added["content"])
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-        help = "save the tokenizer again with transformers, or copy the model's folder again"
+    except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError):
+        help = pointer_hint(raw[:64]) or _AGAIN
         fail("E0309", f"`{path}` is not a tokenizer.json that can be read", help=help)
     return tokens

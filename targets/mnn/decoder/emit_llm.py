@@ -24,6 +24,8 @@ import numpy as np
 from ....compiler.diagnostics.diagnostic import EngineError, PlanError, fail
 from ....compiler.ir.module import constant
 from ....compiler.ir.weights import Weight
+from ....compiler.sources.tokenizer.text_config import TextConfig, read_text_config
+from ....compiler.sources.tokenizer.tokenizer_file import read_tokenizer
 from ..check import no_tokenizer
 from ..file.embedding import write_embedding
 from ..file.read_back import check_linears
@@ -32,6 +34,7 @@ from ..run.bundle_config import MODEL as MODEL_FACTS
 from ..run.bundle_config import MODEL_KEYS, RUN, RUN_KEYS, read_config
 from ..run.engine import MnnLanguageModel
 from ..tokenizer.agreement import check as check_tokenizer
+from ..tokenizer.equivalents import reads_blanks_behind_tokens
 from ..tokenizer.mtok import write_mtok
 from .lower import DecoderLowering
 
@@ -67,8 +70,9 @@ def emit_llm(module: Module, folder: Path, memory: str, threads: int) -> Bundle:
     if not tokenizer.is_file():
         raise PlanError(no_tokenizer(module.tokenizer_folder))
     folder.mkdir(parents=True, exist_ok=True)
-    text = TextConfig.read(module.tokenizer_folder)
-    write_mtok(tokenizer, folder / TOKENIZER, arch.eos, text.chat_template, text.bos, text.eos)
+    text = read_text_config(module.tokenizer_folder)
+    bos, eos = (text.special.get(name, "") for name in ("bos_token", "eos_token"))
+    write_mtok(tokenizer, folder / TOKENIZER, arch.eos, text.template or "", bos, eos)
     check_tokenizer(folder / TOKENIZER, tokenizer)
     with (folder / WEIGHTS).open("wb") as file:
         lowering = DecoderLowering(module, file)
@@ -89,6 +93,8 @@ def emit_llm(module: Module, folder: Path, memory: str, threads: int) -> Bundle:
         compare(module, folder)
     wide = [name for name, blob in lowering.blobs.items() if blob.bits == 32]
     notes = [f"`{name}` is stored as float32: float16 would overflow" for name in wide]
+    if reads_blanks_behind_tokens(read_tokenizer(tokenizer)):
+        notes.append("MNN reads text right behind a special token with a blank before it; `edgec run` does not")
     return Bundle(lowering.blobs, storage, notes)
 
 
@@ -127,34 +133,6 @@ def _weights(module: Module) -> Iterator[Weight]:
             yield weight
 
 
-@dataclass(frozen=True)
-class TextConfig:
-    """What tokenizer_config.json says beside the tokenizer itself."""
-
-    chat_template: str
-    bos: str
-    eos: str
-
-    @classmethod
-    def read(cls, folder: Path) -> TextConfig:
-        """Read tokenizer_config.json; a chat_template.jinja beside it takes precedence. Absent files give ""."""
-        path = folder / "tokenizer_config.json"
-        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        template = config.get("chat_template") or ""
-        if isinstance(template, list):  # several, by name
-            template = next((entry["template"] for entry in template if entry["name"] == "default"), "")
-        own = folder / "chat_template.jinja"
-        if own.is_file():
-            template = own.read_text(encoding="utf-8")
-        return cls(template, *(_token(config.get(key)) for key in ("bos_token", "eos_token")))
-
-
-def _token(value: Any) -> str:
-    if isinstance(value, dict):
-        value = value.get("content")
-    return value or ""
-
-
 def _run_config(memory: str, threads: int, context: int) -> dict[str, Any]:
     return {
         "llm_model": MODEL,
@@ -183,8 +161,10 @@ def _model_config(module: Module, text: TextConfig) -> dict[str, Any]:
         "attention_type": "full",
         "is_mrope": False,
     }
-    if text.chat_template:
-        config["jinja"] = {"chat_template": text.chat_template, "bos": text.bos, "eos": text.eos}
+    if text.template:
+        names = {"bos": "bos_token", "eos": "eos_token"}
+        tokens = {ours: text.special.get(name, "") for ours, name in names.items()}
+        config["jinja"] = {"chat_template": text.template, **tokens}
     return config
 
 

@@ -15,10 +15,14 @@ where its engine differs from `tokenizers` are met here:
 * Added tokens outside the vocabulary decode to nothing. Those that are not special enter it, spelled in the byte
   alphabet where the decoder reads one.
 * A table of ids must have no holes: they are filled with empty strings, which no text reaches.
+
+Components that the format has in another form are written as that (`equivalents`): `Digits` as a split on numbers, the
+splitting half of `Metaspace` too. `truncation` and `padding` are no part of reading a text, as in `transformers`.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,9 +31,12 @@ from typing import Any, BinaryIO, NoReturn
 
 from ....compiler.diagnostics.diagnostic import fail
 from ....compiler.sources.tokenizer.tokenizer_file import read_tokenizer
+from .equivalents import MARK, byte_alphabet, covers_all_bytes, prepends, with_equivalents
 
 _BEHAVIOURS = {"Isolated": 0, "Removed": 1, "MergedWithPrevious": 2}
+_AS_ORT = "deploy the model `as ort`, whose runner reads any tokenizer.json"
 _ITEM = Mapping[str, Any]
+_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 _LAST_CODE_POINT = 0x30000  # no canonical composition lies above
 
 
@@ -42,9 +49,11 @@ def write_mtok(
     eos: str = "",
 ) -> None:
     """Write `out` from the `tokenizer.json` at `tokenizer`; `stops` are the ids that end a generation."""
-    spec = read_tokenizer(tokenizer)
+    spec = with_equivalents(read_tokenizer(tokenizer))
     _refuse_features(spec)
     added = spec.get("added_tokens") or []
+    if spec["model"].get("byte_fallback"):  # MNN reads a special `<0x20>` as the blank that it decodes to
+        added = [token for token in added if not _BYTE.fullmatch(token["content"])]
     special = [token["id"] for token in added if token.get("special")]
     with out.open("wb") as file:
         prefix = _prefix(spec.get("post_processor"))
@@ -61,6 +70,7 @@ def write_mtok(
 
 
 def _refuse(component: str, what: str, help: str | None = None) -> NoReturn:
+    help = help or _AS_ORT
     fail("E0720", f"MNN's tokenizer cannot carry the {component} of this tokenizer.json: {what}", help=help)
 
 
@@ -71,11 +81,9 @@ def _refuse_features(spec: _ITEM) -> None:
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             _refuse("model", f"it sets `{key}`")
-    if model.get("unk_token") and not model.get("byte_fallback"):
-        _refuse("model", f"it maps unknown characters to `{model['unk_token']}` without `byte_fallback`")
-    for key in ("truncation", "padding"):
-        if spec.get(key):
-            _refuse(key, "it is not null", help=f"set `{key}` to null in tokenizer.json")
+    if model.get("unk_token") and not model.get("byte_fallback") and not covers_all_bytes(spec):
+        what = f"it maps unknown characters to `{model['unk_token']}` without `byte_fallback`"
+        _refuse("model", what, help=_AS_ORT)
     plain = (spec.get("normalizer") or {}).get("type", "NFC") == "NFC"
     for token in spec.get("added_tokens") or []:
         if token.get("single_word"):
@@ -121,6 +129,8 @@ def _pre_tokenizer(file: BinaryIO, item: _ITEM | None) -> None:
             _refuse("pre-tokenizer", "`Split` on a plain string")
         file.write(b"\x04" + _string(item["pattern"]["Regex"]))
         file.write(struct.pack("<BB", bool(item.get("invert")), _BEHAVIOURS[behaviour]))
+    elif kind == "Metaspace":
+        file.write(b"\x03" + _string(item.get("replacement", MARK)) + bytes([prepends(item)]))
     elif kind == "Sequence":
         _sequence(file, 6, item["pretokenizers"], _pre_tokenizer)
     else:
@@ -136,6 +146,8 @@ def _decoder(file: BinaryIO, item: _ITEM | None) -> None:
         file.write(bytes([simple[kind]]))
     elif kind == "Replace":
         file.write(b"\x05" + _string(_plain_pattern("decoder", item)) + _string(item["content"]))
+    elif kind == "Metaspace":
+        file.write(b"\x02" + _string(item.get("replacement", MARK)) + bytes([prepends(item)]))
     elif kind == "Strip":
         file.write(b"\x06" + _string(item["content"]) + struct.pack("<II", item["start"], item["stop"]))
     elif kind == "Sequence":
@@ -234,9 +246,8 @@ def _string(text: str) -> bytes:
 
 def _in_bytes(text: str) -> str:
     """`text` spelled in GPT-2's byte alphabet: one printable character per byte."""
-    visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    hidden = {byte: chr(256 + i) for i, byte in enumerate(b for b in range(256) if b not in visible)}
-    return "".join(hidden.get(byte, chr(byte)) for byte in text.encode())
+    alphabet = byte_alphabet()
+    return "".join(alphabet[byte] for byte in text.encode())
 
 
 def compositions() -> list[tuple[str, str]]:
