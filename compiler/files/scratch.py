@@ -1,6 +1,6 @@
 """Scratch folders that end with their process, or with the next command after it.
 
-    $TMPDIR/edgec-qnn-x1y2z3/        one folder per use; removed when its `with` block ends, however it ends
+    $TMPDIR/edgec-qnn-scratch-x1y2/  one folder per use; removed when its `with` block ends, however it ends
         lock                         flock, held by the process that uses the folder; says who it is
         work/                        what the caller gets
 
@@ -13,14 +13,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 PREFIX = "edgec-"
 _LOCK, _WORK = "lock", "work"
+_OURS = re.compile(r"(edgec-[a-z-]+-scratch|\.edgec-partial)-[a-z0-9_]{8}")
+_YOUNG = 60.0  # seconds: a folder this new may be about to get its lock
 _MAGIC = "a scratch folder of edgec\n"
 
 
@@ -39,7 +43,7 @@ _held: set[Scratch] = set()
 @contextlib.contextmanager
 def scratch_folder(what: str, parent: Path | None = None) -> Iterator[Path]:
     """An empty folder for the block, in `parent` (default: the system's folder for temporary files)."""
-    held = hold(f"{PREFIX}{what}-", parent or Path(tempfile.gettempdir()))
+    held = hold(f"{PREFIX}{what}-scratch-", parent or Path(tempfile.gettempdir()))
     try:
         yield held.work
     finally:
@@ -89,8 +93,9 @@ def abandoned(parent: Path, prefix: str = PREFIX) -> Iterator[Path]:
         try:
             descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
         except FileNotFoundError:
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # only an empty one goes: its process ended before it had a lock
+            with contextlib.suppress(OSError):  # its process ended before it had a lock: only an empty one goes
+                if _OURS.fullmatch(folder.name) and time.time() - folder.stat().st_mtime > _YOUNG:
+                    folder.rmdir()
             continue
         except OSError:
             continue
