@@ -145,7 +145,7 @@ def _install(held: scratch.Scratch, final: Path, replaceable: Callable[[Path], b
 def _claimed(final: Path) -> Iterator[scratch.Scratch]:
     """A scratch folder beside `final`, after what ended compiles left there was cleared; E0907 if one is at work."""
     with _locked(final.parent):
-        for folder in scratch.abandoned(final.parent, _PREFIX):
+        for folder in scratch.abandoned(final.parent, _PREFIX, young=-1):  # under the lock nobody is making one
             _put_back(folder)
             scratch.remove(folder)
         for folder in scratch.scratch_folders(final.parent, _PREFIX):

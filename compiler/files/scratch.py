@@ -87,14 +87,17 @@ def sweep(parent: Path, prefix: str = PREFIX) -> None:
         remove(folder)
 
 
-def abandoned(parent: Path, prefix: str = PREFIX) -> Iterator[Path]:
-    """The scratch folders of ended processes in `parent`, each locked until the next one is asked for."""
+def abandoned(parent: Path, prefix: str = PREFIX, young: float = _YOUNG) -> Iterator[Path]:
+    """The scratch folders of ended processes in `parent`, each locked until the next one is asked for.
+
+    An empty one without a lock is removed if it is older than `young` seconds.
+    """
     for folder in scratch_folders(parent, prefix):
         try:
             descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
         except FileNotFoundError:
             with contextlib.suppress(OSError):  # its process ended before it had a lock: only an empty one goes
-                if _OURS.fullmatch(folder.name) and time.time() - folder.stat().st_mtime > _YOUNG:
+                if _OURS.fullmatch(folder.name) and time.time() - folder.stat().st_mtime > young:
                     folder.rmdir()
             continue
         except OSError:
