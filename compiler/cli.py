@@ -149,6 +149,7 @@ def _check(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--fast", action="store_true", help="leave out the dry run: what the targets take of the graphs"
     )
+    _no_prove(command)
 
 
 def _compile(command: argparse.ArgumentParser) -> None:
@@ -162,7 +163,18 @@ def _compile(command: argparse.ArgumentParser) -> None:
     compared = "run the model before and after each pass; fail if outputs differ by more than the pass allows"
     add("--verify-each", action="store_true", help=compared)
     add("--explain-skips", action="store_true", help="print each node that a pass did not change, and why")
+    _no_prove(command)
     add("--quiet", action="store_true", help="print no progress")
+
+
+def _no_prove(command: argparse.ArgumentParser) -> None:
+    refused = "refuse what no conformance table holds, instead of running it on the engine first"
+    command.add_argument("--no-prove", action="store_true", help=refused)
+
+
+def _prove(command: argparse.ArgumentParser) -> None:
+    _plan(command)
+    command.add_argument("--quiet", action="store_true", help="print no progress")
 
 
 def _run(command: argparse.ArgumentParser) -> None:
@@ -242,6 +254,7 @@ def _run_schema(_arguments: argparse.Namespace) -> int:
 _COMMANDS: dict[str, _Command] = {
     "compile": _Command("compile a plan into a bundle", "compile:run_compile", _compile, tidies=True),
     "check": _Command("find every mistake in a plan, without reading a weight", "check:run_check", _check, tidies=True),
+    "prove": _Command("run what no conformance table holds of a plan, and keep the rows", "prove:run_prove", _prove),
     "run": _Command("run a bundle on this machine", "run:run_run", _run, tidies=True),
     "verify": _Command(
         "check a bundle: hashes, binaries, errors against the float model, perplexity",

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .compile.compile_model import CompiledModel, CompileOptions, Progress, compile_model
 from .compile.requirements import Measured, check_requirements, measure_models
-from .diagnostics.diagnostic import Diagnostic, EdgecError, PlanError, RequirementError, fail
+from .diagnostics.diagnostic import Diagnostic, EdgecError, RequirementError, fail
 from .diagnostics.nearest import nearest_help
 from .files.cache import make_root
 
 if TYPE_CHECKING:
+    from .compile.prove import Proven as Proven
     from .plan.plan import Deploy, Plan
 
 __all__ = ["BrokenRequirement", "CompileOptions", "CompileResult", "check_plan", "compile_plan", "load_plan"]
@@ -78,11 +79,13 @@ def check_plan(
     text: str | None = None,
     fast: bool = False,
     progress: Progress = lambda _text: None,
+    prove: bool = True,
 ) -> tuple[Plan | None, list[Diagnostic], dict[str, str]]:
     """The plan (None if it has errors), all diagnostics, and file -> text for code frames.
 
     `text` is checked as if it were the content of `path`. Unless `fast`, what the targets would refuse is among the
-    errors, found by a dry run of the compile; `progress` is told which graphs that looks at.
+    errors, found by a dry run of the compile; `progress` is told which graphs that looks at. What no table holds is a
+    note that says how much would be run; with `prove` off it is among the errors.
     """
     from ..dsl import check_file
 
@@ -92,11 +95,28 @@ def check_plan(
     from .compile.dry_run import refuse_early
     from .runtime.check_texts import check_texts
 
-    refused = refuse_early(plan, progress)
+    findings = refuse_early(plan, progress)
     wrong, warnings = check_texts(plan)
-    refused = list(dict.fromkeys((*refused, *wrong)))
+    refused, notes = list(dict.fromkeys((*findings.refused, *wrong))), []
     plan = dataclasses.replace(plan, warnings=(*plan.warnings, *warnings))
-    return None if refused else plan, [*diagnostics, *warnings, *refused], sources
+    if findings.unproven:
+        from .compile.prove import outlook, unproven
+
+        refused += [] if prove else unproven(findings)
+        notes = list(outlook(findings)) if prove else []
+    return None if refused else plan, [*diagnostics, *warnings, *refused, *notes], sources
+
+
+def prove_plan(plan: Plan, progress: Progress = lambda _text: None) -> list[Proven]:
+    """Run what no table holds of `plan`, and nothing else; PlanError with what is wrong or refused anyway."""
+    from .compile.prove import settle
+
+    try:
+        make_root()
+        return settle(plan, True, progress)
+    except EdgecError as error:
+        error.sources = error.sources or plan.sources
+        raise
 
 
 class BrokenRequirement(RequirementError):
@@ -114,7 +134,7 @@ def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions
     then kept as `<name>.rejected`, and what stood at `output` is untouched.
     """
     from .bundle.write import rejected_path, write_bundle
-    from .compile.dry_run import refuse_early
+    from .compile.prove import settle
     from .runtime.check_texts import check_texts
 
     options = options or CompileOptions()
@@ -124,8 +144,7 @@ def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions
 
     def build(directory: Path) -> None:
         wrong, warnings = check_texts(plan)
-        if refused := list(dict.fromkeys((*refuse_early(plan, options.progress), *wrong))):
-            raise PlanError(*refused)
+        settle(plan, options.prove, options.progress, wrong)
         known = dataclasses.replace(plan, warnings=tuple(dict.fromkeys((*plan.warnings, *warnings))))
         models = compile_models(plan, directory, options)
         measured = measure_models(plan, models, options.progress)

@@ -26,7 +26,7 @@ ALLOWED = {
     "calibration": "diagnostics ir oracle sources",
     "pipeline": "diagnostics files ir oracle sources calibration",
     "plan": "diagnostics ir sources calibration pipeline",
-    "emit": "diagnostics ir pipeline plan",
+    "emit": "diagnostics files ir pipeline plan",
     "partition": "diagnostics ir bundle emit",
     "registry": "plan diagnostics ir sources pipeline emit",
     "compile": "diagnostics files ir bundle oracle sources calibration pipeline plan emit partition registry",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgec.compiler.diagnostics.diagnostic import RequirementError as RequirementError
     from edgec.compiler.driver import BrokenRequirement as BrokenRequirement
     from edgec.compiler.driver import CompileResult as CompileResult
+    from edgec.compiler.emit.conformance.proof import Proven as Proven
     from edgec.compiler.plan.plan import Plan as Plan
     from edgec.compiler.python.cache_calls import cache as cache
     from edgec.compiler.python.calls import CheckResult as CheckResult
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from edgec.compiler.python.calls import compile as compile
     from edgec.compiler.python.calls import inspect as inspect
     from edgec.compiler.python.calls import load as load
+    from edgec.compiler.python.calls import prove as prove
     from edgec.compiler.python.opened_bundle import Bundle as Bundle
     from edgec.compiler.python.opened_bundle import Generation as Generation
     from edgec.compiler.python.opened_bundle import open as open
@@ -47,6 +49,7 @@ _PLACES = {
     "Generation": "python.opened_bundle",
     "Plan": "plan.plan",
     "PlanError": "diagnostics.diagnostic",
+    "Proven": "emit.conformance.proof",
     "RequirementError": "diagnostics.diagnostic",
     "cache": "python.cache_calls",
     "check": "python.calls",
@@ -54,6 +57,7 @@ _PLACES = {
     "inspect": "python.calls",
     "load": "python.calls",
     "open": "python.opened_bundle",
+    "prove": "python.calls",
 }
 
 __all__ = [*_PLACES]

@@ -34,15 +34,15 @@ def _check(path: Path, arguments: argparse.Namespace) -> tuple[bool, list[Diagno
 
     text = read_plan_text(sys.stdin.buffer, "<stdin>") if str(path) == "-" else None
     path = Path("<stdin>") if text is not None else path
-    plan, diagnostics, sources = check_plan(path, arguments.defines, text, fast=arguments.fast, progress=say)
+    plan, diagnostics, sources = check_plan(path, arguments.defines, text, arguments.fast, say, not arguments.no_prove)
     wrong = plan is None
     show(diagnostics, sources)
     errors = sum(d.severity == "error" for d in diagnostics)
     if not arguments.json:
         if said := accepted(diagnostics):
             print(visible(said), file=sys.stderr)
-        open_ = sum(not d.accepted for d in diagnostics)
-        counts = (errors, "error"), (open_ - errors, "warning")
+        warnings = sum(d.severity == "warning" and not d.accepted for d in diagnostics)
+        counts = (errors, "error"), (warnings, "warning")
         said = [count(number, word) for number, word in counts if number]
         print(visible(f"{path}: {', '.join(said) or 'ok'}"), file=sys.stderr if wrong else sys.stdout)
     return not wrong, diagnostics

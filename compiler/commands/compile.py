@@ -26,13 +26,14 @@ def run_compile(arguments: argparse.Namespace) -> int:
     show(plan.warnings, plan.sources)
     if said := accepted(plan.warnings):
         print(visible(said), file=sys.stderr)
-    with _Progress(quiet=arguments.quiet or arguments.json) as progress:
+    with Progress(quiet=arguments.quiet or arguments.json) as progress:
         options = CompileOptions(
             jobs=arguments.jobs,
             print_after=tuple(arguments.print_after),
             time_passes=arguments.time_passes,
             verify_each=arguments.verify_each,
             explain_skips=arguments.explain_skips,
+            prove=not arguments.no_prove,
             progress=progress.say,
         )
         broken: tuple[Diagnostic, ...] = ()
@@ -50,7 +51,7 @@ def run_compile(arguments: argparse.Namespace) -> int:
     return 3 if broken else 0
 
 
-class _Progress:
+class Progress:
     """One line on stderr that changes on a terminal, lines elsewhere."""
 
     def __init__(self, quiet: bool) -> None:
@@ -62,7 +63,7 @@ class _Progress:
         self.status = self.console.status("") if self.console.is_terminal and not quiet else None
         self.started, self.sparse = time.perf_counter(), Sparse()
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> Progress:
         if self.status:
             self.status.start()
         return self
@@ -72,6 +73,7 @@ class _Progress:
             self.status.stop()
 
     def say(self, text: str) -> None:
+        """A line of progress, with the seconds so far."""
         if self.status and isinstance(text, Passing):
             self.status.update(self.plain(visible(text)))
             return

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ..diagnostics.diagnostic import Diagnostic, EngineError, Label, PlanError, Span
+from ..emit.conformance.proof import Proof, plan_trials
 from ..emit.refusals import grouped
 from ..emit.target import CheckRequest, TakesRequest
 from ..ir.levels import Level
@@ -25,6 +26,7 @@ from .remembered import held_before, key_of, remember
 
 if TYPE_CHECKING:
     from ..emit.capabilities import Refusal
+    from ..emit.target import Target
     from ..ir.module import Module
     from ..plan.plan import Deploy, Plan
 
@@ -36,25 +38,39 @@ def open_questions(plan: Plan) -> list[Deploy]:
     return [deploy for deploy in plan.deploys if _needs_graph(plan, deploy) or _reads_text(plan, deploy)]
 
 
-def refuse_early(plan: Plan, progress: Progress = lambda _text: None) -> list[Diagnostic]:
+@dataclass
+class Findings:
+    """What a dry run found: `refused`, and what no table holds, which a run of the engine would tell.
+
+    unproven  refusals for that reason alone, as they read where nothing may be run
+    proofs    what would be run, of each deploy
+    """
+
+    refused: list[Diagnostic] = field(default_factory=list)
+    unproven: list[Diagnostic] = field(default_factory=list)
+    proofs: list[Proof] = field(default_factory=list)
+
+
+def refuse_early(plan: Plan, progress: Progress = lambda _text: None) -> Findings:
     """Everything that a compile of `plan` would refuse and that can be told without reading a weight.
 
     A plan without such a question, or one whose dry run held before, is answered in milliseconds.
     """
     if not open_questions(plan):
-        return []
+        return Findings()
     key = key_of(plan)
     if held_before(key):
-        return []
+        return Findings()
     found = dry_run(plan, progress)
-    if not found:
+    if not found.refused and not found.unproven:
         remember(key)
     return found
 
 
-def dry_run(plan: Plan, progress: Progress = lambda _text: None) -> list[Diagnostic]:
+def dry_run(plan: Plan, progress: Progress = lambda _text: None) -> Findings:
     """As `refuse_early`, done anew."""
-    found: list[Diagnostic] = []
+    all_: Findings = Findings()
+    found = all_.refused
     modules: dict[str, Module] = {}
     for deploy in open_questions(plan):
         progress(f"looking at what `as {deploy.target}` takes of `{deploy.model}`")
@@ -64,10 +80,14 @@ def dry_run(plan: Plan, progress: Progress = lambda _text: None) -> list[Diagnos
             module = modules[deploy.model].clone()
             found += _text_problems(plan, deploy, module)
             if _needs_graph(plan, deploy):
-                found += _Deployed(plan, deploy, module).refused()
+                deployed = _Deployed(plan, deploy, module)
+                found += deployed.refused()
+                all_.unproven += deployed.unproven
+                all_.proofs += deployed.proofs
         except (PlanError, EngineError) as error:
             found += [one if one.at is not None else replace(one, at=Label(deploy.span)) for one in error.diagnostics]
-    return list(dict.fromkeys(found))
+    all_.refused = list(dict.fromkeys(found))
+    return all_
 
 
 def dried(module: Module) -> Module:
@@ -130,6 +150,8 @@ class _Deployed:
     deploy: Deploy
     module: Module
     formats: dict[str, Span] = field(default_factory=dict)  # node -> the line that gave its weight a format
+    unproven: list[Diagnostic] = field(default_factory=list)
+    proofs: list[Proof] = field(default_factory=list)
 
     def refused(self) -> Iterator[Diagnostic]:
         from ..ir.weights import WeightsUnread
@@ -166,13 +188,34 @@ class _Deployed:
         for cls, parts in parts_by_target(self.deploy, cut_module(self.module, self.deploy, steps).parts).items():
             options = self.deploy.options if cls.name == self.deploy.target else cls.Options()
             request = TakesRequest(self.module, parts, self.plan.devices[0], options)
-            by_line: dict[Span, list[Refusal]] = {}
-            for refusal in cls().takes(request):
-                by_line.setdefault(self._line(refusal, steps), []).append(refusal)
-            for line, refusals in by_line.items():
-                here = Label(self.deploy.span, f"deployed as {self.deploy.target} here")
-                also = () if line == self.deploy.span else (here,)
-                yield from grouped(refusals, Label(line), also)
+            refusals = list(cls().takes(request))
+            open_ = self._provable(cls(), request, [one for one in refusals if one.unproven])
+            self.unproven += self._told([one for one in refusals if id(one) in open_], steps)
+            yield from self._told([one for one in refusals if id(one) not in open_], steps)
+
+    def _told(self, refusals: Iterable[Refusal], steps: Sequence[Step]) -> Iterator[Diagnostic]:
+        """Refusals at the lines of the plan that they follow from."""
+        by_line: dict[Span, list[Refusal]] = {}
+        for refusal in refusals:
+            by_line.setdefault(self._line(refusal, steps), []).append(refusal)
+        for line, own in by_line.items():
+            here = Label(self.deploy.span, f"deployed as {self.deploy.target} here")
+            also = () if line == self.deploy.span else (here,)
+            yield from grouped(own, Label(line), also)
+
+    def _provable(self, target: Target, request: TakesRequest, refusals: Sequence[Refusal]) -> set[int]:
+        """Which of these a run of the engine can answer; what is to be run goes to `proofs`."""
+        prover = target.prover(request) if refusals else None
+        if prover is None:
+            return set()
+        uses = list(dict.fromkeys(use for refusal in refusals for use in refusal.unproven))
+        trials, left = plan_trials(prover, uses)
+        closed = set(left)
+        found = [one for one in refusals if closed.isdisjoint(one.unproven)]
+        asked = tuple(use for one in found for use in one.unproven)
+        if found:
+            self.proofs.append(Proof(self.deploy.model, target.name, self.deploy.span, prover, asked, tuple(trials)))
+        return {id(one) for one in found}
 
     def _line(self, refusal: Refusal, steps: Sequence[Step]) -> Span:
         """The line a user would change: of the weight's format, of the place, or of the shapes."""

@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..emit.conformance.local_table import stamp
 from ..files import cache
 from ..registry import find_target
 
@@ -56,6 +57,7 @@ def _parts(plan: Plan) -> Iterator[str]:
     yield from map(_file, texts)
     yield from map(_file, _code(plan))
     yield from _own_files()
+    yield stamp()
     yield from (f"{name} {_version(name)}" for name in ("onnx", "onnx-ir", "onnxruntime-qnn", "MNN"))
 
 

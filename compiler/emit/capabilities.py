@@ -16,6 +16,7 @@ from ..diagnostics.wording import join_or
 
 if TYPE_CHECKING:
     from ..pipeline.demands import Demands
+    from .conformance.op_class import Use
 
 Cause = Literal["place", "format", "shape"]  # which line of the plan a user would change: where a node runs, its
 # weight's format, or the numbers of tokens and positions
@@ -31,6 +32,7 @@ class Refusal:
     help: str | None = None
     cause: Cause = "place"
     alone: bool = True  # whatever the node reads; False: perhaps only because what it reads was refused
+    unproven: tuple[Use, ...] = field(default=(), compare=False)  # only because no table holds these: they can be run
 
 
 @dataclass(frozen=True)

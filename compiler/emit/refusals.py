@@ -18,6 +18,8 @@ from .capabilities import Cause, Refusal
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from .conformance.op_class import Use
+
 _SHOWN = 3  # patterns of names in one diagnostic
 
 
@@ -30,10 +32,16 @@ class Refused(Exception):
 
 
 def refuse(
-    code: str, message: str, node: str = "", help: str | None = None, cause: Cause = "place", alone: bool = True
+    code: str,
+    message: str,
+    node: str = "",
+    help: str | None = None,
+    cause: Cause = "place",
+    alone: bool = True,
+    unproven: tuple[Use, ...] = (),
 ) -> NoReturn:
     """Raise `Refused`; `{}` in `message` is the node, `{on}` in `help` its name as a plan quotes it."""
-    raise Refused(Refusal(code, message, node, help, cause, alone))
+    raise Refused(Refusal(code, message, node, help, cause, alone, unproven))
 
 
 class Refusals:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..pipeline.step import Step
     from ..plan.devices import Device
     from ..plan.plan import Deploy, Plan
+    from .conformance.proof import Prover
     from .engine_protocols import LanguageModel
 
 
@@ -114,6 +115,10 @@ class Target:
         ends the dry run. What only numbers or an engine can tell is left to `emit`.
         """
         return ()
+
+    def prover(self, request: TakesRequest) -> Prover | None:
+        """What runs the uses of these parts that no table holds (`Refusal.unproven`); None: they are refused."""
+        return None
 
     def emit(self, job: EmitJob) -> Emission:
         """Write the parts, read them back, and return the manifest's entries."""

@@ -12,7 +12,7 @@ from ..diagnostics.diagnostic import Diagnostic, PlanError, render
 from ..diagnostics.wording import count
 
 if TYPE_CHECKING:
-    from ..driver import CompileResult
+    from ..driver import CompileResult, Proven
     from ..plan.plan import Plan
 
 Defines = Mapping[str, object]
@@ -71,7 +71,12 @@ class CheckResult:
 
 
 def check(
-    plan: str | Path, *, defines: Defines | None = None, folder: str | Path = ".", fast: bool = False
+    plan: str | Path,
+    *,
+    defines: Defines | None = None,
+    folder: str | Path = ".",
+    fast: bool = False,
+    prove: bool = True,
 ) -> CheckResult:
     """Find the mistakes in a plan before any weight is read.
 
@@ -79,11 +84,12 @@ def check(
     defines  values of `let` statements, as `edgec check -D name=value` gives them
     folder   of a text: the folder that its paths are relative to
     fast     leave out the dry run, which finds what the targets refuse
+    prove    what no conformance table holds is a note, because a compile runs it; off: an error
     """
     from ..driver import check_plan
 
     path, text = _path_or_text(plan, folder)
-    found, diagnostics, sources = check_plan(path, _defines(defines), text, fast)
+    found, diagnostics, sources = check_plan(path, _defines(defines), text, fast, prove=prove)
     return CheckResult(found, tuple(diagnostics), sources)
 
 
@@ -100,6 +106,7 @@ def compile(
     folder: str | Path = ".",
     jobs: int = 1,
     verify_each: bool = False,
+    prove: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> CompileResult:
     """Compile a plan into the folder `output`, by default `build/<name of the plan>`.
@@ -107,6 +114,7 @@ def compile(
     plan         a path, a text, or what `load` returned (`defines` and `folder` are then as loaded)
     jobs         models compiled at the same time
     verify_each  run every model before and after each pass and compare
+    prove        run first what no conformance table holds; off: it is refused
     progress     called with a line of text at the start of each step, from any of `jobs` threads
 
     Raises PlanError for a mistake in the plan or a model, EngineError when an engine fails, and BrokenRequirement
@@ -118,8 +126,27 @@ def compile(
     checked = plan
     if not isinstance(checked, Plan):  # a compile does the dry run itself
         checked = check(checked, defines=defines, folder=folder, fast=True).raise_errors()
-    options = CompileOptions(jobs=jobs, verify_each=verify_each, progress=progress or (lambda _text: None))
+    options = CompileOptions(jobs=jobs, verify_each=verify_each, prove=prove, progress=progress or (lambda _text: None))
     return compile_plan(checked, None if output is None else Path(output), options)
+
+
+def prove(
+    plan: str | Path | Plan,
+    *,
+    defines: Defines | None = None,
+    folder: str | Path = ".",
+    progress: Callable[[str], None] | None = None,
+) -> list[Proven]:
+    """Run what no conformance table holds of a plan, beside the oracle; the rows are kept for every later compile.
+
+    Each `Proven` has the `trial` and its `row`. Empty: nothing was to be run. PlanError (E0640, E0707, E0710) for what
+    came out wrong, with its figures. Arguments as for `compile`.
+    """
+    from ..driver import prove_plan
+    from ..plan.plan import Plan
+
+    checked = plan if isinstance(plan, Plan) else check(plan, defines=defines, folder=folder, fast=True).raise_errors()
+    return prove_plan(checked, progress or (lambda _text: None))
 
 
 def inspect(path: str | Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from .check import no_tokenizer
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ...compiler.emit.conformance.proof import Prover
     from ...compiler.emit.engine_protocols import LanguageModel
 
 
@@ -78,6 +79,12 @@ class MnnTarget(Target):
 
         refuse_tokenizer(request.module)
         return refused_graph(request)
+
+    def prover(self, request: TakesRequest) -> Prover:
+        """Runs uses on MNN; see `conformance/prove.py`."""
+        from .conformance.prove import MnnProver
+
+        return MnnProver(request.parts)
 
     def emit(self, job: EmitJob) -> Emission:
         """Write the model's folder and read it back."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ...compiler.diagnostics.diagnostic import Diagnostic
+    from ...compiler.emit.conformance.proof import Prover
     from ...compiler.emit.engine_protocols import CallTime, GraphSession
 
 
@@ -49,6 +50,13 @@ class QnnTarget(Target):
         from .check.graphs import refused_graphs
 
         return refused_graphs(request)
+
+    def prover(self, request: TakesRequest) -> Prover:
+        """Runs uses on the emulator for the plan's chip; see `conformance/prove.py`."""
+        from .conformance.prove import HtpProver
+        from .htp.chip import Chip
+
+        return HtpProver(Chip.of(request.device), request.parts)
 
     def emit(self, job: EmitJob) -> Emission:
         """Write the context binaries of one part; see `emit.py`."""

@@ -30,6 +30,7 @@ from ...compiler.ir.activation_encodings import Encoding
 from ...compiler.ir.save import save_graphs
 from .call_time import remember
 from .check.graphs import refused_uses
+from .conformance.legality import local_evidence
 from .htp.chip import Chip, tool_versions
 from .htp.compile import Compiled, compile_shared, compile_twin
 from .htp.context_binary import TensorSpec, check_encodings
@@ -61,7 +62,8 @@ def emit(job: EmitJob) -> Emission:
     chip = Chip.of(job.device)
     with blamed_on(job.origin):
         graphs = _lower_parts(job)
-        if refused := refused_uses((use for lowered in graphs.values() for use in lowered.uses), chip.arch):
+        uses = [use for lowered in graphs.values() for use in lowered.uses]
+        if refused := refused_uses(uses, chip.arch):
             raise PlanError(*grouped(refused))
         names = [
             {bucket: _graph_name(job, index, bucket) for bucket in part.graphs} for index, part in enumerate(job.parts)
@@ -74,7 +76,7 @@ def emit(job: EmitJob) -> Emission:
             key, compiled = _compile(job, own, chip, file)
             made.append(compiled)
             parts |= {job.parts[i].name: _entry(job, names[i], compiled, key, chip, own) for i in share}
-    notes = []
+    notes = list(local_evidence(uses, chip.arch))
     if job.module.arch is not None:
         from .genie.config import write_config
 

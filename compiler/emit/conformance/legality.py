@@ -12,12 +12,14 @@ A class with one wrong row thus allows only the shapes that were measured.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from .op_class import Cell, ClassRule, Use
 from .table import RIGHT, Row
 
 _SAY = {"wrong": "computes wrong numbers", "rejected": "refuses it", "crash": "crashes"}
+_OFF = {"error": "by {:.2g} of the largest value", "cosine": "cosine {:.3g}"}
 
 
 class Legality:
@@ -48,6 +50,11 @@ class Legality:
         least, most = min(measured), max(measured)
         return f"was run on {self.place} with {name} from {least:g} to {most:g}, here {name} is {shape[name]}"
 
+    def unknown(self, use: Use) -> bool:
+        """Whether a use is not known to be right, and no row says that it is wrong: a run of it would tell."""
+        shape = dict(use.shape)
+        return self.problem(use) is not None and all(row.shape != shape for row in self._rows(use))
+
     def out_of_range(self, use: Use) -> str | None:
         """Which number of the use is outside what was run, in a class that is right; None: that is not the problem."""
         rows, shape = self._rows(use), dict(use.shape)
@@ -66,7 +73,13 @@ class Legality:
         return None
 
     def _bad(self, row: Row) -> str:
-        return f"is known to fail on {self.place}: the engine {_SAY[row.verdict]} at {described(row.shape)}"
+        off = [text.format(row.figures[name]) for name, text in _OFF.items() if _told(row, name)]
+        figures = f" (off {', '.join(off)})" if off else ""
+        return f"is known to fail on {self.place}: the engine {_SAY[row.verdict]} at {described(row.shape)}{figures}"
+
+
+def _told(row: Row, figure: str) -> bool:
+    return row.verdict == "wrong" and math.isfinite(row.figures.get(figure, math.nan))
 
 
 def described(shape: Mapping[str, Cell]) -> str:

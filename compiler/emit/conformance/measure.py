@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 UNENDED = "unended"
-_KEPT_EVERY = 100  # rows after which the table is written
+_KEPT_EVERY = 10  # rows after which the table is written
 
 
 @dataclass(frozen=True)

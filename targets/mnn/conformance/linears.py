@@ -39,11 +39,30 @@ class LinearFormat:
             return f"float{self.bits}"
         return WeightFormat(self.bits, self.block, self.symmetric).describe()
 
+    @classmethod
+    def parse(cls, name: str) -> LinearFormat | None:
+        """The format of this name; None for one that has more words."""
+        words = name.split()
+        match words:
+            case [bits, "block", block, grain] if block.isdecimal():
+                found = cls(int(bits.removeprefix("int")), int(block), grain == "symmetric")
+            case [bits, "per", "channel", grain]:
+                found = cls(int(bits.removeprefix("int")), None, grain == "symmetric")
+            case _:
+                return None
+        return found if found.name == name else None
+
+    def shapes(self) -> list[tuple[int, int]]:
+        """Outputs and inputs; inputs are whole blocks, at the last shape two or more."""
+        block, last = self.block or 1, len(_SHAPES) - 1
+        blocks = [max(-(-k // block), 2 if index == last else 1) for index, (_, k) in enumerate(_SHAPES)]
+        return [(n, count * block) for (n, _), count in zip(_SHAPES, blocks, strict=True)]
+
     def errors(self, folder: Path) -> dict[str, float]:
         """The worst error over shapes and token counts by memory mode."""
         found = {}
         for memory in ("normal", "low"):
-            runs = [run_linear(folder, self, *shape, memory) for shape in _SHAPES]
+            runs = [run_linear(folder, self, *shape, memory) for shape in self.shapes()]
             found[memory] = max(error for error, _ in runs)
             if runs[-1][1] != self.name:  # the last has several blocks of each size
                 raise ValueError(f"`{self.name}` was written as `{runs[-1][1]}`")

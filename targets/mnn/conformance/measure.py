@@ -6,9 +6,10 @@ which rounds activations to int8 on the way in.
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+
+import onnx_ir as ir
 
 from ....compiler.diagnostics.diagnostic import EngineError
 from ....compiler.emit.conformance.measure import Case
@@ -17,12 +18,8 @@ from ....compiler.emit.conformance.table import RIGHT, Row
 from ....compiler.files.scratch import scratch_folder
 from ..graph.ops import HANDLERS
 from .linears import LinearFormat, formats
-from .one_op_graphs import OpGraph, op_graphs
-from .table import PLACE, TABLE
-
-EXACT_BOUND = 1e-5  # memory = normal: float32 arithmetic on the stored weights
-LOW_BOUND = 0.03
-_TOOLS = ("MNN", "onnxruntime", "onnx")
+from .one_op_graphs import OpGraph, error_of, op_graphs
+from .table import EXACT_BOUND, LOW_BOUND, PLACE, TABLE, tool_versions
 
 
 class MnnBench:
@@ -47,23 +44,28 @@ class MnnBench:
     def run(self, place: str, cases: Iterable[Case]) -> Iterator[Row]:
         """One row per case."""
         for case in cases:
-            with scratch_folder("case") as folder:
-                verdict, figures = _run(case.make(), folder)
+            verdict, figures = run_case(case.make())
             yield Row(place, case.lowering, dict(self.shape_of(case)), verdict, figures)
 
     def tools(self) -> dict[str, str]:
         """Versions of the engine, the oracle and the schemas."""
-        return {tool: importlib.metadata.version(tool) for tool in _TOOLS}
+        return tool_versions()
 
 
-def _run(made: OpGraph | LinearFormat, folder: Path) -> tuple[str, dict[str, float]]:
+def run_case(made: OpGraph | LinearFormat | ir.Model) -> tuple[str, dict[str, float]]:
+    """The verdict and the figures of an op, of a graph with one op, or of a weight's format."""
+    with scratch_folder("case") as folder:
+        return _run(made, folder)
+
+
+def _run(made: OpGraph | LinearFormat | ir.Model, folder: Path) -> tuple[str, dict[str, float]]:
     try:
-        if isinstance(made, OpGraph):
-            figures = {"error": made.error(folder)}
-            right = figures["error"] <= EXACT_BOUND
-        else:
+        if isinstance(made, LinearFormat):
             figures = made.errors(folder)
             right = figures["normal"] <= EXACT_BOUND and figures["low"] <= LOW_BOUND
+        else:
+            figures = {"error": made.error(folder) if isinstance(made, OpGraph) else error_of(made, folder)}
+            right = figures["error"] <= EXACT_BOUND
     except EngineError as error:
         return "crash" if error.diagnostics[0].code == "E0990" else "rejected", {}
     return RIGHT if right else "wrong", figures

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,21 +55,29 @@ class OpGraph:
 
     def error(self, folder: Path) -> float:
         """The largest error over the sizes, relative to the largest magnitude."""
-        model, path = self.model(), folder / "case.mnn"
-        with weight_file(path).open("wb") as file:
-            lowering = GraphLowering(Module("case", {MAIN: model}), file, None)
-            lowering.run()
-        outputs = [value.name or "" for value in model.graph.outputs]
-        lowering.net.write(path, outputs)
-        session = MnnGraph(path, [value.name or "" for value in model.graph.inputs], outputs, "normal", 1, "MNN")
-        worst = 0.0
-        try:
-            for seed, size in enumerate(_SIZES):
-                feeds = random_feeds(model.graph, size, seed)
-                worst = max(worst, *relative_errors(session.run(feeds), reference(model, feeds)).values())
-        finally:
-            session.close()
-        return worst
+        return error_of(self.model(), folder)
+
+
+Numbers = Callable[[ir.Model, int, int], dict[str, np.ndarray]]  # inputs of a graph: size of its free dimensions, seed
+
+
+def error_of(model: ir.Model, folder: Path, numbers: Numbers = lambda m, s, n: random_feeds(m.graph, s, n)) -> float:
+    """The largest error of a graph over the sizes, relative to the largest magnitude."""
+    path = folder / "case.mnn"
+    with weight_file(path).open("wb") as file:
+        lowering = GraphLowering(Module("case", {MAIN: model}), file, None)
+        lowering.run()
+    outputs = [value.name or "" for value in model.graph.outputs]
+    lowering.net.write(path, outputs)
+    session = MnnGraph(path, [value.name or "" for value in model.graph.inputs], outputs, "normal", 1, "MNN")
+    worst = 0.0
+    try:
+        for seed, size in enumerate(_SIZES):
+            feeds = numbers(model, size, seed)
+            worst = max(worst, *relative_errors(session.run(feeds), reference(model, feeds)).values())
+    finally:
+        session.close()
+    return worst
 
 
 def _filled(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -31,6 +31,7 @@ from .ops import HANDLERS
 
 if TYPE_CHECKING:
     from ....compiler.emit.conformance.legality import Legality
+    from ....compiler.emit.conformance.op_class import Use
     from ....compiler.ir.module import Module
 
 _INLINE = 1 << 16  # elements of a constant that still goes through JSON
@@ -87,10 +88,15 @@ class GraphLowering:
             self.refuse(node, "no lowering for it")
         else:
             made = HANDLERS[node.op_type](self, node)  # refuses what it has no form for
-            problem = None if self.legality is None else self.legality.problem(use_of(node))
-            if problem is not None:
-                self.refuse(node, f"it {problem} (`targets/mnn/conformance/table.json`)")
+            self._judge(node)
         self._values[node.outputs[0]] = made
+
+    def _judge(self, node: ir.Node) -> None:
+        use = use_of(node)
+        problem = None if self.legality is None else self.legality.problem(use)
+        if self.legality is not None and problem is not None:
+            unproven = (use,) if self.legality.unknown(use) else ()
+            self.refuse(node, f"it {problem} (`targets/mnn/conformance/table.json`)", unproven)
 
     # --- what handlers ask ------------------------------------------------------------------------------------
 
@@ -173,13 +179,14 @@ class GraphLowering:
             node, "Reshape", [y, self._leading(name, x, len(leading), rows)], ("Reshape", {"dimType": "NCHW"})
         )
 
-    def refuse(self, node: ir.Node, why: str) -> NoReturn:
+    def refuse(self, node: ir.Node, why: str, unproven: tuple[Use, ...] = ()) -> NoReturn:
         """Raise E0710 for `node`; `why` completes "MNN cannot run it: …"."""
         refuse(
             "E0710",
             f"MNN cannot run {{}} ({node.op_type}) of `{self.module.name}`: {why}",
             node.name or "",
             help="deploy the model `as ort`, or rewrite this node with a pass of your own",
+            unproven=unproven,
         )
 
     # --- inside -----------------------------------------------------------------------------------------------

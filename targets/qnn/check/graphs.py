@@ -15,6 +15,7 @@ from ..lower.builder import WeightStore
 from ..lower.lower_graphs import lowerings
 
 _OF_BUCKETS = {"tokens", "context", "rows"}  # numbers of a use that buckets decide
+_OF_MODELS = {"n", "k", "vocab", "size", "heads", "kv_heads", "head_dim"}  # those that nothing in a plan changes
 
 
 def refused_graphs(request: TakesRequest) -> list[Refusal]:
@@ -31,43 +32,52 @@ def refused_graphs(request: TakesRequest) -> list[Refusal]:
 def refused_uses(uses: Iterable[Use], arch: int, table: ConformanceTable | None = None) -> list[Refusal]:
     """Every use that is not known to be right on v`arch`, once per node and lowering."""
     judge = legality(arch, table)
-    problems: dict[tuple, tuple[str, Cause] | None] = {}  # by lowering and shape, which most layers share
-    found: dict[tuple[str, str], Refusal] = {}
+    problems: dict[tuple, str | None] = {}  # by lowering and shape, which most layers share
+    found: dict[tuple[str, str], list[Use]] = {}  # by node and lowering: one use for each bucket
     for use in uses:
         kind = (use.lowering, use.shape)
         if kind not in problems:
-            problem = judge.problem(use)
-            problems[kind] = None if problem is None else (problem, _cause(use, judge))
-        problem = problems[kind]
-        if problem is not None and (use.node, use.lowering) not in found:
-            found[use.node, use.lowering] = _refusal(use, *problem, judge.place)
-    return list(found.values())
+            problems[kind] = judge.problem(use)
+        if problems[kind] is not None:
+            found.setdefault((use.node, use.lowering), []).append(use)
+    return [_refusal(_worst(own, judge), own, judge) for own in found.values()]
 
 
-def _refusal(use: Use, problem: str, cause: Cause, arch: str) -> Refusal:
-    *ways, last = _ways(use, cause, arch)
-    help = ", ".join(ways) + f", or {last}"
-    return Refusal("E0640", f"{{}} would become `{use.lowering}`, which {problem}", use.node, help, cause)
+def _worst(uses: list[Use], judge: Legality) -> Use:
+    """The one to tell of: what is known to be wrong comes before what was never run."""
+    return next((use for use in uses if not judge.unknown(use)), uses[0])
 
 
-def _cause(use: Use, judge: Legality) -> Cause:
+def _refusal(use: Use, uses: list[Use], judge: Legality) -> Refusal:
+    outside = judge.out_of_range(use)
+    ways = list(_ways(use, outside))
+    help = ways[0] if len(ways) == 1 else ", ".join(ways[:-1]) + f", or {ways[-1]}"
+    message = f"{{}} would become `{use.lowering}`, which {judge.problem(use)}"
+    unproven = tuple(uses) if all(judge.unknown(one) for one in uses) else ()
+    return Refusal("E0640", message, use.node, help, _cause(use, outside), unproven=unproven)
+
+
+def _cause(use: Use, outside: str | None) -> Cause:
     """Which line the use follows from: that of the buckets, of a weight's format, else the place."""
-    if judge.out_of_range(use) in _OF_BUCKETS:
+    if outside in _OF_BUCKETS:
         return "shape"
+    if outside in _OF_MODELS:
+        return "place"
     return "format" if {"bits", "weights"} & dict(use.shape).keys() else "place"
 
 
-def _ways(use: Use, cause: Cause, arch: str) -> Iterator[str]:
-    """What the user can do, as far as it changes this use; what most likely helps comes first."""
+def _ways(use: Use, outside: str | None) -> Iterator[str]:
+    """What the user can do, as far as it changes this use; what most likely helps comes first.
+
+    Where one number lies outside what was run, only what changes that number is offered.
+    """
     shape = dict(use.shape)
-    buckets = "choose other buckets" if shape.keys() & _OF_BUCKETS else None
-    if buckets and cause == "shape":
-        yield buckets
+    if outside in _OF_BUCKETS:
+        yield "choose other buckets"
     yield "`place (device = cpu) on {on}`"
-    if buckets and cause != "shape":
-        yield buckets
-    if shape.keys() & {"bits", "weights"}:
+    if outside is None and shape.keys() & _OF_BUCKETS:
+        yield "choose other buckets"
+    if outside not in _OF_BUCKETS | _OF_MODELS and shape.keys() & {"bits", "weights"}:
         yield "another weight format"
-    if use.lowering.startswith(("u8.", "u16.")):
+    if outside is None and use.lowering.startswith(("u8.", "u16.")):
         yield "leave its activations in fp16"
-    yield f"extend the table: `python -m edgec.targets.qnn.conformance --arch {arch}`"

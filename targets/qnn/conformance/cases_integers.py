@@ -12,7 +12,8 @@ from .one_op_graphs import GraphAndFeeds
 from .one_op_graphs_integers import attention, integers, linear
 
 TOKENS = (1, 4, 64, 128)
-BIG = 128 * 9728
+BIG = 128 * 18944
+VOCAB = 152064  # the largest of Qwen's
 FORMATS = (
     ("int4", "per_channel", 0),
     ("int8", "per_channel", 0),
@@ -51,7 +52,8 @@ def _linears(quick: bool) -> Iterator[Case]:
             shape = {"weights": weights, "format": format_, "block": block}
             for t in (1, 128) if quick else TOKENS:
                 yield _case(f"u{activations[4:]}.linear", make, tokens=t, k=256, n=128, **shape)
-            for t, k, n in corners:
+            heads = ((1, 256, VOCAB),) if format_ in NARROW else ()  # with float blocks minutes each
+            for t, k, n in (*corners, *heads):
                 yield _case(f"u{activations[4:]}.linear", make, tokens=t, k=k, n=n, **shape)
 
 
@@ -79,7 +81,7 @@ def _decoder(quick: bool) -> Iterator[Case]:
         yield _case("u16.rotary", _wrapped(makers.rotary), tokens=t, heads=heads, head_dim=128, turned=True)
     for kv in ("int16", "uint8"):
         for t in (1, 128):
-            for context in (512, 2048) if quick else (512, 2048, 4096):
+            for context in (512, 4096) if quick else (512, 2048, 4096):
                 shape = {"heads": 8, "kv_heads": 2, "head_dim": 32, "kv": kv}
                 yield _case("u16.attention", attention, tokens=t, context=context, **shape)
             for heads, kv_heads, size in ((16, 8, 128), (32, 8, 128), (4, 1, 32), (1, 1, 32)):
@@ -87,7 +89,14 @@ def _decoder(quick: bool) -> Iterator[Case]:
                 yield _case("u16.attention", attention, tokens=t, context=512, **shape)
         shape = {"heads": 4, "kv_heads": 2, "head_dim": 32, "kv": kv}
         yield _case("u16.attention", attention, tokens=4, context=5, **shape)
-    for t, vocab, size in ((1, 2048, 256), (128, 2048, 256), (3, 300, 64), (16, 32768, 1024), (1, 512, 4096)):
+    for t, vocab, size in (
+        (1, 2048, 256),
+        (128, 2048, 256),
+        (3, 300, 64),
+        (16, 32768, 1024),
+        (1, VOCAB, 128),
+        (1, 512, 4096),
+    ):
         yield _case("u16.embedding", _wrapped(makers.embedding), tokens=t, vocab=vocab, size=size)
 
 

@@ -18,6 +18,7 @@ from ....compiler.oracle.oracle import run
 from . import one_op_graphs as makers
 from .one_op_graphs import PAST_KEY, PAST_VALUE, GraphAndFeeds, Sketch
 
+_READERS = 64  # outputs of the linear that reads another's result
 ROOM = 1.1  # as calibration leaves it
 _FREE = ("cos", "sin", "attention_mask")  # these get their encoding from the emitter
 
@@ -57,8 +58,14 @@ def _scores(feeds: dict[str, np.ndarray], scale: float) -> tuple[float, float]:
     return float(scores.min()), float(scores.max())
 
 
-def linear(tokens: int, k: int, n: int, weights: str, format: str, block: int, activations: str) -> GraphAndFeeds:
-    """A linear in one of the formats of `linear_integers.py`; int16 stands for a float weight."""
+def linear(
+    tokens: int, k: int, n: int, weights: str, format: str, block: int, activations: str, read: bool = False
+) -> GraphAndFeeds:
+    """A linear in one of the formats of `linear_integers.py`; int16 stands for a float weight.
+
+    `read`: a second linear reads the result, as in a model. HTP writes some outputs of a graph wrong ([1,128,2560] to
+    [1,128,4096] behind LPBQ), which says nothing about the product.
+    """
     if weights == "int16":
         return integers(makers.matmul(tokens, k, n), activations)
     g, bits = Sketch(), int(weights.removeprefix("int"))
@@ -77,8 +84,25 @@ def linear(tokens: int, k: int, n: int, weights: str, format: str, block: int, a
     attributes = {"axis": 1, "block_size": block} if block else {"axis": 0}
     w = g.op("DequantizeLinear", q, g.const("op.weight_scale", scale), shape=(n, k), name="op.dequant", **attributes)
     turned = g.op("Transpose", w, shape=(k, n), name="op.transpose", perm=[1, 0])
-    made = g.done(g.op("MatMul", g.input("x", 1, tokens, k), turned, shape=(1, tokens, n)))
-    return integers(made, activations)
+    y = g.op("MatMul", g.input("x", 1, tokens, k), turned, shape=(1, tokens, n))
+    if not read:
+        return integers(g.done(y), activations)
+    model, feeds = g.done(_read(g, y, tokens, n))
+    y.name = "product"
+    model.graph.outputs.append(y)
+    encoding = _over(run(model, feeds)["product"], activations)
+    model.graph.outputs.pop()
+    insert(model.graph, y, "product", encoding, None)
+    return integers((model, feeds), activations)
+
+
+def _read(g: Sketch, y: ir.Value, tokens: int, n: int) -> ir.Value:
+    """A second linear behind `y`, int8 per channel with few outputs: what reads the result in a model."""
+    q = g.const("read.weight", g.rng.integers(-127, 128, (_READERS, n)), ir.DataType.INT8)
+    scale = (g.rng.uniform(0.5, 1.5, _READERS) / 127 / math.sqrt(n)).astype(np.float32)
+    w = g.op("DequantizeLinear", q, g.const("read.scale", scale), shape=(_READERS, n), name="read.dequant", axis=0)
+    turned = g.op("Transpose", w, shape=(n, _READERS), name="read.transpose", perm=[1, 0])
+    return g.op("MatMul", y, turned, shape=(1, tokens, _READERS), name="read")
 
 
 def attention(tokens: int, context: int, heads: int, kv_heads: int, head_dim: int, kv: str) -> GraphAndFeeds:
