@@ -86,7 +86,7 @@ def nbits(tokens: int, k: int, n: int, bits: int, block: int | str, symmetric: b
     g = Sketch()
     dtype = getattr(ir.DataType, f"{'' if symmetric else 'U'}INT{bits}")
     low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if symmetric else (0, (1 << bits) - 1)
-    q = g.const("op.weight", g.rng.integers(low, high + 1, (n, k)), dtype)
+    q = g.const("op.weight", g.rng.integers(low, high + 1, (n, k), np.int16), dtype)
     grain = (n,) if block == "channel" else (n, k // int(block))
     scale = (g.rng.uniform(0.5, 1.5, grain) / (high - low) / math.sqrt(k) * 4).astype(np.float16)
     if symmetric and bits == 4:
@@ -103,7 +103,7 @@ def nbits(tokens: int, k: int, n: int, bits: int, block: int | str, symmetric: b
 def matmul(tokens: int, k: int, n: int) -> GraphAndFeeds:
     """A float linear, x [1, tokens, k] and weight [n, k], as the decoder's graph has it."""
     g = Sketch()
-    w = g.const("op.weight", (g.rng.standard_normal((n, k)) / math.sqrt(k)).astype(np.float32))
+    w = g.const("op.weight", g.rng.standard_normal((n, k), np.float32) / np.float32(math.sqrt(k)))
     turned = g.op("Transpose", w, shape=(k, n), name="op.transpose", perm=[1, 0])
     return g.done(g.op("MatMul", g.input("x", 1, tokens, k), turned, shape=(1, tokens, n)))
 

@@ -71,7 +71,7 @@ def linear(
     g, bits = Sketch(), int(weights.removeprefix("int"))
     dtype = ir.DataType[weights.upper()]
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
-    q = g.const("op.weight", g.rng.integers(low, high + 1, (n, k)), dtype)
+    q = g.const("op.weight", g.rng.integers(low, high + 1, (n, k), np.int16), dtype)
     grain = (n, k // block) if block else (n,)
     scale = g.rng.uniform(0.5, 1.5, grain)
     if format == "lpbq":

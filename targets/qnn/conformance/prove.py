@@ -35,6 +35,7 @@ from .one_op_graphs import GraphAndFeeds
 LONG = 60.0  # seconds that one trial may take; a longer one is run in parts
 _SLICE = 8192  # outputs of the part with all tokens and inputs
 _READ = 14336  # outputs up to which a linear's result is what another linear reads
+_MOST = 160_000_000  # weights of one trial: the oracle holds them as float32
 _FEW = 256  # inputs of the part with all outputs, where all inputs take too long
 
 
@@ -103,7 +104,7 @@ class HtpProver:
         if make is None:
             return []
         whole = seconds(use.lowering, use.shape)
-        if whole <= LONG or use.lowering not in LINEARS:
+        if use.lowering not in LINEARS or (whole <= LONG and _weights(use) <= _MOST):
             return [Trial(Case(use.lowering, use.shape, make), whole)]
         return [_part(use, shape, text) for shape, text in _parts(use)]
 
@@ -155,10 +156,15 @@ def _parts(use: Use) -> Iterable[tuple[dict[str, Any], str]]:
     tokens, k, n = (int(shape[name]) for name in ("tokens", "k", "n"))
     yield {**shape, "n": min(n, _SLICE)}, f"the first {min(n, _SLICE)} of {n} outputs"
     whole = {**shape, "tokens": 1}
-    if seconds(use.lowering, tuple(whole.items())) <= LONG:
+    if k * n <= _MOST and seconds(use.lowering, tuple(whole.items())) <= LONG:
         yield whole, f"all outputs at 1 token, for {tokens}" if tokens > 1 else "whole"
     else:
         yield {**whole, "k": _FEW}, f"all outputs at 1 token and {_FEW} inputs, for {tokens} and {k}"
+
+
+def _weights(use: Use) -> int:
+    shape = dict(use.shape)
+    return int(shape["k"]) * int(shape["n"])
 
 
 def _becomes(use: Use, maker: Callable[..., GraphAndFeeds]) -> bool:
