@@ -12,14 +12,12 @@ A class with one wrong row thus allows only the shapes that were measured.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from .op_class import Cell, ClassRule, Use
 from .table import RIGHT, Row
 
 _SAY = {"wrong": "computes wrong numbers", "rejected": "refuses it", "crash": "crashes"}
-_OFF = {"error": "by {:.2g} of the largest value", "cosine": "cosine {:.3g}"}
 
 
 class Legality:
@@ -73,13 +71,8 @@ class Legality:
         return None
 
     def _bad(self, row: Row) -> str:
-        off = [text.format(row.figures[name]) for name, text in _OFF.items() if _told(row, name)]
-        figures = f" (off {', '.join(off)})" if off else ""
+        figures = f" ({found})" if row.verdict == "wrong" and (found := row.figures_text()) else ""
         return f"is known to fail on {self.place}: the engine {_SAY[row.verdict]} at {described(row.shape)}{figures}"
-
-
-def _told(row: Row, figure: str) -> bool:
-    return row.verdict == "wrong" and math.isfinite(row.figures.get(figure, math.nan))
 
 
 def described(shape: Mapping[str, Cell]) -> str:

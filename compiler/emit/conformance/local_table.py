@@ -22,7 +22,6 @@ from ...files import cache as files
 from .table import RIGHT, VERDICTS, Row
 
 KIND = "conformance"
-SECONDS = "seconds"  # the figure of a local row that says how long its run took
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from ...diagnostics.diagnostic import Span
 from ...diagnostics.progress import Passing
 from ...diagnostics.wording import count
 from .legality import Legality, described
-from .local_table import SECONDS, LocalTable
+from .local_table import LocalTable
 from .measure import UNENDED, Case
 from .op_class import Use
-from .table import RIGHT, Row
+from .table import RIGHT, SECONDS, Row
 
 Say = Callable[[str], None]
 
@@ -114,8 +114,7 @@ class Proven:
 
 def verdict_text(row: Row) -> str:
     """The verdict and its figures: `wrong, error 0.31, cosine 0.82`."""
-    shown = {name: value for name, value in row.figures.items() if name != SECONDS and not math.isnan(value)}
-    return ", ".join([row.verdict, *(f"{name} {value:.3g}" for name, value in shown.items())])
+    return ", ".join(filter(None, (row.verdict, row.figures_text())))
 
 
 def about(seconds: float) -> str:
