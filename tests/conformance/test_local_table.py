@@ -39,6 +39,13 @@ def test_rows_are_kept_and_a_new_one_takes_the_place_of_its_like():
     assert table().rows()[0].shape == {"rows": 1, "mask": True}
 
 
+def test_what_an_engine_said_is_told():
+    table().keep([Row("here", "norm", {"rows": 4}, "rejected", {"error": math.nan}, "no such form")])
+    judge = Legality("here", table().rows(), RULE)
+    problem = judge.problem(Use("norm", (("rows", 4),), "op"))
+    assert problem == "is known to fail on here: the engine refuses it at rows 4 (no such form)"
+
+
 @pytest.mark.parametrize("other", [table(build="1.1"), table(code="d")])
 def test_another_build_or_another_lowering_begins_with_none(other):
     table().keep([row(1)])
@@ -58,19 +65,19 @@ def test_a_damaged_table_is_none_and_is_made_again(recwarn):
 @pytest.mark.parametrize(
     "hostile",
     [
-        ["norm", {"rows": 1}, RIGHT, {"error": 0.4}],  # its figures are those of a wrong one
-        ["norm", {"rows": 1}, RIGHT, {"error": None}],
-        ["norm", {"rows": 1}, RIGHT, {}],
-        ["norm", {"rows": 1}, "fine", {"error": 0.0}],
-        ["norm", {"rows": [1]}, RIGHT, {"error": 0.0}],
-        ["norm", {"rows": 1}, RIGHT, {"error": "0"}],
+        ["norm", {"rows": 1}, RIGHT, {"error": 0.4}, ""],  # its figures are those of a wrong one
+        ["norm", {"rows": 1}, RIGHT, {"error": None}, ""],
+        ["norm", {"rows": 1}, RIGHT, {}, ""],
+        ["norm", {"rows": 1}, "fine", {"error": 0.0}, ""],
+        ["norm", {"rows": [1]}, RIGHT, {"error": 0.0}, ""],
+        ["norm", {"rows": 1}, RIGHT, {"error": "0"}, ""],
         ["norm", {"rows": 1}, RIGHT],
         "norm",
         {"rows": 1},
     ],
 )
 def test_a_row_that_no_run_wrote_is_not_believed(hostile):
-    good = ["norm", {"rows": 2}, RIGHT, {"error": 0.0}]
+    good = ["norm", {"rows": 2}, RIGHT, {"error": 0.0}, ""]
     cache.write_note(KIND, table().key, json.dumps([hostile, good]))
     assert [one.shape for one in table().rows()] == [{"rows": 2}]
 

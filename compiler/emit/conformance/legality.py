@@ -71,8 +71,9 @@ class Legality:
         return None
 
     def _bad(self, row: Row) -> str:
-        figures = f" ({found})" if row.verdict == "wrong" and (found := row.figures_text()) else ""
-        return f"is known to fail on {self.place}: the engine {_SAY[row.verdict]} at {described(row.shape)}{figures}"
+        said = row.figures_text() if row.verdict == "wrong" else row.reason
+        why = f" ({said})" if said else ""
+        return f"is known to fail on {self.place}: the engine {_SAY[row.verdict]} at {described(row.shape)}{why}"
 
 
 def described(shape: Mapping[str, Cell]) -> str:

@@ -52,12 +52,12 @@ class LocalTable:
     def keep(self, new: Iterable[Row]) -> None:
         """Add rows, each in the place of one of the same shape; OSError where the cache cannot be written."""
         known = {row.key: row for row in self.rows()} | {row.key: row for row in new}
-        raw = [[row.lowering, row.shape, row.verdict, _finite(row.figures)] for row in known.values()]
+        raw = [[row.lowering, row.shape, row.verdict, _finite(row.figures), row.reason] for row in known.values()]
         files.write_note(KIND, self.key, json.dumps(raw))
 
     def _row(self, raw: Any) -> Row | None:
         match raw:
-            case [str(lowering), dict(shape), str(verdict), dict(figures)] if verdict in VERDICTS:
+            case [str(lowering), dict(shape), str(verdict), dict(figures), str(reason)] if verdict in VERDICTS:
                 pass
             case _:
                 return None
@@ -66,7 +66,7 @@ class LocalTable:
         numbers = {name: math.nan if value is None else value for name, value in figures.items()}
         if not all(isinstance(value, (int, float)) for value in numbers.values()):
             return None
-        row = Row(self.place, lowering, shape, verdict, numbers)
+        row = Row(self.place, lowering, shape, verdict, numbers, reason)
         return row if verdict != RIGHT or self.believe(row) else None
 
 

@@ -114,7 +114,7 @@ class Proven:
 
 def verdict_text(row: Row) -> str:
     """The verdict and its figures: `wrong, error 0.31, cosine 0.82`."""
-    return ", ".join(filter(None, (row.verdict, row.figures_text())))
+    return ", ".join(filter(None, (row.verdict, row.figures_text(), row.reason)))
 
 
 def about(seconds: float) -> str:

@@ -29,13 +29,17 @@ VERDICTS = (RIGHT, "rejected", "wrong", "crash")  # from the mildest to the wors
 
 @dataclass(frozen=True)
 class Row:
-    """One lowering at one shape, run at one place. `figures`: how far it was off, by the measure's name."""
+    """One lowering at one shape, run at one place. `figures`: how far it was off, by the measure's name.
+
+    `reason` is what an engine said that refused it; the shipped table has none.
+    """
 
     place: str
     lowering: str
     shape: dict[str, Cell]
     verdict: str
     figures: dict[str, float] = field(default_factory=dict)
+    reason: str = field(default="", compare=False)
 
     @property
     def key(self) -> tuple[Any, ...]:

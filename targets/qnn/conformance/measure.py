@@ -119,10 +119,10 @@ class Runner:
         if self.child is None:
             self.child = Child(WORKER, what=f"the case `{case.name}`", timeout=_TIMEOUT)
         self.used += 1
-        verdict, figures = self._measure(folder, prepared)
-        return Row(f"v{self.chip.arch}", case.lowering, prepared.shape, verdict, figures)
+        verdict, figures, reason = self._measure(folder, prepared)
+        return Row(f"v{self.chip.arch}", case.lowering, prepared.shape, verdict, figures, reason)
 
-    def _measure(self, folder: Path, prepared: Prepared) -> tuple[str, dict[str, float]]:
+    def _measure(self, folder: Path, prepared: Prepared) -> tuple[str, dict[str, float], str]:
         assert self.child is not None
         try:
             answer: dict[str, Any] = self.child.call(
@@ -134,14 +134,15 @@ class Runner:
             death = _DEATHS.get(failure.diagnostics[0].code)
             if death is not None:
                 self.close()
-                return death, _NOTHING
+                return death, _NOTHING, ""
             if "run_oracle" in str(failure):  # our own case is at fault, not the engine
                 raise
-            return "rejected", _NOTHING
+            return "rejected", _NOTHING, ""
         if "rejected" in answer:
-            return "rejected", _NOTHING
+            reasons = dict.fromkeys(str(node["reason"]) for node in answer["rejected"] if node["reason"])
+            return "rejected", _NOTHING, "; ".join(reasons)
         bounds = INTEGERS if prepared.encodings else FLOATS
-        return verdict_of(from_target(answer["outputs"], prepared.encodings), answer["oracle"], bounds)
+        return *verdict_of(from_target(answer["outputs"], prepared.encodings), answer["oracle"], bounds), ""
 
 
 def chip_for(arch: str) -> Chip:
