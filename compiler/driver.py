@@ -147,7 +147,7 @@ def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions
         settle(plan, options.prove, options.progress, wrong)
         known = dataclasses.replace(plan, warnings=tuple(dict.fromkeys((*plan.warnings, *warnings))))
         models = compile_models(plan, directory, options)
-        measured = measure_models(plan, models, options.progress)
+        measured = measure_models(plan, models, directory, options.progress)
         result, broken = _finish(known, models, measured, directory, options)
         result.bundle = rejected_path(final) if broken else final
         made.append(result)

@@ -118,6 +118,7 @@ class _Checker:
         self._measurable(plan)
         self._targets_agree(plan)
         self._unused()
+        self._rounded(plan)
         return plan
 
     def _models(self) -> dict[str, ModelDecl]:
@@ -233,6 +234,25 @@ class _Checker:
         self.report.diagnostics += found
         self._one_token(plan)
         self._readable(plan)
+
+    def _rounded(self, plan: Plan) -> None:
+        """W0307 where weights are rounded to nearest at 4 bits or fewer and nothing says what that may cost."""
+        if self.loaded.lost or self.report.errors:  # the line that bounds it may be the one that is wrong
+            return
+        judged = {line.subject.rpartition(".")[0] for line in plan.requires if line.subject.endswith(".perplexity")}
+        judged |= {line.draft for line in plan.speculates}  # what a draft says is checked by its target
+        for deploy in plan.deploys:
+            pipeline = plan.pipelines.get(deploy.pipeline or "")
+            decoder = deploy.model in self.models and self.models[deploy.model].arch is not None
+            if pipeline is None or not decoder or deploy.model in judged:
+                continue
+            for step in pipeline.steps:
+                if (better := step.demands.better) is None:
+                    continue
+                message = f"`{deploy.model}` is rounded to nearest, and no `require` line bounds what that costs"
+                help = f"{better}, or bound it: `require {{ {deploy.model}.perplexity <= 1.05 * baseline }}`"
+                self.report.warning("W0307", message, step.place("weights", "method"), help=help)
+                break
 
     def _one_token(self, plan: Plan) -> None:
         """W0304 where a model that writes text alone has no bucket of one token."""

@@ -73,6 +73,13 @@ class EvaluationBlock:
 
     text: tuple[str, ...] = param(doc="text files, or globs of them")
     windows: int = param(32, doc="number of windows of 256 tokens on which perplexity is measured", minimum=1)
+    engine_time: float = param(
+        20.0,
+        doc="how long each model's engine may take; where it gets through fewer windows, the module's figure is "
+        "corrected by what the engine costs on those, and where through none it stands alone (the output says which)",
+        unit="s",
+        minimum=0,
+    )
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ _CHANNEL_SPREAD = 3.0
 _DAMPING = 0.01
 _MEASURING = 0.5  # of `time`: what `weights = auto` measures in, where `reconstruct` follows
 _CALIBRATED = ("awq", "gptq", "reconstruct")
+_NARROW = ("int4", "int3", "int2")
+_BETTER = "`method = gptq` with a `calibration` text loses a fraction of it (docs/figures.md)"
 _INTEGERS = ("int4", "int8", "int3", "int2")
 _MEANT = {  # formats as other tools spell them
     "w4a16": "weights = int4, activations = uint16",
@@ -214,6 +216,7 @@ class Quantize(Pass):
             activations=None if integers is None else self.activations,
             calibration=solved if self.method in _CALIBRATED else integers,
             without_calibration=self._without_calibration(),
+            better=_BETTER if self.method == "rtn" and self.weights in _NARROW else None,
             torch=auto or integers or solved,
             stored=self.method == "keep",
             decoder=integers,

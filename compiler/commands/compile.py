@@ -107,6 +107,7 @@ def _model_facts(model: Any, result: Any) -> dict[str, Any]:
         "parts": list(model.emission.parts),
         "perplexity": measured.perplexity.get(model.name),
         "baseline": measured.baseline.get(model.name),
+        "judged": str(measured.judged[model.name]) if model.name in measured.judged else None,
         "seconds": {key: round(value, 2) for key, value in model.seconds.items()},
         "notes": model.notes(),
         "tables": [asdict(table) for step in model.steps for table in step.tables],
@@ -120,7 +121,7 @@ def _print(facts: dict[str, Any]) -> None:
         line = f"  {name:<{width}}  {model['target']} on {model['device']}, {model['bytes'] / 1e6:.2f} MB"
         if model["perplexity"]:
             ratio = model["perplexity"] / model["baseline"]
-            line += f", perplexity {model['perplexity']:.4f} ({ratio:.4f} of the float model's)"
+            line += f", perplexity {model['perplexity']:.4f} ({ratio:.4f} of the float model's; {model['judged']})"
         print(line)
         if len(model["parts"]) > 1:
             print(f"  {'':<{width}}  parts: {', '.join(model['parts'])}")

@@ -96,4 +96,5 @@ def _compared(facts: dict[str, Any]) -> str:
     if facts["max_error"] is None:
         return f"not compared: {facts['why']}" if "why" in facts else "not compared"
     share = f" ({facts['relative_error']:.4g} relative)" if facts["relative_error"] else ""
-    return f"off by {facts['max_error']:.4g} at most{share} from the float model, in {facts['worst']}"
+    of = "the float model, quantisation included"
+    return f"off by {facts['max_error']:.4g} at most{share} from {of}, in {facts['worst']}"

@@ -255,6 +255,8 @@ def _measured(measured: Measured) -> dict[str, Any]:
     return {
         "perplexity": measured.perplexity,
         "baseline": measured.baseline,
+        "module": measured.module,
+        "judged": {name: judged.entry() for name, judged in measured.judged.items()},
         "requires": measured.requires,
     }
 

@@ -2,44 +2,80 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..diagnostics.diagnostic import Diagnostic, Label
-from ..registry import measures
+from ..registry import find_target, measures
 from .compile_model import CompiledModel, Progress, load_model
 
 if TYPE_CHECKING:
+    from ..ir.module import Module
     from ..plan.measure import Finished
     from ..plan.plan import Plan
+    from .engine_perplexity import Judged
+
+_NOTED = 1.005  # of the module's perplexity: what an engine's mode costs above it is told
 
 
 @dataclass
 class Measured:
-    """What `evaluation` and `require` asked for."""
+    """What `evaluation` and `require` asked for.
+
+    `perplexity`: of each model as it ships, `judged`: by whom; `module`: of the compressed module; `baseline`: of the
+    float model.
+    """
 
     perplexity: dict[str, float] = field(default_factory=dict)
     baseline: dict[str, float] = field(default_factory=dict)
     requires: list[dict[str, Any]] = field(default_factory=list)
+    module: dict[str, float] = field(default_factory=dict)
+    judged: dict[str, Judged] = field(default_factory=dict)
 
 
-def measure_models(plan: Plan, models: Sequence[CompiledModel], progress: Progress) -> Measured:
-    """Perplexity of each language model on the plan's `evaluation` text, compressed and float, in ONNX Runtime."""
+def measure_models(plan: Plan, models: Sequence[CompiledModel], directory: Path, progress: Progress) -> Measured:
+    """Perplexity of each language model on the plan's `evaluation` text: float, compressed, and as it ships."""
     measured = Measured()
-    if plan.evaluation is None:
+    if plan.evaluation is None or all(model.compressed.arch is None for model in models):
         return measured
-    from ..oracle.text_perplexity import module_perplexity
+    from ..bundle.manifest import Manifest
+    from ..oracle.text_perplexity import WINDOW, check_windows, module_perplexity, read_text, token_ids
+    from .engine_perplexity import judge
+    from .manifest_content import assemble
 
+    text, windows = plan.evaluation.text, plan.evaluation.windows
+    files = {path.relative_to(directory).as_posix(): {} for path in directory.rglob("*") if path.is_file()}
+    unsealed = Manifest(directory, {**assemble(plan, models, measured, directory), "files": files})
     for model in models:
-        if model.compressed.arch is None:
+        folder = model.compressed.tokenizer_folder
+        if model.compressed.arch is None or folder is None:
             continue
-        progress(f"{model.name}: perplexity over {plan.evaluation.windows} windows")
-        text = plan.evaluation.text
-        windows = plan.evaluation.windows
-        files = model.decl.source.files
-        measured.baseline[model.name] = module_perplexity(load_model(model.decl), text, windows, files)
-        measured.perplexity[model.name] = module_perplexity(model.compressed, text, windows)
+        progress(f"{model.name}: perplexity over {windows} windows")
+        ids = token_ids(folder, read_text(text))
+        check_windows(ids, windows, plan.evaluation.span)
+        measured.baseline[model.name] = module_perplexity(
+            load_model(model.decl), text, windows, model.decl.source.files
+        )
+
+        def module(count: int, compressed: Module = model.compressed) -> float:
+            return module_perplexity(compressed, text, count)
+
+        known = functools.cache(module)
+        target = find_target(model.deploy.target)
+        mode = target().mode(model.deploy.options)
+        nominal = WINDOW * target.seconds_per_weight * sum(n * k for n, k in model.compressed.arch.linears().values())
+        most = min(windows, int(plan.evaluation.engine_time / nominal))
+        if most:
+            progress(f"{model.name}: perplexity over {most} windows on {mode}")
+        value, judged = judge(unsealed, model.name, mode, ids, windows, most, known)
+        measured.perplexity[model.name], measured.judged[model.name] = value, judged
+        measured.module[model.name] = known(windows)
+        if judged.cost is not None and judged.cost > _NOTED:
+            cost = f"{100 * (judged.cost - 1):.1f} % on the evaluation text"
+            model.emission.notes.append(f"{mode} costs {cost}, over what the module's own numbers give")
     return measured
 
 
@@ -51,7 +87,10 @@ def check_requirements(plan: Plan, finished: Finished, measured: Measured) -> li
         measure = measures()[name]()
         value, base = measure.value(finished, of if measure.of == "model" else None)
         holds, text = line.holds(value, base), measure.describe(value, base)
+        if (judged := measured.judged.get(of)) is not None and measure.needs_evaluation:
+            text += f"; {judged}"
         row = {"line": line.text, "measured": value, "baseline": base, "holds": holds, "text": text}
+        row |= {"subject": line.subject, "op": line.op, "bound": line.value, "relative": line.relative_to_baseline}
         measured.requires.append(row)
         if not holds:
             broken.append(Diagnostic("E0950", f"`{line.text}` does not hold: measured {text}", Label(line.span)))

@@ -100,7 +100,12 @@ class Target:
     Options: ClassVar[type]
     capabilities: ClassVar[Capabilities]
     engine: ClassVar[str] = "chain"
+    seconds_per_weight: ClassVar[float] = 1e-10  # of a linear and a token, on two cores: what `engine_time` goes by
     also_called: ClassVar[tuple[str, ...]] = ()  # what people type who mean it: engines and formats it writes for
+
+    def mode(self, options: Any) -> str:
+        """What runs a model of this target on this machine, in words, with the options that change its numbers."""
+        return f"`as {self.name}`"
 
     def check(self, request: CheckRequest) -> Sequence[Diagnostic]:
         """Mistakes that can be seen before any weight is read. Must not import numpy, onnx or an engine."""

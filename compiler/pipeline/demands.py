@@ -28,6 +28,7 @@ class Demands:
     places: frozenset[str] = frozenset()  # devices it pins ops to
     calibration: str | None = None  # the setting that reads the plan's `calibration` text
     without_calibration: str | None = None  # what to write where there is no such text: "use …"
+    better: str | None = None  # of a line that costs quality for no need: what to write instead
     torch: str | None = None  # the setting that computes with torch
     stored: bool = False  # formats are those of the checkpoint, which its headers tell
     decoder: str | None = None  # the setting that only a decoder has a meaning for

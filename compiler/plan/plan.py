@@ -62,6 +62,7 @@ class Evaluation:
     text: tuple[Path, ...]
     windows: int
     span: Span
+    engine_time: float = 20.0  # seconds that the engine may take, of each model
 
 
 @dataclass(frozen=True)

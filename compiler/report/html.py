@@ -134,7 +134,9 @@ def _overview(models: Sequence[CompiledModel], measured: Measured, manifest: dic
     for model in models:
         entry = manifest["models"][model.name]
         value, base = measured.perplexity.get(model.name), measured.baseline.get(model.name)
-        ratio = f"{value:.4f} <span class=quiet>{value / base:.4f} of the float model</span>" if value and base else ""
+        said = f"; {_prose(str(measured.judged[model.name]))}" if model.name in measured.judged else ""
+        of = f"<span class=quiet>{value / base:.4f} of the float model{said}</span>" if value and base else ""
+        ratio = f"{value:.4f} {of}" if of else ""
         where = f"{_e(model.deploy.target)} on {_e(model.deploy.device)}"
         bits = f"{_mean_bits(entry):.2f}" if entry["weights"] else ""
         rows.append([_code(model.name), _e(entry["role"]), where, _size(entry["bytes"]), bits, ratio])

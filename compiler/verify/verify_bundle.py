@@ -8,6 +8,7 @@ When files differ nothing is loaded: engines take damaged weights without a word
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -23,6 +24,10 @@ from ..sources import origin
 if TYPE_CHECKING:
     from ..ir.module import Module
 
+REPORT = "report.html"
+_DOUBTFUL = 0.5  # relative error of a part that is no longer taken for rounding by itself
+_LOST = 2.0  # times the float model's perplexity: a model that has lost its text
+_COMPARE = {"<=": operator.le, "<": operator.lt, ">=": operator.ge, ">": operator.gt}
 # Read by every model when no text is given, to compare parts: any text will do, the same one always.
 PROBE_TEXT = (
     """
@@ -68,8 +73,44 @@ def verify_bundle(
                 verification.model(name)
             except EdgecError as error:
                 problems += [f"model `{name}`: {diagnostic.message}" for diagnostic in error.diagnostics]
+        problems += broken_requirements(manifest, result)
+        problems += unjudged(manifest, result)
     result["ok"] = not problems
     return result
+
+
+def unjudged(manifest: Manifest, result: Mapping[str, Any]) -> list[str]:
+    """Parts so far from the float model that only their text can tell a coarse quantisation from a wrong part."""
+    found = []
+    for part, facts in result["parts"].items():
+        model, relative = manifest.parts[part]["model"], facts.get("relative_error") or 0.0
+        ratio = result["perplexity"].get(model, 0.0) / (result["baseline"].get(model) or float("inf"))
+        if relative > _DOUBTFUL and not 0 < ratio < _LOST:
+            judged = f"its perplexity is {ratio:.2f} of the float model's" if ratio else "`--text FILE` judges it"
+            found.append(f"part `{part}` is {relative:.2f} relative from the float model: {judged}")
+    return found
+
+
+def broken_requirements(manifest: Manifest, result: Mapping[str, Any]) -> list[str]:
+    """The plan's `require` lines that do not hold for what was measured now: sizes, perplexities on the text."""
+    found = []
+    for row in manifest.data.get("measured", {}).get("requires", []):
+        if "bound" not in row:  # a bundle of before these were kept
+            continue
+        model, _, name = row["subject"].rpartition(".")
+        if row["subject"] == "bundle.size":
+            value, base = float(sum(entry["size"] for file, entry in manifest.files.items() if file != REPORT)), 1.0
+        elif name == "perplexity" and model in result["perplexity"]:
+            value, base = result["perplexity"][model], result["baseline"].get(model, 0.0)
+            if row["relative"] and not base:
+                continue  # the float model is not there
+        else:
+            continue
+        bound = row["bound"] * base if row["relative"] else row["bound"]
+        if not _COMPARE[row["op"]](value, bound):
+            of = f", {value / base:.4f} * baseline" if row["relative"] else ""
+            found.append(f"the plan's `{row['line']}` does not hold: measured {value:.6g}{of}")
+    return found
 
 
 def file_problems(manifest: Manifest) -> list[str]:

@@ -49,6 +49,10 @@ class MnnTarget(Target):
     )
     engine: ClassVar[str] = "mnn-llm"
 
+    def mode(self, options: MnnOptions) -> str:
+        """MNN's own engine; `low` rounds the inputs of linears."""
+        return f"MNN with `memory = {options.memory}`"
+
     def check(self, request: CheckRequest) -> Sequence[Diagnostic]:
         """MNN takes a module whole, on the CPU and with dynamic shapes."""
         found = []

@@ -49,6 +49,10 @@ class OrtTarget(Target):
     Options: ClassVar[type] = OrtOptions
     capabilities: ClassVar[Capabilities] = Capabilities(frozenset({"cpu"}), widths={2: 0, 4: 0, 8: 0}, beside=True)
 
+    def mode(self, options: OrtOptions) -> str:
+        """ONNX Runtime; `int8` rounds the inputs of linears."""
+        return "ONNX Runtime" + (" with `compute = int8`" if options.compute == "int8" else "")
+
     def emit(self, job: EmitJob) -> Emission:
         """Write the ONNX file and its external data; see `emit.py`."""
         from .emit import emit

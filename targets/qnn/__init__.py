@@ -32,6 +32,7 @@ class QnnTarget(Target):
     """HTP context binaries for the NPU of a Snapdragon chip, all buckets in one with shared weights."""
 
     name: ClassVar[str] = "qnn"
+    seconds_per_weight: ClassVar[float] = 1.5e-8  # of the emulator
     also_called: ClassVar[tuple[str, ...]] = ("htp", "hexagon", "npu", "snpe", "qairt", "genie", "qualcomm", "dlc")
     Options: ClassVar[type] = QnnOptions
     capabilities: ClassVar[Capabilities] = Capabilities(
@@ -63,6 +64,10 @@ class QnnTarget(Target):
         from .emit import emit
 
         return emit(job)
+
+    def mode(self, options: Any) -> str:
+        """The emulator computes as the NPU does."""
+        return "the HTP emulator"
 
     def verify_part(self, bundle: Path, part: dict[str, Any]) -> Sequence[str]:
         """What is wrong with a written part, one sentence each; see `verify.py`."""

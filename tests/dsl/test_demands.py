@@ -93,7 +93,10 @@ def test_quantize_says_its_formats() -> None:
     assert [(f.bits, f.block) for f in auto.weights] == [(3, 16), (3, 32), (8, 16), (8, 32)]
     assert (auto.calibration, auto.torch) == ("method = gptq", "weights = auto")
     assert Quantize(weights="int4", method="mse").demands().calibration is None
-    assert Quantize(weights="int4").demands() == Demands(weights=(WeightFormat(4, 32, True),))
+    plain = Quantize(weights="int4").demands()
+    assert plain == Demands(weights=(WeightFormat(4, 32, True),), better=plain.better)
+    assert "gptq" in (plain.better or "")
+    assert Quantize(weights="int8").demands().better is None
 
 
 def test_help_names_the_installed_targets_that_take_it() -> None:
