@@ -209,6 +209,7 @@ def _emit(
             beside=name != deploy.target,
             origin=deploy.span,
             progress=options.progress,
+            prove=options.prove,
         )
         emitted = target.emit(job)
         whole.parts.update(emitted.parts)

@@ -62,6 +62,7 @@ class EmitJob:
     beside: bool = False  # the model is deployed as another target, which leaves these parts to this one
     origin: Span | None = None  # the deploy line
     progress: Callable[[str], None] = lambda _text: None
+    prove: bool = False  # run what no conformance table holds, where the dry run could not see it
 
 
 @dataclass(repr=False)

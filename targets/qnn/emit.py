@@ -21,7 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from ...compiler.diagnostics.diagnostic import EngineError, PlanError, blamed_on, fail
+from ...compiler.diagnostics.wording import count
 from ...compiler.emit.child_process import Child
+from ...compiler.emit.conformance.op_class import Use
+from ...compiler.emit.conformance.proof import about, plan_trials, run_trials
 from ...compiler.emit.refusals import grouped
 from ...compiler.emit.target import Emission, EmitJob
 from ...compiler.files import cache
@@ -63,8 +66,7 @@ def emit(job: EmitJob) -> Emission:
     with blamed_on(job.origin):
         graphs = _lower_parts(job)
         uses = [use for lowered in graphs.values() for use in lowered.uses]
-        if refused := refused_uses(uses, chip.arch):
-            raise PlanError(*grouped(refused))
+        _refuse_unproven(job, uses, chip)
         names = [
             {bucket: _graph_name(job, index, bucket) for bucket in part.graphs} for index, part in enumerate(job.parts)
         ]
@@ -86,6 +88,23 @@ def emit(job: EmitJob) -> Emission:
     return Emission("chain", parts, _libraries(chip), notes, _kv(made), stored=stored)
 
 
+def _refuse_unproven(job: EmitJob, uses: Sequence[Use], chip: Chip) -> None:
+    """PlanError with every use that is not known to be right; what only the solvers decided is run first."""
+    refused = refused_uses(uses, chip.arch)
+    if job.prove and (asked := [use for one in refused for use in one.unproven]):
+        from .conformance.prove import HtpProver
+
+        prover = HtpProver(chip, job.parts)
+        trials, _ = plan_trials(prover, asked)
+        seconds = about(sum(trial.seconds for trial in trials))
+        job.progress(f"{job.module.name}: proving {count(len(trials), 'form')} on {prover.engine}, about {seconds}")
+        for one in run_trials(prover, trials, job.progress):
+            job.progress(one.text)
+        refused = refused_uses(uses, chip.arch)
+    if refused:
+        raise PlanError(*grouped(refused))
+
+
 def contexts(graphs: Sequence[int]) -> list[list[int]]:
     """Which parts share a context: consecutive ones, `graphs` of them being the number of graphs of each part.
 
@@ -93,12 +112,12 @@ def contexts(graphs: Sequence[int]) -> list[list[int]]:
     """
     shares: list[list[int]] = []
     room = 0
-    for part, count in enumerate(graphs):
-        if count > room:
+    for part, number in enumerate(graphs):
+        if number > room:
             shares.append([])
             room = MOST_GRAPHS
         shares[-1].append(part)
-        room -= count
+        room -= number
     return shares
 
 

@@ -237,7 +237,7 @@ def test_a_run_that_held_is_remembered_until_something_changes(tmp_path: Path, m
 
 
 @pytest.mark.parametrize(
-    ("target", "place", "questions"), [("ort", "cpu", []), ("mnn", "cpu", []), ("qnn", "npu", ["m"])]
+    ("target", "place", "questions"), [("ort", "cpu", []), ("mnn", "cpu", ["m"]), ("qnn", "npu", ["m"])]
 )
 def test_only_deploys_with_a_question_are_looked_at(
     tmp_path: Path, target: str, place: str, questions: list[str]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import edgec as api
 import pytest
+from edgec.compiler.compile.dry_run import Findings
 from edgec.compiler.diagnostics.warn import EdgecWarning
-from edgec.compiler.driver import check_plan, compile_plan, load_plan, prove_plan
+from edgec.compiler.driver import CompileOptions, check_plan, compile_plan, load_plan, prove_plan
 from edgec.compiler.emit.conformance.measure import UNENDED
 from edgec.compiler.files import cache
 
@@ -123,3 +124,19 @@ def test_a_run_that_comes_to_no_end_is_an_error_and_is_not_kept(
         api.prove(path)
     golden_error("E0641", raised.value)
     assert codes(path) == [("W0602", "note")]
+
+
+@pytest.mark.parametrize("prove", [True, False])
+def test_what_only_the_compile_sees_is_run_at_emission(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prove: bool
+) -> None:
+    """As behind a pass that reads weights, where the dry run ends."""
+    monkeypatch.setattr("edgec.compiler.compile.prove.refuse_early", lambda *_: Findings())
+    said: list[str] = []
+    options = CompileOptions(prove=prove, progress=said.append)
+    if not prove:
+        with pytest.raises(api.PlanError, match="E0640"):
+            compile_plan(load_plan(linear(tmp_path)), tmp_path / "out", options)
+        return
+    compile_plan(load_plan(linear(tmp_path)), tmp_path / "out", options)
+    assert any(line.startswith("m: proving 1 form on the HTP emulator for v75, about ") for line in said)
