@@ -154,8 +154,9 @@ class TableDriver:
         (pattern,) = lexer.scanner._mres
         for kind, other in lexer.callback.items():  # words that are keywords where one may stand
             state.keywords[kind] = {one.pattern.value: one.name for one in other.scanner.terminals}
-        state.match = pattern.match
-        return state.match
+        match: _Match = pattern.match
+        state.match = match
+        return match
 
     def _rule(self, rule: Any) -> _Rule:
         if rule not in self._rules:

@@ -56,13 +56,15 @@ def _tokenizers(data: Mapping[str, Any]) -> Iterator[str]:
 
 def _speculation(data: Mapping[str, Any]) -> Iterator[str]:
     pair = data["speculation"]
-    for role in ("draft", "target") if pair is not None else ():
+    if pair is None:
+        return
+    for role in ("draft", "target"):
         model = data["models"].get(pair[role])
         if model is None:
             yield f"the {role} of the speculation, `{pair[role]}`, is not there"
         elif model["kind"] != "decoder":
             yield f"the {role} of the speculation, `{pair[role]}`, is no language model"
-    if pair is not None and pair["draft"] == pair["target"]:
+    if pair["draft"] == pair["target"]:
         yield f"the speculation has `{pair['draft']}` as draft and as target"
 
 

@@ -18,11 +18,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
-Item, Made = TypeVar("Item"), TypeVar("Made")
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 _MOST = 8  # more batches at a time would take more memory than they save time
 _EXACT = 1e-5  # relative error of a float32 product of 256 terms; bfloat16 inside would give 2e-3
@@ -40,7 +41,8 @@ def cores() -> int:
 def one_thread_an_operation() -> Iterator[None]:
     """Inside, the calling thread's operations run on one thread each; `in_order` brings the other cores in."""
     global _users, _precision
-    mode, threads = torch.backends.mkldnn.matmul, torch.get_num_threads()  # threads: a setting of each thread
+    mode: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue] - not in its stubs
+    threads = torch.get_num_threads()  # threads: a setting of each thread
     torch.set_num_threads(1)
     with _guard:
         if not _users:
@@ -63,7 +65,8 @@ def _exact_in_onednn() -> bool:
     """Whether oneDNN computes in float32 though it is allowed bfloat16, which is faster on some processors only."""
     if not torch.backends.mkldnn.is_available():
         return False
-    mode, chance = torch.backends.mkldnn.matmul, torch.Generator().manual_seed(0)
+    mode: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue] - not in its stubs
+    chance = torch.Generator().manual_seed(0)
     a, b = torch.randn(256, 256, generator=chance), torch.randn(256, 256, generator=chance)
     exact, before = a.double() @ b.double(), mode.fp32_precision
     try:

@@ -57,7 +57,7 @@ def _prune(arguments: argparse.Namespace) -> int:
         older = None if arguments.older is None else _age(arguments.older)
         size = None if arguments.max_size is None else _size(arguments.max_size)
     except ValueError as error:
-        usage.error(str(error))
+        return usage.error(str(error))
     gone = prune(older, size)
     left = contents()
     if arguments.json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..diagnostics.explain import codes
@@ -33,7 +33,7 @@ def run_completion(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def completion(shell: str, parser: Parser, words: dict[str, Sequence[str]]) -> str:
+def completion(shell: str, parser: Parser, words: Mapping[str, Sequence[str]]) -> str:
     """A script that completes `edgec` in bash, zsh or fish.
 
     `words` are what the argument of a command may be; plans complete to files, bundles to directories.

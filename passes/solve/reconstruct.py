@@ -164,7 +164,7 @@ class _Learning:
             loss = torch.nn.functional.mse_loss(made, self.targets[at][own]) * (len(rows) / windows)
             return torch.autograd.grad(loss, list(leaves.values()))
 
-        sums = [sum(some[1:], some[0]) for some in zip(*in_order(part, parts), strict=True)]
+        sums: list[torch.Tensor] = [sum(some[1:], some[0]) for some in zip(*in_order(part, parts), strict=True)]
         torch.autograd.backward(list(values.values()), sums)
 
 

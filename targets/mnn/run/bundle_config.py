@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ....compiler.diagnostics.diagnostic import fail
 
@@ -103,7 +103,7 @@ def read_config(path: Path, keys: Mapping[str, _Check]) -> dict[str, Any]:
     return found
 
 
-def _refuse(path: Path, why: str) -> Any:
+def _refuse(path: Path, why: str) -> NoReturn:
     message = f"`{path.name}` of the bundle is not as edgec writes it: {why}"
     fail("E0713", message, help="compile the plan again; edgec runs only the settings it writes")
 
