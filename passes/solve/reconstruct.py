@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 
@@ -164,7 +165,7 @@ class _Learning:
             loss = torch.nn.functional.mse_loss(made, self.targets[at][own]) * (len(rows) / windows)
             return torch.autograd.grad(loss, list(leaves.values()))
 
-        sums: list[torch.Tensor] = [sum(some[1:], some[0]) for some in zip(*in_order(part, parts), strict=True)]
+        sums = [reduce(torch.add, some) for some in zip(*in_order(part, parts), strict=True)]
         torch.autograd.backward(list(values.values()), sums)
 
 
