@@ -95,15 +95,15 @@ def check_plan(
     from .compile.dry_run import refuse_early
     from .runtime.check_texts import check_texts
 
-    findings = refuse_early(plan, progress)
+    findings = refuse_early(plan, progress, look=prove)
     wrong, warnings = check_texts(plan)
     refused, notes = list(dict.fromkeys((*findings.refused, *wrong))), []
     plan = dataclasses.replace(plan, warnings=(*plan.warnings, *warnings))
-    if findings.unproven:
+    if findings.left:
         from .compile.prove import outlook, unproven
 
         refused += [] if prove else unproven(findings)
-        notes = list(outlook(findings)) if prove else []
+        notes = list(outlook(plan, findings)) if prove else []
     return None if refused else plan, [*diagnostics, *warnings, *refused, *notes], sources
 
 

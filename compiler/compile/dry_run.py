@@ -44,26 +44,30 @@ class Findings:
 
     unproven  refusals for that reason alone, as they read where nothing may be run
     proofs    what would be run, of each deploy
+    left      the same in words: number of the deploy line, text
     """
 
     refused: list[Diagnostic] = field(default_factory=list)
     unproven: list[Diagnostic] = field(default_factory=list)
     proofs: list[Proof] = field(default_factory=list)
+    left: list[tuple[int, str]] = field(default_factory=list)
 
 
-def refuse_early(plan: Plan, progress: Progress = lambda _text: None) -> Findings:
+def refuse_early(plan: Plan, progress: Progress = lambda _text: None, look: bool = False) -> Findings:
     """Everything that a compile of `plan` would refuse and that can be told without reading a weight.
 
+    `look`: of what is left to be run only `left` is wanted, which a dry run that was remembered has too.
     A plan without such a question, or one whose dry run held before, is answered in milliseconds.
     """
     if not open_questions(plan):
         return Findings()
     key = key_of(plan)
-    if held_before(key):
-        return Findings()
+    left = held_before(key)
+    if left == [] or (left and look and all(0 <= number < len(plan.deploys) for number, _ in left)):
+        return Findings(left=left)
     found = dry_run(plan, progress)
-    if not found.refused and not found.unproven:
-        remember(key)
+    if not found.refused:
+        remember(key, found.left)
     return found
 
 
@@ -87,6 +91,8 @@ def dry_run(plan: Plan, progress: Progress = lambda _text: None) -> Findings:
         except (PlanError, EngineError) as error:
             found += [one if one.at is not None else replace(one, at=Label(deploy.span)) for one in error.diagnostics]
     all_.refused = list(dict.fromkeys(found))
+    lines = [deploy.span for deploy in plan.deploys]
+    all_.left = [(lines.index(proof.line), proof.outlook()) for proof in all_.proofs]
     return all_
 
 

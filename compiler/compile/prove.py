@@ -39,12 +39,12 @@ def unproven(findings: Findings) -> list[Diagnostic]:
     return [replace(one, help=f"{_WAY}; or {one.help}" if one.help else _WAY) for one in findings.unproven]
 
 
-def outlook(findings: Findings) -> Iterator[Diagnostic]:
+def outlook(plan: Plan, findings: Findings) -> Iterator[Diagnostic]:
     """What would be run, as notes: one for each deploy."""
-    for proof in findings.proofs:
-        message = f"no table holds {proof.outlook()}: they are run when the plan is compiled"
+    for number, text in findings.left:
+        message = f"no table holds {text}: they are run when the plan is compiled"
         help = "`edgec prove PLAN` runs them now; their rows are kept for every later compile"
-        yield Diagnostic("W0602", message, Label(proof.line), help=help, severity="note")
+        yield Diagnostic("W0602", message, Label(plan.deploys[number].span), help=help, severity="note")
 
 
 def prove_all(plan: Plan, findings: Findings, progress: Progress) -> list[Proven]:

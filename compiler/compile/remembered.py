@@ -2,7 +2,8 @@
 
     key = hash(plan's texts, lets, model headers, sizes and times of other files, edgec's own files, plug-ins)
 
-Only a dry run without a refusal is remembered. The key needs no array library and a few milliseconds.
+Only a dry run without a refusal is remembered, with what is left to be run (`prove.py`). The key needs no array library
+and a few milliseconds.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,15 +31,26 @@ _HEADER = 8  # bytes before the JSON header of a safetensors file: its length
 _WHOLE = 1 << 20  # bytes up to which a file is hashed; of a larger one the size and the time of its last change count
 
 
-def held_before(key: str) -> bool:
-    """Whether the dry run with this key had nothing to refuse."""
-    return cache.read_note(_KIND, key) is not None
+def held_before(key: str) -> list[tuple[int, str]] | None:
+    """What the dry run with this key left to be run, as (number of the deploy line, text): nothing, if it held.
+
+    None: there was no such run, or it had something to refuse.
+    """
+    text = cache.read_note(_KIND, key)
+    try:
+        left = json.loads(text) if text else None
+    except ValueError:
+        return None
+    if not isinstance(left, list):
+        return None
+    found = [(one[0], one[1]) for one in left if isinstance(one, list) and [type(x) for x in one] == [int, str]]
+    return found if len(found) == len(left) else None
 
 
-def remember(key: str) -> None:
-    """Note that the dry run with this key held; a cache that cannot be written forgets it."""
+def remember(key: str, left: Sequence[tuple[int, str]] = ()) -> None:
+    """Note that the dry run with this key refused nothing; a cache that cannot be written forgets it."""
     with contextlib.suppress(OSError):
-        cache.write_note(_KIND, key, "held")
+        cache.write_note(_KIND, key, json.dumps(left))
 
 
 def key_of(plan: Plan) -> str:

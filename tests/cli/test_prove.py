@@ -55,6 +55,9 @@ def test_a_missing_row_is_a_note_then_run_then_known(tmp_path: Path, make, code:
     if code == "E0640":
         (note,) = [one for one in check_plan(path)[1] if one.code == "W0602"]
         golden_error("W0602", [replace(note, at=None)])
+    again: list[str] = []
+    assert [one.code for one in check_plan(path, progress=again.append)[1] if one.severity == "note"] == ["W0602"]
+    assert again == []  # what was left is remembered, too
     assert codes(path, prove=False) == [(code, "error")]
     said: list[str] = []
     (one,) = prove_plan(load_plan(path), said.append)
