@@ -63,7 +63,7 @@ def refuse_early(plan: Plan, progress: Progress = lambda _text: None, look: bool
         return Findings()
     key = key_of(plan)
     left = held_before(key)
-    if left == [] or (left and look and all(0 <= number < len(plan.deploys) for number, _ in left)):
+    if left is not None and (not left or (look and all(0 <= number < len(plan.deploys) for number, _ in left))):
         return Findings(left=left)
     found = dry_run(plan, progress)
     if not found.refused:
