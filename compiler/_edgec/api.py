@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgec.compiler.emit.capabilities import Capabilities as Capabilities
     from edgec.compiler.emit.capabilities import Refusal as Refusal
     from edgec.compiler.emit.conformance.legality import Legality as Legality
+    from edgec.compiler.emit.conformance.local_table import LocalTable as LocalTable
     from edgec.compiler.emit.conformance.measure import Bench as Bench
     from edgec.compiler.emit.conformance.measure import Bounds as Bounds
     from edgec.compiler.emit.conformance.measure import Case as Case
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from edgec.compiler.emit.conformance.measure import verdict_of as verdict_of
     from edgec.compiler.emit.conformance.op_class import ClassRule as ClassRule
     from edgec.compiler.emit.conformance.op_class import Use as Use
+    from edgec.compiler.emit.conformance.proof import Prover as Prover
+    from edgec.compiler.emit.conformance.proof import Trial as Trial
     from edgec.compiler.emit.conformance.table import ConformanceTable as ConformanceTable
     from edgec.compiler.emit.conformance.table import DeviceReport as DeviceReport
     from edgec.compiler.emit.conformance.table import Row as Row
@@ -87,6 +90,8 @@ _NAMES = {
     "diagnostics.diagnostic": "Diagnostic EngineError Label PlanError Span fail",
     "emit.capabilities": "Capabilities Refusal",
     "emit.conformance.legality": "Legality",
+    "emit.conformance.local_table": "LocalTable",
+    "emit.conformance.proof": "Prover Trial",
     "emit.conformance.measure": "Bench Bounds Case run_bench verdict_of",
     "emit.conformance.op_class": "ClassRule Use",
     "emit.conformance.table": "ConformanceTable DeviceReport Row",
