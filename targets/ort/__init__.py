@@ -47,7 +47,9 @@ class OrtTarget(Target):
     name: ClassVar[str] = "ort"
     also_called: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "onnxruntime_genai", "cpu")
     Options: ClassVar[type] = OrtOptions
-    capabilities: ClassVar[Capabilities] = Capabilities(frozenset({"cpu"}), widths={2: 0, 4: 0, 8: 0}, beside=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        frozenset({"cpu"}), widths={2: 0, 4: 0, 8: 0}, minimums=True, beside=True
+    )
 
     def mode(self, options: OrtOptions) -> str:
         """ONNX Runtime; `int8` rounds the inputs of linears."""

@@ -1,6 +1,7 @@
 """Quantised weights as ONNX Runtime's own ops; everything else stays standard ONNX.
 
     MatMul(x, Transpose(DequantizeLinear(q, s)))   ->  MatMulNBits(x, packed q, s[, zero points])
+    MatMul(x, Transpose(DequantizeBlocks(q, s, m)))   the same, with float zero points -m / s
     Gemm(x, DequantizeLinear(q, s), b)             ->  MatMulNBits, then Add b
     Gather(DequantizeLinear(q, s), ids)            ->  GatherBlockQuantized(packed q, ids, s[, zero points])
 
@@ -17,7 +18,7 @@ import onnx_ir as ir
 
 from ...compiler.ir.annotations import SAME_BYTES
 from ...compiler.ir.clone import clone_model
-from ...compiler.ir.linears import Linear, linears
+from ...compiler.ir.linears import Linear, is_dequantize_blocks, linears
 from ...compiler.ir.module import Module, drop_unused_initializers, initializer
 from ...compiler.ir.weights import Weight
 from . import pack
@@ -81,6 +82,8 @@ class OrtLowering:
             return "its integers lie as [K, N]"
         if linear.kind == "gemm" and linear.node.attributes.get_float("beta", 1.0) != 1.0:
             return "its Gemm scales the bias"
+        if linear.kind == "gather" and linear.quant.minimum is not None:
+            return "a lookup takes no float minimum per block"
         if linear.kind == "gather" and linear.shape[1] % pack.stored_block(linear.quant):
             return f"no block of 16 or more divides its rows of {linear.shape[1]}"
         return pack.is_packable(linear.quant)
@@ -162,5 +165,6 @@ def as_float32(graph: ir.Graph, half: ir.Value) -> ir.Value:
 def _drop_dead(graph: ir.Graph) -> None:
     """Remove what only led to the rewritten ops: transposes and dequantised weights."""
     for node in reversed(list(graph)):
-        if node.op_type in ("Transpose", "DequantizeLinear") and not any(Module.readers(v) for v in node.outputs):
+        weight = node.op_type in ("Transpose", "DequantizeLinear") or is_dequantize_blocks(node)
+        if weight and not any(Module.readers(v) for v in node.outputs):
             graph.remove(node, safe=True)

@@ -6,6 +6,8 @@
 
     w[n, k] = (B[n, k] - zero_points[n, k // block]) * scales[n, k // block]              zero point 2^(b-1) if absent
 
+A block with a float minimum m (GGUF's Q4_1) has the float32 zero point -m / scale, which MatMulNBits takes too.
+
 Integers are stored without sign, so a signed q is stored as q + 2^(b-1), whose zero point is the one that holds when
 none is given. A row with one scale for all its inputs repeats it for blocks that divide the row; where none does, the
 last block is filled up with zeros, which the kernel does not read.
@@ -23,6 +25,7 @@ from ...compiler.ir.weights import Weight, derive
 
 _CHANNEL_BLOCKS = (128, 64, 32, 16)
 _UNEVEN_BLOCK = 32
+FLAT = 2.0**-100  # the scale of a block whose weights are all its minimum: its integers add nothing
 WIDTHS = (2, 4, 8)
 
 
@@ -86,13 +89,18 @@ def scales(name: str, quant: QuantizedWeight, half: bool = False) -> Weight:
     dtype = ir.DataType.FLOAT16 if half else ir.DataType.FLOAT
 
     def rows(start: int, stop: int) -> np.ndarray:
-        return _per_block(quant.scale.rows(start, stop), blocks).astype(dtype.numpy())
+        found = _per_block(quant.scale.rows(start, stop), blocks)
+        if quant.minimum is not None:
+            found = np.where(found == 0, np.float32(FLAT), found)
+        return found.astype(dtype.numpy())
 
     return derive(f"{name}.scales", dtype, (n, blocks), rows, quant.scale, Transform.CAST, "per block")
 
 
 def scales_fit_half(quant: QuantizedWeight) -> bool:
     """Whether float16 holds every scale exactly. `quantize` rounds its scales to it; stored ones are looked at."""
+    if quant.minimum is not None:
+        return False  # a block of equal weights has a scale below float16's
     made = FORMAT.get(quant.q)
     if made is not None and made.method not in ("", "keep"):
         return True
@@ -107,6 +115,8 @@ def zero_points(name: str, quant: QuantizedWeight) -> Weight | None:
         return None
     n, k = quant.q.dims
     blocks = block_count(k, stored_block(quant))
+    if quant.minimum is not None:
+        return _from_minimums(name, quant, quant.minimum)
 
     def rows(start: int, stop: int) -> np.ndarray:
         if given is None:
@@ -130,3 +140,21 @@ def unsigned(quant: QuantizedWeight, q: np.ndarray) -> np.ndarray:
 
 def _per_block(values: np.ndarray, blocks: int) -> np.ndarray:
     return np.repeat(values[:, None], blocks, axis=1) if values.ndim == 1 else values
+
+
+def _from_minimums(name: str, quant: QuantizedWeight, minimum: Weight) -> Weight:
+    """Float zero points [N, blocks] that stand for a smallest value per block."""
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        scale = quant.scale.rows(start, stop).astype(np.float64)
+        return (-minimum.rows(start, stop) / np.where(scale == 0, FLAT, scale)).astype(np.float32)
+
+    return derive(
+        f"{name}.zero_points",
+        ir.DataType.FLOAT,
+        minimum.dims,
+        rows,
+        minimum,
+        Transform.MEASURE,
+        "minus minimum / scale",
+    )

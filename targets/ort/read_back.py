@@ -125,8 +125,13 @@ def _difference(
         return "the integers"
     spread = scale.shape[1]
     wanted = quant.scale.rows(at, at + rows)
-    if not np.array_equal(scale, np.broadcast_to(wanted.reshape(rows, -1), (rows, spread))):
+    flat = wanted == 0 if quant.minimum is not None else np.zeros_like(wanted, bool)
+    if not np.array_equal(scale, np.broadcast_to(np.where(flat, scale, wanted).reshape(rows, -1), (rows, spread))):
         return "the scales"
+    if quant.minimum is not None:
+        lowest = quant.minimum.rows(at, at + rows)
+        same = zero is not None and np.allclose(-zero.astype(np.float64) * scale, lowest, rtol=1e-6, atol=0)
+        return None if same else "the minimums"
     if quant.zero_point is None:
         return None if (zero is None) == signed else "the zero points"
     if zero is None:

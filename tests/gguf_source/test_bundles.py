@@ -102,3 +102,22 @@ def test_check_of_a_gguf_needs_no_array_library(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_onnx_runtime_keeps_a_float_minimum(tmp_path):
+    """Q4_1 as it is stored: MatMulNBits with zero points -minimum / scale."""
+    import onnx
+
+    write_gguf(MODELS / "pycode-qwen2", tmp_path / "m.gguf", lambda n: Type.F16 if "embd" in n else Type.Q4_1)
+    (tmp_path / "p.edge").write_text(
+        'plan p\ndevice host\nmodel m { source = gguf("m.gguf") context = 256 }\n'
+        f'evaluation {{ text = "{TEXT}/modules.txt" windows = 2 }}\n'
+        'pipeline k { quantize (method = keep) except "embed_tokens" }\ndeploy m on cpu through k as ort\n'
+        "require { m.perplexity <= 1.0001 * baseline }\n"
+    )
+    edgec("compile", tmp_path / "p.edge", "-o", tmp_path / "b", "--quiet")
+    model = onnx.load(tmp_path / "b" / "m" / "cpu0.onnx", load_external_data=False)
+    assert sum(node.op_type == "MatMulNBits" for node in model.graph.node) >= 14
+    kinds = {one.name: one.data_type for one in model.graph.initializer}
+    assert {kind for name, kind in kinds.items() if name.endswith(".zero_points")} == {onnx.TensorProto.FLOAT}

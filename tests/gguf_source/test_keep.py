@@ -162,7 +162,7 @@ require {{ m.perplexity <= {bound} * baseline }}
 )
 def test_bundles_have_the_perplexity_of_the_file(tmp_path, target, kind, dtype, ratio):
     write_gguf(FOLDER, tmp_path / "m.gguf", lambda _name: kind)
-    text = PLAN.format(text=TEXT / "modules.txt", target=target, bound=1.0005)
+    text = PLAN.format(text=TEXT / "modules.txt", target=target, bound=ratio)
     (tmp_path / "p.edge").write_text(text)
     edgec("compile", tmp_path / "p.edge", "-o", tmp_path / "b", "--quiet")
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())

@@ -253,3 +253,22 @@ def test_int8_compute_needs_matmulnbits(tmp_path: Path) -> None:
     )
     with pytest.raises(EdgecError, match="no effect without `format = matmulnbits`"):
         load_plan(plan)
+
+
+def test_a_block_of_equal_weights_keeps_its_minimum() -> None:
+    """A scale of zero has no zero point: the block gets a scale that its integers are lost in."""
+    import types
+
+    from edgec.compiler.ir.weights import from_array
+    from edgec.targets.ort import pack
+
+    q = from_array("q", np.full((2, 32), 7, ir.DataType.UINT4.numpy()))
+    scale = from_array("s", np.array([[0.0], [0.5]], np.float32))
+    minimum = from_array("m", np.array([[-0.25], [-3.0]], np.float32))
+    quant = types.SimpleNamespace(
+        q=q, scale=scale, minimum=minimum, zero_point=None, block=32, bits=4, format=types.SimpleNamespace(bits=4)
+    )
+    zero = pack.zero_points("w", quant)  # pyright: ignore[reportArgumentType]
+    assert zero is not None
+    made = (7.0 - zero.rows(0, 2).astype(np.float64)) * pack.scales("w", quant).rows(0, 2)  # pyright: ignore
+    assert made.ravel().tolist() == pytest.approx([-0.25, 0.5])
