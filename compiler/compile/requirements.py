@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..plan.plan import Plan
     from .engine_perplexity import Judged
 
+_TOO_MUCH = 1.01  # of the module's perplexity: an engine that has a choice takes its exact mode
 _NOTED = 1.005  # of the module's perplexity: what an engine's mode costs above it is told
 
 
@@ -71,6 +72,14 @@ def measure_models(plan: Plan, models: Sequence[CompiledModel], directory: Path,
         if most:
             progress(f"{model.name}: perplexity over {most} windows on {mode}")
         value, judged = judge(unsealed, model.name, mode, ids, windows, most, known)
+        exact = None
+        if judged.cost is not None and judged.cost > _TOO_MUCH:
+            exact = target().exact_instead(directory / model.name, model.deploy.options, model.emission.parts)
+        if exact is not None:
+            model.emission.notes.append(
+                f"{mode} would cost {100 * (judged.cost or 0) - 100:.1f} %: it ships for {exact}"
+            )
+            value, judged = judge(unsealed, model.name, exact, ids, windows, most, known)
         measured.perplexity[model.name], measured.judged[model.name] = value, judged
         measured.module[model.name] = known(windows)
         if judged.cost is not None and judged.cost > _NOTED:

@@ -7,7 +7,7 @@ into parts (`partition/`), hands each device's parts to the target that serves i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -107,6 +107,16 @@ class Target:
     def mode(self, options: Any) -> str:
         """What runs a model of this target on this machine, in words, with the options that change its numbers."""
         return f"`as {self.name}`"
+
+    def exact_instead(self, folder: Path, options: Any, parts: Mapping[str, dict[str, Any]]) -> str | None:
+        """Turn a model that is written in `folder` to the engine's exact mode, if its options leave that open.
+
+        `parts`: its entries of the manifest, which say the mode too.
+
+        Called where the mode it was written in was measured to cost quality. What runs it then, in words; None: nothing
+        was changed.
+        """
+        return None
 
     def check(self, request: CheckRequest) -> Sequence[Diagnostic]:
         """Mistakes that can be seen before any weight is read. Must not import numpy, onnx or an engine."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,10 +30,16 @@ class MnnOptions:
     memory: str = param(
         "low",
         doc="memory mode of the engine; low: quantised weights stay packed and linears round their inputs to int8; "
-        "normal: weights are expanded to float32 when the model is loaded",
-        choices=("low", "normal"),
+        "normal: weights are expanded to float32 when the model is loaded; auto: low, and normal where low is measured "
+        "to cost more than 1 % on the plan's `evaluation` text",
+        choices=("low", "normal", "auto"),
     )
     threads: int = param(4, doc="number of CPU threads, written to the bundle's config.json", minimum=1, maximum=64)
+
+    @property
+    def written(self) -> str:
+        """The mode a model is first written in: `auto` begins as `low`."""
+        return "low" if self.memory == "auto" else self.memory
 
 
 class MnnTarget(Target):
@@ -51,7 +57,16 @@ class MnnTarget(Target):
 
     def mode(self, options: MnnOptions) -> str:
         """MNN's own engine; `low` rounds the inputs of linears."""
-        return f"MNN with `memory = {options.memory}`"
+        return f"MNN with `memory = {options.written}`"
+
+    def exact_instead(self, folder: Path, options: MnnOptions, parts: Mapping[str, dict[str, Any]]) -> str | None:
+        """With `memory = auto`, turn the written model to `normal`; what then runs it."""
+        if options.memory != "auto":
+            return None
+        from .emit import set_memory
+
+        set_memory(folder, "normal", parts)
+        return "MNN with `memory = normal`"
 
     def check(self, request: CheckRequest) -> Sequence[Diagnostic]:
         """MNN takes a module whole, on the CPU and with dynamic shapes."""
@@ -59,6 +74,10 @@ class MnnTarget(Target):
         folder = request.plan.models[request.deploy.model].source.tokenizer_folder
         if folder is not None and not (folder / "tokenizer.json").is_file():
             found.append(no_tokenizer(folder, request.deploy.span))
+        if request.deploy.options.memory == "auto" and request.arch is not None and request.plan.evaluation is None:
+            message = "`memory = auto` needs a text to be measured on"
+            help = 'add `evaluation { text = "…"  windows = 32 }`, or choose `low` or `normal`'
+            found.append(Diagnostic("E0216", message, Label(request.deploy.span), help=help))
         for step in request.steps:
             at = Label(step.span, "not for this deploy")
             also = (Label(request.deploy.span, "deployed to MNN here"),)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...compiler.diagnostics.diagnostic import fail
 from ...compiler.emit.stored_weight import StoredWeight
 from ...compiler.emit.target import Emission, EmitJob
+from .run.bundle_config import RUN, RUN_KEYS, read_config
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -36,10 +40,10 @@ def _emit_llm(job: EmitJob) -> Emission:
     from .file.embedding import BF16_FILE
 
     (part,) = job.parts
-    made = emit_llm(job.module, job.directory / job.folder, job.options.memory, job.options.threads)
+    made = emit_llm(job.module, job.directory / job.folder, job.options.written, job.options.threads)
     entry = _part(job, part.device, f"{job.folder}/config.json", "llm.mnn", part.graphs["main"])
     entry["details"] = {
-        "memory": job.options.memory,
+        "memory": job.options.written,
         "embedding": made.embedding,
         "weights": {name: blob.describe() for name, blob in made.blobs.items()},
     }
@@ -54,16 +58,25 @@ def _emit_graph(job: EmitJob) -> Emission:
     from .graph.emit_graph import emit_graph
 
     (part,) = job.parts
-    made = emit_graph(job.module, job.directory / job.folder, job.options.memory, job.options.threads)
+    made = emit_graph(job.module, job.directory / job.folder, job.options.written, job.options.threads)
     entry = _part(job, part.device, f"{job.folder}/{made.file}", "main", part.graphs["main"])
     entry["details"] = {
-        "memory": job.options.memory,
+        "memory": job.options.written,
         "threads": job.options.threads,
         "max_error": made.errors,
         "weights": {name: blob.describe() for name, blob in made.blobs.items()},
     }
     stored = {name: _stored(blob) for name, blob in made.blobs.items()}
     return Emission("chain", {part.name: entry}, list(_LIBRARIES), made.notes, stored=stored)
+
+
+def set_memory(folder: Path, memory: str, parts: Mapping[str, dict[str, Any]]) -> None:
+    """Let a written LLM bundle run in another memory mode: one key of its config.json, and of its parts' entries."""
+    path = folder / RUN
+    config = {**read_config(path, RUN_KEYS), "memory": memory}
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for part in parts.values():
+        part["details"]["memory"] = memory
 
 
 def _stored(blob: Blob) -> StoredWeight:

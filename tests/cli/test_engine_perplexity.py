@@ -80,3 +80,28 @@ def test_fewer_windows_correct_the_module(monkeypatch):
     value, judged = judge(Held(), "m", "an engine", [], 4, 1, {4: 10.0, 1: 8.0}.__getitem__)  # pyright: ignore
     assert value == pytest.approx(10.0 * 2.718281828**2 / 8.0)
     assert str(judged) == "on an engine, 1 of 4 windows"
+
+
+@pytest.mark.parametrize(("cost", "ships"), [(0.5, "normal"), (0.0, "low")])
+def test_mnn_takes_its_exact_mode_where_the_other_costs(tmp_path, monkeypatch, cost, ships):
+    real, calls = engine_perplexity.loss, []
+
+    def loss(model, ids):
+        calls.append(model)
+        return real(model, ids) + (cost if len(calls) <= 2 else 0.0)
+
+    monkeypatch.setattr(engine_perplexity, "loss", loss)
+    result = compile_plan(load_plan(plan(tmp_path, "mnn { memory = auto }", "3")), tmp_path / "b")
+    assert json.loads((result.bundle / "m" / "config.json").read_text())["memory"] == ships
+    assert result.manifest["parts"]["m.cpu0"]["details"]["memory"] == ships
+    assert result.measured.judged["m"].by == f"MNN with `memory = {ships}`"
+
+
+def test_auto_needs_a_text(tmp_path):
+    from edgec.compiler.diagnostics.diagnostic import PlanError
+
+    path = plan(tmp_path, "mnn { memory = auto }", "3")
+    text = "".join(line for line in path.read_text().splitlines(True) if not line.startswith(("evaluation", "require")))
+    path.write_text(text)
+    with pytest.raises(PlanError, match="needs a text to be measured on"):
+        load_plan(path)
