@@ -46,7 +46,9 @@ def test_a_decoder_opens_from_its_entries(draft, tmp_path):
     assert part["file"] == "draft/config.json"
     assert part["details"]["weights"]["layers.0.mlp.up_proj"] == "int4 block 32 symmetric"
     arch = {"vocab": draft.arch.vocab, "context": 64}
-    model = MnnTarget().open_model(tmp_path, {"name": "draft", "arch": arch}, {"parts": emission.parts})
+    files = {path.relative_to(tmp_path).as_posix(): {} for path in (tmp_path / "draft").iterdir()}
+    entries = {"parts": emission.parts, "files": files}
+    model = MnnTarget().open_model(tmp_path, {"name": "draft", "arch": arch}, entries)
     assert model.forward([1, 2, 3]).shape == (3, draft.arch.vocab)
     assert model.length == 3
     model.close()
