@@ -125,8 +125,10 @@ def _difference(
         return "the integers"
     spread = scale.shape[1]
     wanted = quant.scale.rows(at, at + rows)
-    flat = wanted == 0 if quant.minimum is not None else np.zeros_like(wanted, bool)
-    if not np.array_equal(scale, np.broadcast_to(np.where(flat, scale, wanted).reshape(rows, -1), (rows, spread))):
+    wanted = np.broadcast_to(wanted.reshape(rows, -1), (rows, spread))
+    if quant.minimum is not None:
+        wanted = np.where(wanted == 0, scale, wanted)  # `pack.FLAT`
+    if not np.array_equal(scale, wanted):
         return "the scales"
     if quant.minimum is not None:
         lowest = quant.minimum.rows(at, at + rows)
