@@ -6,7 +6,8 @@
 QuaRot (Ashkboos et al. 2024, arXiv 2404.00456, section 4, stage 1) and SpinQuant (Liu et al. 2024, arXiv 2405.16406,
 section 3.1) without the rotations that run online. RMSNorm commutes with R1 once its gain g is folded into the linears
 that read it: |x R1| = |x|. Activations lose their outliers, so that fewer bits represent them. R is a Hadamard matrix
-with random signs (sizes m 2^k with m = 1, 12 or 20), else a random orthogonal one. A tied head is untied, since
+with random signs (sizes m 2^k with m = 1, 12 or 20), else a random orthogonal one. Where a norm stands behind
+attention or MLP (Gemma 3), R1 cannot pass its gain: only R2 is possible. A tied head is untied, since
 embedding and head are rotated differently. With R2 the V caches contain rotated values; K does not change.
 """
 
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from ..compiler.ir.levels import Level
+from ..compiler.pipeline.demands import Demands
 from ..compiler.pipeline.pass_interface import Pass, Scope, Tolerance
 from ..compiler.plan.parameters import param
 
@@ -53,6 +55,10 @@ class Rotate(Pass):
     def moves_inside(self) -> bool:
         """R1 rotates what parts pass to each other, R2 the V cache."""
         return self.residual or self.values
+
+    def demands(self) -> Demands:
+        """Which ops write and read the hidden states is known of decoders alone."""
+        return Demands(decoder="rotate")
 
     def run(self, module: Module, scope: Scope) -> int:
         """Return how many weights were rotated; a second run finds the marks of the first and does nothing."""

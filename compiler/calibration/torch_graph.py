@@ -31,7 +31,8 @@ from ..oracle.oracle import causal_mask
 from .torch_body import RULES as BODY_RULES
 from .torch_body import run_body
 
-_LAYER = re.compile(r"layers\.(\d+)\.(post_attention_layernorm|mlp)?")
+_LAYER = re.compile(r"layers\.(\d+)\.(post_attention_layernorm|pre_feedforward_layernorm|post_feedforward|mlp)?")
+_BEHIND_ATTENTION = "post_attention_layernorm"  # of the MLP's half, unless another norm begins that half
 _APART = 8  # rows of an embedding that are read at once though those between are not asked for
 Env = dict[ir.Value, torch.Tensor]
 
@@ -68,12 +69,14 @@ def segments(graph: ir.Graph, halves: bool = False) -> list[Segment]:
     last = 0
     constants = constant_nodes(graph)
     live = [node for node in graph if node not in constants]
+    sandwich = any((node.name or "").endswith(".pre_feedforward_layernorm") for node in live)
     for node in live:
         found = _LAYER.match(node.name or "")
         before = [place[p] for p in (v.producer() for v in node.inputs if v is not None) if p in place]
         place[node] = max(before, default=0)
         if found:
-            place[node] = len(parts) * int(found[1]) + (len(parts) if found[2] else 1)
+            second = found[2] and not (sandwich and found[2] == _BEHIND_ATTENTION)
+            place[node] = len(parts) * int(found[1]) + (len(parts) if second else 1)
         last = max(last, place[node])
     for node in live:  # what follows a layer and belongs to none is the head
         if place[node] and not _LAYER.match(node.name or ""):
@@ -298,21 +301,45 @@ def _dequantize(node: ir.Node, x: Inputs) -> torch.Tensor:
     return (groups * scale).reshape(x[0].shape)
 
 
+def _slice(x: Inputs) -> torch.Tensor:
+    """Along the axes of its fourth input, or the first ones, in steps of one."""
+    starts, ends = x[1].tolist(), x[2].tolist()
+    axes = x[3].tolist() if len(x) > 3 else range(len(starts))
+    made = x[0]
+    for axis, start, end in zip(axes, starts, ends, strict=True):
+        made = made.narrow(axis, start, min(end, made.shape[axis]) - start)
+    return made
+
+
+def _shape(node: ir.Node, x: Inputs) -> torch.Tensor:
+    end = node.attributes["end"].as_int() if "end" in node.attributes else None
+    return torch.tensor(x[0].shape[int(_number(node, "start", 0)) : end])
+
+
+def _gelu(node: ir.Node, x: Inputs) -> torch.Tensor:
+    how = node.attributes.get("approximate")
+    return F.gelu(x[0], approximate="none" if how is None else how.as_string())
+
+
 _RULES: Mapping[str, TorchOp] = {
     **BODY_RULES,
     "Add": lambda node, x: x[0] + x[1],
     "Attention": _attention,
     "Cast": lambda node, x: x[0].to(_torch_type(int(_number(node, "to", 1)))),
+    "Clip": lambda node, x: torch.clamp(x[0], x[1], x[2]),
     "Cos": lambda node, x: torch.cos(x[0]),
     "DequantizeLinear": _dequantize,
     "Gather": _gather,
+    "Gelu": _gelu,
     "Identity": lambda node, x: x[0],
     "MatMul": lambda node, x: x[0] @ x[1],
     "Mul": lambda node, x: x[0] * x[1],
     "RMSNormalization": _rms_norm,
     "Reshape": _reshape,
     "RotaryEmbedding": _rotary,
+    "Shape": _shape,
     "Sin": lambda node, x: torch.sin(x[0]),
+    "Slice": lambda node, x: _slice(x),
     "Swish": lambda node, x: F.silu(x[0] * _number(node, "alpha", 1.0)) / _number(node, "alpha", 1.0),
     "Transpose": lambda node, x: x[0].permute(_ints(node, "perm")),
     "Unsqueeze": lambda node, x: _unsqueeze(x),

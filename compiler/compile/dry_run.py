@@ -125,7 +125,7 @@ def _needs_graph(plan: Plan, deploy: Deploy) -> bool:
     request = CheckRequest(plan, deploy, steps, plan.devices[0], model.arch)
     return (
         find_target(deploy.target)().looks_at_graphs(request)
-        or (model.arch is None and any(step.demands.decoder for step in steps))
+        or ((model.arch is None or model.arch.sandwich_norms) and any(step.demands.decoder for step in steps))
         or any(step.demands.stored for step in steps)
         or bool(away)
     )

@@ -1,19 +1,34 @@
-"""What a decoder-only language model is: sizes, biases, norms, rotary embedding; the names of its tensors and nodes."""
+"""What a decoder-only language model is: sizes, biases, norms, rotary embedding; the names of its tensors and nodes.
+
+The families differ in these facts only: nothing behind the sources asks for a family by its name.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from .rope import RopeSpec
 
-FAMILIES = ("llama", "qwen2", "qwen3")
-_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj")
 _MLP = ("gate_proj", "up_proj", "down_proj")
+Activation = Literal["silu", "gelu_tanh"]
+WINDOW_NODES = (
+    "past_length", "past", "past_distance", "row", "new_distance", "distance", "inside", "steep", "cut", "by_head",
+    "mask",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class DecoderArch:
-    """One decoder-only language model of a known family."""
+    """One decoder-only language model of a known family.
+
+    local            layers that attend to `window` positions at most, their own among them
+    local_rope       the rotary embedding of `local` layers where it is not `rope`
+    nope             layers without rotary embedding
+    attention_scale  what the scores are multiplied by; 1 / sqrt(head_dim) where it is None
+    sandwich_norms   norms behind attention and MLP too, before their sum with the residual stream
+    """
 
     family: str
     layers: int
@@ -29,10 +44,53 @@ class DecoderArch:
     attention_bias: tuple[str, ...]  # which of q_proj, k_proj, v_proj, o_proj
     mlp_bias: bool
     qk_norm: bool
-    activation: str
+    activation: Activation
     rope: RopeSpec
     bos: int | None
     eos: tuple[int, ...]
+    window: int | None = None
+    local: tuple[int, ...] = ()
+    local_rope: RopeSpec | None = None
+    nope: tuple[int, ...] = ()
+    attention_scale: float | None = None
+    embedding_scale: float = 1.0
+    sandwich_norms: bool = False
+
+    def within(self, context: int) -> DecoderArch:
+        """The same decoder for texts of at most `context` tokens: a window as long as that leaves nothing out."""
+        return replace(self, window=None) if self.window is not None and self.window >= context else self
+
+    def rope_of(self, layer: int) -> RopeSpec | None:
+        """The rotary embedding of a layer, None where it has none."""
+        if layer in self.nope:
+            return None
+        return self.local_rope or self.rope if layer in self.local else self.rope
+
+    def ropes(self) -> dict[str, RopeSpec]:
+        """The distinct rotary embeddings that layers have, by the prefix of their nodes."""
+        used = [self.rope_of(layer) for layer in range(self.layers)]
+        named = {"rotary": self.rope, "rotary_local": self.local_rope}
+        return {name: rope for name, rope in named.items() if rope is not None and rope in used}
+
+    def has_window(self, layer: int) -> bool:
+        """Whether the attention of a layer leaves positions out that lie too far back."""
+        return self.window is not None and layer in self.local
+
+    @property
+    def windowed(self) -> bool:
+        """Whether any layer has a window."""
+        return any(self.has_window(layer) for layer in range(self.layers))
+
+    @property
+    def plain(self) -> bool:
+        """Whether every layer is Llama's or Qwen's: full attention, one rope, SiLU, norms before attention and MLP."""
+        extra = self.local or self.nope or self.sandwich_norms or self.attention_scale is not None
+        return not extra and self.activation == "silu" and self.embedding_scale == 1.0
+
+    @property
+    def score_scale(self) -> float:
+        """What the scores of every attention are multiplied by."""
+        return self.head_dim**-0.5 if self.attention_scale is None else self.attention_scale
 
     def linears(self) -> dict[str, tuple[int, int]]:
         """Name -> [N, K] of every linear in the order it runs, the head last."""
@@ -63,6 +121,9 @@ class DecoderArch:
             prefix = f"layers.{layer}"
             out[f"{prefix}.input_layernorm.weight"] = (self.hidden,)
             out[f"{prefix}.post_attention_layernorm.weight"] = (self.hidden,)
+            if self.sandwich_norms:
+                out[f"{prefix}.pre_feedforward_layernorm.weight"] = (self.hidden,)
+                out[f"{prefix}.post_feedforward_layernorm.weight"] = (self.hidden,)
             if self.qk_norm:
                 out[f"{prefix}.self_attn.q_norm.weight"] = (self.head_dim,)
                 out[f"{prefix}.self_attn.k_norm.weight"] = (self.head_dim,)
@@ -77,13 +138,16 @@ class DecoderArch:
 
     def node_names(self) -> list[str]:
         """Every node of the semantic graph in the order it runs; what a plan's globs can match."""
-        rotary = ["cast", "unsqueeze", "angle", "cos", "sin"]
-        if self.rope.attention_factor != 1.0:
-            rotary += ["cos_scaled", "sin_scaled"]
-        names = ["embed_tokens", *(f"rotary.{name}" for name in rotary)]
-        layer_names = self._layer_nodes()
+        names = ["embed_tokens", *(["embed_scale"] if self.embedding_scale != 1.0 else [])]
+        if self.ropes() or self.windowed:
+            names += ["rotary.cast", "rotary.unsqueeze"]
+        for prefix, rope in self.ropes().items():
+            scaled = ["cos_scaled", "sin_scaled"] if rope.attention_factor != 1.0 else []
+            names += [f"{prefix}.{name}" for name in ("angle", "cos", "sin", *scaled)]
+        if self.windowed:
+            names += [f"window.{name}" for name in WINDOW_NODES]
         for layer in range(self.layers):
-            names += [f"layers.{layer}.{name}" for name in layer_names]
+            names += [f"layers.{layer}.{name}" for name in self._layer_nodes(layer)]
         return [*names, "norm", *self._linear_nodes("lm_head")]
 
     def inverse_frequencies(self) -> list[float]:
@@ -105,16 +169,20 @@ class DecoderArch:
     def _linear_nodes(self, name: str) -> list[str]:
         return [f"{name}.transpose", name, *([f"{name}.bias_add"] if self.has_bias(name) else [])]
 
-    def _layer_nodes(self) -> list[str]:
+    def _layer_nodes(self, layer: int) -> list[str]:
         attention, names = "self_attn", ["input_layernorm"]
         for part in "qkv":
             names += [*self._linear_nodes(f"{attention}.{part}_proj"), f"{attention}.{part}_reshape"]
             if self.qk_norm and part != "v":
                 names.append(f"{attention}.{part}_norm")
             names.append(f"{attention}.{part}_transpose")
-            if part != "v":
+            if part != "v" and self.rope_of(layer) is not None:
                 names.append(f"{attention}.{part}_rotary")
         names += [f"{attention}.{name}" for name in ("attention", "out_transpose", "out_reshape")]
-        names += [*self._linear_nodes(f"{attention}.o_proj"), "attn_residual", "post_attention_layernorm"]
+        between = ["attn_residual", "post_attention_layernorm"]
+        if self.sandwich_norms:
+            between = ["post_attention_layernorm", "attn_residual", "pre_feedforward_layernorm"]
+        names += [*self._linear_nodes(f"{attention}.o_proj"), *between]
         names += [*self._linear_nodes("mlp.gate_proj"), *self._linear_nodes("mlp.up_proj"), "mlp.act", "mlp.mul"]
-        return [*names, *self._linear_nodes("mlp.down_proj"), "mlp_residual"]
+        after = ["post_feedforward_layernorm"] if self.sandwich_norms else []
+        return [*names, *self._linear_nodes("mlp.down_proj"), *after, "mlp_residual"]

@@ -6,6 +6,8 @@ f[i] / factor where its wavelength exceeds L/low,    llama3 (L: the original con
 f[i] where it is below L/high, interpolated between
 blend of f[i] and f[i]/factor over a ramp of i       yarn (arXiv 2309.00071); cos and sin times attention_factor
 f[i] / factors[i]                                    factors: one for each frequency, as a GGUF stores them
+f[i] / factors[i]                                    longrope (arXiv 2402.13753): its short factors, up to the original
+                                                     context; cos and sin times attention_factor
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-RopeKind = Literal["default", "linear", "llama3", "yarn", "factors"]
-KINDS: tuple[RopeKind, ...] = ("default", "linear", "llama3", "yarn")  # those a config.json can name
+RopeKind = Literal["default", "linear", "llama3", "yarn", "longrope", "factors"]
+KINDS: tuple[RopeKind, ...] = ("default", "linear", "llama3", "yarn", "longrope")  # those a config.json can name
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class RopeSpec:
             return [self._llama3(f) for f in plain]
         if self.kind == "yarn":
             return self._yarn(plain, head_dim)
-        if self.kind == "factors":
+        if self.kind in ("factors", "longrope"):
             return [f / factor for f, factor in zip(plain, self.factors, strict=True)]
         return plain
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .annotations import Annotation, Subject, define
-from .weights import DryWeight, Weight
+from .weights import DryWeight, Weight, slice_rows
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,13 @@ STORED: Annotation[StoredIntegers] = define(Annotation("edgec.stored_integers", 
 def stored_integers(weight: Weight) -> StoredIntegers | None:
     """What `weight`, float as a source describes it, is stored in; None where it is stored in floats."""
     return STORED.get(weight)
+
+
+def sliced(whole: StoredIntegers, start: int, stop: int) -> StoredIntegers:
+    """The integers of the rows [start, stop) of a weight."""
+    parts = (whole.q, whole.scale, whole.minimum, whole.zero_point)
+    made = [None if part is None else slice_rows(part.name, part, start, stop) for part in parts]
+    return replace(whole, q=made[0], scale=made[1], minimum=made[2], zero_point=made[3])
 
 
 def _dry(weight: Weight | None) -> Weight | None:

@@ -214,6 +214,14 @@ def cast(weight: Weight, dtype: ir.DataType) -> Weight:
     )
 
 
+def slice_rows(name: str, weight: Weight, start: int, stop: int) -> Weight:
+    """Rows [start, stop) of a stored weight as a weight of their own; facts about the whole do not come along."""
+    dims = (stop - start, *weight.dims[1:])
+    if isinstance(weight, DryWeight):
+        return DryWeight(name, weight.dtype, dims, weight.origin)
+    return Weight(name, weight.dtype, dims, lambda a, b: weight.rows(start + a, start + b), weight.origin)
+
+
 def transpose(weight: Weight) -> Weight:
     """[K, N] seen as [N, K]. Reads the source whole per block of rows: meant for imported graphs only."""
     k, n = weight.dims

@@ -79,6 +79,10 @@ class Source:
 
 def check_context(arch: DecoderArch, context: int, path: Path) -> None:
     """Refuse a context beyond the positions the decoder was trained on: its text would make no sense."""
+    if context > arch.max_positions and arch.rope.kind == "longrope":
+        message = f"context {context} is beyond the first {arch.max_positions} positions of `{path}`"
+        message += ", where longrope changes its frequencies: a graph compiled ahead of time cannot follow"
+        fail("E0334", message, help=f"set `context` to at most {arch.max_positions}")
     if context > arch.max_positions:
         message = f"context {context} is longer than the {arch.max_positions} positions that `{path}` is made for"
         fail("E0338", message, help=f"set `context` to at most {arch.max_positions}")

@@ -37,6 +37,11 @@ def rotate(module: Module, residual: bool, values: bool, seed: int, scope: Scope
     if arch is None:
         fail("E0460", f"`{module.name}` is no decoder that edgec built: its residual stream is not known", scope.origin)
     changes, done = 0, ROTATED.get(module.main) or ()
+    if residual and arch.sandwich_norms:
+        message = (
+            f"`{module.name}` has norms behind attention and MLP, whose gains no rotation of its hidden states passes"
+        )
+        fail("E0462", message, scope.origin, help="rotate the values alone: `rotate (residual = false)`")
     if residual and "residual" not in done:
         changes += _turn_residual(module, orthogonal(arch.hidden, seed), scope)
         done = (*done, "residual")

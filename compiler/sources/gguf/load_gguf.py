@@ -25,11 +25,11 @@ from .tokenizer_json import check_tokenizer
 def load_gguf(name: str, path: Path, context: int) -> Module:
     """The decoder in the GGUF file `path` under the plan's name for it."""
     file = read_gguf(path)
-    arch = read_gguf_arch(file)
+    arch = read_gguf_arch(file).within(context)
     check_context(arch, context, path)
     check_tokenizer(file, arch.vocab)
     stored = find_gguf_tensors(arch, file)
-    graph = build(arch, {tensor: _weight(tensor, where, arch) for tensor, where in stored.items()})
+    graph = build(arch, {tensor: _weight(tensor, where, arch) for tensor, where in stored.items()}, context)
     graph.graph.name = name
     return Module(name, {MAIN: graph}, Level.SEMANTIC, arch, path, context, tokenizer_folder=text_files(file))
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from ...diagnostics.diagnostic import fail
 from ...ir.decoder_arch import DecoderArch
+from ..fused import split
 from .config_file import Config, read_json
+from .families import FAMILIES
 from .quantised.parts import SUFFIXES, QuantisedTensor, is_quantised, quantised_tensor
 from .quantised.read_scheme import read_quantised
 from .quantised.refusals import refuse_unstated
@@ -37,9 +39,10 @@ Found = dict[str, StoredTensor | QuantisedTensor]
 
 
 def find_tensors(arch: DecoderArch, folder: Path) -> Found:
-    """The stored tensor of each name of `arch`; what is missing, extra, of another shape or type is an error.
+    """The tensors that `arch` needs as they are stored; what is missing, extra, of another shape or type is an error.
 
-    A tied checkpoint may store its head as well: then `lm_head.weight` is among them.
+    Names are those of `arch`, but for linears that are stored as one (`Family.fused`). A tied checkpoint may store its
+    head as well: then `lm_head.weight` is among them.
     """
     stored = _without_prefix(read_checkpoint(folder), folder)
     path = folder / "config.json"
@@ -47,7 +50,7 @@ def find_tensors(arch: DecoderArch, folder: Path) -> Found:
     if quantised is None:
         refuse_unstated(stored, folder)
     integers = {} if quantised is None else _integers(arch, stored, quantised)
-    needed = arch.tensors()
+    needed, _ = split(arch.tensors(), FAMILIES[arch.family].fused)
     missing = [name for name in needed if name not in stored and name not in integers]
     if missing:
         hint = _prefix_hint(missing[0], stored)
@@ -73,7 +76,9 @@ def _integers(
 ) -> dict[str, QuantisedTensor]:
     """The linears of `arch` that are stored as integers, by the name of their weight."""
     found = {}
-    for name, shape in arch.linears().items():
+    linears, _ = split({f"{name}.weight": shape for name, shape in arch.linears().items()}, FAMILIES[arch.family].fused)
+    for weight, shape in linears.items():
+        name = _module(weight)
         if not is_quantised(name, stored):
             continue
         module = name if name == _module(HEAD) else f"{_PREFIX}{name}"
@@ -81,7 +86,8 @@ def _integers(
         if scheme is None:
             message = f"`{module}` is stored as integers, and {quantised.place} leaves it out"
             fail("E0349", message, help="correct the config of the quantisation, or fetch the checkpoint again")
-        found[f"{name}.weight"] = quantised_tensor(name, scheme, shape, stored)
+        n, k = shape
+        found[weight] = quantised_tensor(name, scheme, (n, k), stored)
     return found
 
 

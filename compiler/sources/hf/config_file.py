@@ -44,6 +44,10 @@ def pointer_hint(start: bytes) -> str | None:
     return None
 
 
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+
+
 class Config:
     """The keys of one JSON object and the file they come from."""
 
@@ -116,6 +120,22 @@ class Config:
             self._wrong(key, "a list of numbers")
         return value
 
+    def integers(self, key: str) -> list[int]:
+        """A list of integers; empty where the key is absent or null."""
+        value = self.values.get(key)
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(isinstance(i, int) and not isinstance(i, bool) for i in value):
+            self._wrong(key, "a list of integers")
+        return value
+
+    def positive_numbers(self, key: str) -> list[float]:
+        """A list of finite numbers above 0. E0336 where the key is absent, null or anything else."""
+        value = self._value(key, None)
+        if not isinstance(value, list) or not all(_is_positive(item) for item in value):
+            self._wrong(key, "a list of numbers above 0")
+        return [float(item) for item in value]
+
     def ids(self, key: str) -> tuple[int, ...]:
         """One token id or a list of them; empty where the key is absent or null."""
         value = self.values.get(key)
@@ -125,6 +145,10 @@ class Config:
         if not all(isinstance(i, int) and not isinstance(i, bool) and -1 <= i <= _LARGEST for i in items):
             self._wrong(key, "a token id or a list of them")
         return tuple(i for i in items if i >= 0)  # -1: there is none
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> Config:
+        """The same with a value for keys that are absent; a null stays a null."""
+        return Config({**defaults, **self.values}, self.path, self._prefix)
 
     def _value(self, key: str, default: Any) -> Any:
         value = self.values.get(key)

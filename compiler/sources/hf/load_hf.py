@@ -11,15 +11,18 @@ import numpy as np
 import onnx_ir as ir
 
 from ...diagnostics.diagnostic import fail
+from ...ir.annotations import Transform
 from ...ir.decoder_arch import DecoderArch
 from ...ir.levels import Level
 from ...ir.module import MAIN, Module
-from ...ir.weights import Weight, cast
+from ...ir.weights import Weight, cast, derive
 from ..finite_rows import finite
+from ..fused import rows_of, split
 from ..source import check_context
 from .checkpoint import EMBEDDING, HEAD, find_tensors
 from .convert_tokenizer import converted
 from .decoder_graph import build
+from .families import FAMILIES
 from .quantised.parts import QuantisedTensor
 from .read_decoder_arch import read_arch
 from .safetensors_index import StoredTensor
@@ -27,10 +30,9 @@ from .safetensors_index import StoredTensor
 
 def load_hf(name: str, folder: Path, context: int) -> Module:
     """The decoder in `folder` under the plan's name for it."""
-    arch = read_arch(folder)
+    arch = read_arch(folder).within(context)
     check_context(arch, context, folder)
-    weights = read_weights(arch, folder)
-    graph = build(arch, weights)
+    graph = build(arch, read_weights(arch, folder), context)
     graph.graph.name = name
     text = converted(folder) or folder
     return Module(name, {MAIN: graph}, Level.SEMANTIC, arch, folder, context, tokenizer_folder=text)
@@ -41,7 +43,32 @@ def read_weights(arch: DecoderArch, folder: Path) -> dict[str, Weight]:
     found = find_tensors(arch, folder)
     if arch.tied and HEAD in found:
         _check_tied(found.pop(HEAD), found[EMBEDDING])
-    return {name: _weight(name, stored) for name, stored in found.items()}
+    family = FAMILIES[arch.family]
+    stored = {name: _weight(name, tensor) for name, tensor in found.items()}
+    _, parts = split(arch.tensors(), family.fused)
+    weights = {
+        name: rows_of(name, stored[parts[name].name], parts[name]) if name in parts else stored[name]
+        for name in arch.tensors()
+    }
+    if family.gain_offset:
+        for name in weights:
+            if name.endswith("norm.weight"):
+                weights[name] = _offset(weights[name], family.gain_offset)
+    return weights
+
+
+def _offset(gain: Weight, offset: float) -> Weight:
+    """A norm's gain that is stored as its difference from `offset`."""
+    add = np.float32(offset)
+    return derive(
+        gain.name,
+        gain.dtype,
+        gain.dims,
+        lambda a, b: gain.rows(a, b) + add,
+        gain,
+        Transform.MEASURE,
+        f"{offset:g} added",
+    )
 
 
 def _weight(name: str, stored: StoredTensor | QuantisedTensor) -> Weight:

@@ -11,15 +11,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...diagnostics.diagnostic import fail
-from ...ir.decoder_arch import _ATTENTION, FAMILIES, DecoderArch
+from ...ir.decoder_arch import ATTENTION_LINEARS, Activation, DecoderArch
 from ...ir.rope import RopeSpec
 from .config_file import Config, read_json
+from .families import FAMILIES, Family
+from .layer_kinds import AS_ONNX
 from .quantised.read_scheme import read_quantised
-from .read_rope import read_rope
+from .read_rope import read_local_rope, read_rope
 
 _MOST_LAYERS = 4096
 _MOST_POSITIONS = 2**31 - 1
-_OWN_HEAD_DIM = {"qwen3": 128}  # what transformers takes where a config has none
+_ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 _EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
 _MODALITY_KEYS = ("vision_config", "audio_config", "text_config", "thinker_config")
 
@@ -27,22 +29,24 @@ _MODALITY_KEYS = ("vision_config", "audio_config", "text_config", "thinker_confi
 def read_arch(folder: Path) -> DecoderArch:
     """From `folder`/config.json and generation_config.json; anything the graph builder does not know is an error."""
     path = folder / "config.json"
-    config = Config(read_json(path), path)
-    family = _family(config)
-    _refuse_features(config)
+    given = Config(read_json(path), path)
+    name = _family(given)
+    family = FAMILIES[name]
+    config = given.with_defaults(family.defaults)
+    _refuse_features(config, family)
     layers = config.integer("num_hidden_layers", maximum=_MOST_LAYERS)
-    _refuse_sliding_window(config, family, layers)
+    kinds = family.kinds(config, layers)
     heads = config.integer("num_attention_heads")
-    kv_heads = config.integer("num_key_value_heads", heads if family == "llama" else None)
+    kv_heads = config.integer("num_key_value_heads", None if family.states_kv_heads else heads)
     hidden = config.integer("hidden_size")
-    head_dim = _head_dim(config, hidden, heads, family)
+    head_dim = _head_dim(config, hidden, heads)
     if heads % kv_heads:
         fail("E0337", f"`{path}`: {heads} attention heads cannot share {kv_heads} K/V heads evenly")
     positions = config.integer("max_position_embeddings")
-    rope = read_rope(config, positions)
+    rope = read_rope(config, family, positions, head_dim)
     bos, eos = _token_ids(folder, config)
     return DecoderArch(
-        family=family,
+        family=name,
         layers=layers,
         hidden=hidden,
         intermediate=config.integer("intermediate_size"),
@@ -54,53 +58,59 @@ def read_arch(folder: Path) -> DecoderArch:
         rms_eps=config.number("rms_norm_eps"),
         tied=config.boolean("tie_word_embeddings", False),
         attention_bias=_attention_bias(config, family),
-        mlp_bias=family == "llama" and config.boolean("mlp_bias", False),
-        qk_norm=family == "qwen3",
-        activation="silu",
+        mlp_bias=family.mlp_bias and config.boolean("mlp_bias", False),
+        qk_norm=family.qk_norm,
+        activation=_ACTIVATIONS[config.text(family.activation_key, "silu")],
         rope=rope,
         bos=bos,
         eos=eos,
+        window=kinds.window,
+        local=kinds.local,
+        local_rope=read_local_rope(config, family, positions, head_dim),
+        nope=kinds.nope,
+        attention_scale=_attention_scale(config),
+        embedding_scale=hidden**0.5 if family.scaled_embedding else 1.0,
+        sandwich_norms=family.sandwich_norms,
     )
 
 
 def _family(config: Config) -> str:
     for key in _MODALITY_KEYS:
         if key in config:
-            fail("E0333", f"`{config.path}` describes a multimodal model (`{key}`), which edgec cannot build")
+            message = f"`{config.path}` describes a multimodal model (`{key}`), which edgec cannot build"
+            fail("E0333", message, help=AS_ONNX)
     for key in _EXPERT_KEYS:
         if key in config:
-            fail("E0333", f"`{config.path}` describes a mixture of experts (`{key}`), which edgec cannot build")
+            message = f"`{config.path}` describes a mixture of experts (`{key}`), which edgec cannot build"
+            fail("E0333", message, help=AS_ONNX)
     family = config.text("model_type")
     if family not in FAMILIES:
         known = ", ".join(f"`{name}`" for name in FAMILIES)
-        fail("E0332", f"`{config.path}` is of the family `{family}`, which edgec does not know", help=f"known: {known}")
+        message = f"`{config.path}` is of the family `{family}`, which edgec does not know"
+        fail("E0332", message, help=f"known: {known}; {AS_ONNX}")
     return family
 
 
-def _refuse_features(config: Config) -> None:
+def _refuse_features(config: Config, family: Family) -> None:
     read_quantised(config.path.parent, config)  # refuses what it does not know
     for name in config.strings("architectures"):
         if not name.endswith("ForCausalLM"):
-            fail("E0333", f"`{config.path}` describes a `{name}`, which is not a causal language model")
+            message = f"`{config.path}` describes a `{name}`, which is not a causal language model"
+            fail("E0333", message, help=AS_ONNX)
     if not config.boolean("is_causal", True):
-        fail("E0333", f"`{config.path}` attends in both directions (`is_causal: false`), edgec builds causal decoders")
-    activation = config.text("hidden_act", "silu")
-    if activation not in ("silu", "swish"):
-        fail("E0333", f"`{config.path}` uses the activation `{activation}`, edgec builds `silu` only")
+        message = f"`{config.path}` attends in both directions (`is_causal: false`), which edgec cannot build"
+        fail("E0333", message, help=AS_ONNX)
+    for key, feature in family.refused.items():
+        if config.values.get(key) not in (None, False):
+            fail("E0333", f"`{config.path}` asks for {feature} (`{key}`), which edgec cannot build", help=AS_ONNX)
+    activation = config.text(family.activation_key, "silu")
+    if activation not in _ACTIVATIONS:
+        known = " and ".join(f"`{name}`" for name in _ACTIVATIONS if name != "swish")
+        message = f"`{config.path}` uses the activation `{activation}`, edgec builds {known}"
+        fail("E0333", message, help=AS_ONNX)
 
 
-def _refuse_sliding_window(config: Config, family: str, layers: int) -> None:
-    types = set(config.strings("layer_types"))
-    slides = family != "llama" and config.boolean("use_sliding_window", False) and "sliding_window" in config
-    if not types and slides and config.integer("max_window_layers", 28, minimum=0) < layers:
-        types = {"sliding_attention"}
-    for kind in sorted(types - {"full_attention"}):
-        fail("E0333", f"`{config.path}` has layers of type `{kind}`, edgec builds `full_attention` only")
-
-
-def _head_dim(config: Config, hidden: int, heads: int, family: str) -> int:
-    if "head_dim" not in config and family in _OWN_HEAD_DIM:
-        return _OWN_HEAD_DIM[family]
+def _head_dim(config: Config, hidden: int, heads: int) -> int:
     if "head_dim" not in config and hidden % heads:
         fail("E0337", f"`{config.path}`: hidden size {hidden} does not divide by {heads} attention heads")
     head_dim = config.integer("head_dim", hidden // heads or None)
@@ -109,16 +119,25 @@ def _head_dim(config: Config, hidden: int, heads: int, family: str) -> int:
     return head_dim
 
 
-def _attention_bias(config: Config, family: str) -> tuple[str, ...]:
-    if family == "qwen2":
-        return ("q_proj", "k_proj", "v_proj")
-    return _ATTENTION if config.boolean("attention_bias", False) else ()
+def _attention_bias(config: Config, family: Family) -> tuple[str, ...]:
+    if family.attention_bias is not None:
+        return family.attention_bias
+    return ATTENTION_LINEARS if config.boolean("attention_bias", False) else ()
+
+
+def _attention_scale(config: Config) -> float | None:
+    """Families that scale by another number than head_dim name it."""
+    if "query_pre_attn_scalar" not in config:
+        return None
+    return config.number("query_pre_attn_scalar") ** -0.5
 
 
 def _reach(positions: int, rope: RopeSpec) -> int:
     """Configs state the unscaled positions for linear scaling, and often for yarn."""
     if rope.kind == "linear":
         return min(int(positions * rope.factor), _MOST_POSITIONS)
+    if rope.kind == "longrope":
+        return rope.original_positions
     if rope.kind == "yarn":
         return max(positions, min(int(rope.original_positions * rope.factor), _MOST_POSITIONS))
     return positions

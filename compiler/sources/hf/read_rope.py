@@ -7,22 +7,38 @@ import math
 from ...diagnostics.diagnostic import fail
 from ...ir.rope import KINDS, RopeSpec
 from .config_file import Config
+from .families import Family
+from .layer_kinds import AS_ONNX
 
 _REASONS = {
     "dynamic": "its frequencies change with the length of the text, which a compiled graph cannot follow",
-    "longrope": "it switches between two sets of frequencies by the length of the text",
 }
 
 
-def read_rope(config: Config, max_positions: int) -> RopeSpec:
+def read_rope(config: Config, family: Family, max_positions: int, head_dim: int) -> RopeSpec:
     """From `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling` (before)."""
-    section = _section(config)
-    top_theta = config.number("rope_theta", 10_000.0)
     _whole_head(config)
+    return _read(config, _section(config), config.number("rope_theta", family.theta), family, max_positions, head_dim)
+
+
+def read_local_rope(config: Config, family: Family, max_positions: int, head_dim: int) -> RopeSpec | None:
+    """The rope of layers with a window where the family has one of their own; `rope_scaling` is not about them."""
+    if family.local_theta is None:
+        return None
+    named = config.section("rope_parameters")
+    section = None if named is None else named.section("sliding_attention")
+    theta = config.number("rope_local_base_freq", family.local_theta)
+    return _read(config, section, theta, family, max_positions, head_dim)
+
+
+def _read(
+    config: Config, section: Config | None, top_theta: float, family: Family, max_positions: int, head_dim: int
+) -> RopeSpec:
     if section is None:
         return RopeSpec(theta=top_theta)
     _whole_head(section)
-    kind = section.text("rope_type", section.text("type", "default"))
+    word = section.text("rope_type", section.text("type", "default"))
+    kind = family.rope_words.get(word, word)
     theta = section.number("rope_theta", top_theta)
     if kind == "default":
         return RopeSpec(theta)
@@ -32,7 +48,7 @@ def read_rope(config: Config, max_positions: int) -> RopeSpec:
         fail(
             "E0334",
             f"`{config.path}` asks for rope type `{kind}`, which edgec cannot build{why}",
-            help=f"known: {names}",
+            help=f"known: {names}; {AS_ONNX}",
         )
     if kind == "linear":
         return RopeSpec(theta, "linear", section.number("factor"))
@@ -50,7 +66,21 @@ def read_rope(config: Config, max_positions: int) -> RopeSpec:
             low_frequency_factor=low,
             high_frequency_factor=high,
         )
+    if kind == "longrope":
+        return _read_longrope(section, theta, original, max_positions, head_dim)
     return _read_yarn(section, theta, original, max_positions)
+
+
+def _read_longrope(section: Config, theta: float, original: int, max_positions: int, head_dim: int) -> RopeSpec:
+    """Its short factors: those of texts up to the original context, which the compiled graph is bound to."""
+    short = section.positive_numbers("short_factor")
+    if len(short) != head_dim // 2:
+        message = f"`{section.path}`: `short_factor` has {len(short)} numbers for heads of {head_dim}"
+        fail("E0337", message, help=f"longrope has one for each pair of channels, here {head_dim // 2}")
+    factor = section.number("factor", max_positions / original)
+    attention = 1.0 if factor <= 1 or original == 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    attention = section.number("attention_factor", attention)
+    return RopeSpec(theta, "longrope", factor, attention, original, factors=tuple(short))
 
 
 def _read_yarn(section: Config, theta: float, original: int, max_positions: int) -> RopeSpec:
@@ -95,4 +125,5 @@ def _whole_head(config: Config) -> None:
         fail(
             "E0333",
             f"`{config.path}` uses partial rotary embedding (`partial_rotary_factor`), which edgec cannot build",
+            help=AS_ONNX,
         )
