@@ -82,12 +82,6 @@ class DecoderArch:
         return any(self.has_window(layer) for layer in range(self.layers))
 
     @property
-    def plain(self) -> bool:
-        """Whether every layer is Llama's or Qwen's: full attention, one rope, SiLU, norms before attention and MLP."""
-        extra = self.local or self.nope or self.sandwich_norms or self.attention_scale is not None
-        return not extra and self.activation == "silu" and self.embedding_scale == 1.0
-
-    @property
     def score_scale(self) -> float:
         """What the scores of every attention are multiplied by."""
         return self.head_dim**-0.5 if self.attention_scale is None else self.attention_scale

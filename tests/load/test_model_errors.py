@@ -77,7 +77,6 @@ def refused(call: Callable[[], Any]) -> tuple[str, str]:
         ({"model_type": "gemma3_text", "final_logit_softcapping": 30.0}, "E0333", "`final_logit_softcapping`"),
         ({"model_type": "gemma3_text", "attn_logit_softcapping": 50.0}, "E0333", "`attn_logit_softcapping`"),
         ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "E0333", "attention to later positions"),
-        ({"is_causal": False}, "E0333", "`is_causal`"),
         ({"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}}, "E0337", "has 1 numbers"),
         ({"rope_scaling": {"type": "longrope", "short_factor": [1.0, -1]}}, "E0336", "a list of numbers above 0"),
         ({"partial_rotary_factor": 0.5}, "E0333", "partial rotary"),
