@@ -122,6 +122,26 @@ def test_patterns_of_mistral_nemo_and_gpt_4o():
     assert SPLITTINGS["gpt-4o"].patterns == (gpt,)
 
 
+def test_deepseek_coder_splits_step_by_step():
+    """Built from the parts that the tokenizer.json of DeepSeek-Coder has."""
+    made = engine(file_of(byte_level("deepseek-coder")))
+    other = Engine.from_str(made.to_str())
+    splits = [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+"]
+    parts = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in splits]
+    parts += [pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    other.pre_tokenizer = pre_tokenizers.Sequence(parts)
+    for probe in [*PROBES, "x12345 한국어\r\n(a, b) 中文字 += 1"]:
+        assert made.encode(probe).ids == other.encode(probe).ids
+
+
+def test_seed_coder_leaves_line_ends_to_themselves():
+    made = engine(file_of(byte_level("seed-coder")))
+    pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}"
+    pattern += r"| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+"
+    assert SPLITTINGS["seed-coder"].patterns == (pattern,)
+    assert made.decode(made.encode(TEXT).ids) == TEXT
+
+
 def test_llama3_takes_words_of_the_vocabulary_whole_and_opens_with_bos():
     metadata = byte_level("llama-bpe")
     tokens = [*metadata["tokens"], "whole", "<s>"]

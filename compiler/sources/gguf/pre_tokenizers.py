@@ -48,16 +48,24 @@ def _named(names: Iterable[str], splitting: Splitting) -> dict[str, Splitting]:
     return dict.fromkeys(names, splitting)
 
 
+_HAN_AND_HANGUL = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 _THREE_DIGITS = _words(r"\p{N}{1,3}")
 SPLITTINGS = {
-    **_named(("gpt-2", "olmo", "jais", "trillion"), Splitting(regex=True)),
-    **_named(("smollm", "starcoder", "refact", "command-r", "codeshell"), Splitting((r"\p{N}",), regex=True)),
     **_named(
-        ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral"),
+        ("gpt-2", "phi-2", "olmo", "jais", "trillion", "mpt", "exaone4", "granite-docling"), Splitting(regex=True)
+    ),
+    **_named(
+        ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"),
+        Splitting((r"\p{N}",), regex=True),
+    ),
+    **_named(
+        ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
         Splitting((_THREE_DIGITS,), ignore_merges=True, bos=True),
     ),
     **_named(("dbrx", "smaug-bpe"), Splitting((_THREE_DIGITS,))),
     **_named(("qwen2", "deepseek-r1-qwen"), Splitting((_words(r"\p{N}"),), nfc=True)),
     "tekken": Splitting((_cased("", r"\p{N}"),), ignore_merges=True, bos=True),
-    "gpt-4o": Splitting((_cased(f"{_CONTRACTION}?", r"\p{N}{1,3}"),)),
+    **_named(("gpt-4o", "llama4"), Splitting((_cased(f"{_CONTRACTION}?", r"\p{N}{1,3}"),))),
+    "deepseek-coder": Splitting((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _HAN_AND_HANGUL, r"\p{N}")),
+    "seed-coder": Splitting((_words(r"\p{N}{1}").replace(r"[^\s\p{L}\p{N}]+[\r\n]*", r"[^\s\p{L}\p{N}\r\n]+"),)),
 }
