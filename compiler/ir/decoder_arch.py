@@ -69,8 +69,10 @@ class DecoderArch:
     def ropes(self) -> dict[str, RopeSpec]:
         """The distinct rotary embeddings that layers have, by the prefix of their nodes."""
         used = [self.rope_of(layer) for layer in range(self.layers)]
-        named = {"rotary": self.rope, "rotary_local": self.local_rope}
-        return {name: rope for name, rope in named.items() if rope is not None and rope in used}
+        found = {"rotary": self.rope} if self.rope in used else {}
+        if self.local_rope is not None and self.local_rope in used:
+            found["rotary_local"] = self.local_rope
+        return found
 
     def has_window(self, layer: int) -> bool:
         """Whether the attention of a layer leaves positions out that lie too far back."""

@@ -74,7 +74,11 @@ class MnnTarget(Target):
         folder = request.plan.models[request.deploy.model].source.tokenizer_folder
         if folder is not None and not (folder / "tokenizer.json").is_file():
             found.append(no_tokenizer(folder, request.deploy.span))
-        if getattr(request.deploy.options, "memory", "") == "auto" and request.arch is not None and request.plan.evaluation is None:
+        if (
+            getattr(request.deploy.options, "memory", "") == "auto"
+            and request.arch is not None
+            and request.plan.evaluation is None
+        ):
             message = "`memory = auto` needs a text to be measured on"
             help = 'add `evaluation { text = "…"  windows = 32 }`, or choose `low` or `normal`'
             found.append(Diagnostic("E0216", message, Label(request.deploy.span), help=help))

@@ -17,6 +17,7 @@ Layers with a window have a mask of their own (`decoder_prologue.py`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -29,7 +30,7 @@ from .decoder_prologue import Shared, prologue
 from .graph_builder import Dim, GraphBuilder
 
 _FLOAT, _INT32 = ir.DataType.FLOAT, ir.DataType.INT32
-_ACTIVATIONS: dict[Activation, tuple[str, dict[str, object]]] = {
+_ACTIVATIONS: dict[Activation, tuple[str, dict[str, Any]]] = {
     "silu": ("Swish", {}),
     "gelu_tanh": ("Gelu", {"approximate": "tanh"}),
 }
