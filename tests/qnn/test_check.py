@@ -69,3 +69,13 @@ def test_a_format_no_phone_is_reported_to_run(golden_error):
     found = check("snapdragon_8_gen_3", quantize(weights="int4", block=32), BUCKET)
     assert [d.severity for d in found] == ["warning"]
     golden_error("W0601", found)
+
+
+def test_layers_with_a_rope_of_their_own_are_refused():
+    """The runner feeds an NPU one table of cos and sin: the local layers would be turned by the others' frequencies."""
+    plain = request("snapdragon_8_gen_3", BUCKET)
+    assert plain.arch is not None
+    local = replace(plain.arch, local=(0,), local_rope=replace(plain.arch.rope, theta=10.0))
+    found = list(QnnTarget().check(replace(plain, arch=local)))
+    assert [one.code for one in found] == ["E0634"]
+    assert "frequencies of their own" in found[0].message

@@ -27,6 +27,7 @@ def check(request: CheckRequest) -> list[Diagnostic]:
         return problems + [Diagnostic(d.code, d.message, at, help=d.help) for d in error.diagnostics]
     problems += _device(request, at)
     problems += _buckets(request, at)
+    problems += _two_ropes(request, at)
     for step in request.steps:
         if step.demands.weights:
             problems += integer_format(step, chip) if integers(request) else _format(step, chip)
@@ -62,6 +63,14 @@ def _device(request: CheckRequest, at: Label) -> Iterator[Diagnostic]:
             at,
             help="add `activations = uint16` to a `quantize` line, or deploy the model on cpu for this device",
         )
+
+
+def _two_ropes(request: CheckRequest, at: Label) -> Iterator[Diagnostic]:
+    """The runner feeds one table of cos and sin; layers with frequencies of their own would be turned by the others'."""
+    if request.arch is not None and len(request.arch.ropes()) > 1:
+        own = f"`{request.deploy.model}` rotates its local layers by frequencies of their own"
+        message = f"{own}, and an NPU graph is fed one table"
+        yield Diagnostic("E0634", message, at, help="deploy the model on cpu, `as ort`")
 
 
 def _buckets(request: CheckRequest, at: Label) -> Iterator[Diagnostic]:
