@@ -66,8 +66,8 @@ def _device(request: CheckRequest, at: Label) -> Iterator[Diagnostic]:
 
 
 def _two_ropes(request: CheckRequest, at: Label) -> Iterator[Diagnostic]:
-    """The runner feeds one table of cos and sin; layers with frequencies of their own would be turned by the others'."""
-    if request.arch is not None and len(request.arch.ropes()) > 1:
+    """The runner feeds the table of `arch.rope` alone: layers with frequencies of their own would be turned by those."""
+    if request.arch is not None and any(rope != request.arch.rope for rope in request.arch.ropes().values()):
         own = f"`{request.deploy.model}` rotates its local layers by frequencies of their own"
         message = f"{own}, and an NPU graph is fed one table"
         yield Diagnostic("E0634", message, at, help="deploy the model on cpu, `as ort`")
