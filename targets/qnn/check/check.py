@@ -66,7 +66,7 @@ def _device(request: CheckRequest, at: Label) -> Iterator[Diagnostic]:
 
 
 def _two_ropes(request: CheckRequest, at: Label) -> Iterator[Diagnostic]:
-    """The runner feeds the table of `arch.rope` alone: layers with frequencies of their own would be turned by those."""
+    """The runner feeds the table of `arch.rope` alone: layers with another rope would be turned by that."""
     if request.arch is not None and any(rope != request.arch.rope for rope in request.arch.ropes().values()):
         own = f"`{request.deploy.model}` rotates its local layers by frequencies of their own"
         message = f"{own}, and an NPU graph is fed one table"
