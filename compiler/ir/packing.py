@@ -42,8 +42,10 @@ def unpack_rows(data: np.ndarray, bits: int, count: int, order: BitOrder) -> np.
     if 8 % bits:
         stream = np.unpackbits(data, axis=1, count=count * bits, bitorder=order).reshape(len(data), count, bits)
         return (stream << _places(bits, 1, order)).sum(axis=2, dtype=np.uint8)
-    fields = [(data >> place) & ((1 << bits) - 1) for place in _places(8, bits, order)]
-    return np.stack(fields, axis=-1).reshape(len(data), -1)[:, :count]
+    made = np.empty((*data.shape, 8 // bits), np.uint8)
+    for i, place in enumerate(_places(8, bits, order)):
+        made[..., i] = (data >> place) & ((1 << bits) - 1)
+    return made.reshape(len(data), -1)[:, :count]
 
 
 def _places(width: int, step: int, order: BitOrder) -> np.ndarray:

@@ -117,10 +117,13 @@ def write_quantized(
     head = header(rows, columns, bits)
     file.write(head)
     written = len(head)
-    for codes in _codes(weight, bits):
+    lowest, alphas = weight.minimum is not None and not looked_up, []
+    shift = 1 << (bits - 1) if weight.q.dtype.is_signed() else 0
+    for start, stop in row_ranges(weight):  # alphas at once: they are made from the same float rows
+        codes = weight.q.rows(start, stop).astype(np.int16) + shift
         written += file.write(pack_rows(codes.reshape(1, -1), bits, "big").tobytes())
-    lowest = weight.minimum is not None and not looked_up
-    values = _alpha(weight, bits, lowest)
+        alphas.append(alpha_rows(weight, start, stop, bits, lowest))
+    values = np.concatenate(alphas)  # a sixteenth of the float32 weight at blocks of 16, less above
     half = bool(np.array_equal(values.astype(np.float16).astype(np.float32), values))
     alpha = file.write(values.astype(np.float16 if half else np.float32).tobytes())
     bias_bytes, symmetric = _write_bias(file, bias, rows), weight.symmetric
@@ -163,21 +166,6 @@ def alpha_of(scale: np.ndarray, zero: np.ndarray | None, bits: int) -> np.ndarra
         return scale
     shift = (float(1 << (bits - 1)) - zero.astype(np.float32)) * scale
     return np.stack([shift, scale], axis=-1)
-
-
-def _codes(weight: QuantizedWeight, bits: int) -> Iterator[np.ndarray]:
-    """The stored codes u of `weight`, in blocks of rows."""
-    shift = 1 << (bits - 1) if weight.q.dtype.is_signed() else 0
-    for start, stop in row_ranges(weight):
-        yield weight.q.rows(start, stop).astype(np.int16) + shift
-
-
-def _alpha(weight: QuantizedWeight, bits: int, lowest: bool) -> np.ndarray:
-    """All alphas [rows, blocks], all in memory at once: a sixteenth of the float32 weight at blocks of 16, less above.
-
-    They are asked for in the rows that the integers come in: scales are made from the same float rows.
-    """
-    return np.concatenate([alpha_rows(weight, start, stop, bits, lowest) for start, stop in row_ranges(weight)])
 
 
 def alpha_rows(weight: QuantizedWeight, start: int, stop: int, bits: int, lowest: bool) -> np.ndarray:
