@@ -14,8 +14,8 @@ ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj")
 _MLP = ("gate_proj", "up_proj", "down_proj")
 Activation = Literal["silu", "gelu_tanh"]
 WINDOW_NODES = (
-    "past_length", "past", "past_distance", "row", "new_distance", "distance", "inside", "steep", "cut", "by_head",
-    "mask",
+    "length_of_past", "past", "distance_of_past", "row", "new_distance", "distance", "inside", "steep", "cut",
+    "by_head", "mask",
 )  # fmt: skip
 
 

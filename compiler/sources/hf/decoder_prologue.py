@@ -62,11 +62,11 @@ def _rotary(b: GraphBuilder, name: str, rope: RopeSpec, head_dim: int, column: i
 
 def _window(b: GraphBuilder, window: int, context: int, inputs: Shared, column: ir.Value) -> ir.Value:
     """The mask of layers with a window, from the plain mask and the positions as a column [B,S,1]."""
-    past_length = b.op("Shape", "window.past_length", [inputs.past], (1,), ir.DataType.INT64, start=2, end=3)
+    past_length = b.op("Shape", "window.length_of_past", [inputs.past], (1,), ir.DataType.INT64, start=2, end=3)
     slots = b.constant("window.positions", np.arange(context, dtype=np.float32))
     first, axis = (b.constant(f"window.{name}", np.array([0], np.int64)) for name in ("first", "axis"))
     past = b.op("Slice", "window.past", [slots, first, past_length, axis], ("P",))
-    past = b.op("Sub", "window.past_distance", [column, past], ("B", "S", "P"))
+    past = b.op("Sub", "window.distance_of_past", [column, past], ("B", "S", "P"))
     row = b.op("Transpose", "window.row", [column], ("B", 1, "S"), perm=[0, 2, 1])
     new = b.op("Sub", "window.new_distance", [column, row], ("B", "S", "S"))
     shape = ("B", "S", "T")
