@@ -15,6 +15,7 @@ above float16's largest number is an error, and so are weights that are not fini
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -118,19 +119,21 @@ def make(name: str, source: Weight, format_: WeightFormat, origin: Span | None) 
 
 
 class LastRows:
-    """Scales and zero points of the rows whose integers were made last: an emitter asks for them next."""
+    """Scales and zero points of the rows whose integers were made last: an emitter asks for them next.
 
-    def __init__(self) -> None:
-        self._held: tuple[int, int, tuple[np.ndarray, np.ndarray | None]] | None = None
+    One block is held by each thread, whichever weight it is of.
+    """
+
+    _slot = threading.local()
 
     def keep(self, start: int, stop: int, made: tuple[np.ndarray, np.ndarray | None]) -> None:
         """Hold what was made of rows [start, stop), in the place of what was held."""
-        self._held = (start, stop, made)
+        self._slot.held = (self, start, stop, made)
 
     def of(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None] | None:
         """What is held of just these rows."""
-        held = self._held
-        return None if held is None or held[:2] != (start, stop) else held[2]
+        held = getattr(self._slot, "held", None)
+        return held[3] if held is not None and held[0] is self and held[1:3] == (start, stop) else None
 
 
 def quantise_in_pieces(
