@@ -242,7 +242,7 @@ def toy_module() -> Module:
     weights = {
         name: from_array(name, _random(random, shape).astype(np.float32)) for name, shape in ARCH.tensors().items()
     }
-    return Module("toy", {MAIN: build(ARCH, weights)}, Level.SEMANTIC, ARCH, None, CONTEXT)
+    return Module("toy", {MAIN: build(ARCH, weights, CONTEXT)}, Level.SEMANTIC, ARCH, None, CONTEXT)
 
 
 @pytest.fixture
