@@ -19,6 +19,7 @@ from ..compiler.diagnostics.nearest import nearest_help, same_word
 from ..compiler.emit.capabilities import Wording
 from ..compiler.emit.target import CheckRequest, undeployable
 from ..compiler.pipeline.measured_steps import unmeasured
+from ..compiler.pipeline.step import Step
 from ..compiler.plan.devices import Device, devices
 from ..compiler.plan.plan import Deploy, Evaluation, ModelDecl, Plan
 from ..compiler.registry import cache_steps, capabilities, find_target
@@ -236,7 +237,7 @@ class _Checker:
         self._readable(plan)
 
     def _rounded(self, plan: Plan) -> None:
-        """W0307 where weights are rounded to nearest at 4 bits or fewer and nothing says what that may cost."""
+        """W0307 and W0308 where weights are rounded to nearest at few bits, or pruned, and nothing bounds the cost."""
         if self.loaded.lost or self.report.errors:  # the line that bounds it may be the one that is wrong
             return
         judged = {line.subject.rpartition(".")[0] for line in plan.requires if line.subject.endswith(".perplexity")}
@@ -246,13 +247,21 @@ class _Checker:
             decoder = deploy.model in self.models and self.models[deploy.model].arch is not None
             if pipeline is None or not decoder or deploy.model in judged:
                 continue
-            for step in pipeline.steps:
-                if (better := step.demands.better) is None:
-                    continue
-                message = f"`{deploy.model}` is rounded to nearest, and no `require` line bounds what that costs"
-                help = f"{better}, or bound it: `require {{ {deploy.model}.perplexity <= 1.05 * baseline }}`"
-                self.report.warning("W0307", message, step.place("weights", "method"), help=help)
-                break
+            self._unbounded(deploy.model, pipeline.steps)
+
+    def _unbounded(self, model: str, steps: Sequence[Step]) -> None:
+        """Say it once of each kind."""
+        bound = f"bound it: `require {{ {model}.perplexity <= 1.05 * baseline }}`"
+        rounded = next((step for step in steps if step.demands.better is not None), None)
+        pruned = next((step for step in steps if step.demands.prunes), None)
+        if rounded is not None:
+            message = f"`{model}` is rounded to nearest, and no `require` line bounds what that costs"
+            help = f"{rounded.demands.better}, or {bound}"
+            self.report.warning("W0307", message, rounded.place("weights", "method"), help=help)
+        if pruned is not None:
+            message = f"`{model}` loses weights, and no `require` line bounds what that costs"
+            help = f"{bound}, with an `evaluation` text"
+            self.report.warning("W0308", message, pruned.place("pattern", "method"), help=help)
 
     def _one_token(self, plan: Plan) -> None:
         """W0304 where a model that writes text alone has no bucket of one token."""

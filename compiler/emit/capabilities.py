@@ -46,6 +46,7 @@ class Capabilities:
     widths: Mapping[int, int] = field(default_factory=lambda: {4: 0, 8: 0})
     minimums: bool = False  # stores a block's smallest value as a float, as GGUF's Q4_1 does
     lookups: bool = True  # looks rows up in quantised tables; where not, they are looked up on the CPU
+    patterns: frozenset[str] = frozenset()  # of sparse weights, that it stores in fewer bytes than dense ones
     beside: bool = False  # runs parts of a model that another target is deployed for
 
     def takes(self, target: str, demands: Demands, wording: Wording) -> Iterator[Refusal]:

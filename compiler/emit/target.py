@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..ir.sparse_pattern import PAIRS
 from .capabilities import Capabilities, Refusal, Wording
 from .engine_protocols import CallTime, GraphSession
 from .part import Part
@@ -90,6 +91,10 @@ def undeployable(target: type[Target], request: CheckRequest, wording: Wording) 
         for found in capabilities.takes(target.name, step.demands, wording):
             message = found.message.format(step.pass_name)
             yield Diagnostic(found.code, message, Label(step.span, "not for this deploy"), also, found.help)
+        if step.demands.sparse == PAIRS and PAIRS not in capabilities.patterns:
+            message = f"`as {target.name}` has no use for pairs: it stores them like dense weights"
+            help = "`pattern = 2:4` costs about as much quality, and more engines know it"
+            yield Diagnostic("W0309", message, Label(step.place("pattern")), also, help, severity="warning")
     for found in capabilities.takes_cache(target.name, deploy.kv, wording):
         yield Diagnostic(found.code, found.message, Label(deploy.span), help=found.help)
 

@@ -36,6 +36,8 @@ class Transform(Enum):
     QUANTISE = "quantisation"  # float weights to integers
     DEQUANTISE = "dequantisation"  # integers to the floats they stand for
     PACK = "packing"  # the same numbers in the layout of an engine
+    PRUNE = "pruning"  # some of the numbers zero, the others the same or re-fitted
+    PERMUTE = "permutation"  # rows or columns in another order
     MEASURE = "measuring"  # another quantity, such as scales: no fact about the weight is one about it
 
 
@@ -72,6 +74,7 @@ class Annotation(Generic[T]):
     check    yields what is not legal about it, as the end of a sentence; gets the node, graph, model, or the value that
              holds the tensor
     prefix   what stands before the text in graph dumps; None: the key without `edgec.`
+    through  the fact about what a transform that it survives has made; None: the same fact
     """
 
     key: str
@@ -81,6 +84,7 @@ class Annotation(Generic[T]):
     parse: Callable[[str], T] | None = None
     check: Callable[[Any, T], Iterator[str]] | None = None
     prefix: str | None = None
+    through: Callable[[T, Transform], T] | None = None
 
     def get(self, holder: Holder) -> T | None:
         """The fact about `holder`, None if there is none."""
@@ -152,7 +156,7 @@ def carry(parent: Holder, made: Holder, transform: Transform, name: str) -> list
         if fact is None:
             continue
         if transform in annotation.keeps:
-            annotation.set(made, fact)
+            annotation.set(made, fact if annotation.through is None else annotation.through(fact, transform))
         elif annotation.show is not None:
             ended.append(f"{transform.value} ends {annotation.show(fact)} on `{name.removesuffix('.weight')}`")
     return ended

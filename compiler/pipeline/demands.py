@@ -29,6 +29,8 @@ class Demands:
     calibration: str | None = None  # the setting that reads the plan's `calibration` text
     without_calibration: str | None = None  # what to write where there is no such text: "use …"
     better: str | None = None  # of a line that costs quality for no need: what to write instead
+    sparse: str | None = None  # the pattern that weights have behind it: `2:4`, `pairs`
+    prunes: bool = False  # it sets weights to zero that were not
     torch: str | None = None  # the setting that computes with torch
     stored: bool = False  # formats are those of the checkpoint, which its headers tell
     decoder: str | None = None  # the setting that only a decoder has a meaning for

@@ -1,0 +1,90 @@
+"""Set weights to zero in a pattern that engines and files can use, and state the pattern on each of them.
+
+    y[.., N] = x[.., K] @ W[N, K]^T   ->   y = x @ V^T,    V[n, g M : (g + 1) M] with at most N numbers that are not 0
+
+Of every M inputs of an output N are kept (2:4, 4:8, …), or with `pairs` two of the four pairs (k, k + 4) in eight. The
+pattern is a fact about the weight (`compiler/ir/sparsity.py`): the passes behind this one keep its zeros, `quantize`
+with every method, and a legality check compares the numbers with it after each of them. Embeddings are looked up by
+rows and norms are vectors: they are left alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from ..compiler.ir.levels import Level
+from ..compiler.ir.sparse_pattern import LARGEST_GROUP, PAIRS, Sparsity
+from ..compiler.pipeline.demands import Demands
+from ..compiler.pipeline.pass_interface import EXACT, Pass, Scope, Tolerance
+from ..compiler.plan.parameters import Pattern, param
+from .sparsity.groups import indivisible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ..compiler.diagnostics.diagnostic import Diagnostic, Span
+    from ..compiler.ir.module import Module
+
+_EMBEDDING = "embed_tokens"  # of a decoder: its rows are looked up
+
+
+@dataclass(frozen=True)
+class Sparsify(Pass):
+    """Set weights of linears to zero in a pattern: N of every M inputs are kept."""
+
+    name: ClassVar[str] = "sparsify"
+    takes: ClassVar[tuple[Level, ...]] = (Level.SEMANTIC,)
+    keeps_shapes: ClassVar[bool] = True
+
+    pattern: Pattern | str = param(  # noqa: RUF009 - it only describes
+        Pattern(2, 4),
+        doc="2:4 keeps two of every four inputs of an output, N:M any N of M; pairs: two of the four pairs "
+        "(k, k + 4) in eight inputs",
+        choices=(PAIRS,),
+        also_called=("sparsity", "mask_structure", "structure", "prune_n_m", "mask", "ratio"),
+        meant={"0.5": "pattern = 2:4", "50%": "pattern = 2:4", "unstructured": "a pattern is N of every M inputs."},
+    )
+    method: str = param(
+        "magnitude",
+        doc="how it is chosen which weights are kept; magnitude: the largest; keep: those of a model that is pruned "
+        "already, which is verified",
+        choices=("magnitude", "keep"),
+        also_called=("algorithm", "algo", "pruner", "pruning_method"),
+        meant={"mag": "method = magnitude", "none": "method = keep", "verify": "method = keep"},
+    )
+
+    @property
+    def sparsity(self) -> Sparsity:
+        """The pattern as a fact about a weight [N, K]."""
+        return Sparsity(str(self.pattern))
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """Half of the weights are gone: on random inputs outputs move by about their own size."""
+        return EXACT if self.method == "keep" else Tolerance(2.0, f"{self.pattern} weights")
+
+    def demands(self) -> Demands:
+        """The pattern; what `keep` finds in it costs nothing."""
+        return Demands(sparse=str(self.pattern), prunes=self.method != "keep")
+
+    def validate(self) -> list[str | tuple[str, str]]:
+        """Groups that engines and files can hold."""
+        if isinstance(self.pattern, Pattern) and self.pattern.m > LARGEST_GROUP:
+            return [("pattern", f"a group has at most {LARGEST_GROUP} inputs, `{self.pattern}` has {self.pattern.m}")]
+        return []
+
+    def check(self, weights: Mapping[str, tuple[int, int]], origin: Span) -> Iterable[Diagnostic]:
+        """Groups have to divide the inputs of every weight that the line selects, but for the embedding."""
+        group = self.sparsity.group
+        wrong = {name: k for name, (_, k) in weights.items() if k % group and name != _EMBEDDING}
+        if wrong:
+            yield indivisible(self.sparsity, wrong, origin)
+
+    def run(self, module: Module, scope: Scope) -> int:
+        """Return how many weights got the pattern; one that has it already is left alone."""
+        from .sparsity.rewrite import keep, prune
+
+        if self.method == "keep":
+            return keep(module, self.sparsity, scope)
+        return prune(module, self.sparsity, scope)
