@@ -32,7 +32,7 @@ ALLOWED = {
     "runtime": "diagnostics files ir bundle sources plan emit registry",
     "compile": "diagnostics files ir bundle oracle sources calibration pipeline plan emit partition registry runtime",
     "report": "ir pipeline plan compile",
-    "verify": "diagnostics ir bundle oracle sources registry runtime",
+    "verify": "diagnostics ir bundle oracle sources emit registry runtime",
     "driver": "diagnostics files bundle sources plan compile runtime report",
     "commands": "diagnostics files ir bundle plan registry runtime verify driver",
     "python": "diagnostics files bundle sources plan report runtime verify driver commands",

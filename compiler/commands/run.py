@@ -96,5 +96,13 @@ def _compared(facts: dict[str, Any]) -> str:
     if facts["max_error"] is None:
         return f"not compared: {facts['why']}" if "why" in facts else "not compared"
     share = f" ({facts['relative_error']:.4g} relative)" if facts["relative_error"] else ""
-    of = "the float model, quantisation included"
-    return f"off by {facts['max_error']:.4g} at most{share} from {of}, in {facts['worst']}"
+    told = f"off by {facts['max_error']:.4g} at most{share} from the float model, in {facts['worst']}"
+    return f"{told}; {_split(facts)}"
+
+
+def _split(facts: dict[str, Any]) -> str:
+    """What of a part's error is the engine's, and what quantisation's."""
+    if facts.get("emission") is None:
+        return f"emission and quantisation not told apart: {facts.get('unsplit') or 'nothing was compared'}"
+    bound = f"emission {facts['emission']:.2g} (at most {facts['emission_bound']:g})"
+    return bound + (f", quantisation {facts['quantization']:.2g}" if facts["quantization"] is not None else "")

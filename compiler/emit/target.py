@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..diagnostics.diagnostic import Diagnostic, Span
     from ..ir.decoder_arch import DecoderArch
     from ..ir.module import Module
+    from ..ir.weights import Weight
     from ..pipeline.step import Step
     from ..plan.devices import Device
     from ..plan.plan import Deploy, Plan
@@ -152,6 +153,23 @@ class Target:
     def open_oracle(self, bundle: Path, part: dict[str, Any], bucket: str) -> GraphSession:
         """The same graph in ONNX Runtime, for targets whose engine is slow here; others open their own engine."""
         return self.open_graph(bundle, part, bucket)
+
+    def open_reference(self, bundle: Path, part: dict[str, Any], bucket: str) -> GraphSession | None:
+        """The same graph as the passes left it: plain ops in float32, in ONNX Runtime. `verify` tells by it what the
+        engine is off from what quantisation is; None: an engine of whole models, or nothing such is at hand.
+        """
+        return None
+
+    def shipped_weights(self, bundle: Path, part: dict[str, Any]) -> Mapping[str, Weight] | None:
+        """Of an engine of whole models: the float32 rows [N, K] that the part's files hold, by linear, lazily.
+
+        None: they cannot be read from the files.
+        """
+        return None
+
+    def emission_bound(self, part: dict[str, Any]) -> float:
+        """The relative error up to which the engine's outputs may differ from the reference's by rounding alone."""
+        return 1e-2
 
     def call_time(self, bundle: Path, part: dict[str, Any], bucket: str, tokens: int) -> CallTime | None:
         """How long a call of `tokens` positions takes here, where that is long; None: not worth saying."""

@@ -47,7 +47,8 @@ class Verification:
     """What `verify` found. True as a condition if nothing is wrong.
 
     problems    a sentence for each thing that does not hold
-    parts       part -> its device, graphs and largest error against the float model
+    parts       part -> its device, graphs and largest error against the float model, split into `emission` (the
+                engine's share) and `quantization`
     perplexity  model -> perplexity on `text`; `baseline`: the float model's
     """
 
@@ -155,11 +156,13 @@ class Bundle:
 
         `bucket` names one of several static shapes; by default the first. `oracle`: as for `generate`.
         """
+        from ..runtime.engines import open_graph, open_oracle
         from ..runtime.generate import choose_model
         from ..runtime.plain_graph import run_parts
 
         check_files(self._manifest)
-        return run_parts(self._manifest, choose_model(self._manifest, model), dict(inputs), bucket, oracle=oracle)
+        opener = open_oracle if oracle else open_graph
+        return run_parts(self._manifest, choose_model(self._manifest, model), dict(inputs), bucket, opener=opener)
 
     def verify(
         self, text: str | Path | None = None, *, windows: int = 32, sources: Mapping[str, str | Path] | None = None

@@ -100,6 +100,10 @@ class ChainModel:
             for spec in graph["inputs"]
         }
 
+    def outputs_of(self, part: str, bucket: str) -> Sequence[Mapping[str, Any]]:
+        """The manifest's entries of what a part's graph makes."""
+        return self._manifest.parts[part]["graphs"][bucket]["outputs"]
+
     def fits(self, count: int) -> bool:
         """Whether buckets are left that take `count` more tokens."""
         return self._plan(count) is not None
@@ -162,7 +166,7 @@ class ChainModel:
 
     def _floats(self, part: str, bucket: str, made: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs as floats, those of the cache too."""
-        specs = self._manifest.parts[part]["graphs"][bucket]["outputs"]
+        specs = self.outputs_of(part, bucket)
         stored = {spec["name"]: spec for spec in specs if spec["name"] in self.cache.outputs}
         return {name: as_float(x, stored[name]) if name in stored else x for name, x in made.items()}
 

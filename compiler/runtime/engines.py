@@ -44,6 +44,14 @@ def open_oracle(manifest: Manifest, part: str, bucket: str) -> GraphSession:
         return target.open_oracle(manifest.bundle, entry, bucket)
 
 
+def open_reference(manifest: Manifest, part: str, bucket: str) -> GraphSession | None:
+    """The graph as the passes left it, in plain operators; None where its target has no such thing at hand."""
+    entry = manifest.part(part)
+    target = target_of(entry)
+    with _read_by(target, f"part `{part}`"):
+        return target.open_reference(manifest.bundle, entry, bucket)
+
+
 def open_model(manifest: Manifest, name: str, oracle: bool = False) -> LanguageModel:
     """A decoder as a language model: its own engine's, or a chain of its parts; `oracle`: as `open_oracle`."""
     from .chain import ChainModel

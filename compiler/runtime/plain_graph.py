@@ -14,6 +14,7 @@ from ..bundle.file_hashes import check_files
 from ..bundle.manifest import Manifest, load_manifest
 from ..bundle.schedule import Schedule
 from ..diagnostics.diagnostic import fail
+from .chain import Opener
 from .decoder_inputs import as_tensor
 from .engines import open_graph, open_oracle
 from .generate import choose_model
@@ -36,7 +37,7 @@ def run_graph(
     manifest = load_manifest(Path(bundle))
     check_files(manifest)
     name = choose_model(manifest, model)
-    made = run_parts(manifest, name, read_arrays(Path(inputs)), oracle=oracle)
+    made = run_parts(manifest, name, read_arrays(Path(inputs)), opener=open_oracle if oracle else open_graph)
     if outputs is not None:
         with Path(outputs).open("wb") as file:
             np.savez(file, **made)  # pyright: ignore[reportArgumentType] - its keywords are arrays
@@ -62,7 +63,7 @@ def run_parts(
     arrays: Mapping[str, np.ndarray],
     bucket: str | None = None,
     tap: Tap | None = None,
-    oracle: bool = False,
+    opener: Opener = open_graph,
 ) -> dict[str, np.ndarray]:
     """What no part reads of the outputs, for `arrays` by the graph's input names; `tap` sees every part's outputs."""
     entry = manifest.model(name)
@@ -75,7 +76,7 @@ def run_parts(
     with ExitStack() as sessions:
 
         def run(part: str) -> None:
-            session = (open_oracle if oracle else open_graph)(manifest, part, chosen["name"])
+            session = opener(manifest, part, chosen["name"])
             sessions.enter_context(closing(session))  # open to the end: parts of one context share a process
             graph = manifest.parts[part]["graphs"][chosen["name"]]
             made = session.run({spec["name"]: _take(values, spec, name) for spec in graph["inputs"]})

@@ -1,7 +1,13 @@
-"""How far each part of a bundle is from the float module, tensor by tensor.
+"""How far each part of a bundle is from the float module, tensor by tensor, and what made the difference.
 
 max_error      = max |engine - float|                    over all outputs of the part, all its buckets
 relative_error = max over outputs of ||engine - float|| / ||float||
+emission       = max over outputs of ||engine - reference|| / ||reference||
+quantization   = max over outputs of ||reference - float|| / ||float||
+
+The reference is the part as the passes left it: its graph in plain operators, fed what the engine is fed; for an
+engine of whole models the float graph with the weights that lie in the bundle. So `emission` is what lowering and the
+engine's own rounding add, which is small or a fault, and `quantization` what the plan asked for.
 
 Each bucket is called twice from an empty cache (the second call has a past), with what flows in the chain: a part's
 error contains that of the parts before it. The float values are those of the semantic graph of the model's source.
@@ -16,19 +22,24 @@ import numpy as np
 
 from ..bundle.manifest import Manifest
 from ..bundle.schedule import Schedule
+from ..diagnostics.diagnostic import EdgecError
 from ..ir import kv_names
+from ..ir.clone import clone_model
 from ..ir.module import MAIN, Module
-from ..runtime.chain import ChainModel
-from ..runtime.engines import open_graph, open_model
+from ..runtime.chain import ChainModel, Opener
+from ..runtime.decoder_inputs import as_float
+from ..runtime.engines import open_graph, open_model, open_reference, target_of
 from ..runtime.kv_cache import canonical, numpy_dtype
 from ..runtime.plain_graph import run_parts
+from .shipped_module import with_weights
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-from ..ir.clone import clone_model
+
+    from ..emit.engine_protocols import GraphSession
 
 PROBE = 16  # tokens per call where a graph takes any number
-FAR = 0.7  # a cosine below this is no rounding: the part computes something else
+FAR = 0.7  # a cosine below this is no rounding, but for the coarsest: the part computes something else
 
 
 class Comparison:
@@ -38,13 +49,18 @@ class Comparison:
         self.max_error: float | None = None
         self.relative_error: float | None = None
         self.worst = ""
-        self.far: list[str] = []
+        self.wrong: list[str] = []  # what the engine computes otherwise than its own graph says
+        self._far: list[str] = []  # from the float model: coarse quantisation, or another computation
+        self.emission: float | None = None
+        self.quantization: float | None = None
+        self.bound = 0.0  # of `emission`
+        self.unsplit = ""  # why the two are not told apart
 
     def add(self, tensor: str, bucket: str, engine: np.ndarray, reference: np.ndarray) -> None:
         """Take in one tensor: the engine's value, and the float module's in the same order of elements."""
         a, b = (array.astype(np.float64).ravel() for array in (engine, reference))
         if a.size != b.size:
-            self.far.append(f"`{tensor}` of bucket `{bucket}` has {a.size} values, the float module {b.size}")
+            self.wrong.append(f"`{tensor}` of bucket `{bucket}` has {a.size} values, the float module {b.size}")
             return
         error = float(np.abs(a - b).max(initial=0.0))
         size = float(np.linalg.norm(b))
@@ -54,11 +70,57 @@ class Comparison:
         self.relative_error = max(relative, self.relative_error or 0.0)
         cosine = float(a @ b) / (size * float(np.linalg.norm(a)) or 1.0)
         if not cosine >= FAR and error > 1e-6:
-            self.far.append(f"`{tensor}` of bucket `{bucket}` has a cosine of {cosine:.3f} with the float module's")
+            self._far.append(f"`{tensor}` of bucket `{bucket}` has a cosine of {cosine:.3f} with the float module's")
+
+    def split(self, tensor: str, bucket: str, engine: np.ndarray, plain: np.ndarray, exact: np.ndarray | None) -> None:
+        """Take in one tensor of the engine, the reference's, and the float module's if it has one."""
+        emission = _relative(engine, plain)
+        if not emission <= self.bound:
+            told = f"{emission:.3g} relative from its own graph in plain operators, {self.bound:g} is rounding"
+            self.wrong.append(f"`{tensor}` of bucket `{bucket}` is {told}")
+        self.emission = max(emission, self.emission or 0.0)
+        if exact is not None and exact.size == plain.size:
+            self.quantization = max(_relative(plain, exact), self.quantization or 0.0)
+
+    @property
+    def problems(self) -> list[str]:
+        """What is no rounding. Far from the float model is none where the engine is known to do what its graph says:
+        that is quantisation, which a text judges.
+        """
+        return self.wrong if self.emission is not None else [*self.wrong, *self._far]
 
     def facts(self) -> dict[str, Any]:
         """The errors as `edgec verify` and the report show them; None where nothing was compared."""
-        return {"max_error": self.max_error, "relative_error": self.relative_error, "worst": self.worst}
+        found = {"max_error": self.max_error, "relative_error": self.relative_error, "worst": self.worst}
+        found |= {"emission": self.emission, "quantization": self.quantization, "far": self._far[:1]}
+        return found | ({"unsplit": self.unsplit} if self.unsplit else {"emission_bound": self.bound})
+
+
+def _relative(a: np.ndarray, b: np.ndarray) -> float:
+    """||a - b|| / ||b||; the norm of the difference where b is zero; infinite where sizes differ."""
+    x, y = (array.astype(np.float64).ravel() for array in (a, b))
+    if x.size != y.size:
+        return float("inf")
+    size = float(np.linalg.norm(y))
+    return float(np.linalg.norm(x - y)) / (size or 1.0)
+
+
+class _Beside:
+    """A part's graph in its engine, and with the same feeds in the reference: its outputs go to `seen`."""
+
+    def __init__(self, engine: GraphSession, reference: GraphSession, seen: dict[str, np.ndarray]) -> None:
+        self._engine, self._reference, self._seen = engine, reference, seen
+
+    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The engine's outputs by name."""
+        self._seen.clear()
+        self._seen.update(self._reference.run(feeds))
+        return self._engine.run(feeds)
+
+    def close(self) -> None:
+        """End both."""
+        self._engine.close()
+        self._reference.close()
 
 
 def compare(manifest: Manifest, name: str, module: Module, ids: Sequence[int]) -> dict[str, Comparison]:
@@ -77,7 +139,8 @@ def compare(manifest: Manifest, name: str, module: Module, ids: Sequence[int]) -
 def _compare_chain(
     manifest: Manifest, name: str, module: Module, ids: Sequence[int], found: Mapping[str, Comparison]
 ) -> None:
-    model = ChainModel(manifest, name, open_graph)
+    seen: dict[str, dict[str, np.ndarray]] = {part: {} for part in found}
+    model = ChainModel(manifest, name, _beside(found, seen))
     values = _float_graph_values(module, manifest, name)
     longest = 2 * max(row["tokens"] or PROBE for row in model.buckets.entries.values())
     reference = _decoder_values(module, ids[:longest], values)
@@ -88,7 +151,7 @@ def _compare_chain(
             for start in (0, tokens):
                 if start + tokens > min(len(ids), row["context"] or model.context):
                     break
-                _tap(model, found, bucket, start, reference)
+                _tap(model, found, bucket, start, reference, seen)
                 model.call(ids[start : start + tokens], bucket)
     finally:
         model.close()
@@ -100,16 +163,41 @@ def _tap(
     bucket: str,
     start: int,
     reference: Mapping[str, np.ndarray],
+    seen: Mapping[str, Mapping[str, np.ndarray]],
 ) -> None:
     """Compare what the next call of `model` makes for the positions from `start` on."""
 
     def tap(part: str, made: Mapping[str, np.ndarray], count: int) -> None:
+        specs = {spec["name"]: spec for spec in model.outputs_of(part, bucket)}
+        plain = {name: as_float(array, specs[name]) for name, array in seen[part].items() if name in specs}
         for tensor, array in made.items():
-            if tensor in reference:
-                rows = _by_position(tensor, array, model, count)
-                found[part].add(tensor, bucket, rows, reference[tensor][start : start + count])
+            rows = _by_position(tensor, array, model, count)
+            exact = reference[tensor][start : start + count] if tensor in reference else None
+            if exact is not None:
+                found[part].add(tensor, bucket, rows, exact)
+            if tensor in plain:
+                found[part].split(tensor, bucket, rows, _by_position(tensor, plain[tensor], model, count), exact)
 
     model.tap = tap
+
+
+def _beside(found: Mapping[str, Comparison], seen: Mapping[str, dict[str, np.ndarray]]) -> Opener:
+    """Opens a part's graph with its reference beside it, whose outputs of the last call are in `seen`."""
+
+    def open_both(manifest: Manifest, part: str, bucket: str) -> GraphSession:
+        engine = open_graph(manifest, part, bucket)
+        try:
+            reference = open_reference(manifest, part, bucket)
+        except EdgecError as error:
+            found[part].unsplit = error.diagnostics[0].message
+            reference = None
+        if reference is None:
+            found[part].unsplit = found[part].unsplit or "its target has no reference beside the engine"
+            return engine
+        found[part].bound = target_of(manifest.part(part)).emission_bound(manifest.part(part))
+        return _Beside(engine, reference, seen[part])
+
+    return open_both
 
 
 def _by_position(tensor: str, array: np.ndarray, model: ChainModel, count: int) -> np.ndarray:
@@ -130,12 +218,36 @@ def _compare_engine(manifest: Manifest, name: str, module: Module, ids: Sequence
         rows = [engine.forward(probe[start : start + PROBE]) for start in range(0, len(probe), PROBE)]
     finally:
         engine.close()
-    part.add("logits", "whole", np.concatenate(rows), reference)
+    made = np.concatenate(rows)
+    part.add("logits", "whole", made, reference)
+    _split_engine(manifest, name, module, probe, part, made, reference)
+
+
+def _split_engine(
+    manifest: Manifest, name: str, module: Module, probe: Sequence[int], part: Comparison,
+    made: np.ndarray, exact: np.ndarray,
+) -> None:  # fmt: skip
+    """Tell emission from quantisation by the weights that lie in the bundle."""
+    if manifest.model(name).get("moved"):
+        part.unsplit = "a pass has moved what its weights hold: they do not fit the float model's graph"
+        return
+    entry = manifest.part(next(iter(manifest.parts_of(name))))
+    target = target_of(entry)
+    shipped = target.shipped_weights(manifest.bundle, entry)
+    compressed = None if shipped is None else with_weights(module, shipped)
+    if compressed is None:
+        part.unsplit = "its weights cannot be read from the bundle as those of the float model's linears"
+        return
+    part.bound = target.emission_bound(entry)
+    values = {value.name or "": value for value in compressed.main.graph.outputs}
+    plain = _decoder_values(compressed, probe, {"logits": values["logits"]})["logits"]
+    part.split("logits", "whole", made, plain, exact)
 
 
 def _compare_graph(manifest: Manifest, name: str, module: Module, found: Mapping[str, Comparison]) -> None:
     values = _float_graph_values(module, manifest, name)
     buckets = manifest.buckets(name) or [{"name": MAIN, "parts": list(found)}]
+    seen: dict[str, dict[str, np.ndarray]] = {part: {} for part in found}
     for row in buckets:
         arrays = {spec["name"]: _probe(spec) for spec in _fed(manifest, row)}
         dtypes = {value.name: value.dtype.numpy() for value in module.main.graph.inputs if value.dtype is not None}
@@ -144,11 +256,16 @@ def _compare_graph(manifest: Manifest, name: str, module: Module, found: Mapping
         def tap(
             part: str, made: Mapping[str, np.ndarray], row: Mapping[str, Any] = row, reference: Mapping = reference
         ) -> None:
+            specs = {spec["name"]: spec for spec in manifest.parts[part]["graphs"][row["name"]]["outputs"]}
             for tensor, array in made.items():
-                if tensor in reference:
-                    found[part].add(tensor, row["name"], array, reference[tensor])
+                exact = reference.get(tensor)
+                if exact is not None:
+                    found[part].add(tensor, row["name"], array, exact)
+                if tensor in seen[part]:
+                    engine, plain = (as_float(one, specs[tensor]) for one in (array, seen[part][tensor]))
+                    found[part].split(tensor, row["name"], engine, plain, exact)
 
-        run_parts(manifest, name, arrays, row["name"], tap)
+        run_parts(manifest, name, arrays, row["name"], tap, _beside(found, seen))
 
 
 def _fed(manifest: Manifest, bucket: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -1,7 +1,9 @@
 """`edgec verify`: whether a bundle is what its manifest says, and how far it is from the float model.
 
-1. every file there, of its size and hash, and no other        3. each part's error against the float module
-2. every graph the manifest names in its binary                4. perplexity on a text, beside the float model's
+1. every file there, of its size and hash, and no other
+2. every graph the manifest names in its binary
+3. each part's error against the float model, and how much of it is the engine's and how much quantisation's
+4. perplexity on a text, beside the float model's
 
 When files differ nothing is loaded: engines take damaged weights without a word, or crash.
 """
@@ -85,9 +87,10 @@ def unjudged(manifest: Manifest, result: Mapping[str, Any]) -> list[str]:
     for part, facts in result["parts"].items():
         model, relative = manifest.parts[part]["model"], facts.get("relative_error") or 0.0
         ratio = result["perplexity"].get(model, 0.0) / (result["baseline"].get(model) or float("inf"))
-        if relative > _DOUBTFUL and not 0 < ratio < _LOST:
+        far = "".join(f" ({one})" for one in facts.get("far", []))
+        if (relative > _DOUBTFUL or far) and not 0 < ratio < _LOST:
             judged = f"its perplexity is {ratio:.2f} of the float model's" if ratio else "`--text FILE` judges it"
-            found.append(f"part `{part}` is {relative:.2f} relative from the float model: {judged}")
+            found.append(f"part `{part}` is {relative:.2f} relative from the float model{far}: {judged}")
     return found
 
 
@@ -191,7 +194,7 @@ class _Verification:
 
         for part, comparison in compare(self.manifest, name, module, ids).items():
             self.result["parts"][part].update(comparison.facts())
-            self.result["problems"] += [f"part `{part}`: {what}" for what in comparison.far]
+            self.result["problems"] += [f"part `{part}`: {what}" for what in comparison.problems]
 
     def _perplexity(self, name: str, module: Module | None, ids: list[int], text: Path) -> None:
         from ..runtime.engines import open_model

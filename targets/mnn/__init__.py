@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ...compiler.emit.conformance.proof import Prover
     from ...compiler.emit.engine_protocols import LanguageModel
+    from ...compiler.ir.weights import Weight
 
 
 _LEAVE_OUT = "leave `{}` out of the pipeline of this deploy"
@@ -130,6 +131,16 @@ class MnnTarget(Target):
         from .run.engine import open_model
 
         return open_model(bundle, model, manifest)
+
+    def shipped_weights(self, bundle: Path, part: dict[str, Any]) -> Mapping[str, Weight] | None:
+        """What the weight file of an LLM bundle holds; see `file/shipped.py`."""
+        from .file.shipped import shipped_weights
+
+        return shipped_weights(bundle / part["file"])
+
+    def emission_bound(self, part: dict[str, Any]) -> float:
+        """Half floats; with `memory = low` inputs in steps of 1/127, layers deep."""
+        return 0.15 if part["details"].get("memory") == "low" else 0.02
 
     def inspect(self, path: Path) -> dict[str, Any] | None:
         """Ops, tensors and weight formats of a `.mnn`."""

@@ -72,3 +72,13 @@ class OrtTarget(Target):
         from .session import open_graph
 
         return open_graph(bundle, part, bucket)
+
+    def open_reference(self, bundle: Path, part: dict[str, Any], bucket: str) -> GraphSession:
+        """The graph with standard operators in place of ONNX Runtime's own, not optimised; see `session.py`."""
+        from .session import open_reference
+
+        return open_reference(bundle, part, bucket)
+
+    def emission_bound(self, part: dict[str, Any]) -> float:
+        """Sums in another order; with `compute = int8` inputs in steps of 1/127, layers deep."""
+        return 0.15 if part.get("details", {}).get("compute") == "int8" else 2e-3

@@ -20,6 +20,7 @@ _SPARE = 4 << 30  # bytes a graph may take beside its weights: activations, cach
 _EXPANDED = 16  # times the bytes of its files: 4-bit integers as floats, twice
 FAST = "all"  # ONNX Runtime may rewrite the graph
 EXACT = "none"  # it must not: its rewrite of DequantizeLinear + MatMul was found far off
+PLAIN = "plain"  # nor are its own ops used: they are replaced by what they stand for
 
 
 class OrtGraph:
@@ -60,6 +61,22 @@ def run_alone(model: ir.Model, level: str, feeds: dict[str, np.ndarray]) -> np.n
     return np.asarray(opened.run(None, feeds)[0])
 
 
+class PlainGraph:
+    """A graph whose linears are float32 matrices again, made of what the file holds; read and run by rows if large."""
+
+    def __init__(self, path: Path) -> None:
+        from .plain import plain
+
+        self._model = plain(path)
+
+    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name."""
+        from ...compiler.oracle import oracle
+
+        names = {value.name for value in self._model.graph.inputs}
+        return oracle.run(self._model, {name: array for name, array in feeds.items() if name in names})
+
+
 class BundledGraph:
     """A graph of a bundle that may come from anywhere, in a process of its own with limits of time and memory.
 
@@ -97,6 +114,16 @@ def _start(size: int) -> Child:
 
 def open_graph(bundle: Path, part: dict[str, Any], bucket: str) -> BundledGraph:
     """The graph that `part` (a manifest entry) has for `bucket`, with the optimisation it was checked under."""
-    graph, level = part["graphs"][bucket], part.get("details", {}).get("optimisation", EXACT)
+    level = part.get("details", {}).get("optimisation", EXACT)
+    return _open(bundle, part, bucket, EXACT if level != FAST else FAST)
+
+
+def open_reference(bundle: Path, part: dict[str, Any], bucket: str) -> BundledGraph:
+    """The same graph without ONNX Runtime's own ops and without optimisation."""
+    return _open(bundle, part, bucket, PLAIN)
+
+
+def _open(bundle: Path, part: dict[str, Any], bucket: str, level: str) -> BundledGraph:
+    graph = part["graphs"][bucket]
     what = f"ONNX Runtime running `{part.get('name', graph['graph'])}`, bucket `{bucket}`"
-    return BundledGraph(bundle / graph.get("file", part["file"]), EXACT if level != FAST else FAST, bundle, what)
+    return BundledGraph(bundle / graph.get("file", part["file"]), level, bundle, what)

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from ...compiler.emit.child_process import limit_memory, serve
-from .session import OrtGraph
+from .session import PLAIN, OrtGraph, PlainGraph
 
-_open: list[OrtGraph] = []
+_open: list[OrtGraph | PlainGraph] = []
 
 
 def load(path: str, level: str) -> int:
     """Open the graph at `path`; its number for `run`."""
-    _open.append(OrtGraph(Path(path), level))
+    _open.append(PlainGraph(Path(path)) if level == PLAIN else OrtGraph(Path(path), level))
     return len(_open) - 1
 
 

@@ -87,6 +87,14 @@ class QnnTarget(Target):
 
         return open_target_graph(part, bucket)
 
+    def open_reference(self, bundle: Path, part: dict[str, Any], bucket: str) -> GraphSession:
+        """The target-level graph too: HTP rounds what it computes, ONNX Runtime does not."""
+        return self.open_oracle(bundle, part, bucket)
+
+    def emission_bound(self, part: dict[str, Any]) -> float:
+        """Half floats, or integers of 8 and 16 bits, layers deep."""
+        return 0.15 if part["details"].get("precision") == "integers" else 0.02
+
     def call_time(self, bundle: Path, part: dict[str, Any], bucket: str, tokens: int) -> CallTime | None:
         """What the emulator takes for a call; see `call_time.py`."""
         from .call_time import call_time

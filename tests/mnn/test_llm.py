@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from edgec.compiler.diagnostics.diagnostic import EngineError, PlanError
+from edgec.compiler.ir.linears import linears
 from edgec.compiler.ir.module import initializer
 from edgec.compiler.ir.weights import from_array
 from edgec.compiler.oracle.oracle import DecoderOracle
@@ -17,6 +18,7 @@ from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.passes.bucket import Bucket
 from edgec.targets.mnn.decoder.emit_llm import compare, emit_llm
 from edgec.targets.mnn.file.read_back import check_linears, inspect
+from edgec.targets.mnn.file.shipped import shipped_weights
 from edgec.targets.mnn.run.engine import MnnLanguageModel
 
 from .conftest import HEAD, quantized
@@ -86,6 +88,17 @@ def run_both(module, folder, ids, **settings):
     return got, np.concatenate([oracle.forward(piece) for piece in pieces])
 
 
+def assert_shipped(module, folder):
+    """What `verify` reads from the bundle's files is what the module's linears multiply by."""
+    shipped = shipped_weights(folder / "config.json")
+    for linear in linears(module):
+        held, rows = shipped[linear.name], linear.shape[0]
+        assert held.dims == linear.shape
+        for start, stop in ((0, rows), (rows // 3, rows // 2)):  # rows that begin inside a byte too
+            expected = linear.weight().rows(start, stop)
+            np.testing.assert_allclose(held.rows(start, stop), expected, rtol=1e-3, atol=1e-6)
+
+
 def tokens(module, count=64):
     return np.random.default_rng(3).integers(3, module.arch.vocab, count).tolist()
 
@@ -97,6 +110,7 @@ def test_families_and_odd_shapes(label, random_model, tmp_path):
     got, expected = run_both(module, tmp_path / "out", tokens(module))
     assert np.abs(expected).max() > 1.0
     assert np.abs(got - expected).max() < 5e-5 * np.abs(expected).max()
+    assert_shipped(module, tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["target", "draft"])
@@ -119,6 +133,7 @@ def test_formats_compute_as_the_oracle(name, how, but, request, tmp_path):
     got, expected = run_both(module, tmp_path, tokens(module))
     assert np.abs(got - expected).max() < 1e-4  # logits reach 15
     assert (got.argmax(-1) == expected.argmax(-1)).all()
+    assert_shipped(module, tmp_path)
 
 
 def test_low_memory_rounds_activations_and_no_more(target, tmp_path):
@@ -134,6 +149,7 @@ def test_a_head_of_its_own_format(target, tmp_path):
     made = emit_llm(target, tmp_path, "normal", 1)
     assert made.embedding == "float16"
     assert made.blobs["lm_head"].describe() == "int8 block 64 symmetric"
+    assert_shipped(target, tmp_path)
     got, expected = run_both(target, tmp_path, tokens(target))
     assert np.abs(got - expected).max() < 1e-4
 

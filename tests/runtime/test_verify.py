@@ -22,6 +22,7 @@ from edgec.compiler.runtime.plain_graph import run_graph
 from edgec.compiler.sources.hf.hf_source import HfSource
 from edgec.compiler.sources.hf.load_hf import load_hf
 from edgec.compiler.sources.origin import find, remember
+from edgec.compiler.verify import part_errors
 from edgec.compiler.verify.verify_bundle import verify_bundle
 from onnx import TensorProto, helper
 
@@ -53,6 +54,8 @@ def test_a_good_bundle(pair):
     target, draft = result["parts"]["target.cpu0"], result["parts"]["draft.cpu0"]
     assert draft["max_error"] < 1e-4  # the float module itself
     assert 0 < target["relative_error"] < 0.03  # int8
+    assert target["emission"] < 1e-5 < target["quantization"] == pytest.approx(target["relative_error"], rel=1e-2)
+    assert max(draft["emission"], draft["quantization"]) < 1e-5
     assert (target["graphs"], draft["graphs"]) == (6, 1)
     ids = token_ids(MODELS / "pycode-qwen2", TEXT.read_text())
     expected = oracle_perplexity(load_hf("draft", MODELS / "pycode-qwen2", 512), ids, 3)
@@ -114,6 +117,31 @@ def test_a_part_that_computes_something_else(copy):
     assert not result["ok"]
     assert all("part `draft.cpu0`" in problem for problem in result["problems"])
     assert "a cosine of" in result["problems"][0]
+
+
+class Astray:
+    """An engine that computes a part a little otherwise than its graph says."""
+
+    def __init__(self, session) -> None:
+        self._session = session
+
+    def run(self, feeds):
+        return {name: array * np.float32(1.03) for name, array in self._session.run(feeds).items()}
+
+    def close(self) -> None:
+        self._session.close()
+
+
+@pytest.mark.slow
+def test_an_engine_that_strays_is_told_from_quantisation(pair, monkeypatch):
+    """Three percent are less than int8 costs, and no rounding of an engine that computes in float32."""
+    opened = part_errors.open_graph
+    monkeypatch.setattr(part_errors, "open_graph", lambda *which: Astray(opened(*which)))
+    result = verify_bundle(pair)
+    assert result["parts"]["draft.cpu0"]["emission"] == pytest.approx(0.03, rel=0.02)
+    assert result["parts"]["draft.cpu0"]["quantization"] < 0.02  # of the cache it is fed
+    told = next(one for one in result["problems"] if "`logits`" in one and "draft.cpu0" in one)
+    assert "0.03 relative from its own graph in plain operators, 0.002 is rounding" in told
 
 
 def test_a_manifest_that_promises_other_tensors(copy, tmp_path, monkeypatch):
