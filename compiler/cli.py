@@ -19,7 +19,7 @@ from .commands.arguments import Parser
 from .commands.leaving import leave, remove_leftovers
 from .commands.signals import exit_code, signals_end
 from .commands.streams import flush, give_up_stdout, one_document, print_json, program_streams
-from .commands.terminal import show
+from .commands.terminal import show, tell, told
 from .diagnostics.diagnostic import EdgecError, explain_failure, to_json
 from .diagnostics.warn import listening
 
@@ -38,8 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run_command(words: Sequence[str]) -> int:
     arguments = _parser().parse(words)
+    told()  # of a command before this one in the same process
     try:
-        with signals_end(), listening(lambda warning: show([warning])):
+        with signals_end(), listening(tell):
             if arguments.tidies:
                 remove_leftovers()
             with one_document() if getattr(arguments, "json", False) else nullcontext():
@@ -73,7 +74,7 @@ def _failed(problem: BaseException, arguments: argparse.Namespace) -> int:
     error = problem if isinstance(problem, EdgecError) else explain_failure(problem)
     try:
         if getattr(arguments, "json", False):
-            print_json({"ok": False, "diagnostics": to_json(error.diagnostics)})
+            print_json({"ok": False, "diagnostics": to_json([*told(), *error.diagnostics])})
         flush()
     except OSError:
         give_up_stdout()

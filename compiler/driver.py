@@ -18,6 +18,7 @@ from .compile.compile_model import CompiledModel, CompileOptions, Progress, comp
 from .compile.requirements import Measured, check_requirements, measure_models
 from .diagnostics.diagnostic import Diagnostic, EdgecError, RequirementError, fail
 from .diagnostics.nearest import nearest_help
+from .diagnostics.warn import collected
 from .files.cache import make_root
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ def load_plan(path: Path, defines: Sequence[str] = ()) -> Plan:
     """Read and check a plan; raises PlanError with every mistake in it."""
     from ..dsl import load_plan as load
 
-    return load(path, list(defines))
+    with collected() as told:
+        plan = load(path, list(defines))
+    return _with_warnings(plan, told)
 
 
 def read_plan_text(stream: BinaryIO, name: str) -> str:
@@ -89,22 +92,38 @@ def check_plan(
     """
     from ..dsl import check_file
 
-    plan, diagnostics, sources = check_file(path, defines, text)
+    with collected() as told:
+        plan, diagnostics, sources = check_file(path, defines, text)
+    plan = plan and _with_warnings(plan, told)
     if plan is None or fast or not plan.devices:
         return plan, diagnostics, sources
     from .compile.dry_run import refuse_early
     from .runtime.check_texts import check_texts
 
-    findings = refuse_early(plan, progress, look=prove)
-    wrong, warnings = check_texts(plan)
+    with collected() as told:
+        findings = refuse_early(plan, progress, look=prove)
+        wrong, warnings = check_texts(plan)
     refused, notes = list(dict.fromkeys((*findings.refused, *wrong))), []
-    plan = dataclasses.replace(plan, warnings=(*plan.warnings, *warnings))
+    warnings = _judged(plan, warnings)
+    plan = _with_warnings(plan, [*warnings, *told])
     if findings.left:
         from .compile.prove import outlook, unproven
 
         refused += [] if prove else unproven(findings)
         notes = list(outlook(plan, findings)) if prove else []
     return None if refused else plan, [*diagnostics, *warnings, *refused, *notes], sources
+
+
+def _with_warnings(plan: Plan, found: Sequence[Diagnostic]) -> Plan:
+    """The plan with further warnings: they stand in the manifest, the report and what a compile prints."""
+    return dataclasses.replace(plan, warnings=tuple(dict.fromkeys((*plan.warnings, *found))))
+
+
+def _judged(plan: Plan, later: Sequence[Diagnostic]) -> list[Diagnostic]:
+    """Warnings found behind the checker, those that the plan accepts marked so."""
+    from .plan.accepted_warnings import FOUND_LATER, accepted, never_came
+
+    return [*accepted(plan.deploys, later), *never_came(plan.deploys, later, among=FOUND_LATER)]
 
 
 def prove_plan(plan: Plan, progress: Progress = lambda _text: None) -> list[Proven]:
@@ -145,9 +164,9 @@ def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions
     def build(directory: Path) -> None:
         wrong, warnings = check_texts(plan)
         settle(plan, options.prove, options.progress, wrong)
-        known = dataclasses.replace(plan, warnings=tuple(dict.fromkeys((*plan.warnings, *warnings))))
         models = compile_models(plan, directory, options)
         measured = measure_models(plan, models, directory, options.progress)
+        known = _with_warnings(plan, [*_judged(plan, warnings), *told])
         result, broken = _finish(known, models, measured, directory, options)
         result.bundle = rejected_path(final) if broken else final
         made.append(result)
@@ -155,7 +174,8 @@ def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions
             raise BrokenRequirement(*broken, result=result)
 
     try:
-        write_bundle(final, build, rejectable=bool(plan.requires))
+        with collected() as told:
+            write_bundle(final, build, rejectable=bool(plan.requires))
     except EdgecError as error:
         error.sources = error.sources or plan.sources
         raise

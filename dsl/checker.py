@@ -20,6 +20,7 @@ from ..compiler.emit.capabilities import Wording
 from ..compiler.emit.target import CheckRequest, undeployable
 from ..compiler.pipeline.measured_steps import unmeasured
 from ..compiler.pipeline.step import Step
+from ..compiler.plan.accepted_warnings import FOUND_LATER, accepted, never_came
 from ..compiler.plan.devices import Device, devices
 from ..compiler.plan.plan import Deploy, Evaluation, ModelDecl, Plan
 from ..compiler.registry import cache_steps, capabilities, find_target
@@ -120,6 +121,7 @@ class _Checker:
         self._targets_agree(plan)
         self._unused()
         self._rounded(plan)
+        self._acknowledged(plan)
         return plan
 
     def _models(self) -> dict[str, ModelDecl]:
@@ -257,11 +259,13 @@ class _Checker:
         if rounded is not None:
             message = f"`{model}` is rounded to nearest, and no `require` line bounds what that costs"
             help = f"{rounded.demands.better}, or {bound}"
-            self.report.warning("W0307", message, rounded.place("weights", "method"), help=help)
+            at = rounded.place("weights", "method")
+            self.report.warning("W0307", message, at, help=help, models=(model,))
         if pruned is not None:
             message = f"`{model}` loses weights, and no `require` line bounds what that costs"
             help = f"{bound}, with an `evaluation` text"
-            self.report.warning("W0308", message, pruned.place("pattern", "method"), help=help)
+            at = pruned.place("pattern", "method")
+            self.report.warning("W0308", message, at, help=help, models=(model,))
 
     def _one_token(self, plan: Plan) -> None:
         """W0304 where a model that writes text alone has no bucket of one token."""
@@ -274,7 +278,7 @@ class _Checker:
                     message = f"`{deploy.model}` has no bucket of one token: each token it writes costs a padded call"
                     also = f"the smallest takes {smallest} tokens"
                     help = f"add 1: `tokens = [1, {smallest}, …]`"
-                    self.report.warning("W0304", message, step.place("tokens"), also, help=help)
+                    self.report.warning("W0304", message, step.place("tokens"), also, help, (deploy.model,))
 
     def _readable(self, plan: Plan) -> None:
         """Perplexity is measured on text, which takes the model's tokenizer."""
@@ -334,9 +338,8 @@ class _Checker:
             request = CheckRequest(plan, deploy, plan.steps(deploy), plan.devices[0], self.models[deploy.model].arch)
             target = find_target(deploy.target)
             try:
-                said = [*undeployable(target, request, wording), *target().check(request)]
-                for found in self._accepted(deploy, said):
-                    self.report.take(PlanError(found), deploy.span)
+                for found in (*undeployable(target, request, wording), *target().check(request)):
+                    self.report.take(PlanError(replace(found, models=(deploy.model,))), deploy.span)
             except EdgecError as error:
                 self.report.take(error, deploy.span)
             except ForeignFailure as failure:
@@ -345,18 +348,11 @@ class _Checker:
                 message = f"the target `{deploy.target}` is broken: its check raised {failure}"
                 self.report.error("E0118", message, deploy.span)
 
-    def _accepted(self, deploy: Deploy, said: Sequence[Diagnostic]) -> list[Diagnostic]:
-        """The diagnostics of one deploy line, the warnings it accepts marked so; W0306 for one that never came."""
-        found = [
-            replace(one, accepted=deploy.reason) if one.severity == "warning" and one.code in deploy.accept else one
-            for one in said
-        ]
-        for code in deploy.accept:
-            if code not in {one.code for one in said}:
-                message = f"`{deploy.model}` accepts {code}, which is not among its warnings"
-                help = "leave it out of `accept`"
-                found.append(Diagnostic("W0306", message, Label(deploy.span), help=help, severity="warning"))
-        return found
+    def _acknowledged(self, plan: Plan) -> None:
+        """Mark the warnings that a deploy line accepts; W0306 for those that never came, once nothing is wrong."""
+        found = list(self.report.diagnostics)
+        late = () if self.report.errors else never_came(plan.deploys, found, beside=FOUND_LATER)
+        self.report.settle([*accepted(plan.deploys, found), *late])
 
     def _unused(self) -> None:
         if self.loaded.lost or self.report.errors:  # what looks unused may be named by a line that is wrong

@@ -162,7 +162,8 @@ class Deploys:
                 f"{weights[0] / 1e6:.1f} M against {weights[1] / 1e6:.1f} M weights in its linears"
             )
             help = f"a draft has to be the cheaper one: `speculate {target.name} -> {draft.name}`"
-            self.report.warning("W0305", message, speculate.draft.span, help=help)
+            pair = (draft.name, target.name)
+            self.report.warning("W0305", message, speculate.draft.span, help=help, models=pair)
 
     def _same_tokens(self, speculate: ast.Speculate, models: Mapping[str, ModelDecl]) -> None:
         pair = [models.get(name.text) for name in (speculate.draft, speculate.target)]

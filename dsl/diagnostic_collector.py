@@ -30,9 +30,21 @@ class DiagnosticCollector:
         """Add an error. `label` is written under the marked text, `also` marks further places."""
         self._add("error", code, message, at, label, also, help)
 
-    def warning(self, code: str, message: str, at: Span | None, label: str = "", help: str | None = None) -> None:
-        """Add a warning, which does not stop the plan."""
-        self._add("warning", code, message, at, label, (), help)
+    def warning(
+        self,
+        code: str,
+        message: str,
+        at: Span | None,
+        label: str = "",
+        help: str | None = None,
+        models: tuple[str, ...] = (),
+    ) -> None:
+        """Add a warning, which does not stop the plan; `models` are those it is about."""
+        self._add("warning", code, message, at, label, (), help, models)
+
+    def settle(self, diagnostics: Iterable[Diagnostic]) -> None:
+        """Put these in the place of what was found so far."""
+        self.diagnostics, self._counted, self._errors = list(diagnostics), 0, 0
 
     def take(self, error: EdgecError, at: Span, label: str = "") -> None:
         """Adopt another module's error; where it names no place of its own, `at` is the place."""
@@ -74,6 +86,7 @@ class DiagnosticCollector:
         label: str,
         also: Iterable[Label],
         help: str | None,
+        models: tuple[str, ...] = (),
     ) -> None:
         place = Label(at, label) if at else None
-        self.diagnostics.append(Diagnostic(code, message, place, tuple(also), help, severity))
+        self.diagnostics.append(Diagnostic(code, message, place, tuple(also), help, severity, models=models))

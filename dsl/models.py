@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +52,7 @@ def check_model(model: ast.Model, reader: Reader) -> CheckedModel | None:
     before = report.errors
     outline = _outline(source, path, written.span, report)
     for warning in outline.warnings:
-        report.take(PlanError(warning), written.span)
+        report.take(PlanError(replace(warning, models=(model.name.text,))), written.span)
     if outline.arch is not None and not block.context:
         report.error("E0205", f"{owner} needs `context`", model.name.span, help="write e.g. `context = 2048`")
     elif outline.arch is not None:

@@ -10,7 +10,7 @@ from ..diagnostics.diagnostic import Diagnostic, to_json
 from ..diagnostics.visible import visible
 from ..diagnostics.wording import count
 from .streams import print_json
-from .terminal import accepted, show
+from .terminal import accepted, show, told
 
 
 def run_check(arguments: argparse.Namespace) -> int:
@@ -45,4 +45,4 @@ def _check(path: Path, arguments: argparse.Namespace) -> tuple[bool, list[Diagno
         counts = (errors, "error"), (warnings, "warning")
         said = [count(number, word) for number, word in counts if number]
         print(visible(f"{path}: {', '.join(said) or 'ok'}"), file=sys.stderr if wrong else sys.stdout)
-    return not wrong, diagnostics
+    return not wrong, [*diagnostics, *told()]

@@ -12,7 +12,7 @@ from ..diagnostics.diagnostic import Diagnostic
 from ..diagnostics.progress import Passing, Sparse
 from ..diagnostics.visible import visible
 from .streams import print_json
-from .terminal import accepted, show
+from .terminal import accepted, show, told
 
 _NOTES = 12  # of a model, in the summary
 
@@ -23,7 +23,8 @@ def run_compile(arguments: argparse.Namespace) -> int:
 
     started = time.perf_counter()
     plan = load_plan(arguments.plan, arguments.defines)
-    show(plan.warnings, plan.sources)
+    shown = told()
+    show([one for one in plan.warnings if one not in shown], plan.sources)
     if said := accepted(plan.warnings):
         print(visible(said), file=sys.stderr)
     with Progress(quiet=arguments.quiet or arguments.json) as progress:
@@ -41,7 +42,8 @@ def run_compile(arguments: argparse.Namespace) -> int:
             result = compile_plan(plan, arguments.output, options)
         except BrokenRequirement as error:
             result, broken = error.result, error.diagnostics
-    show([one for one in result.warnings if one not in plan.warnings], plan.sources)
+    shown += [*plan.warnings, *told()]
+    show([one for one in result.warnings if one not in shown], plan.sources)
     show(broken, plan.sources)
     facts = _facts(result, time.perf_counter() - started)
     if arguments.json:

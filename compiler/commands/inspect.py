@@ -10,6 +10,7 @@ from typing import Any
 from ..bundle.manifest import MANIFEST
 from ..diagnostics.diagnostic import fail
 from .streams import print_json
+from .terminal import meanwhile
 
 PLANS = (".edge", ".plan")
 
@@ -18,7 +19,7 @@ def run_inspect(arguments: argparse.Namespace) -> int:
     """Print what `arguments.file` is and holds."""
     facts = describe(arguments.file)
     if arguments.json:
-        print_json(facts)
+        print_json({**facts, **meanwhile()})
     else:
         for line in _lines(facts):
             print(line)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from ..diagnostics.diagnostic import to_json
 from .compile import Progress
 from .streams import print_json
-from .terminal import show
+from .terminal import show, told
 
 
 def run_prove(arguments: argparse.Namespace) -> int:
@@ -14,11 +15,13 @@ def run_prove(arguments: argparse.Namespace) -> int:
     from ..driver import load_plan, prove_plan
 
     plan = load_plan(arguments.plan, arguments.defines)
-    show(plan.warnings, plan.sources)
+    shown = told()
+    show([one for one in plan.warnings if one not in shown], plan.sources)
     with Progress(quiet=arguments.quiet or arguments.json) as progress:
         found = prove_plan(plan, progress.say)
     if arguments.json:
-        print_json({"ok": True, "rows": [one.facts() for one in found]})
+        warnings = to_json([*plan.warnings, *told()])
+        print_json({"ok": True, "rows": [one.facts() for one in found], "warnings": warnings})
         return 0
     for one in found:
         print(one.text)

@@ -9,6 +9,7 @@ from typing import Any
 from ..diagnostics.diagnostic import fail
 from ..diagnostics.wording import count
 from .streams import print_exactly, print_json
+from .terminal import meanwhile
 
 
 def run_run(arguments: argparse.Namespace) -> int:
@@ -20,7 +21,7 @@ def run_run(arguments: argparse.Namespace) -> int:
         result = run_graph(
             arguments.bundle, arguments.inputs, arguments.outputs, model=arguments.model, oracle=arguments.oracle
         )
-        print_json(result)
+        print_json({**result, **meanwhile()})
         return 0
     if arguments.bundle.suffix in (".edge", ".plan") and arguments.bundle.is_file():
         help = f"compile it first: `edgec compile {arguments.bundle} -o DIR`, then `edgec run DIR`"
@@ -43,7 +44,7 @@ def run_run(arguments: argparse.Namespace) -> int:
         tell=_tell,
     )
     if arguments.json:
-        print_json(result)
+        print_json({**result, **meanwhile()})
     else:
         print()
         print(_summary(result), file=sys.stderr)
@@ -74,7 +75,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
     sources = dict(arguments.source)
     result = verify_bundle(arguments.bundle, text=arguments.text, windows=arguments.windows, sources=sources)
     if arguments.json:
-        print_json(result)
+        print_json({**result, **meanwhile()})
     else:
         _print_verified(result)
     return 0 if result["ok"] else 3

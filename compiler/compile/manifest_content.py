@@ -61,8 +61,9 @@ def assemble(plan: Plan, models: Sequence[CompiledModel], measured: Measured, di
 
 
 def _warning(found: Diagnostic) -> dict[str, Any]:
-    """A warning of the check, without a path of this machine."""
-    row = {"code": found.code, "message": found.message, "help": found.help}
+    """A warning, without a path of this machine."""
+    message = found.message.replace(f"{cache.cache_root()}/", "")
+    row = {"code": found.code, "message": message, "help": found.help}
     return row | ({"accepted": found.accepted} if found.accepted else {})
 
 

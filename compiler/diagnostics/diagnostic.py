@@ -54,6 +54,7 @@ class Diagnostic:
     help: str | None = None
     severity: Severity = "error"
     accepted: str | None = None  # of a warning: why the plan accepts it
+    models: tuple[str, ...] = ()  # of a warning: the deployed models it is about; empty: the plan as a whole
 
     def __str__(self) -> str:
         return render(self)

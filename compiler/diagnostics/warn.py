@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from .diagnostic import Diagnostic
 
+_collections: list[list[Diagnostic]] = []
 _listeners: list[Callable[[Diagnostic], None]] = []
 
 
@@ -17,6 +18,8 @@ class EdgecWarning(UserWarning):
 
 def warn(diagnostic: Diagnostic) -> None:
     """Show a warning to whoever listens; without a listener it is an `EdgecWarning`."""
+    for found in _collections:
+        found.append(diagnostic)
     if not _listeners:
         warnings.warn(str(diagnostic), EdgecWarning, stacklevel=2)
     for listener in _listeners:
@@ -31,3 +34,14 @@ def listening(listener: Callable[[Diagnostic], None]) -> Iterator[None]:
         yield
     finally:
         _listeners.remove(listener)
+
+
+@contextlib.contextmanager
+def collected() -> Iterator[list[Diagnostic]]:
+    """The warnings of the block, which are shown all the same; threads of other blocks may add theirs."""
+    found: list[Diagnostic] = []
+    _collections.append(found)
+    try:
+        yield found
+    finally:
+        _collections[:] = [one for one in _collections if one is not found]

@@ -67,7 +67,7 @@ def _broken_template(found: Diagnostic, folder: Path, name: str) -> Diagnostic:
     """Its words go into the manifest, which holds no path of this machine."""
     message = found.message.replace(str(folder), name)
     help = "`edgec run --chat` will refuse it too; prompts without `--chat` are taken as they stand"
-    return Diagnostic("W0331", message, help=help, severity="warning")
+    return Diagnostic("W0331", message, help=help, severity="warning", models=(name,))
 
 
 def _no_tokenizer(model: ModelDecl) -> Diagnostic:
@@ -75,7 +75,7 @@ def _no_tokenizer(model: ModelDecl) -> Diagnostic:
 
     message = f"`{model.name}` has no `tokenizer.json`: the bundle will take token ids, and no text"
     help = why_not(model.source.path) or "save the tokenizer beside the model if the bundle is to take prompts"
-    return Diagnostic("W0332", message, Label(model.span), help=help, severity="warning")
+    return Diagnostic("W0332", message, Label(model.span), help=help, severity="warning", models=(model.name,))
 
 
 def _at(found: Diagnostic, model: ModelDecl) -> Diagnostic:

@@ -23,12 +23,12 @@ class GgufSource(Source):
         from .gguf_file import read_gguf
         from .gguf_tensors import find_gguf_tensors
         from .read_gguf_arch import read_gguf_arch
-        from .tokenizer_json import check_tokenizer
+        from .text_files import check_text_files
 
         file = read_gguf(path)
         arch = read_gguf_arch(file)
         find_gguf_tensors(arch, file)
-        check_tokenizer(file, arch.vocab)
+        check_text_files(file, arch.vocab)
         return Outline(arch, tuple(arch.node_names()), arch.weights())
 
     def load(self, name: str, path: Path, context: int) -> Module:

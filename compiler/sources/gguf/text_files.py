@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,20 @@ from .gguf_file import GgufFile
 from .read_gguf_arch import token_ids
 from .tokenizer_json import adds_bos, token_text, tokenizer_json
 
+_KIND, _HELD = "gguf-text", "held"
 _VERSION = 1  # of the conversion: raised whenever it gives other files
+
+
+def check_text_files(file: GgufFile, vocab: int) -> None:
+    """As `check_tokenizer`, which walks the whole vocabulary; a file that held is noted in the cache."""
+    key = f"{file.digest}-{_VERSION}"
+    if cache.read_note(_KIND, key) == _HELD:
+        return
+    from .tokenizer_json import check_tokenizer
+
+    check_tokenizer(file, vocab)
+    with contextlib.suppress(OSError):
+        cache.write_note(_KIND, key, _HELD)
 
 
 def text_files(file: GgufFile) -> Path:
@@ -24,7 +38,7 @@ def text_files(file: GgufFile) -> Path:
         _write(folder / "tokenizer_config.json", _config(file))
         _write(folder / "generation_config.json", {"bos_token_id": bos, "eos_token_id": ends})
 
-    return cache.make("gguf-text", f"{file.digest}-{_VERSION}", build)
+    return cache.make(_KIND, f"{file.digest}-{_VERSION}", build)
 
 
 def _config(file: GgufFile) -> dict[str, Any]:
