@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from ..compiler.diagnostics.diagnostic import PlanError
 from ..compiler.ir.levels import Level
 from ..compiler.ir.sparse_pattern import LARGEST_GROUP, PAIRS, Sparsity
 from ..compiler.pipeline.demands import Demands
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ..compiler.diagnostics.diagnostic import Diagnostic, Span
     from ..compiler.ir.module import Module
 
+_CALIBRATED = ("wanda", "sparsegpt")
 _EMBEDDING = "embed_tokens"  # of a decoder: its rows are looked up
 
 
@@ -47,11 +49,27 @@ class Sparsify(Pass):
     )
     method: str = param(
         "magnitude",
-        doc="how it is chosen which weights are kept; magnitude: the largest; keep: those of a model that is pruned "
-        "already, which is verified",
-        choices=("magnitude", "keep"),
+        doc="how it is chosen which weights are kept; magnitude: the largest; wanda: the largest times their inputs; "
+        "sparsegpt: those whose loss the others make good best, which are changed for it; keep: those of a model that "
+        "is pruned already, which is verified. wanda and sparsegpt need the plan's `calibration`",
+        choices=("magnitude", "wanda", "sparsegpt", "keep"),
         also_called=("algorithm", "algo", "pruner", "pruning_method"),
         meant={"mag": "method = magnitude", "none": "method = keep", "verify": "method = keep"},
+    )
+
+    swaps: bool = param(
+        False,
+        doc="true: afterwards kept and dropped weights of a group are exchanged as long as that lowers the error",
+        also_called=("swap", "sparse_swaps", "refine_mask"),
+        goes_with=("method", _CALIBRATED),
+    )
+    recover: str = param(
+        "none",
+        doc="whether kept weights are changed to make the loss good; layer: those of each linear, by least squares; "
+        "blocks: then those of each attention and each MLP together, by gradient",
+        choices=("none", "layer", "blocks"),
+        also_called=("reconstruct", "retrain", "finetune", "update_weights"),
+        goes_with=("method", _CALIBRATED),
     )
 
     @property
@@ -66,7 +84,15 @@ class Sparsify(Pass):
 
     def demands(self) -> Demands:
         """The pattern; what `keep` finds in it costs nothing."""
-        return Demands(sparse=str(self.pattern), prunes=self.method != "keep")
+        calibrated = f"method = {self.method}" if self.method in _CALIBRATED else None
+        return Demands(
+            sparse=str(self.pattern),
+            prunes=self.method != "keep",
+            calibration=calibrated,
+            without_calibration="use `method = magnitude`, which needs none" if calibrated else None,
+            torch=calibrated,
+            decoder=calibrated,
+        )
 
     def validate(self) -> list[str | tuple[str, str]]:
         """Groups that engines and files can hold."""
@@ -83,8 +109,12 @@ class Sparsify(Pass):
 
     def run(self, module: Module, scope: Scope) -> int:
         """Return how many weights got the pattern; one that has it already is left alone."""
-        from .sparsity.rewrite import keep, prune
+        from .sparsity.rewrite import calibrated, keep, prune
 
         if self.method == "keep":
             return keep(module, self.sparsity, scope)
-        return prune(module, self.sparsity, scope)
+        if self.method == "magnitude":
+            return prune(module, self.sparsity, scope)
+        if not scope.dry and (problem := self.demands().without_torch(scope.origin)):
+            raise PlanError(problem)
+        return calibrated(module, self.sparsity, self.method, self.swaps, self.recover, scope)

@@ -9,6 +9,9 @@ least-squares answer to inputs that earlier rounding has moved, as in GPTAQ (arX
 `act_order` columns go by falling diag H over grids fixed before (static groups), so that blocks stay in natural order;
 without it each block's grid is searched when it is reached, on weights that already carry the errors before it.
 
+Of a sparse weight the dropped inputs stay zero (`kept` says which are not): each is rounded to zero, whatever the
+columns before it would have it make good, and the columns behind it do that in its place.
+
 Afterwards rounds of least-squares scales (given the integers) and coordinate descent (given the scales; QuantEase,
 arXiv 2309.01885, section 3) lower the same objective; each step is kept only if it does.
 """
@@ -47,20 +50,25 @@ class Gptq:
 
 @dataclass
 class Solved:
-    """Integers [N, K] on a grid, and the weights [N, K] they were chosen for."""
+    """Integers [N, K] on a grid, and the weights [N, K] they were chosen for; `kept`: those that need not be zero."""
 
     q: torch.Tensor
     grid: Grid
     target: torch.Tensor
     notes: list[str]
+    kept: torch.Tensor | None = None
 
     def value(self) -> torch.Tensor:
         """The quantised weight, float32 [N, K]."""
         return self.grid.value(self.q)
 
 
-def solve(name: str, w: torch.Tensor, moments: Moments, kind: GridKind, settings: Gptq) -> Solved:
+def solve(
+    name: str, w: torch.Tensor, moments: Moments, kind: GridKind, settings: Gptq, kept: torch.Tensor | None = None
+) -> Solved:
     """`w` float32 [N, K] on grids of `kind`: linears of the same inputs may stand below each other.
+
+    `kept` bool [N, K]: weights elsewhere stay zero; None: all are free.
 
     Rows are solved apart, in pieces spread over the cores.
     """
@@ -72,17 +80,20 @@ def solve(name: str, w: torch.Tensor, moments: Moments, kind: GridKind, settings
             f"`{name}`: the inputs' Hessian was not positive definite; damped by {ready.damping:g} of its mean "
             f"diagonal instead of {damping:g}"
         )
-    answer = None if moments.drift is None else settings.follow_drift * _answer(moments, moments.drift)
+    moved = None if moments.drift is None else settings.follow_drift * answer(moments, moments.drift)
 
-    def piece(rows: torch.Tensor) -> Solved:
-        target = rows if answer is None else torch.addmm(rows, rows, answer)
-        q, grid = _columns(target, ready, kind)
+    def piece(both: tuple[torch.Tensor, torch.Tensor | None]) -> Solved:
+        rows, mask = both
+        target = rows if moved is None else torch.addmm(rows, rows, moved)
+        q, grid = _columns(target, ready, kind, mask)
         for _ in range(settings.rounds):
             grid = _better_scales(target, q, grid, ready.matrix)
-            q = descend(target, q, grid, ready.matrix, _SWEEPS)
-        return Solved(q, grid, target, notes)
+            q = descend(target, q, grid, ready.matrix, _SWEEPS, mask)
+        return Solved(q, grid, target, notes, mask)
 
-    return joined(list(in_order(piece, w.split(_piece(len(w))))))
+    pieces = w.split(_piece(len(w)))
+    masks = [None] * len(pieces) if kept is None else kept.split(_piece(len(w)))
+    return joined(list(in_order(piece, zip(pieces, masks, strict=True))))
 
 
 def _piece(rows: int) -> int:
@@ -98,7 +109,8 @@ def joined(parts: list[Solved]) -> Solved:
     scale, zero = torch.cat([part.grid.scale for part in parts]), torch.cat(zeros) if zeros else None
     grid = Grid(scale, zero, parts[0].grid.bits, parts[0].grid.block)
     q, target = torch.cat([part.q for part in parts]), torch.cat([part.target for part in parts])
-    return Solved(q, grid, target, parts[0].notes)
+    masks = [part.kept for part in parts if part.kept is not None]
+    return Solved(q, grid, target, parts[0].notes, torch.cat(masks) if masks else None)
 
 
 def parted(solved: Solved, counts: Sequence[int]) -> Iterator[Solved]:
@@ -108,39 +120,46 @@ def parted(solved: Solved, counts: Sequence[int]) -> Iterator[Solved]:
         own, at = slice(at, at + rows), at + rows
         zero = None if solved.grid.zero is None else solved.grid.zero[own]
         grid = Grid(solved.grid.scale[own], zero, solved.grid.bits, solved.grid.block)
-        yield Solved(solved.q[own], grid, solved.target[own], solved.notes)
+        kept = None if solved.kept is None else solved.kept[own]
+        yield Solved(solved.q[own], grid, solved.target[own], solved.notes, kept)
 
 
 def rescaled(solved: Solved, scale: torch.Tensor, hessian: torch.Tensor, damping: float) -> Solved:
     """The same weights on a grid with the given scales [N, K/B]: rounded, then coordinate descent."""
     grid = Grid(scale, solved.grid.zero, solved.grid.bits, solved.grid.block)
-    q = descend(solved.target, grid.quantise(solved.target), grid, damped(hessian, damping), 2 * _SWEEPS)
-    return Solved(q, grid, solved.target, solved.notes)
+    rounded = grid.quantise(solved.target if solved.kept is None else torch.where(solved.kept, solved.target, 0.0))
+    q = descend(solved.target, rounded, grid, damped(hessian, damping), 2 * _SWEEPS, solved.kept)
+    return Solved(q, grid, solved.target, solved.notes, solved.kept)
 
 
-def _answer(moments: Moments, drift: torch.Tensor) -> torch.Tensor:
+def answer(moments: Moments, drift: torch.Tensor) -> torch.Tensor:
     """D (H + dI)^-1 [K, K]: W times it is what W changes by to answer moved inputs as before. Few rows: a larger d."""
     ridge = damped(moments.hessian, _RIDGE + len(drift) / moments.count).double()
     return torch.cholesky_solve(drift.T.double(), torch.linalg.cholesky(ridge)).T.float()
 
 
-def _columns(w: torch.Tensor, ready: Damped, kind: GridKind) -> tuple[torch.Tensor, Grid]:
+def _columns(w: torch.Tensor, ready: Damped, kind: GridKind, kept: torch.Tensor | None) -> tuple[torch.Tensor, Grid]:
     order, upper = ready.order, ready.upper
     static = bool((order[1:] < order[:-1]).any())
-    columns, block = Columns.of(fit(w, kind, ready.matrix)) if static else Columns.blank(w, kind), kind.block
-    left = w[:, order].contiguous()
+    held = w if kept is None else torch.where(kept, w, 0.0)
+    columns, block = Columns.of(fit(held, kind, ready.matrix)) if static else Columns.blank(w, kind), kind.block
+    left, free = w[:, order].contiguous(), None if kept is None else kept[:, order]
     q = torch.empty_like(left)
     places = order.tolist()
     step = block * max(1, _LAZY // block)
     for first in range(0, len(places), step):
         last = min(first + step, len(places))
         part = left[:, first:last].T.contiguous()  # [columns, N], as they are walked
+        mask = None if free is None else free[:, first:last].T.contiguous()
         chosen, errors = torch.empty_like(part), torch.empty_like(part)
         for i, k in enumerate(range(first, last)):
             group = places[k] // block
             if not static and k % block == 0:
-                _refit(columns, part[i : i + block].T, ready.matrix[k : k + block, k : k + block], kind, group)
-            chosen[i] = columns.nearest(part[i], group)
+                own = (
+                    part[i : i + block] if mask is None else torch.where(mask[i : i + block], part[i : i + block], 0.0)
+                )
+                _refit(columns, own.T, ready.matrix[k : k + block, k : k + block], kind, group)
+            chosen[i] = columns.nearest(part[i] if mask is None else torch.where(mask[i], part[i], 0.0), group)
             errors[i] = (part[i] - columns.value(chosen[i], group)) / upper[k, k]
             part[i + 1 :].addr_(upper[k, k + 1 : last], errors[i], alpha=-1)
         q[:, first:last] = chosen.T
@@ -161,8 +180,15 @@ def objective(w: torch.Tensor, value: torch.Tensor, matrix: torch.Tensor) -> tor
     return ((e @ matrix) * e).sum(1)
 
 
-def descend(w: torch.Tensor, q: torch.Tensor, grid: Grid, matrix: torch.Tensor, sweeps: int) -> torch.Tensor:
-    """Coordinate descent: each integer in turn is the best given all others. Never worse."""
+def descend(
+    w: torch.Tensor,
+    q: torch.Tensor,
+    grid: Grid,
+    matrix: torch.Tensor,
+    sweeps: int,
+    kept: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Coordinate descent: each integer in turn is the best given all others. Never worse. Those not kept stay."""
     columns, value = Columns.of(grid), grid.value(q)
     pull = (w - value) @ matrix
     diagonal = matrix.diagonal().tolist()
@@ -171,10 +197,12 @@ def descend(w: torch.Tensor, q: torch.Tensor, grid: Grid, matrix: torch.Tensor, 
         for first in range(0, w.shape[1], _LAZY):
             last = min(first + _LAZY, w.shape[1])
             before, local = (x[:, first:last].T.contiguous() for x in (value, pull))  # [columns, N], as they are walked
+            mask = None if kept is None else kept[:, first:last].T.contiguous()
             chosen, after = torch.empty_like(before), torch.empty_like(before)
             for i, k in enumerate(range(first, last)):
                 group = k // grid.block
-                chosen[i] = columns.nearest(before[i] + local[i] / diagonal[k], group)
+                best = before[i] + local[i] / diagonal[k]
+                chosen[i] = columns.nearest(best if mask is None else torch.where(mask[i], best, 0.0), group)
                 after[i] = columns.value(chosen[i], group)
                 local[i + 1 :].addr_(matrix[k, k + 1 : last], after[i] - before[i], alpha=-1)
             q[:, first:last], value[:, first:last] = chosen.T, after.T

@@ -28,6 +28,7 @@ from ...compiler.calibration.torch_graph import Constants, Segment, run
 from ...compiler.diagnostics.diagnostic import PlanError, fail
 from ...compiler.files import cache
 from ...compiler.ir.module import Module
+from ...compiler.ir.sparsity import SPARSITY
 from ...compiler.ir.weight_format import WeightFormat
 from ...compiler.ir.weights import Weight
 from ...compiler.pipeline.pass_interface import FiguresTable, Scope
@@ -35,6 +36,7 @@ from ..quantization.blocks import unmet
 from . import gptq
 from . import solution_cache as store
 from .integer_grid import kind_of
+from .kept import kept_of
 from .residual_streams import Moments, ResidualStreams
 
 WINDOWS = (16, 64)  # that divergence is measured on, at least and at most
@@ -124,7 +126,7 @@ def sensitivities(
     if scope.calibration is None:
         fail("E0454", "`weights = auto` needs a `calibration` block, but the plan has none", scope.origin)
     ids = calibrate.windows(scope.calibration, module)
-    parts = [f"{name}:{store.digest(weight)}" for name, weight in sources.items()]
+    parts = [f"{name}:{store.digest(weight)}{SPARSITY.get(weight) or ''}" for name, weight in sources.items()]
     key = store.key("sensitivity 3", calibrate.digest(ids), *parts, *map(repr, formats), repr(seconds))
 
     def build(folder: Path) -> None:
@@ -253,7 +255,7 @@ class _Measure:
             for name in names:
                 w = torch.from_numpy(self.sources[name].numpy()).to(self.flow.on)
                 for format_ in self.formats:
-                    solved = _solved(name, w, moments, format_)
+                    solved = _solved(name, w, moments, format_, kept_of([self.sources[name]], [w]))
                     yield name, format_, self.flow.constants({name: self.flow.oriented(name, solved)})
 
     def _divergences(
@@ -272,5 +274,7 @@ class _Measure:
         return {key: total / count for key, total in totals.items()}
 
 
-def _solved(name: str, w: torch.Tensor, moments: Moments, format_: WeightFormat) -> torch.Tensor:
-    return gptq.solve(name, w, moments, kind_of(format_, w.shape[1]), gptq.Gptq(rounds=0)).value()
+def _solved(
+    name: str, w: torch.Tensor, moments: Moments, format_: WeightFormat, kept: torch.Tensor | None
+) -> torch.Tensor:
+    return gptq.solve(name, w, moments, kind_of(format_, w.shape[1]), gptq.Gptq(rounds=0), kept).value()

@@ -15,17 +15,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import reduce
 
 import torch
 
-from ...compiler.calibration.cores import in_order
-from ...compiler.calibration.torch_graph import Segment, run
+from ...compiler.calibration.torch_graph import Segment
+from .block_error import block_error, block_gradients
 from .gptq import Solved
 from .integer_grid import Grid, half
 from .residual_streams import ResidualStreams
 
-_PARTS = 2  # of a batch, each with gradients of its own
 _FEWEST = 8  # steps; with fewer, what is fixed has not been learned
 _EDGE = 0.01  # h starts at least so far from 0 and 1, where it could not learn
 
@@ -63,10 +61,12 @@ class _Rounding:
         self.u = torch.logit((place - self.floor).clamp(_EDGE, 1 - _EDGE)).requires_grad_()
         self.t = torch.zeros_like(self.grid.scale).requires_grad_()
         self.fixed = torch.zeros_like(self.u, dtype=torch.bool)
+        self.kept = solved.kept
 
     def value(self) -> torch.Tensor:
         h = torch.where(self.fixed, (self.u > 0).float(), torch.sigmoid(self.u))
-        return ((self.floor + h - self.shift) * (self.grid.scale * self.t.exp())[..., None]).reshape(self.shape)
+        made = ((self.floor + h - self.shift) * (self.grid.scale * self.t.exp())[..., None]).reshape(self.shape)
+        return made if self.kept is None else made * self.kept
 
     def fix(self, left: float) -> None:
         """Fix all but the share `left` of every output's roundings, the surest first; what is fixed stays so."""
@@ -80,8 +80,11 @@ class _Rounding:
         with torch.no_grad():
             scale = half(self.grid.scale * self.t.exp())
             q = (self.floor + (self.u > 0)).reshape(self.shape)
+            if self.kept is not None:
+                zero = 0 if self.grid.zero is None else self.grid.zero.repeat_interleave(self.grid.block, 1)
+                q = torch.where(self.kept, q, zero)
         grid = Grid(scale, self.grid.zero, self.grid.bits, self.grid.block)
-        return Solved(q, grid, before.target, before.notes)
+        return Solved(q, grid, before.target, before.notes, self.kept)
 
 
 def learn(
@@ -98,7 +101,7 @@ def learn(
     """
     start = time.perf_counter()
     targets = flow.targets(segment)
-    before = _error(flow, segment, targets, {name: one.value() for name, one in solved.items()})
+    before = block_error(flow, segment, targets, {name: one.value() for name, one in solved.items()})
     learning = _Learning(flow, segment, targets, {name: _Rounding(one) for name, one in solved.items()})
     if seconds is not None:
         begun = time.perf_counter()
@@ -109,7 +112,7 @@ def learn(
         return Learned(dict(solved), before, before, 0)
     learning.descend(settings, tell)
     made = {name: one.solved(solved[name]) for name, one in learning.linears.items()}
-    after = _error(flow, segment, targets, {name: one.value() for name, one in made.items()})
+    after = block_error(flow, segment, targets, {name: one.value() for name, one in made.items()})
     count = settings.stages * settings.steps
     return Learned(made, before, after, count) if after < before else Learned(dict(solved), before, before, count)
 
@@ -131,7 +134,6 @@ class _Learning:
         self, flow: ResidualStreams, segment: Segment, targets: list[torch.Tensor], linears: Mapping[str, _Rounding]
     ) -> None:
         self.flow, self.segment, self.targets, self.linears = flow, segment, targets, linears
-        self.output = flow.output(segment)
 
     def descend(self, settings: Reconstruct, tell: Callable[[float], None]) -> None:
         """Learn, `settings.stages` times fixing more roundings, at last all."""
@@ -153,31 +155,4 @@ class _Learning:
     def gradients(self, at: int) -> None:
         """Those of batch `at`, added to what the parameters hold; each part of the batch on a core."""
         values = {name: one.value() for name, one in self.linears.items()}
-        windows = len(self.targets[at])
-        parts = torch.arange(windows).chunk(_PARTS)
-
-        def part(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
-            constants = self.flow.constants({name: self.flow.oriented(name, leaf) for name, leaf in leaves.items()})
-            own = slice(int(rows[0]), int(rows[-1]) + 1)
-            env = self.flow.env(self.flow.solved[at][own])
-            made = run(self.segment.nodes, env, constants, [self.output])[0]
-            loss = torch.nn.functional.mse_loss(made, self.targets[at][own]) * (len(rows) / windows)
-            return torch.autograd.grad(loss, list(leaves.values()))
-
-        sums = [reduce(torch.add, some) for some in zip(*in_order(part, parts), strict=True)]
-        torch.autograd.backward(list(values.values()), sums)
-
-
-def _error(
-    flow: ResidualStreams, segment: Segment, targets: list[torch.Tensor], weights: Mapping[str, torch.Tensor]
-) -> float:
-    constants = flow.constants({name: flow.oriented(name, w) for name, w in weights.items()})
-    output = flow.output(segment)
-
-    def of(both: tuple[torch.Tensor, torch.Tensor]) -> float:
-        made = run(segment.nodes, flow.env(both[0]), constants, [output])[0]
-        return float(torch.nn.functional.mse_loss(made, both[1]))
-
-    with torch.no_grad():
-        return sum(in_order(of, zip(flow.solved, targets, strict=True))) / len(targets)
+        block_gradients(self.flow, self.segment, self.targets, at, values)

@@ -24,6 +24,7 @@ from ...compiler.calibration.time_left import TimeLeft
 from ...compiler.calibration.torch_graph import Segment, device
 from ...compiler.diagnostics.diagnostic import fail
 from ...compiler.ir.module import Module
+from ...compiler.ir.sparsity import SPARSITY
 from ...compiler.ir.weight_format import TWO_LEVEL, WeightFormat
 from ...compiler.ir.weights import Weight
 from ...compiler.pipeline.pass_interface import Scope
@@ -31,6 +32,7 @@ from ..quantization.round_to_nearest import QuantizedTensors, two_level
 from . import awq, gptq, hqq, mse, reconstruct
 from . import solution_cache as store
 from .integer_grid import Grid, GridKind, kind_of
+from .kept import kept_of
 from .residual_streams import Moments, ResidualStreams
 from .time_budget import TimeBudget
 
@@ -54,6 +56,12 @@ class WeightToSolve:
 
     source: Weight
     format_: WeightFormat
+
+    @property
+    def words(self) -> str:
+        """What tells it from the same numbers in another format, or whose zeros nobody has stated."""
+        sparsity = SPARSITY.get(self.source)
+        return repr(self.format_) if sparsity is None else f"{self.format_!r} {sparsity}"
 
     @property
     def kind(self) -> GridKind:
@@ -171,7 +179,7 @@ class _Walk:
         for name in rows:
             self._rows(name)
         self.flow.later(lambda: self.flow.start(self.ids, {name: self._table(name) for name in rows}))
-        formats = {name: repr(one.format_) for name, one in self.wanted.items()}
+        formats = {name: one.words for name, one in self.wanted.items()}
         state = store.key(calibrate.digest(self.ids), *sorted(self.found.values()))
         state = store.key(state, self.flow.content(self.flow.segments[0], formats))
         for segment in self.flow.segments[1:]:
@@ -259,7 +267,8 @@ class _Walk:
         if self.settings.method == "awq":
             solved = awq.quantise(torch.cat(parts), moments.hessian, kind, damping)
         else:
-            solved = gptq.solve(names[0], torch.cat(parts), moments, kind, self.settings.gptq)
+            kept = kept_of([self.wanted[name].source for name in names], parts)
+            solved = gptq.solve(names[0], torch.cat(parts), moments, kind, self.settings.gptq, kept)
         for name, made in zip(names, gptq.parted(solved, [len(part) for part in parts]), strict=True):
             two_levels = self.wanted[name].format_.scales == TWO_LEVEL
             yield gptq.rescaled(made, _two_level(made.grid.scale), moments.hessian, damping) if two_levels else made

@@ -18,7 +18,7 @@ from ...compiler.ir.module import Module
 from ...compiler.ir.sparse_pattern import Sparsity
 from ...compiler.ir.sparsity import SPARSITY, first_unlike
 from ...compiler.ir.stored_integers import STORED, stored_integers
-from ...compiler.ir.weights import DryWeight, Weight, derive
+from ...compiler.ir.weights import DryWeight, Weight, derive, transpose
 from ...compiler.pipeline.pass_interface import Scope
 from .groups import indivisible
 
@@ -108,6 +108,27 @@ def prune(module: Module, sparsity: Sparsity, scope: Scope) -> int:
             "nothing makes up for it"
         )
     return changes
+
+
+def calibrated(module: Module, sparsity: Sparsity, method: str, swaps: bool, recover: str, scope: Scope) -> int:
+    """Prune on the plan's calibration text; the number of weights that were pruned."""
+    if module.arch is None:
+        message = f"`{module.name}` is no decoder that edgec built: weights are pruned on text in decoders only"
+        fail("E0455", message, scope.origin, help="use `method = magnitude`, which needs no text")
+    chosen = [own(module, linear, scope) for linear in taken(module, sparsity, scope)]
+    wanted = {linear.name: linear.weight() for linear in chosen}
+    if scope.dry:
+        made = {name: by_size(weight, sparsity) for name, weight in wanted.items()}  # any with the pattern
+    elif wanted:
+        from .solve import Settings, solve
+
+        made = solve(module, wanted, Settings(sparsity, method, swaps, recover), scope)
+    else:
+        return 0
+    for linear in chosen:
+        weight = made[linear.name]
+        set_weight(linear.value, weight if linear.rows_are_outputs else transpose(weight))
+    return len(chosen)
 
 
 def by_size(weight: Weight, sparsity: Sparsity) -> Weight:

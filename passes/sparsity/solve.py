@@ -1,0 +1,235 @@
+"""Prune a decoder's linears on calibration text, one after the other, on the inputs that those pruned before them give.
+
+    wanda      keeps the units of largest  sum w_k^2 H_kk  (Sun et al. 2023, arXiv 2306.11695); values stay
+    sparsegpt  `sparsegpt.py`
+    swaps      `swaps.py`, after either
+    layer      `refit.py`: what is kept is re-fitted to the dense linear's outputs
+    blocks     the same, then `refit_blocks.py`: all linears of an attention or MLP together
+
+Targets are the dense model's: W' = W + W D (H + dI)^-1 answers inputs that pruning has moved by D, as gptq's does. What
+is solved is kept in the cache, a linear an entry, under the windows and everything before it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from ...compiler.calibration import windows as calibrate
+from ...compiler.calibration.cores import in_order, one_thread_an_operation
+from ...compiler.calibration.time_left import TimeLeft
+from ...compiler.calibration.torch_graph import Segment, device, run
+from ...compiler.diagnostics.diagnostic import fail
+from ...compiler.files import cache
+from ...compiler.ir.annotations import Transform
+from ...compiler.ir.module import Module
+from ...compiler.ir.sparse_pattern import Sparsity
+from ...compiler.ir.sparsity import SPARSITY
+from ...compiler.ir.weights import SourceFile, Weight, derive, from_file
+from ...compiler.pipeline.pass_interface import Scope
+from ..solve import solution_cache as store
+from ..solve.gptq import answer
+from ..solve.hessian import prepare
+from ..solve.residual_streams import Moments, ResidualStreams
+from .refit import refit
+from .refit_blocks import RefitBlocks, refit_block
+from .sparsegpt import sparsegpt
+from .swaps import swap
+from .units import kept_by
+
+KIND = "sparse"
+_DAMPING = 0.01
+_SHRINK = 0.1
+_PIECE, _LEAST_PIECE = 4096, 128  # rows that are solved together
+_WINDOWS = 16  # that the cost is told on
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a line asks for; part of every key."""
+
+    sparsity: Sparsity
+    method: str
+    swaps: bool
+    recover: str
+    sweeps: int = 12
+    follow_drift: float = 1.0
+    blocks: RefitBlocks = field(default_factory=RefitBlocks)
+
+    @property
+    def words(self) -> str:
+        """For notes and origins: `sparsegpt, swaps, recover = layer`."""
+        parts = [self.method, *(["swaps"] if self.swaps else [])]
+        return ", ".join(parts + ([f"recover = {self.recover}"] if self.recover != "none" else []))
+
+
+@one_thread_an_operation()
+def solve(module: Module, wanted: Mapping[str, Weight], settings: Settings, scope: Scope) -> dict[str, Weight]:
+    """The pruned weights [N, K] of all linears in `wanted`, read by rows from the cache."""
+    if scope.calibration is None:
+        fail(
+            "E0454",
+            f"`method = {settings.method}` needs a `calibration` block, but the plan has none",
+            scope.origin,
+            help='add `calibration { text = "calib/*.txt" }`, or use `method = magnitude`, which needs none',
+        )
+    walk = _Walk(module, wanted, settings, scope)
+    keys = walk.keys()
+    return {name: _load(keys[name], source, settings) for name, source in wanted.items()}
+
+
+def _load(key: str, source: Weight, settings: Settings) -> Weight:
+    """The entry as a weight like `source`."""
+    held = SourceFile(cache.entry(KIND, key) / "value.bin")
+    stored = from_file(source.name, held, 0, ir.DataType.FLOAT, source.dims)
+    target = source.dtype.numpy()
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        return stored.rows(start, stop).astype(target, copy=False)
+
+    how = f"{settings.sparsity} by {settings.words}"
+    made = derive(source.name, source.dtype, source.dims, rows, source, Transform.PRUNE, how)
+    SPARSITY.set(made, settings.sparsity)
+    return made
+
+
+class _Walk:
+    """One run over a decoder."""
+
+    def __init__(self, module: Module, wanted: Mapping[str, Weight], settings: Settings, scope: Scope) -> None:
+        if scope.calibration is None:
+            raise ValueError("no calibration")
+        self.wanted, self.settings, self.scope = wanted, settings, scope
+        self.ids = calibrate.windows(scope.calibration, module)
+        self.flow = ResidualStreams(module, wanted, halves=True)
+        self.found: dict[str, str] = {}
+
+    def keys(self) -> dict[str, str]:
+        """Prune all; the cache's key of each linear."""
+        flow, settings = self.flow, self.settings
+        clock = TimeLeft(self.scope.progress, settings.method, flow.sizes())
+        flow.later(lambda: flow.start(self.ids, {}))
+        words = dict.fromkeys(self.wanted, "")
+        state = store.key("sparsify 2", calibrate.digest(self.ids), repr(settings))
+        state = store.key(state, flow.content(flow.segments[0], words))
+        for segment in flow.segments[1:]:
+            clock.tick(segment.name)
+            state = store.key(state, flow.content(segment, words))
+            self._stretch(segment, state)
+        self._tell_cost(store.key(state, "cost"))
+        return self.found
+
+    def _stretch(self, segment: Segment, state: str) -> None:
+        flow = self.flow
+        names = [name for _, group in flow.groups(segment) for name in group]
+        keys = {name: store.key(state, name) for name in names}
+        if any(cache.find(KIND, key) is None for key in keys.values()):
+            flow.catch_up()
+            for name, value in self._solve(segment).items():
+                cache.make(KIND, keys[name], lambda folder, value=value: _write(folder, value))
+        self.found.update(keys)
+        if segment is not flow.segments[-1]:
+            flow.later(lambda: flow.advance(segment, {name: self._held(name) for name in names}))
+
+    def _held(self, name: str) -> torch.Tensor:
+        """A pruned weight as the graph's value holds it."""
+        value = _load(self.found[name], self.wanted[name], self.settings).numpy().astype(np.float32)
+        return self.flow.oriented(name, torch.from_numpy(value).to(device()))
+
+    def _solve(self, segment: Segment) -> dict[str, torch.Tensor]:
+        """The pruned weights [N, K] of one segment."""
+        flow, made = self.flow, dict[str, torch.Tensor]()
+        kept: dict[str, torch.Tensor] = {}
+        placed: dict[str, torch.Tensor] = {}
+        for value, names in flow.groups(segment):
+            moments = flow.moments(segment, value, placed, drift=self.settings.follow_drift > 0)
+            parts = [self._float(name) for name in names]
+            pairs = list(self._pruned(names[0], torch.cat(parts), moments))
+            whole, mask = torch.cat([v for v, _ in pairs]), torch.cat([m for _, m in pairs])
+            sizes = [len(part) for part in parts]
+            for name, own, own_mask in zip(names, whole.split(sizes), mask.split(sizes), strict=True):
+                made[name], kept[name], placed[name] = own, own_mask, flow.oriented(name, own)
+        if self.settings.recover == "blocks" and made and segment is not flow.segments[-1]:
+            made = refit_block(flow, segment, made, kept, self.settings.blocks)
+        return made
+
+    def _float(self, name: str) -> torch.Tensor:
+        """The dense weight; what is not finite is an error."""
+        w = torch.from_numpy(self.wanted[name].numpy().astype(np.float32)).to(device())
+        if not bool(torch.isfinite(w).all()):
+            row = int(torch.argmin(torch.isfinite(w).all(1).int()))
+            fail(
+                "E0411",
+                f"`{name}.weight` holds NaN or infinity in row {row}: it cannot be pruned",
+                self.scope.origin,
+                help=f'leave it as it is with `except ["{name}"]`, or repair the model',
+            )
+        return w
+
+    def _pruned(self, name: str, w: torch.Tensor, moments: Moments) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Values and masks of linears of the same inputs, in pieces of their rows spread over the cores."""
+        settings, sparsity = self.settings, self.settings.sparsity
+        damping = _DAMPING + _SHRINK * w.shape[1] / moments.count  # few rows tell little of how inputs go together
+        ready = prepare(name, moments.hessian, damping, False)
+        moved = None if moments.drift is None else settings.follow_drift * answer(moments, moments.drift)
+
+        def piece(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            target = rows if moved is None else torch.addmm(rows, rows, moved)
+            if settings.method == "sparsegpt":
+                value, kept = sparsegpt(target, ready, sparsity)
+                if settings.swaps:
+                    value, kept = swap(target, value, kept, ready.matrix, sparsity, True, settings.sweeps)
+            else:
+                kept = kept_by(rows.square() * ready.matrix.diagonal(), sparsity)
+                value = torch.where(kept, rows, 0.0)
+                if settings.swaps:
+                    value, kept = swap(rows, value, kept, ready.matrix, sparsity, False, settings.sweeps)
+            if settings.recover != "none":
+                value = refit(target, value, kept, ready.matrix)
+            return value, kept
+
+        pieces = w.split(max(_LEAST_PIECE, min(_PIECE, -(-len(w) // 2))))
+        return in_order(piece, pieces)
+
+    def _tell_cost(self, key: str) -> None:
+        """Perplexity on the first calibration windows, dense and pruned."""
+
+        def build(folder: Path) -> None:
+            self.flow.catch_up()
+            np.save(folder / "loss.npy", np.array(self._losses()))
+
+        dense, pruned = np.load(cache.make(KIND, key, build) / "loss.npy").tolist()
+        cost = f"{math.exp(dense):.4g} to {math.exp(pruned):.4g}, {math.exp(pruned - dense):.3f} times as much"
+        what = f"{len(self.wanted)} weights are {self.settings.sparsity} by {self.settings.words}"
+        self.scope.note(f"{what}: perplexity on the calibration text goes from {cost}")
+
+    def _losses(self) -> tuple[float, float]:
+        """Mean loss of the dense and of the pruned model."""
+        flow, head = self.flow, self.flow.segments[-1]
+        placed = {name: self._held(name) for _, names in flow.groups(head) for name in names}
+        sums = []
+        for streams, constants in ((flow.reference, flow.constants({})), (flow.solved, flow.constants(placed))):
+            loss, count = 0.0, 0
+            for at, x in enumerate(streams):
+                for i in range(len(x)):
+                    if count == _WINDOWS:
+                        break
+                    ids = torch.from_numpy(self.ids[at * len(streams[0]) + i]).long().to(x.device)
+                    with torch.no_grad():
+                        logits = run(head.nodes, flow.env(x[i : i + 1]), constants, [flow.output(head)])[0][0]
+                    loss += float(torch.nn.functional.cross_entropy(logits[:-1], ids[1:]))
+                    count += 1
+            sums.append(loss / count)
+        return sums[0], sums[1]
+
+
+def _write(folder: Path, value: torch.Tensor) -> None:
+    with (folder / "value.bin").open("wb") as file:
+        for rows in value.split(_PIECE):
+            file.write(np.ascontiguousarray(rows.cpu().numpy(), np.float32).tobytes())
