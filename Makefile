@@ -8,7 +8,7 @@ PROMPT := def read_config(path):
 REAL := build/models/smollm2.gguf
 QUESTION := What is the capital of France, and what is it known for?
 
-.PHONY: demo demo-real test lint bench clean
+.PHONY: picture demo demo-real test lint bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +44,13 @@ lint: $(STAMP)
 
 bench: $(REAL)
 	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+# the picture of the report in README.md
+picture: $(STAMP)
+	$(BIN)/edgec compile examples/speculative/plan.edge -o build/picture
+	mkdir -p docs/images
+	chromium --headless --no-sandbox --hide-scrollbars --window-size=1200,1180 --screenshot=docs/images/report.png \
+	  file://$(CURDIR)/build/picture/report.html
 
 clean:
 	rm -rf build $(VENV)

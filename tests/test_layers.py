@@ -31,7 +31,7 @@ ALLOWED = {
     "registry": "plan diagnostics ir sources pipeline emit",
     "runtime": "diagnostics files ir bundle sources plan emit registry",
     "compile": "diagnostics files ir bundle oracle sources calibration pipeline plan emit partition registry runtime",
-    "report": "ir pipeline plan compile",
+    "report": "diagnostics ir pipeline plan compile",
     "verify": "diagnostics ir bundle oracle sources emit registry runtime",
     "driver": "diagnostics files bundle sources plan compile runtime report",
     "commands": "diagnostics files ir bundle plan registry runtime verify driver",
