@@ -80,7 +80,7 @@ def solve(
             f"`{name}`: the inputs' Hessian was not positive definite; damped by {ready.damping:g} of its mean "
             f"diagonal instead of {damping:g}"
         )
-    moved = None if moments.drift is None else settings.follow_drift * answer(moments, moments.drift)
+    moved = None if moments.drift is None else settings.follow_drift * _answer(moments, moments.drift)
 
     def piece(both: tuple[torch.Tensor, torch.Tensor | None]) -> Solved:
         rows, mask = both
@@ -132,7 +132,7 @@ def rescaled(solved: Solved, scale: torch.Tensor, hessian: torch.Tensor, damping
     return Solved(q, grid, solved.target, solved.notes, solved.kept)
 
 
-def answer(moments: Moments, drift: torch.Tensor) -> torch.Tensor:
+def _answer(moments: Moments, drift: torch.Tensor) -> torch.Tensor:
     """D (H + dI)^-1 [K, K]: W times it is what W changes by to answer moved inputs as before. Few rows: a larger d."""
     ridge = damped(moments.hessian, _RIDGE + len(drift) / moments.count).double()
     return torch.cholesky_solve(drift.T.double(), torch.linalg.cholesky(ridge)).T.float()

@@ -186,7 +186,8 @@ class ResidualStreams:
         if not bool(torch.isfinite(hessian).all()):
             readers = ", ".join(f"`{use.node.name}`" for use in value.uses())
             fail("E0457", f"the calibration's activations into {readers} are not finite", kind=EngineError)
-        return Moments(hessian * (2 / count), None if moved is None else moved * (2 / count), magnitude / count, count)
+        scale = 2 / count
+        return Moments(hessian.mul_(scale), None if moved is None else moved.mul_(scale), magnitude / count, count)
 
     def env(self, stream: torch.Tensor) -> Env:
         """What a segment reads: the graph inputs all segments share, and `stream` [1, S, H] as the residual stream."""

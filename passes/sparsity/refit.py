@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import torch
 
+from .product import product
+
 _STEPS = 60
 _ENOUGH = 1e-6  # of the squared residual at the start
 
@@ -18,11 +20,11 @@ def refit(w: torch.Tensor, value: torch.Tensor, kept: torch.Tensor, matrix: torc
     """Values [N, K] with zeros where `kept` is false; `value` is where the search starts."""
     inverse = 1.0 / matrix.diagonal()
     v = torch.where(kept, value, 0.0)
-    residual = torch.where(kept, (w - v) @ matrix, 0.0)
+    residual = torch.where(kept, product(w - v, matrix), 0.0)
     start = (residual * residual * inverse).sum(1, keepdim=True)
     direction, size = residual * inverse, start
     for _ in range(_STEPS):
-        ahead = torch.where(kept, direction @ matrix, 0.0)
+        ahead = torch.where(kept, product(direction, matrix), 0.0)
         step = size / (direction * ahead).sum(1, keepdim=True).clamp_min(1e-30)
         v += step * direction
         residual -= step * ahead

@@ -34,9 +34,9 @@ from ...compiler.ir.sparsity import SPARSITY
 from ...compiler.ir.weights import SourceFile, Weight, derive, from_file
 from ...compiler.pipeline.pass_interface import Scope
 from ..solve import solution_cache as store
-from ..solve.gptq import answer
-from ..solve.hessian import prepare
-from ..solve.residual_streams import Moments, ResidualStreams
+from ..solve.residual_streams import ResidualStreams
+from .inverse_factor import damp, inverse_factor
+from .product import product
 from .refit import refit
 from .refit_blocks import RefitBlocks, refit_block
 from .sparsegpt import sparsegpt
@@ -46,7 +46,9 @@ from .units import kept_by
 KIND = "sparse"
 _DAMPING = 0.01
 _SHRINK = 0.1
-_PIECE, _LEAST_PIECE = 4096, 128  # rows that are solved together
+_RIDGE = 0.01  # for what answers moved inputs
+_PIECE, _LEAST_PIECE = 1 << 21, 128  # numbers, and rows at least, that are solved together
+_ROWS = 4096  # written together
 _WINDOWS = 16  # that the cost is told on
 
 
@@ -99,6 +101,17 @@ def _load(key: str, source: Weight, settings: Settings) -> Weight:
     return made
 
 
+@dataclass(frozen=True)
+class Problem:
+    """Linears of the same inputs, below each other: weights and targets [N, K], second moments [K, K] of n inputs."""
+
+    name: str  # for errors
+    w: torch.Tensor
+    target: torch.Tensor
+    hessian: torch.Tensor
+    count: int
+
+
 class _Walk:
     """One run over a decoder."""
 
@@ -116,7 +129,7 @@ class _Walk:
         clock = TimeLeft(self.scope.progress, settings.method, flow.sizes())
         flow.later(lambda: flow.start(self.ids, {}))
         words = dict.fromkeys(self.wanted, "")
-        state = store.key("sparsify 2", calibrate.digest(self.ids), repr(settings))
+        state = store.key("sparsify 3", calibrate.digest(self.ids), repr(settings))
         state = store.key(state, flow.content(flow.segments[0], words))
         for segment in flow.segments[1:]:
             clock.tick(segment.name)
@@ -148,9 +161,9 @@ class _Walk:
         kept: dict[str, torch.Tensor] = {}
         placed: dict[str, torch.Tensor] = {}
         for value, names in flow.groups(segment):
-            moments = flow.moments(segment, value, placed, drift=self.settings.follow_drift > 0)
             parts = [self._float(name) for name in names]
-            pairs = list(self._pruned(names[0], torch.cat(parts), moments))
+            inputs = self._inputs(segment, value, placed, torch.cat(parts), names[0])
+            pairs = list(prune_rows(inputs, self.settings))
             whole, mask = torch.cat([v for v, _ in pairs]), torch.cat([m for _, m in pairs])
             sizes = [len(part) for part in parts]
             for name, own, own_mask in zip(names, whole.split(sizes), mask.split(sizes), strict=True):
@@ -158,6 +171,20 @@ class _Walk:
         if self.settings.recover == "blocks" and made and segment is not flow.segments[-1]:
             made = refit_block(flow, segment, made, kept, self.settings.blocks)
         return made
+
+    def _inputs(
+        self, segment: Segment, value: ir.Value, placed: Mapping[str, torch.Tensor], w: torch.Tensor, name: str
+    ) -> Problem:
+        """What is to be solved for the linears `w` that read `value`; the drift is let go of on the way."""
+        follow = self.settings.follow_drift
+        moments = self.flow.moments(segment, value, placed, drift=follow > 0)
+        hessian, count = moments.hessian, moments.count
+        drifted = None if moments.drift is None else product(w, moments.drift)
+        del moments
+        if drifted is None:
+            return Problem(name, w, w, hessian, count)
+        upper = inverse_factor(name, damp(hessian.clone(), _RIDGE + w.shape[1] / count))
+        return Problem(name, w, torch.add(w, product(product(drifted, upper.T), upper), alpha=follow), hessian, count)
 
     def _float(self, name: str) -> torch.Tensor:
         """The dense weight; what is not finite is an error."""
@@ -171,31 +198,6 @@ class _Walk:
                 help=f'leave it as it is with `except ["{name}"]`, or repair the model',
             )
         return w
-
-    def _pruned(self, name: str, w: torch.Tensor, moments: Moments) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Values and masks of linears of the same inputs, in pieces of their rows spread over the cores."""
-        settings, sparsity = self.settings, self.settings.sparsity
-        damping = _DAMPING + _SHRINK * w.shape[1] / moments.count  # few rows tell little of how inputs go together
-        ready = prepare(name, moments.hessian, damping, False)
-        moved = None if moments.drift is None else settings.follow_drift * answer(moments, moments.drift)
-
-        def piece(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            target = rows if moved is None else torch.addmm(rows, rows, moved)
-            if settings.method == "sparsegpt":
-                value, kept = sparsegpt(target, ready, sparsity)
-                if settings.swaps:
-                    value, kept = swap(target, value, kept, ready.matrix, sparsity, True, settings.sweeps)
-            else:
-                kept = kept_by(rows.square() * ready.matrix.diagonal(), sparsity)
-                value = torch.where(kept, rows, 0.0)
-                if settings.swaps:
-                    value, kept = swap(rows, value, kept, ready.matrix, sparsity, False, settings.sweeps)
-            if settings.recover != "none":
-                value = refit(target, value, kept, ready.matrix)
-            return value, kept
-
-        pieces = w.split(max(_LEAST_PIECE, min(_PIECE, -(-len(w) // 2))))
-        return in_order(piece, pieces)
 
     def _tell_cost(self, key: str) -> None:
         """Perplexity on the first calibration windows, dense and pruned."""
@@ -229,7 +231,31 @@ class _Walk:
         return sums[0], sums[1]
 
 
+def prune_rows(problem: Problem, settings: Settings) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Values and masks of the rows, in pieces spread over the cores. The problem's `hessian` is damped in place."""
+    sparsity, w = settings.sparsity, problem.w
+    # few rows tell little of how inputs go together
+    matrix = damp(problem.hessian, _DAMPING + _SHRINK * w.shape[1] / problem.count)
+    upper = inverse_factor(problem.name, matrix) if settings.method == "sparsegpt" else None
+
+    def piece(both: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        rows, target = both
+        if upper is not None:
+            value, kept = sparsegpt(target, upper, sparsity)
+        else:
+            kept = kept_by(rows.square() * matrix.diagonal(), sparsity)
+            value, target = torch.where(kept, rows, 0.0), rows
+        if settings.swaps:
+            value, kept = swap(target, value, kept, matrix, sparsity, upper is not None, settings.sweeps)
+        if settings.recover != "none":
+            value = refit(both[1], value, kept, matrix)
+        return value, kept
+
+    count = max(_LEAST_PIECE, min(-(-len(w) // 2), _PIECE // w.shape[1]))
+    return in_order(piece, zip(w.split(count), problem.target.split(count), strict=True))
+
+
 def _write(folder: Path, value: torch.Tensor) -> None:
     with (folder / "value.bin").open("wb") as file:
-        for rows in value.split(_PIECE):
+        for rows in value.split(_ROWS):
             file.write(np.ascontiguousarray(rows.cpu().numpy(), np.float32).tobytes())

@@ -13,15 +13,14 @@ from __future__ import annotations
 import torch
 
 from ...compiler.ir.sparse_pattern import Sparsity
-from ..solve.hessian import Damped
 from .units import kept_by
 
 _LAZY = 64  # inputs whose errors are passed on together
 
 
-def sparsegpt(w: torch.Tensor, ready: Damped, sparsity: Sparsity) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values [N, K] and which of them are kept, for the targets `w` [N, K]. `ready` is in the inputs' own order."""
-    upper, group = ready.upper, sparsity.group
+def sparsegpt(w: torch.Tensor, upper: torch.Tensor, sparsity: Sparsity) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values [N, K] and which of them are kept, for the targets `w` [N, K]. `upper` is U."""
+    group = sparsity.group
     left = w.clone()
     value, kept = torch.zeros_like(w), torch.zeros_like(w, dtype=torch.bool)
     step = group * max(1, _LAZY // group)

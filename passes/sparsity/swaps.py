@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 
 from ...compiler.ir.sparse_pattern import Sparsity
+from .product import product
 from .units import in_rows, in_units
 
 _LAZY = 64  # inputs whose changes are passed on together
@@ -54,7 +55,7 @@ class _Search:
         refit: bool,
     ) -> None:
         self.w, self.value, self.kept, self.matrix, self.sparsity, self.refit = w, value, kept, matrix, sparsity, refit
-        self.pull = (w - value) @ matrix  # g
+        self.pull = product(w - value, matrix)  # g
         self.units, self.size = len(sparsity.units), len(sparsity.units[0])
 
     def error(self) -> float:

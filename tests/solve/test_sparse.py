@@ -15,9 +15,9 @@ from edgec.compiler.ir.sparse_pattern import Sparsity
 from edgec.compiler.ir.sparsity import kept_units
 from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.passes.quantize import Quantize
-from edgec.passes.solve.hessian import prepare
 from edgec.passes.sparsify import Sparsify
 from edgec.passes.sparsity import solve
+from edgec.passes.sparsity.inverse_factor import damp, inverse_factor
 from edgec.passes.sparsity.refit import refit
 from edgec.passes.sparsity.sparsegpt import sparsegpt
 from edgec.passes.sparsity.swaps import swap
@@ -52,21 +52,36 @@ def test_units(pattern: str) -> None:
     assert [tuple(int(x) for x in unit) for unit in units[0, 0]] == list(Sparsity(pattern).units)
 
 
+def test_inverse_factor_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several blocks, in float64 and in float32; a matrix that is not positive definite is damped until it is."""
+    x = torch.randn(300, 100, generator=torch.Generator().manual_seed(1))
+    h = x.T @ x / 300
+    monkeypatch.setattr("edgec.passes.sparsity.inverse_factor._BLOCK", 32)
+    for exact in (4096, 1):
+        monkeypatch.setattr("edgec.passes.sparsity.inverse_factor._EXACT", exact)
+        upper = inverse_factor("h", h)
+        assert torch.equal(upper, upper.triu())
+        assert torch.allclose(upper.T @ upper @ h, torch.eye(100), atol=1e-3)
+    one = torch.ones(100, 100)
+    assert bool(torch.isfinite(inverse_factor("one", one)).all())
+    assert float(one[0, 0]) > 1
+
+
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_each_step_lowers_the_error(problem: tuple[torch.Tensor, torch.Tensor], pattern: str) -> None:
     w, h = problem
-    sparsity, ready = Sparsity(pattern), prepare("w", h, 0.01, False)
-    kept = kept_by(w.square() * ready.matrix.diagonal(), sparsity)
+    sparsity, matrix = Sparsity(pattern), damp(h, 0.01)
+    kept = kept_by(w.square() * matrix.diagonal(), sparsity)
     wanda = torch.where(kept, w, 0.0)
-    swapped, mask = swap(w, wanda, kept, ready.matrix, sparsity, False, 20)
-    value, own = sparsegpt(w, ready, sparsity)
-    better, better_mask = swap(w, value, own, ready.matrix, sparsity, True, 20)
-    final = refit(w, better, better_mask, ready.matrix)
+    swapped, mask = swap(w, wanda, kept, matrix, sparsity, False, 20)
+    value, own = sparsegpt(w, inverse_factor("w", matrix), sparsity)
+    better, better_mask = swap(w, value, own, matrix, sparsity, True, 20)
+    final = refit(w, better, better_mask, matrix)
     for made, held in ((wanda, kept), (swapped, mask), (value, own), (better, better_mask), (final, better_mask)):
         assert fits(held, pattern)
         assert not made[~held].any()
     assert torch.equal(swapped[mask], w[mask])  # values stay
-    steps = [float(error(w, v, ready.matrix).sum()) for v in (wanda, swapped, value, better, final)]
+    steps = [float(error(w, v, matrix).sum()) for v in (wanda, swapped, value, better, final)]
     assert steps[1] < 0.95 * steps[0]
     assert steps[2] < 0.95 * steps[0]
     assert steps[3] < 0.98 * min(steps[1:3])

@@ -1,0 +1,177 @@
+"""What each way of pruning costs, relative to float32: held-out text, 96 windows of 256 tokens (`--windows`).
+
+    perplexity   as a ratio to float32; repeats to about 0.002
+    divergence   KL(float32 | pruned) per position, in nats
+    text         the same ratio on the calibration text, which the pass itself tells
+
+All linears but the head, or those of MLPs alone. Calibration: 128 windows of 256 tokens (`--samples`) of the running
+interpreter's standard library, the held-out modules left out. Each line has a process and a cache of its own;
+`peak MiB` is that process's while it prunes. `--model FILE.gguf` judges a real model on English instead (every second
+topic of pydoc, the others calibrate it). `--layer` prunes one layer of Qwen3-4B's largest
+shape, 2560 outputs of 9728 inputs. `--only PATTERN` runs the lines whose name it matches.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common import MODELS, QWEN3, parser, report, scratch
+from judge import judge, token_ids
+from quality import training_files
+
+if TYPE_CHECKING:
+    from edgec.compiler.calibration.calibration_text import Calibration
+    from edgec.compiler.ir.module import Module
+
+BEST = {"method": "sparsegpt", "swaps": True, "recover": "blocks"}
+WAYS: dict[str, dict[str, Any]] = {
+    "magnitude": {"method": "magnitude"},
+    "wanda": {"method": "wanda"},
+    "wanda swaps": {"method": "wanda", "swaps": True},
+    "sparsegpt": {"method": "sparsegpt"},
+    "sparsegpt swaps": {"method": "sparsegpt", "swaps": True},
+    "sparsegpt swaps layer": {"method": "sparsegpt", "swaps": True, "recover": "layer"},
+    "sparsegpt swaps blocks": BEST,
+}
+INT4 = {"weights": "int4", "block": 32, "method": "gptq"}
+ON = {"all": None, "mlp": ("layers.*.mlp.*_proj",)}
+OUT = ("lm_head", "embed_tokens")
+LAYER = (2560, 9728)  # outputs and inputs of Qwen3-4B's down_proj
+
+
+def lines() -> dict[str, dict[str, Any]]:
+    """Name -> what is pruned, how, and what follows."""
+    made = {}
+    for on in ON:
+        for pattern in ("2:4", "pairs"):
+            for name, way in WAYS.items():
+                made[f"{on} {pattern} {name}"] = {"on": on, "pattern": pattern, "way": way}
+        for pattern in ("2:4", "pairs"):
+            name = f"{on} {pattern} sparsegpt swaps blocks + int4 gptq"
+            made[name] = {"on": on, "pattern": pattern, "way": BEST, "integers": INT4}
+    for pattern in ("4:8", "1:4"):
+        made[f"all {pattern} sparsegpt swaps"] = {"on": "all", "pattern": pattern, "way": WAYS["sparsegpt swaps"]}
+    return made
+
+
+def load(model: str) -> Module:
+    """The model in float."""
+    from edgec.compiler.sources.gguf.load_gguf import load_gguf
+    from edgec.compiler.sources.hf.load_hf import load_hf
+
+    return load_gguf("m", Path(model), 512) if model.endswith(".gguf") else load_hf("m", MODELS / model, 512)
+
+
+def texts(model: str, folder: Path, samples: int) -> tuple[Calibration, list[int]]:
+    """Calibration text, and the ids that the model is judged on."""
+    from edgec.compiler.calibration.calibration_text import Calibration
+    from edgec.compiler.diagnostics.diagnostic import Span
+    from edgec.compiler.oracle import text_perplexity
+
+    at = Span("sparse", 1, 1, 1, 1)
+    if not model.endswith(".gguf"):
+        return Calibration(training_files(), samples, 256, 0, at), token_ids(model)
+    from pydoc_data.topics import topics
+
+    kinds = [topics[name] for name in sorted(topics)]
+    (folder / "calibration.txt").write_text("\n".join(kinds[1::2]))
+    tokenizer = load(model).tokenizer_folder
+    if tokenizer is None:
+        raise SystemExit(f"{model} has no tokenizer")
+    ids = text_perplexity.token_ids(tokenizer, "\n".join(kinds[::2]))
+    return Calibration((folder / "calibration.txt",), samples, 256, 0, at), ids
+
+
+def measure(model: str, line: dict[str, Any], windows: int, samples: int) -> dict[str, Any]:
+    """What the judge says of one model pruned in one way, seconds and MiB while it is pruned."""
+    from edgec.compiler.emit.child_process import peak_rss
+    from edgec.compiler.pipeline.pass_interface import Scope
+    from edgec.compiler.plan.parameters import Pattern
+    from edgec.passes.quantize import Quantize
+    from edgec.passes.sparsify import Sparsify
+
+    with scratch() as folder:
+        given, ids = texts(model, folder, samples)
+        module, pattern = load(model), line["pattern"]
+        n_of_m = pattern if pattern == "pairs" else Pattern(*map(int, pattern.split(":")))
+        start = time.perf_counter()
+        scope = Scope(ON[line["on"]], OUT, given.span, given)
+        Sparsify(pattern=n_of_m, **line["way"]).run(module, scope)
+        if "integers" in line:
+            Quantize(**line["integers"]).run(module, Scope(ON[line["on"]], OUT, given.span, given))
+        facts = {"seconds": time.perf_counter() - start, "peak": peak_rss() / 2**20}
+        told = re.search(r"([\d.]+) times as much", " ".join(scope.notes))
+        return {**judge(module, load(model), ids, windows), **facts, "text": float(told[1]) if told else None}
+
+
+def layer() -> dict[str, Any]:
+    """One linear of `LAYER` pruned by sparsegpt and swaps on 32,768 random inputs that go together."""
+    import torch
+    from edgec.compiler.calibration.cores import one_thread_an_operation
+    from edgec.compiler.emit.child_process import peak_rss
+    from edgec.compiler.ir.sparse_pattern import Sparsity
+    from edgec.passes.sparsity.solve import Problem, Settings, prune_rows
+
+    outputs, inputs = LAYER
+    chance = torch.Generator().manual_seed(0)
+    w = torch.randn(outputs, inputs, generator=chance)
+    hessian, mixed = torch.zeros(inputs, inputs), torch.randn(64, inputs, generator=chance)
+    for _ in range(32):
+        x = torch.randn(1024, inputs, generator=chance) + torch.randn(1024, 64, generator=chance) @ mixed / 8
+        hessian.addmm_(x.T, x, alpha=2 / (32 * 1024))
+    before, start = peak_rss() / 2**20, time.perf_counter()
+    settings = Settings(Sparsity("2:4"), "sparsegpt", swaps=True, recover="none")
+    with one_thread_an_operation():
+        list(prune_rows(Problem("layer", w, w, hessian, 32 * 1024), settings))
+    return {
+        "shape": f"{outputs} x {inputs}",
+        "seconds": time.perf_counter() - start,
+        "peak MiB": peak_rss() / 2**20,
+        "before": before,
+    }
+
+
+def apart(*words: Any) -> dict[str, Any]:
+    """`measure` in a process and with a cache of its own."""
+    with scratch() as folder:
+        env = {**os.environ, "EDGEC_CACHE": str(folder)}
+        command = [sys.executable, __file__, "--measure", json.dumps(words)]
+        made = subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True)
+    return json.loads(made.stdout)
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--measure", help="one line in this process, as JSON")
+    options.add_argument("--only", default="", metavar="PATTERN")
+    options.add_argument("--model", default=QWEN3.name, help=f"default {QWEN3.name}")
+    options.add_argument("--windows", type=int, default=96)
+    options.add_argument("--samples", type=int, default=128)
+    options.add_argument("--layer", action="store_true")
+    args = options.parse_args()
+    if args.measure:
+        print(json.dumps(measure(*json.loads(args.measure))))
+        return
+    if args.layer:
+        report("One layer by sparsegpt and swaps", [layer()], args)
+        return
+    rows = []
+    for name, line in lines().items():
+        if not re.search(args.only, name):
+            continue
+        got = apart(args.model, line, args.windows, args.samples)
+        row = {"line": name, "perplexity": got["ratio"], "divergence": got["divergence"], "text": got["text"]}
+        rows.append(row | {"seconds": round(got["seconds"], 1), "peak MiB": round(got["peak"])})
+        print(rows[-1], file=sys.stderr, flush=True)
+    report(f"{Path(args.model).name} pruned, relative to float32", rows, args, windows=args.windows)
+
+
+if __name__ == "__main__":
+    main()
