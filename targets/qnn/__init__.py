@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...compiler.emit.capabilities import Capabilities, Refusal
 from ...compiler.emit.target import CheckRequest, Emission, EmitJob, TakesRequest, Target
+from ...compiler.ir.sparse_pattern import PAIRS
+from ...compiler.plan.parameters import param
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QnnOptions:
-    """The qnn target has nothing to set: types come from the pipeline, optimisation is the highest."""
+    """What `as qnn { … }` takes; types come from the pipeline, optimisation is the highest."""
+
+    sparse_store: str = param(
+        "auto",
+        doc="store weights that `sparsify` made 2:4 (int8) or pairs (int4), per channel beside integer activations, in "
+        "HTP's sparse form: five eighths of their bits. auto: where there are such weights; on: it is an error if "
+        "there are none; off: stored dense",
+        choices=("auto", "on", "off"),
+        also_called=("sparse", "sparsity", "sparse_weights", "compress"),
+    )
 
 
 class QnnTarget(Target):
@@ -36,7 +47,11 @@ class QnnTarget(Target):
     also_called: ClassVar[tuple[str, ...]] = ("htp", "hexagon", "npu", "snpe", "qairt", "genie", "qualcomm", "dlc")
     Options: ClassVar[type] = QnnOptions
     capabilities: ClassVar[Capabilities] = Capabilities(
-        frozenset({"npu"}), activations=("fp16", "uint16", "uint8"), caches=("fp16", "uint8"), lookups=False
+        frozenset({"npu"}),
+        activations=("fp16", "uint16", "uint8"),
+        caches=("fp16", "uint8"),
+        lookups=False,
+        patterns=frozenset({"2:4", PAIRS}),
     )
     engine: ClassVar[str] = "chain"
 
@@ -56,8 +71,10 @@ class QnnTarget(Target):
         """Runs uses on the emulator for the plan's chip; see `conformance/prove.py`."""
         from .conformance.prove import HtpProver
         from .htp.chip import Chip
+        from .sparse_store import ROWS, asked
 
-        return HtpProver(Chip.of(request.device), request.parts)
+        rows = ROWS if asked(request.options, request.parts) else 1
+        return HtpProver(Chip.of(request.device), request.parts, rows)
 
     def emit(self, job: EmitJob) -> Emission:
         """Write the context binaries of one part; see `emit.py`."""

@@ -34,18 +34,23 @@ from ...compiler.ir.save import save_graphs
 from .call_time import remember
 from .check.graphs import refused_uses
 from .conformance.legality import local_evidence
+from .guard import difference, random_feeds
 from .htp.chip import Chip, tool_versions
 from .htp.compile import Compiled, compile_shared, compile_twin
 from .htp.context_binary import TensorSpec, check_encodings
 from .htp.emulator import QnnSession, open_shared
+from .htp.sparse_option import known_build
 from .lower.builder import WeightStore
 from .lower.lower_graphs import lower
 from .lower.lowering import Lowered
 from .oracle_graph import OracleGraph
+from .sparse_store import ROWS, asked
 from .stored_weights import stored_weights
 
 TARGET_KIND, TWIN_KIND = "qnn-target", "qnn-twin"
 DATA = "weights.data"
+OTHER_BUILD = "install the version in constraints.txt, or write `as qnn { sparse_store = off }`"
+_TOGETHER = 512 << 20  # bytes of weights up to which two compilers run at once: each takes some ten times as much
 MOST_GRAPHS = 256  # of one context: 257 fail with QNN_CONTEXT_ERROR_GET_BINARY_FAILED, be they ever so small
 KV = {
     "dtype": "float16",
@@ -64,37 +69,73 @@ def emit(job: EmitJob) -> Emission:
     """Lower, check, compile, read back; see the module's text for the files."""
     chip = Chip.of(job.device)
     with blamed_on(job.origin):
-        graphs = _lower_parts(job)
+        sparse = _sparse_store(job)
+        graphs = _lower_parts(job, ROWS if sparse else 1)
         uses = [use for lowered in graphs.values() for use in lowered.uses]
-        _refuse_unproven(job, uses, chip)
+        _refuse_unproven(job, uses, chip, ROWS if sparse else 1)
         names = [
             {bucket: _graph_name(job, index, bucket) for bucket in part.graphs} for index, part in enumerate(job.parts)
         ]
         shares = contexts([len(own) for own in names])
-        parts, made = {}, []
+        parts, made, notes = {}, [], []
         for number, share in enumerate(shares):
             file = f"{job.folder}_ctx{number if len(shares) > 1 else ''}"
             own = {name: graphs[name] for index in share for name in names[index].values()}
-            key, compiled = _compile(job, own, chip, file)
+            key = store_targets(own)
+            packs = sparse and _guarded(job, own, key, chip, notes)
+            compiled = _compile(job, own, key, chip, file, packs)
             made.append(compiled)
-            parts |= {job.parts[i].name: _entry(job, names[i], compiled, key, chip, own) for i in share}
-    notes = list(local_evidence(uses, chip.arch))
+            parts |= {job.parts[i].name: _entry(job, names[i], compiled, key, chip, own, packs) for i in share}
+    notes += local_evidence(uses, chip.arch)
     if job.module.arch is not None:
         from .genie.config import write_config
 
         reason = write_config(job, made)
         notes += [f"no genie_config.json for `{job.module.name}`: {reason}"] if reason else []
-    stored = stored_weights(job.module, job.parts)
+    stored = stored_weights(job.module, [part for part in job.parts if part.name in parts], sparse_parts(parts))
     return Emission("chain", parts, _libraries(chip), notes, _kv(made), stored=stored)
 
 
-def _refuse_unproven(job: EmitJob, uses: Sequence[Use], chip: Chip) -> None:
+def _sparse_store(job: EmitJob) -> bool:
+    """Whether the plan's weights and its line ask for HTP's sparse store, and this build of the compiler has it."""
+    if not asked(job.options, job.parts, job.origin):
+        return False
+    import onnxruntime_qnn
+
+    library = Path(onnxruntime_qnn.get_qnn_htp_path())
+    if known_build(library):
+        return True
+    message = f"`{library.name}` of onnxruntime-qnn {tool_versions()['onnxruntime-qnn']} is not a build whose sparse "
+    fail("E0643", message + "store was tried", job.origin, help=OTHER_BUILD, kind=EngineError)
+
+
+def _guarded(job: EmitJob, graphs: Mapping[str, Lowered], key: str, chip: Chip, notes: list[str]) -> bool:
+    """Whether every graph computes with the sparse store what it computes without; a note says why not."""
+    together = (cache.entry(TARGET_KIND, key) / DATA).stat().st_size < _TOGETHER
+    for name, lowered in graphs.items():
+        job.progress(f"{job.module.name}: holding `{name}` with sparse weights against its dense form")
+        feeds = random_feeds(lowered.model, lowered.encodings)
+        what = f"`{name}` of `{job.module.name}`"
+        why = difference(chip, lambda form, name=name: twin(key, name, chip, sparse=form), feeds, what, together)
+        if why is not None:
+            dense = f"the weights of `{job.module.name}` are stored dense, not in HTP's sparse form"
+            notes.append(f"{dense}: {why}, in `{name}`")
+            return False
+    return True
+
+
+def sparse_parts(parts: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
+    """The parts whose entries say that their weights are stored sparse."""
+    return frozenset(name for name, entry in parts.items() if entry["details"].get("sparse_store"))
+
+
+def _refuse_unproven(job: EmitJob, uses: Sequence[Use], chip: Chip, rows: int) -> None:
     """PlanError with every use that is not known to be right; what only the solvers decided is run first."""
     refused = refused_uses(uses, chip.arch)
     if job.prove and (asked := [use for one in refused for use in one.unproven]):
         from .conformance.prove import HtpProver
 
-        prover = HtpProver(chip, job.parts)
+        prover = HtpProver(chip, job.parts, rows)
         trials, _ = plan_trials(prover, asked)
         seconds = about(sum(trial.seconds for trial in trials))
         job.progress(f"{job.module.name}: proving {count(len(trials), 'form')} on {prover.engine}, about {seconds}")
@@ -121,17 +162,16 @@ def contexts(graphs: Sequence[int]) -> list[list[int]]:
     return shares
 
 
-def _compile(job: EmitJob, graphs: Mapping[str, Lowered], chip: Chip, name: str) -> tuple[str, Compiled]:
-    """One context binary of `graphs`; with the key of its target-level graphs in the cache."""
-    key = store_targets(graphs)
+def _compile(job: EmitJob, graphs: Mapping[str, Lowered], key: str, chip: Chip, name: str, sparse: bool) -> Compiled:
+    """One context binary of `graphs`, which lie in the cache under `key`."""
     job.progress(f"{job.module.name}: compiling {len(graphs)} graphs for v{chip.arch}")
     folder = job.directory / job.folder
-    compiled = compile_shared(cache.entry(TARGET_KIND, key), list(graphs), chip, folder, name)
+    compiled = compile_shared(cache.entry(TARGET_KIND, key), list(graphs), chip, folder, name, sparse=sparse)
     job.progress(
         f"{job.module.name}: {compiled.info.bytes / 1e6:.1f} MB in {compiled.seconds:.1f} s, "
         f"compiler's peak {compiled.peak_rss / 1e6:.0f} MB"
     )
-    return key, compiled
+    return compiled
 
 
 def _kv(compiled: Sequence[Compiled]) -> dict[str, Any]:
@@ -146,13 +186,13 @@ def _kv(compiled: Sequence[Compiled]) -> dict[str, Any]:
     return kv
 
 
-def _lower_parts(job: EmitJob) -> dict[str, Lowered]:
+def _lower_parts(job: EmitJob, rows: int) -> dict[str, Lowered]:
     """The target-level graph of every part and bucket by its name, weights made once for all."""
     store = WeightStore()
     return {
         _graph_name(job, index, bucket): lowered
         for index, part in enumerate(job.parts)
-        for bucket, lowered in lower(part.graphs, store).items()
+        for bucket, lowered in lower(part.graphs, store, rows).items()
     }
 
 
@@ -178,7 +218,13 @@ def store_targets(graphs: Mapping[str, Lowered]) -> str:
 
 
 def _entry(
-    job: EmitJob, names: Mapping[str, str], compiled: Compiled, key: str, chip: Chip, lowered: Mapping[str, Lowered]
+    job: EmitJob,
+    names: Mapping[str, str],
+    compiled: Compiled,
+    key: str,
+    chip: Chip,
+    lowered: Mapping[str, Lowered],
+    sparse: bool,
 ) -> dict[str, Any]:
     """The manifest's entry of one part."""
     graphs = {}
@@ -193,13 +239,14 @@ def _entry(
             "details": {"target_graph": name},
         }
     precision = "fp16" if not any(lowered[name].encodings for name in names.values()) else "integers"
+    details = {"twins": key, "chip": asdict(chip), "qnn_build": compiled.info.build, "precision": precision}
     return {
         "model": job.module.name,
         "device": "npu",
         "target": "qnn",
         "file": compiled.binary.relative_to(job.directory).as_posix(),
         "graphs": graphs,
-        "details": {"twins": key, "chip": asdict(chip), "qnn_build": compiled.info.build, "precision": precision},
+        "details": details | ({"sparse_store": True} if sparse else {}),
     }
 
 
@@ -231,7 +278,8 @@ def open_twin(part: Mapping[str, Any], bucket: str) -> QnnSession:
     details, graph = part["details"], part["graphs"][bucket]["details"]["target_graph"]
     chip = Chip(**details["chip"])
     what = f"`{part.get('name', graph)}`, bucket `{bucket}`"
-    session = open_shared(chip, details["twins"], lambda child: twin(details["twins"], graph, chip, child), what)
+    key, sparse = details["twins"], bool(details.get("sparse_store"))
+    session = open_shared(chip, key, lambda child: twin(key, graph, chip, child, sparse), what)
     session.timed = lambda seconds: remember(part, bucket, seconds)
     return session
 
@@ -241,13 +289,13 @@ def open_target_graph(part: Mapping[str, Any], bucket: str) -> OracleGraph:
     return OracleGraph(target_graph(part["details"]["twins"], part["graphs"][bucket]["details"]["target_graph"]))
 
 
-def twin(key: str, graph: str, chip: Chip, child: Child | None = None) -> Path:
+def twin(key: str, graph: str, chip: Chip, child: Child | None = None, sparse: bool = False) -> Path:
     """The EPContext ONNX of the twin; `child` compiles it if the cache lacks it, otherwise a process of its own."""
     targets = target_graph(key, graph).parent
-    text = f"{key} {graph} {asdict(chip)} {tool_versions()}"
+    text = f"{key} {graph} {asdict(chip)} {tool_versions()}" + (" sparse" if sparse else "")
 
     def fill(entry: Path) -> None:
-        compile_twin(targets, graph, chip, entry, child)
+        compile_twin(targets, graph, chip, entry, child, sparse)
 
     return cache.make(TWIN_KIND, hashlib.sha256(text.encode()).hexdigest(), fill) / f"{graph}.onnx"
 

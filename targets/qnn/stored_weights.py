@@ -3,13 +3,15 @@
     fp16       integers, a float16 scale per block (one per channel: repeated over blocks), zero points     float16
     integers   integers; LPBQ: 4 bits per block, a float per output; float scales: 16 bits per block     int16, uint16
 
+With HTP's sparse store the integers of linears that fit it take five eighths (`sparse_store.py`).
+
 The binary's own tables, some 20 KB for each linear of each graph, are not weights and not counted here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import onnx_ir as ir
 
@@ -21,15 +23,22 @@ from ...compiler.ir.module import Module
 from ...compiler.ir.weight_format import TWO_LEVEL
 from .lower.linear import BLOCKS
 from .lower.linear_integers import LPBQ_BLOCKS
+from .sparse_store import SHARE
+from .sparse_store import packed as packed_linears
 
 
-def stored_weights(module: Module, parts: Iterable[Part]) -> dict[str, StoredWeight]:
-    """By linear; buckets share their weights."""
-    graphs: list[ir.Graph] = [next(iter(part.graphs.values())).graph for part in parts]
-    return {linear.name: _stored(linear, quantised(graph)) for graph in graphs for linear in linears(module, graph)}
+def stored_weights(module: Module, parts: Iterable[Part], sparse: Collection[str] = ()) -> dict[str, StoredWeight]:
+    """By linear; buckets share their weights. `sparse`: the parts that are compiled with HTP's sparse store."""
+    found = {}
+    for part in parts:
+        graph: ir.Graph = next(iter(part.graphs.values())).graph
+        packed = {linear.name for linear in packed_linears([part])} if part.name in sparse else set()
+        for linear in linears(module, graph):
+            found[linear.name] = _stored(linear, quantised(graph), SHARE if linear.name in packed else 1.0)
+    return found
 
 
-def _stored(linear: Linear, integers: bool) -> StoredWeight:
+def _stored(linear: Linear, integers: bool, share: float) -> StoredWeight:
     quant, size = linear.quant, math.prod(linear.shape)
     if quant is None:
         if not integers:
@@ -38,7 +47,7 @@ def _stored(linear: Linear, integers: bool) -> StoredWeight:
             return StoredWeight(2 * size, "uint16")
         return StoredWeight(2 * size + 4 * linear.shape[0], "int16")
     scales = _scale_bits(quant, linear.shape, integers)
-    return StoredWeight((size * quant.bits + scales + 7) // 8, bits=quant.bits)
+    return StoredWeight((int(size * quant.bits * share) + scales + 7) // 8, bits=quant.bits)
 
 
 def _scale_bits(quant: QuantizedWeight, shape: tuple[int, ...], integers: bool) -> int:

@@ -21,7 +21,7 @@ from ....compiler.ir.activation_encodings import Encoding
 from ....compiler.ir.save import save_graphs
 from ....compiler.plan.devices import devices
 from ..htp.chip import ARCHS, Chip, tool_versions
-from ..htp.context_binary import WORKER
+from ..htp.context_binary import start_worker
 from ..lower.builder import WeightStore
 from ..lower.feeds import from_target, to_target
 from ..lower.lower_graphs import lower
@@ -117,7 +117,7 @@ class Runner:
         if self.used >= _CASES_PER_CHILD:
             self.close()
         if self.child is None:
-            self.child = Child(WORKER, what=f"the case `{case.name}`", timeout=_TIMEOUT)
+            self.child = start_worker(f"the case `{case.name}`", _TIMEOUT)
         self.used += 1
         verdict, figures, reason = self._measure(folder, prepared)
         return Row(f"v{self.chip.arch}", case.lowering, prepared.shape, verdict, figures, reason)

@@ -78,6 +78,7 @@ class HtpProver:
 
     chip: Chip
     parts: Iterable[Part]
+    least_rows: int = 1  # what linears on integers are fed at least, as the parts are lowered
     runner: Runner = field(init=False)
     _nodes: dict[Use, ir.Node] | None = field(init=False, default=None)
 
@@ -129,7 +130,7 @@ class HtpProver:
         if self._nodes is None:
             store, self._nodes = WeightStore(), {}
             for part in self.parts:
-                for name, lowering in lowerings(part.graphs, store):
+                for name, lowering in lowerings(part.graphs, store, self.least_rows):
                     lowering.visit()
                     named = {node.name: node for node in part.graphs[name].graph}
                     self._nodes.update((one, named[one.node]) for one in lowering.uses if one.node in named)

@@ -20,7 +20,7 @@ from ....compiler.diagnostics.diagnostic import Diagnostic, EngineError, PlanErr
 from ....compiler.emit.child_process import Child
 from ....compiler.files.scratch import scratch_folder
 from .chip import Chip
-from .context_binary import WORKER, ContextInfo, GraphSpec, TensorSpec, verify
+from .context_binary import ContextInfo, GraphSpec, TensorSpec, start_worker, verify
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,25 @@ class Compiled:
 
 
 def compile_shared(
-    folder: Path, graphs: Sequence[str], chip: Chip, destination: Path, name: str, child: Child | None = None
+    folder: Path,
+    graphs: Sequence[str],
+    chip: Chip,
+    destination: Path,
+    name: str,
+    child: Child | None = None,
+    sparse: bool = False,
 ) -> Compiled:
-    """Compile `folder/<graph>.onnx` into one binary `destination/<name>.bin`; nothing is left when it fails."""
+    """Compile `folder/<graph>.onnx` into one binary `destination/<name>.bin`; nothing is left when it fails.
+
+    `sparse`: with HTP's sparse store.
+    """
     with scratch_folder("qnn") as work:
         _stage(folder, work)
         request = {key: value for key, value in asdict(chip).items() if key != "name"}
         share = len(graphs) > 1
-        call = {"folder": str(work), "graphs": list(graphs), "share": share, **request}
+        call = {"folder": str(work), "graphs": list(graphs), "share": share, "sparse": sparse, **request}
         if child is None:
-            with Child(WORKER, what=f"the HTP compiler for `{name}`") as own:
+            with start_worker(f"the HTP compiler for `{name}`") as own:
                 answer = own.call("compile", **call)
         else:
             answer = child.call("compile", **call)
@@ -54,9 +63,11 @@ def compile_shared(
         return _collect(work, graphs, chip, destination, name, answer, child)
 
 
-def compile_twin(folder: Path, graph: str, chip: Chip, destination: Path, child: Child | None = None) -> Compiled:
+def compile_twin(
+    folder: Path, graph: str, chip: Chip, destination: Path, child: Child | None = None, sparse: bool = False
+) -> Compiled:
     """The unshared form of one graph, the only one that runs here."""
-    return compile_shared(folder, [graph], chip, destination, graph, child)
+    return compile_shared(folder, [graph], chip, destination, graph, child, sparse)
 
 
 def _stage(folder: Path, work: Path) -> None:

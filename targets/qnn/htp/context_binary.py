@@ -17,8 +17,16 @@ from ....compiler.emit.child_process import Child
 from ....compiler.ir.activation_encodings import Encoding
 
 WORKER = "edgec.targets.qnn.htp.worker"
+# The compiler writes memory it has not set into binaries: with its sparse store, behind every weight whose inputs are
+# no multiple of 256. No two compiles are the same then, and graphs do not find that their weights are. glibc clears it.
+_CLEARED = {"MALLOC_PERTURB_": "255"}
 # types of quantised tensors; how they are read is in the manifest
 _FIXED: Mapping[str, str] = {"ufixed16": "uint16", "ufixed8": "uint8", "sfixed16": "int16"}
+
+
+def start_worker(what: str, timeout: float | None = None) -> Child:
+    """A process for the HTP compiler and emulator; `what` is at work, in messages."""
+    return Child(WORKER, what=what, env=_CLEARED, timeout=timeout)
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ def read(path: Path, child: Child | None = None) -> ContextInfo:
     if not path.is_file():
         fail("E0610", f"context binary `{path.name}` is missing", kind=EngineError)
     if child is None:
-        with Child(WORKER, what=f"the reader of `{path.name}`") as own:
+        with start_worker(f"the reader of `{path.name}`") as own:
             raw = own.call("describe", path=str(path.absolute()))
     else:
         raw = child.call("describe", path=str(path.absolute()))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....compiler.emit.child_process import Child
 from .chip import Chip
-from .context_binary import WORKER
+from .context_binary import start_worker
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +46,7 @@ class QnnEmulator:
 
     def __init__(self, chip: Chip) -> None:
         self._chip, self._users = chip, 0
-        self._child = Child(WORKER, what="the HTP emulator")
+        self._child = start_worker("the HTP emulator")
         self._lock = threading.RLock()
 
     def join(self) -> bool:

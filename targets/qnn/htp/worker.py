@@ -17,6 +17,7 @@ from typing import Any
 from ....compiler.emit.child_process import peak_rss, serve
 from . import provider as htp
 from .read_context import read_context
+from .sparse_option import switch
 
 _UNSUPPORTED = re.compile(r"Unsupported nodes in QNN EP: ((?:\{[^}]*\},? ?)+)")
 _NODE = re.compile(r"\{ name: (?P<name>.*?), type: (?P<type>\w+) \}")
@@ -28,15 +29,18 @@ _HANDLES = itertools.count()
 
 
 def compile_graphs(
-    folder: str, graphs: list[str], soc_model: int, arch: int, vtcm_mb: int, share: bool
+    folder: str, graphs: list[str], soc_model: int, arch: int, vtcm_mb: int, share: bool, sparse: bool = False
 ) -> dict[str, Any]:
     """Compile `<graph>.onnx` of `folder`, in order, to `<graph>_ctx.onnx`; with `share`, into one binary.
+
+    `sparse`: weights whose zeros fit HTP's patterns are stored so.
 
     The engine hashes the model's path into graph names and bytes, so the paths it sees are relative and fixed:
     the folder becomes the working directory. Returns {"rejected": [...]} or {"seconds", "peak_rss"}.
     """
     os.chdir(folder)
     options = htp.provider_options(soc_model, arch, vtcm_mb)
+    switch(Path(options["backend_path"]), sparse)
     start = time.monotonic()
     for index, graph in enumerate(graphs):
         entries = {"ep.share_ep_contexts": "1"} if share else {}

@@ -41,8 +41,17 @@ def integer_product(low: Lowering, linear: Linear, x: ir.Value, rows: int) -> ir
     else:
         _refuse(linear, quant)
         weight, words = _weight(low, linear, quant)
-    low.use(f"{bits}.linear", linear.node, tokens=rows, k=k, n=n, **words)
-    return low.build.op("MatMul", x, weight, shape=(1, rows, n))
+    copies = -(-low.least_rows // rows)
+    if copies == 1:
+        low.use(f"{bits}.linear", linear.node, tokens=rows, k=k, n=n, **words)
+        return low.build.op("MatMul", x, weight, shape=(1, rows, n))
+    low.use(f"{bits}.linear", linear.node, tokens=rows * copies, k=k, n=n, **words)
+    if x not in low.repeated:  # once for all that read it
+        shape = (1, rows * copies, k)
+        low.repeated[x] = low.build.op("Concat", *[x] * copies, shape=shape, step="more_rows", axis=1)
+    made = low.build.op("MatMul", low.repeated[x], weight, shape=(1, rows * copies, n))
+    bounds = (low.build.ints(number) for number in (0, rows, 1))
+    return low.build.op("Slice", made, *bounds, shape=(1, rows, n), step="first_rows")
 
 
 def _refuse(linear: Linear, quant: QuantizedWeight) -> None:

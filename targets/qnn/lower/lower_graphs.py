@@ -12,12 +12,14 @@ from .rules import RULES
 from .static_shapes import infer_shapes
 
 
-def lower(graphs: Mapping[str, ir.Model], store: WeightStore | None = None) -> dict[str, Lowered]:
-    """All graphs of one part, their weights shared."""
-    return {name: lowering.run() for name, lowering in lowerings(graphs, store or WeightStore())}
+def lower(graphs: Mapping[str, ir.Model], store: WeightStore | None = None, least_rows: int = 1) -> dict[str, Lowered]:
+    """All graphs of one part, their weights shared; linears on integers are fed at least `least_rows` rows."""
+    return {name: lowering.run() for name, lowering in lowerings(graphs, store or WeightStore(), least_rows)}
 
 
-def lowerings(graphs: Mapping[str, ir.Model], store: WeightStore) -> Iterator[tuple[str, Lowering]]:
+def lowerings(
+    graphs: Mapping[str, ir.Model], store: WeightStore, least_rows: int = 1
+) -> Iterator[tuple[str, Lowering]]:
     """A lowering of each graph that has not begun, its missing shapes inferred."""
     for name, model in graphs.items():
-        yield name, Lowering(name, infer_shapes(model).graph, store, RULES)
+        yield name, Lowering(name, infer_shapes(model).graph, store, RULES, least_rows)

@@ -53,12 +53,15 @@ Rule = Callable[["Lowering", ir.Node], "ir.Value | list[ir.Value]"]  # makes the
 class Lowering:
     """The state of lowering one graph; rules read `value`, build with `build`, and note with `use`."""
 
-    def __init__(self, name: str, graph: ir.Graph, store: WeightStore, rules: Mapping[str, Rule]) -> None:
-        self.graph = graph
+    def __init__(
+        self, name: str, graph: ir.Graph, store: WeightStore, rules: Mapping[str, Rule], least_rows: int = 1
+    ) -> None:
+        self.graph, self.least_rows = graph, least_rows
         self._rules = rules
         self.integers = Integers(graph) if quantised(graph) else None
         self.build = Builder(name, store, FP16 if self.integers is None else ir.DataType.FLOAT)
         self.uses: dict[Use, None] = {}
+        self.repeated: dict[ir.Value, ir.Value] = {}  # what linears read -> the same with `least_rows` rows
         self.sources: dict[str, str] = {}
         self._active: set[ir.Value | None] = set()  # values that depend on an input
         self._values: dict[ir.Value, ir.Value] = {}
