@@ -6,16 +6,21 @@ import json
 import sys
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 from edgec.compiler.cli import main
+from edgec.compiler.diagnostics.diagnostic import EngineError, PlanError
 from edgec.compiler.ir.sparse_pattern import Sparsity
 from edgec.compiler.ir.sparsity import kept_units
+from edgec.targets.qnn import QnnTarget, emit
 from edgec.targets.qnn.guard import difference
 from edgec.targets.qnn.htp import sparse_option
+from edgec.targets.qnn.htp.chip import tool_versions
 from edgec.targets.qnn.htp.compile import compile_shared, compile_twin
+from edgec.targets.qnn.sparse_store import asked
 from onnx import TensorProto, helper, numpy_helper
 
 from .conftest import MODELS
@@ -156,15 +161,19 @@ def test_a_model_is_stored_sparse(pattern, weights, tmp_path, capsys):
     assert facts["emission"] < 0.01
 
 
-def test_another_build_of_the_engine_is_refused(tmp_path, capsys, monkeypatch):
+def test_nothing_to_store_is_an_error(golden_error):
+    with pytest.raises(PlanError) as caught:
+        asked(QnnTarget.Options(sparse_store="on"), [])
+    golden_error("E0642", caught.value)
+    assert not asked(QnnTarget.Options(), [])
+
+
+def test_another_build_of_the_engine_is_refused(monkeypatch, golden_error):
     monkeypatch.setattr(sparse_option, "BUILDS", {})
-    text = MODELS.parent / "text" / "calibration.txt"
-    plan = tmp_path / "plan.edge"
-    words = {"pattern": "2:4", "weights": "int8", "option": "sparse_store = on"}
-    plan.write_text(PLAN.format(model=MODELS / "pycode-qwen3", text=text, **words))
-    assert main(["compile", str(plan), "-o", str(tmp_path / "out"), "--quiet"]) == 4
-    assert "error[E0643]: `libQnnHtp.so` of onnxruntime-qnn" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(emit, "asked", lambda *_: True)
+    with pytest.raises(EngineError) as caught:
+        emit._sparse_store(SimpleNamespace(options=None, parts=[], origin=None))
+    golden_error("E0643", caught.value, hide={tool_versions()["onnxruntime-qnn"]: "X"})
 
 
 def test_the_pattern_of_the_chain_is_2_4():
