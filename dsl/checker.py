@@ -96,7 +96,8 @@ class _Checker:
     def run(self, defines: Sequence[str]) -> Plan | None:
         if not self.loaded.statements:
             if not self.loaded.lost and not self.report.errors:
-                self.report.error("E0212", f"`{self.path}` holds no statement", None)
+                help = "a plan begins like `plan chat`; docs/language.md shows a whole one"
+                self.report.error("E0212", f"`{self.path}` holds no statement", None, help=help)
             return None
         self.lets.override(defines, self.loaded.sources)
         self.lets.check()
@@ -326,7 +327,9 @@ class _Checker:
 
     def _one_speculation(self, lines: Sequence[ast.Speculate]) -> Sequence[ast.Speculate]:
         for line in lines[1:]:
-            self.report.error("E0109", "the plan has two `speculate` statements", line.span)
+            also = [Label(lines[0].span, "first here")]
+            help = "a bundle has one pair of draft and target: leave one out, or make a plan for each"
+            self.report.error("E0109", "the plan has two `speculate` statements", line.span, also=also, help=help)
         return lines[:1]
 
     def _targets_agree(self, plan: Plan) -> None:

@@ -31,6 +31,14 @@ class Declared:
     requires: list[ast.Require] = field(default_factory=list)
 
 
+_INSTEAD = {  # of a second statement
+    "`plan`": "a plan has one name: leave one out, or a file that is included",
+    "`device`": "make a plan for each, and `include` the rest",
+    "`calibration`": 'one block takes several texts: `text = ["a.txt", "b.txt"]`',
+    "`evaluation`": 'one block takes several texts: `text = ["a.txt", "b.txt"]`',
+}
+
+
 def collect(loaded: Loaded, report: DiagnosticCollector) -> Declared:
     """Sort the statements by kind. A second declaration of one name, or a second `device`, is E0109."""
     found = Declared()
@@ -53,7 +61,7 @@ def collect(loaded: Loaded, report: DiagnosticCollector) -> Declared:
 def _single(statements: Sequence[_Single], noun: str, report: DiagnosticCollector) -> _Single | None:
     for again in statements[1:]:
         also = [Label(statements[0].span, "first here")]
-        report.error("E0109", f"the plan has two {noun} statements", again.span, also=also)
+        report.error("E0109", f"the plan has two {noun} statements", again.span, also=also, help=_INSTEAD[noun])
     return statements[0] if statements else None
 
 
@@ -63,7 +71,8 @@ def _named(statements: Sequence[_Named], noun: str, report: DiagnosticCollector)
         name = statement.name
         if name.text in found:
             also = [Label(found[name.text].name.span, "first declared here")]
-            report.error("E0109", f"the {noun} `{name.text}` is declared twice", name.span, also=also)
+            help = f"give one of them another name, or leave out a `{noun}`"
+            report.error("E0109", f"the {noun} `{name.text}` is declared twice", name.span, also=also, help=help)
         else:
             found[name.text] = statement
     return found

@@ -14,6 +14,7 @@ from ..compiler.diagnostics.nearest import nearest_help
 from . import ast
 from .diagnostic_collector import DiagnosticCollector
 from .parser import parse_value
+from .printer import show
 from .scanner import MAX_DEPTH
 
 MAX_VALUES = 1 << 18  # a plan of the largest size holds half as many
@@ -41,6 +42,15 @@ class Lets:
     _known: dict[str, ast.Value | None] = field(default_factory=dict)
     _extents: dict[str, tuple[int, int]] = field(default_factory=dict)  # of each known one
     _total: int = 0  # values that the known ones stand for
+
+    def origin(self, value: ast.Value) -> Label | None:
+        """Where the value of a let is written: in the plan, or behind `-D`; None for what is no let."""
+        if not isinstance(value, ast.Word) or value.text not in self.declared:
+            return None
+        given = self.overrides.get(value.text)
+        if given is not None:
+            return Label(given.span, f"`{value.text}` is `{show(given)}` by `-D`")
+        return Label(self.declared[value.text].value.span, f"`{value.text}` is this")
 
     def override(self, defines: Iterable[str], places: dict[str, str]) -> None:
         """Take `name=value` texts; `places` receives them as sources for code frames."""
@@ -138,7 +148,8 @@ class Lets:
         also = [Label(self.declared[other].span, "and this one") for other in others]
         circle = " -> ".join((*names, first))
         message = f"these lets refer to each other in a circle: {circle}"
-        self.report.error("E0111", message, self.declared[first].name.span, also=also)
+        help = f"give one of them a value: `let {first} = 32`"
+        self.report.error("E0111", message, self.declared[first].name.span, also=also, help=help)
 
     def _bounded(self, name: str) -> ast.Value | None:
         """What the let stands for, once all lets in it are known; None if that is more than a plan can mean."""
@@ -200,8 +211,6 @@ def plain(value: ast.Value) -> object:
         return value.text
     if isinstance(value, ast.ListLiteral):
         return [plain(item) for item in value.items]
-    from .printer import show
-
     return show(value)
 
 

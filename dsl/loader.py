@@ -83,6 +83,9 @@ def _read(source: PlanText, path: Path, loaded: Loaded, report: DiagnosticCollec
             loaded.statements.append(statement)
 
 
+_MEND = "the file itself fails; docs/writing-passes.md shows one that works"
+
+
 def _begin(source: PlanText, path: Path, loaded: Loaded, report: DiagnosticCollector, seen: set[str]) -> _Reading:
     loaded.sources[source.file] = source.text
     real = os.path.realpath(path)
@@ -100,7 +103,8 @@ def _include(
     real = os.path.realpath(path)
     if real in chain:
         circle = " -> ".join(Path(file).name for file in (*chain[chain.index(real) :], path))
-        report.error("E0303", f"includes go in a circle: {circle}", statement.span)
+        help = "leave out this one: what a file includes is part of it already"
+        report.error("E0303", f"includes go in a circle: {circle}", statement.span, help=help)
     elif real not in seen:  # what two files share is read once
         try:
             source = read_plan(path, str(path), statement.path.span)
@@ -157,7 +161,8 @@ def _register(cls: type[Pass], path: Path, at: Span, loaded: Loaded, report: Dia
     fault = pass_fault(cls)
     if fault is not None:
         loaded.passes_unknown = True
-        report.error("E0304", f"`{path}` holds a pass that cannot be used: {fault}", at)
+        message = f"`{path}` holds a pass that cannot be used: {fault}"
+        report.error("E0304", message, at, help="docs/writing-passes.md shows a whole one")
     elif cls.name in pass_names() or loaded.passes.get(cls.name, cls) is not cls:
         message = f"there is already a pass named `{cls.name}`"
         report.error("E0119", message, at, f"`{cls.__name__}` in this file takes the name", help="give it another name")
@@ -172,13 +177,13 @@ def _failed(path: Path, failure: ForeignFailure, at: Span, loaded: Loaded, repor
     where = _line_of(path, failure.error)
     text = source_lines(path.read_text(encoding="utf-8", errors="replace")) if where else []
     if where is None or not 0 < where <= len(text):
-        report.error("E0304", message, at)
+        report.error("E0304", message, at, help=_MEND)
         return
     loaded.sources[str(path)] = "\n".join(text)
     line = text[where - 1]
     column = len(line) - len(line.lstrip()) + 1
     span = Span(str(path), where, column, where, max(len(line.rstrip()) + 1, column + 1))
-    report.error("E0304", message, span, also=[Label(at, "used here")])
+    report.error("E0304", message, span, also=[Label(at, "used here")], help=_MEND)
 
 
 def _line_of(path: Path, error: BaseException) -> int | None:

@@ -132,6 +132,7 @@ def _expand(item: ast.String, globs: BoundedGlob, report: DiagnosticCollector) -
             report.error("E0310", message, item.span, f"looked for {path}", help=help)
             return []
         if not files:
-            report.error("E0306", f"no file matches `{item.value}`", item.span, f"looked for {path}")
+            help = missing_help(path) or "paths are relative to the file they are written in"
+            report.error("E0306", f"no file matches `{item.value}`", item.span, f"looked for {path}", help=help)
         return files
     return []

@@ -219,5 +219,5 @@ def _found(source: PlanText, position: int) -> str:
 
 def _lost(source: PlanText, chunk: Chunk) -> list[Lost]:
     text = source.text[chunk.start : min(chunk.stop, chunk.start + 2000)]
-    words = text.split(None, 1) or [""]  # a form feed is a blank here, and none of the scanner's
-    return [Lost(*match.groups()) for match in _DECLARES.finditer(text)] or [Lost(words[0], "")]
+    word = re.match(r"\s*(\w*)", text)  # a form feed is a blank here, and none of the scanner's
+    return [Lost(*match.groups()) for match in _DECLARES.finditer(text)] or [Lost(word[1] if word else "", "")]

@@ -69,7 +69,8 @@ def _can_measure(
     deployed = {deploy.model.text for deploy in declared.deploys}
     if model not in deployed and not loaded.lost_names("deploy"):
         message = f"`{model}` is not deployed, so its {measure.name} is not measured"
-        reader.report.error("E0215", message, condition.span)
+        help = f"add `deploy {model} on cpu as …`, or leave this line out"
+        reader.report.error("E0215", message, condition.span, help=help)
         return False
     return True
 

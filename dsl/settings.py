@@ -113,6 +113,7 @@ class Reader:
 
     report: DiagnosticCollector
     lets: Lets
+    _origin: Label | None = None  # where the value at hand is written, if it stands behind a let
 
     def read(
         self, settings: Sequence[ast.Setting], cls: type, owner: str, at: Span, extra: type | None = None
@@ -130,7 +131,8 @@ class Reader:
                 self._unknown_key(setting, known, owner)
             elif key in first:
                 also = [Label(first[key].key.span, "first given here")]
-                self.report.error("E0110", f"`{key}` is given twice", setting.key.span, also=also)
+                help = f"leave out one of the two `{key}`"
+                self.report.error("E0110", f"`{key}` is given twice", setting.key.span, also=also, help=help)
             else:
                 first[key] = setting
                 self._convert_into(values, known[key], setting.value)
@@ -155,9 +157,9 @@ class Reader:
         validate = getattr(made, "validate", None)
         problems = list(validate()) if validate is not None else []
         for problem in problems:
-            key, text = problem if isinstance(problem, tuple) else (None, problem)
+            key, text, *help = problem if isinstance(problem, tuple) else (None, problem)
             span = next((s.span for s in settings if s.key.text == key), at)
-            self.report.error("E0206", f"{owner}: {text}", span)
+            self.report.error("E0206", f"{owner}: {text}", span, help=help[0] if help else None)
         return None if problems else made
 
     def _without_effect(self, made: Any, values: dict[str, Any], owner: str, settings: Sequence[ast.Setting]) -> bool:
@@ -206,6 +208,7 @@ class Reader:
         resolved = self.lets.resolve(value)
         if resolved is None:
             return
+        self._origin = self.lets.origin(value)
         try:
             values[parameter.name] = self._convert(parameter, resolved)
         except _Failed:
@@ -278,7 +281,7 @@ class Reader:
         meant = self._meant(parameter, value.text)
         if choices or meant:
             near = nearest(value.text, map(str, choices))
-            help = meant or (f"did you mean `{near}`?" if near else None)
+            help = meant or (f"did you mean `{near}`?" if near else nearest_help(value.text, self.lets.declared, "let"))
             self._refuse("E0204", parameter, value, f"`{parameter.name}` cannot be `{value.text}`", help)
         help = nearest_help(value.text, self.lets.declared, "let")
         if bool in parameter.types and value.text.lower() in ("true", "false"):
@@ -342,7 +345,8 @@ class Reader:
         self, code: str, parameter: Parameter, value: ast.Value, message: str, help: str | None = None
     ) -> NoReturn:
         help = help or f"`{parameter.name}` is {parameter.describe()}"
-        self.report.error(code, message, value.span, help=help)
+        also = [self._origin] if self._origin else []
+        self.report.error(code, message, value.span, also=also, help=help)
         raise _Failed
 
 

@@ -34,9 +34,9 @@ class Bucket(Pass):
     tokens: tuple[int, ...] = param(doc="new tokens per call, one graph for each number", minimum=1)
     context: tuple[int, ...] = param(doc="positions a graph attends to, the new tokens included", minimum=2)
 
-    def validate(self) -> list[str | tuple[str, str]]:
+    def validate(self) -> list[str | tuple[str, ...]]:
         """Both lists have to rise, and a bucket of C positions takes fewer than C tokens."""
-        problems: list[str | tuple[str, str]] = []
+        problems: list[str | tuple[str, ...]] = []
         for field in ("tokens", "context"):
             values = getattr(self, field)
             if not values:

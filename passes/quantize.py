@@ -45,10 +45,10 @@ _NARROW = ("int4", "int3", "int2")
 _BETTER = "`method = gptq` with a `calibration` text loses a fraction of it (docs/figures.md)"
 _INTEGERS = ("int4", "int8", "int3", "int2")
 _MEANT = {  # formats as other tools spell them
-    "w4a16": "weights = int4, activations = uint16",
-    "w4a8": "weights = int4, activations = uint8",
-    "w8a16": "weights = int8, activations = uint16",
-    "w8a8": "weights = int8, activations = uint8",
+    "w4a16": "weights = int4, activations = uint16` as qnn, elsewhere `weights = int4",
+    "w4a8": "weights = int4, activations = uint8` as qnn, elsewhere `weights = int4",
+    "w8a16": "weights = int8, activations = uint16` as qnn, elsewhere `weights = int8",
+    "w8a8": "weights = int8, activations = uint8` as qnn, elsewhere `weights = int8",
     "w4": "weights = int4",
     "w8": "weights = int8",
     **{f"{name}4": "weights = int4" for name in ("i", "s", "int_", "q")},
@@ -243,31 +243,31 @@ class Quantize(Pass):
         """awq scales norms and values against what reads them."""
         return self.method == "awq"
 
-    def validate(self) -> list[str | tuple[str, str]]:
+    def validate(self) -> list[str | tuple[str, ...]]:
         """Mixed precision is measured on calibration text, so its integers are chosen with it too."""
         if self.method == "keep":
             return self._changed_by_keep()
         if self.weights == "stored":
-            return ["it needs `weights`: int4, int8, int3, int2 or auto (only `method = keep` takes those stored)"]
+            takes = "it needs `weights`: int4, int8, int3, int2 or auto (only `method = keep` takes those stored)"
+            return [("weights", takes, "write e.g. `quantize (weights = int4)`")]
         if self.weights == "auto" and self.method not in _CALIBRATED:
-            return [("method", "`weights = auto` goes with `method = gptq`, `awq` or `reconstruct`")]
+            help = "leave out `method`, which is then gptq; or name the width: `weights = int4`"
+            return [("method", "`weights = auto` goes with `method = gptq`, `awq` or `reconstruct`", help)]
         if self.time and self.method != "reconstruct" and self.weights != "auto":
-            return [
-                (
-                    "time",
-                    "`time` goes with `method = reconstruct` or `weights = auto`: nothing else has steps to leave out",
-                )
-            ]
+            why = "`time` goes with `method = reconstruct` or `weights = auto`: nothing else has steps to leave out"
+            return [("time", why, "leave out `time`")]
         if self.scales == "lpbq" and not self._fits_lpbq:
-            return [("scales", "`scales = lpbq` goes with symmetric int4 weights in blocks of 16, 32 or 64")]
+            help = "write `weights = int4, block = 32, scales = lpbq`"
+            return [("scales", "`scales = lpbq` goes with symmetric int4 weights in blocks of 16, 32 or 64", help)]
         return []
 
-    def _changed_by_keep(self) -> list[str | tuple[str, str]]:
+    def _changed_by_keep(self) -> list[str | tuple[str, ...]]:
         """Settings that would change the checkpoint's integers, or have no meaning for them."""
         plain = Quantize(method="keep")
         fields = ("weights", "block", "symmetric", "act_order", "damping", "scales", "activations", "ranges", "time")
         given = [name for name in fields if getattr(self, name) != getattr(plain, name)]
-        return [(name, f"`{name}` does not go with `method = keep`, which ships what is stored") for name in given]
+        why = "does not go with `method = keep`, which ships what is stored"
+        return [(name, f"`{name}` {why}", f"leave out `{name}`, or another `method`") for name in given]
 
     @property
     def _fits_lpbq(self) -> bool:

@@ -94,7 +94,7 @@ class Sparsify(Pass):
             decoder=calibrated,
         )
 
-    def validate(self) -> list[str | tuple[str, str]]:
+    def validate(self) -> list[str | tuple[str, ...]]:
         """Groups that engines and files can hold."""
         if isinstance(self.pattern, Pattern) and self.pattern.m > LARGEST_GROUP:
             return [("pattern", f"a group has at most {LARGEST_GROUP} inputs, `{self.pattern}` has {self.pattern.m}")]
