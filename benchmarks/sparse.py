@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from edgec.compiler.calibration.calibration_text import Calibration
     from edgec.compiler.ir.module import Module
 
-BEST = {"method": "sparsegpt", "swaps": True, "recover": "blocks"}
+BLOCKS = {"method": "sparsegpt", "swaps": True, "recover": "blocks"}
+BEST = {**BLOCKS, "permute": True}
 WAYS: dict[str, dict[str, Any]] = {
     "magnitude": {"method": "magnitude"},
     "wanda": {"method": "wanda"},
@@ -38,7 +39,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "sparsegpt": {"method": "sparsegpt"},
     "sparsegpt swaps": {"method": "sparsegpt", "swaps": True},
     "sparsegpt swaps layer": {"method": "sparsegpt", "swaps": True, "recover": "layer"},
-    "sparsegpt swaps blocks": BEST,
+    "sparsegpt swaps permute": {"method": "sparsegpt", "swaps": True, "permute": True},
+    "sparsegpt swaps blocks": BLOCKS,
+    "sparsegpt swaps blocks permute": BEST,
 }
 INT4 = {"weights": "int4", "block": 32, "method": "gptq"}
 ON = {"all": None, "mlp": ("layers.*.mlp.*_proj",)}
@@ -54,7 +57,7 @@ def lines() -> dict[str, dict[str, Any]]:
             for name, way in WAYS.items():
                 made[f"{on} {pattern} {name}"] = {"on": on, "pattern": pattern, "way": way}
         for pattern in ("2:4", "pairs"):
-            name = f"{on} {pattern} sparsegpt swaps blocks + int4 gptq"
+            name = f"{on} {pattern} sparsegpt swaps blocks permute + int4 gptq"
             made[name] = {"on": on, "pattern": pattern, "way": BEST, "integers": INT4}
     for pattern in ("4:8", "1:4"):
         made[f"all {pattern} sparsegpt swaps"] = {"on": "all", "pattern": pattern, "way": WAYS["sparsegpt swaps"]}

@@ -72,6 +72,14 @@ class Sparsify(Pass):
         goes_with=("method", _CALIBRATED),
     )
 
+    permute: bool = param(
+        False,
+        doc="true: inputs are first put in an order in which groups lose less, folded into the weights before them: "
+        "inside the MLP, within the heads' values, and the hidden states",
+        also_called=("permutation", "channel_permutation"),
+        goes_with=("method", _CALIBRATED),
+    )
+
     @property
     def sparsity(self) -> Sparsity:
         """The pattern as a fact about a weight [N, K]."""
@@ -94,6 +102,16 @@ class Sparsify(Pass):
             decoder=calibrated,
         )
 
+    @property
+    def moves_cache(self) -> bool:
+        """Values of a head are held in another order."""
+        return self.permute
+
+    @property
+    def moves_inside(self) -> bool:
+        """And so are hidden states."""
+        return self.permute
+
     def validate(self) -> list[str | tuple[str, ...]]:
         """Groups that engines and files can hold."""
         if isinstance(self.pattern, Pattern) and self.pattern.m > LARGEST_GROUP:
@@ -109,7 +127,7 @@ class Sparsify(Pass):
 
     def run(self, module: Module, scope: Scope) -> int:
         """Return how many weights got the pattern; one that has it already is left alone."""
-        from .sparsity.rewrite import calibrated, keep, prune
+        from .sparsity.rewrite import How, calibrated, keep, prune
 
         if self.method == "keep":
             return keep(module, self.sparsity, scope)
@@ -117,4 +135,5 @@ class Sparsify(Pass):
             return prune(module, self.sparsity, scope)
         if not scope.dry and (problem := self.demands().without_torch(scope.origin)):
             raise PlanError(problem)
-        return calibrated(module, self.sparsity, self.method, self.swaps, self.recover, scope)
+        how = How(self.method, self.swaps, self.recover, self.permute)
+        return calibrated(module, self.sparsity, how, scope)

@@ -1,6 +1,7 @@
 """Fold a linear map of activations into the weights on both sides of them, lazily and without a new op.
 
     x' = x * s:   norm gain g' = g * s          W' = W / s along its inputs      (a vector s, one number per channel)
+    x' = x P:     producers W' = P^T W          readers W' = W P                 (P an order, no arithmetic)
     x' = x R:     producers W' = R^T W          readers W' = W R                 (R orthogonal [H, H], stored [N, K])
 
 The producer's bias is transformed like its rows. A shared weight is copied first.
@@ -61,6 +62,27 @@ def rotate_rows(weight: Weight, rotation: np.ndarray, how: str) -> Weight:
         return _like(weight, made[start - first : stop - first].reshape(stop - start, *weight.dims[1:]))
 
     return derive(weight.name, weight.dtype, weight.dims, rows, weight, Transform.ROTATE, how)
+
+
+def permute_columns(weight: Weight, order: np.ndarray) -> Weight:
+    """W[:, order]."""
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        return weight.rows(start, stop)[:, order]
+
+    return derive(weight.name, weight.dtype, weight.dims, rows, weight, Transform.PERMUTE, "columns permuted")
+
+
+def permute_rows(weight: Weight, order: np.ndarray) -> Weight:
+    """W[order], also of vectors; rows are read one by one."""
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        made = np.empty((stop - start, *weight.dims[1:]), weight.dtype.numpy())
+        for at, row in enumerate(order[start:stop].tolist()):
+            made[at] = weight.rows(row, row + 1)[0]
+        return made
+
+    return derive(weight.name, weight.dtype, weight.dims, rows, weight, Transform.PERMUTE, "rows permuted")
 
 
 def _like(weight: Weight, array: np.ndarray) -> np.ndarray:

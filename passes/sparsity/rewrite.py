@@ -7,6 +7,7 @@ keep        nothing is changed: the numbers are read and compared with the patte
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -110,7 +111,17 @@ def prune(module: Module, sparsity: Sparsity, scope: Scope) -> int:
     return changes
 
 
-def calibrated(module: Module, sparsity: Sparsity, method: str, swaps: bool, recover: str, scope: Scope) -> int:
+@dataclass(frozen=True)
+class How:
+    """The settings of a calibrated line."""
+
+    method: str
+    swaps: bool
+    recover: str
+    permute: bool
+
+
+def calibrated(module: Module, sparsity: Sparsity, how: How, scope: Scope) -> int:
     """Prune on the plan's calibration text; the number of weights that were pruned."""
     if module.arch is None:
         message = f"`{module.name}` is no decoder that edgec built: weights are pruned on text in decoders only"
@@ -120,9 +131,13 @@ def calibrated(module: Module, sparsity: Sparsity, method: str, swaps: bool, rec
     if scope.dry:
         made = {name: by_size(weight, sparsity) for name, weight in wanted.items()}  # any with the pattern
     elif wanted:
-        from .solve import Settings, solve
+        from .solve import Settings, permuted, solve
 
-        made = solve(module, wanted, Settings(sparsity, method, swaps, recover), scope)
+        if how.permute:
+            permuted(module, wanted, sparsity, scope)
+            found = {linear.name: linear for linear in linears(module)}
+            wanted = {name: found[name].weight() for name in wanted}
+        made = solve(module, wanted, Settings(sparsity, how.method, how.swaps, how.recover), scope)
     else:
         return 0
     for linear in chosen:

@@ -36,6 +36,7 @@ from ...compiler.pipeline.pass_interface import Scope
 from ..solve import solution_cache as store
 from ..solve.residual_streams import ResidualStreams
 from .inverse_factor import damp, inverse_factor
+from .permute import permute
 from .product import product
 from .refit import refit
 from .refit_blocks import RefitBlocks, refit_block
@@ -74,16 +75,28 @@ class Settings:
 @one_thread_an_operation()
 def solve(module: Module, wanted: Mapping[str, Weight], settings: Settings, scope: Scope) -> dict[str, Weight]:
     """The pruned weights [N, K] of all linears in `wanted`, read by rows from the cache."""
+    windows = _windows(module, settings.method, scope)
+    walk = _Walk(module, wanted, settings, windows, scope)
+    keys = walk.keys()
+    return {name: _load(keys[name], source, settings) for name, source in wanted.items()}
+
+
+@one_thread_an_operation()
+def permuted(module: Module, wanted: Mapping[str, Weight], sparsity: Sparsity, scope: Scope) -> int:
+    """Put the inputs of `wanted` in better orders; how many weights moved."""
+    ids = _windows(module, "sparsegpt", scope)
+    return permute(module, wanted, sparsity, ids, calibrate.digest(ids), scope)
+
+
+def _windows(module: Module, method: str, scope: Scope) -> np.ndarray:
     if scope.calibration is None:
         fail(
             "E0454",
-            f"`method = {settings.method}` needs a `calibration` block, but the plan has none",
+            f"`method = {method}` needs a `calibration` block, but the plan has none",
             scope.origin,
             help='add `calibration { text = "calib/*.txt" }`, or use `method = magnitude`, which needs none',
         )
-    walk = _Walk(module, wanted, settings, scope)
-    keys = walk.keys()
-    return {name: _load(keys[name], source, settings) for name, source in wanted.items()}
+    return calibrate.windows(scope.calibration, module)
 
 
 def _load(key: str, source: Weight, settings: Settings) -> Weight:
@@ -115,11 +128,10 @@ class Problem:
 class _Walk:
     """One run over a decoder."""
 
-    def __init__(self, module: Module, wanted: Mapping[str, Weight], settings: Settings, scope: Scope) -> None:
-        if scope.calibration is None:
-            raise ValueError("no calibration")
-        self.wanted, self.settings, self.scope = wanted, settings, scope
-        self.ids = calibrate.windows(scope.calibration, module)
+    def __init__(
+        self, module: Module, wanted: Mapping[str, Weight], settings: Settings, ids: np.ndarray, scope: Scope
+    ) -> None:
+        self.wanted, self.settings, self.ids, self.scope = wanted, settings, ids, scope
         self.flow = ResidualStreams(module, wanted, halves=True)
         self.found: dict[str, str] = {}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -13,10 +15,11 @@ from edgec.compiler.ir.linears import linears
 from edgec.compiler.ir.module import Module
 from edgec.compiler.ir.sparse_pattern import Sparsity
 from edgec.compiler.ir.sparsity import kept_units
+from edgec.compiler.oracle.oracle import DecoderOracle
 from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.passes.quantize import Quantize
 from edgec.passes.sparsify import Sparsify
-from edgec.passes.sparsity import solve
+from edgec.passes.sparsity import permute, solve
 from edgec.passes.sparsity.inverse_factor import damp, inverse_factor
 from edgec.passes.sparsity.refit import refit
 from edgec.passes.sparsity.sparsegpt import sparsegpt
@@ -199,3 +202,61 @@ def test_a_plan_without_text_names_magnitude(draft: Module) -> None:
     with pytest.raises(PlanError, match="needs a `calibration` block") as raised:
         Sparsify(method="wanda").run(draft, Scope())
     assert "magnitude" in (raised.value.diagnostics[0].help or "")
+
+
+IDS = np.random.default_rng(0).integers(3, 2048, (2, 48)).astype(np.int32)
+
+
+def logits(module: Module) -> np.ndarray:
+    return np.stack(list(DecoderOracle(module).batch_logits(IDS)))
+
+
+@pytest.mark.parametrize("name", ["draft", "target"])
+def test_an_order_of_inputs_changes_no_output(name: str, request: pytest.FixtureRequest) -> None:
+    module: Module = request.getfixturevalue(name)
+    before, chance = logits(module), np.random.default_rng(1)
+    found = permute.sites(module)
+    layers = {"draft": 2, "target": 6}[name]
+    assert len(found) == 2 * layers + 1
+    for site in found:
+        held = {x.name: x for x in linears(module)}
+        first = held[site.readers[0]].weight().numpy()
+        length = first.shape[1] // (site.heads * site.repeat)
+        order = np.concatenate([chance.permutation(length) + head * length for head in range(site.heads)])
+        assert permute._apply(module, site, order) == len({*site.readers, *site.rows, *site.columns})
+        after = next(x for x in linears(module) if x.name == site.readers[0]).weight().numpy()
+        assert not np.array_equal(first, after)
+    assert np.abs(logits(module) - before).max() < 1e-4
+    tied = {x.name: x.initializer for x in linears(module)}
+    assert tied["lm_head"] is tied["embed_tokens"]
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "pairs"])
+def test_the_search_finds_inputs_that_belong_together(pattern: str) -> None:
+    """Half of the inputs do not count, and lie so that groups have to drop some that do: an order keeps them all."""
+    sparsity, count = Sparsity(pattern), 32
+    score = torch.zeros(8, count)
+    score[:, : count // 2] = 1 + torch.rand(8, count // 2, generator=torch.Generator().manual_seed(0))
+    order = permute.search(score, sparsity)
+    assert sorted(order.tolist()) == list(range(count))
+    before, after = (float(permute.kept(x, sparsity).sum() / score.sum()) for x in (score, score[:, order]))
+    assert before < 0.7
+    assert after > 0.97
+
+
+def test_permuting_keeps_more_and_says_so(draft: Module, scope: Scope) -> None:
+    Sparsify(method="wanda", permute=True).run(draft, scope)
+    note = next(note for note in scope.notes if "permuted in 5 places" in note)
+    after, before = (float(figure) for figure in re.findall(r"([\d.]+)%", note))
+    assert after > before + 0.5
+    assert violations(draft) == []
+    assert counted(draft)["edgec.sparsity"] == {"2:4": 14}
+
+
+def test_what_cannot_follow_keeps_the_order(draft: Module, scope: Scope) -> None:
+    """Weights that have a pattern of their own would lose it."""
+    Sparsify().run(draft, Scope(on=("layers.0.mlp.up_proj",)))
+    Sparsify(method="wanda", permute=True).run(draft, scope)
+    assert any("`layers.0.mlp.up_proj` cannot follow" in note for note in scope.notes)
+    assert any("permuted in 3 places" in note for note in scope.notes)
+    assert counted(draft)["edgec.sparsity"] == {"2:4": 14}
