@@ -104,7 +104,7 @@ def check_plan(
         findings = refuse_early(plan, progress, look=prove)
         wrong, warnings = check_texts(plan)
     refused, notes = list(dict.fromkeys((*findings.refused, *wrong))), []
-    warnings = _judged(plan, warnings)
+    warnings = _judged(plan, [*warnings, *findings.warnings])
     plan = _with_warnings(plan, [*warnings, *told])
     if findings.left:
         from .compile.prove import outlook, unproven
@@ -163,10 +163,11 @@ def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions
 
     def build(directory: Path) -> None:
         wrong, warnings = check_texts(plan)
-        settle(plan, options.prove, options.progress, wrong)
+        doubts: list[Diagnostic] = []
+        settle(plan, options.prove, options.progress, wrong, doubts)
         models = compile_models(plan, directory, options)
         measured = measure_models(plan, models, directory, options.progress)
-        known = _with_warnings(plan, [*_judged(plan, warnings), *told])
+        known = _with_warnings(plan, [*_judged(plan, [*warnings, *doubts]), *told])
         result, broken = _finish(known, models, measured, directory, options)
         result.bundle = rejected_path(final) if broken else final
         made.append(result)

@@ -45,12 +45,14 @@ class Findings:
     unproven  refusals for that reason alone, as they read where nothing may be run
     proofs    what would be run, of each deploy
     left      the same in words: number of the deploy line, text
+    warnings  what a step would round that the plan asks it to keep, where no `require` line bounds what that costs
     """
 
     refused: list[Diagnostic] = field(default_factory=list)
     unproven: list[Diagnostic] = field(default_factory=list)
     proofs: list[Proof] = field(default_factory=list)
     left: list[tuple[int, str]] = field(default_factory=list)
+    warnings: list[Diagnostic] = field(default_factory=list)
 
 
 def refuse_early(plan: Plan, progress: Progress = lambda _text: None, look: bool = False) -> Findings:
@@ -66,7 +68,7 @@ def refuse_early(plan: Plan, progress: Progress = lambda _text: None, look: bool
     if left is not None and (not left or (look and all(0 <= number < len(plan.deploys) for number, _ in left))):
         return Findings(left=left)
     found = dry_run(plan, progress)
-    if not found.refused:
+    if not found.refused and not found.warnings:
         remember(key, found.left)
     return found
 
@@ -86,6 +88,7 @@ def dry_run(plan: Plan, progress: Progress = lambda _text: None) -> Findings:
             if _needs_graph(plan, deploy):
                 deployed = _Deployed(plan, deploy, module)
                 found += deployed.refused()
+                all_.warnings += deployed.warnings
                 all_.unproven += deployed.unproven
                 all_.proofs += deployed.proofs
         except (PlanError, EngineError) as error:
@@ -158,6 +161,7 @@ class _Deployed:
     formats: dict[str, Span] = field(default_factory=dict)  # node -> the line that gave its weight a format
     unproven: list[Diagnostic] = field(default_factory=list)
     proofs: list[Proof] = field(default_factory=list)
+    warnings: list[Diagnostic] = field(default_factory=list)
 
     def refused(self) -> Iterator[Diagnostic]:
         from ..ir.weights import WeightsUnread
@@ -187,8 +191,23 @@ class _Deployed:
         stores = find_target(self.deploy.target).capabilities
         scope.widths, scope.minimums = stores.widths, stores.minimums
         apply(step, self.module, scope, self.deploy.device)
+        if scope.rounded and not self._bounded():
+            self.warnings.append(self._rounds(step, scope.rounded))
         here = str(step.span)
         self.formats.update((name, step.span) for name, line in self.module.decisions.items() if line == here)
+
+    def _bounded(self) -> bool:
+        """Whether a `require` line says what the model may lose."""
+        return any(line.subject == f"{self.deploy.model}.perplexity" for line in self.plan.requires)
+
+    def _rounds(self, step: Step, what: Sequence[str]) -> Diagnostic:
+        target, model = self.deploy.target, self.deploy.model
+        lacks = f"`as {target}` has no form for {' and '.join(what)}"
+        message = f"{lacks}: `{model}` is rounded to nearest, and no `require` line bounds what that costs"
+        bound = f"bound it: `require {{ {model}.perplexity <= 1.05 * baseline }}`"
+        help = f"`as mnn` or `as ort` keep them; `method = gptq` loses less; or {bound}"
+        at = Label(step.place("method"))
+        return Diagnostic("W0310", message, at, help=help, severity="warning", models=(model,))
 
     def _taken(self, steps: Sequence[Step]) -> Iterator[Diagnostic]:
         for cls, parts in parts_by_target(self.deploy, cut_module(self.module, self.deploy, steps).parts).items():

@@ -22,12 +22,21 @@ if TYPE_CHECKING:
 _WAY = "leave out `--no-prove`: what no table holds is run then"
 
 
-def settle(plan: Plan, prove: bool, progress: Progress, wrong: Sequence[Diagnostic] = ()) -> list[Proven]:
+def settle(
+    plan: Plan,
+    prove: bool,
+    progress: Progress,
+    wrong: Sequence[Diagnostic] = (),
+    warnings: list[Diagnostic] | None = None,
+) -> list[Proven]:
     """Refuse what the targets do not take of `plan`, after what no table holds was run (`prove`) or without.
 
-    `wrong` is what was found elsewhere: it is told with the rest, and then nothing is run.
+    `wrong` is what was found elsewhere: it is told with the rest, and then nothing is run. What may stand and should be
+    known is added to `warnings`.
     """
     findings = refuse_early(plan, progress)
+    if warnings is not None:
+        warnings += findings.warnings
     told = [*findings.refused, *wrong, *([] if prove else unproven(findings))]
     if told:
         raise PlanError(*dict.fromkeys(told))

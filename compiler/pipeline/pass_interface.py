@@ -76,6 +76,7 @@ class Scope:
     progress: Callable[[str], None] = lambda _text: None
     widths: Mapping[int, int] = field(default_factory=lambda: dict.fromkeys((2, 3, 4, 8), 0))  # the target's `widths`
     minimums: bool = True  # whether the target stores a float minimum per block beside the scale
+    rounded: list[str] = field(default_factory=list)  # what a step rounds that the plan did not ask it to, in words
     touched: set[str] = field(default_factory=set)  # globs of `on` that matched a candidate
     dry: bool = False
 

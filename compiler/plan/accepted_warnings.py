@@ -11,7 +11,7 @@ from dataclasses import replace
 from ..diagnostics.diagnostic import Diagnostic, Label
 from .plan import Deploy
 
-FOUND_LATER = ("W0331", "W0332")  # by the dry run and the compile, behind the checker
+FOUND_LATER = ("W0310", "W0331", "W0332")  # by the dry run and the compile, behind the checker
 
 
 def accepted(deploys: Sequence[Deploy], found: Sequence[Diagnostic]) -> list[Diagnostic]:

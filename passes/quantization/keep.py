@@ -45,8 +45,11 @@ def keep(module: Module, scope: Scope) -> int:
 
     def solver(weights: Mapping[str, Weight]) -> dict[str, QuantizedTensors]:
         made = {name: _kept(name, weight, formats[name]) for name, weight in weights.items() if _fits(weight, scope)}
-        if not scope.dry:
-            _note_rounded({name: weights[name] for name in weights.keys() - made.keys()}, formats, scope)
+        left = {name: weights[name] for name in weights.keys() - made.keys()}
+        if scope.dry:
+            scope.rounded += _rounded(left)
+        else:
+            _note_rounded(left, formats, scope)
         return made
 
     return quantize_graph(module.main.graph, module, lambda name: formats.get(name, _ANY), scope, solver)
@@ -139,6 +142,16 @@ def _refuse_groups(weights: Mapping[str, tuple[StoredIntegers, int]], module: Mo
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(f"`{name}`" for name in names[:_SHOWN]) + more
+
+
+def _rounded(weights: Mapping[str, Weight]) -> list[str]:
+    """What has no place in the target, by stored type: known from the headers."""
+    kinds: dict[str, int] = {}
+    for weight in weights.values():
+        stored = stored_integers(weight)
+        if stored is not None:
+            kinds[stored.name] = kinds.get(stored.name, 0) + 1
+    return [f"{number} weights stored as {kind}" for kind, number in sorted(kinds.items())]
 
 
 def _note_rounded(weights: Mapping[str, Weight], formats: Mapping[str, WeightFormat], scope: Scope) -> None:

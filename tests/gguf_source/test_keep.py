@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from edgec.compiler.diagnostics.diagnostic import PlanError
+from edgec.compiler.driver import check_plan
 from edgec.compiler.ir.legality.rules import violations
 from edgec.compiler.ir.levels import Level
 from edgec.compiler.ir.linears import linears
@@ -178,3 +179,36 @@ def test_the_op_of_a_minimum_is_what_it_says():
     check_op(definition)
     (node,) = definition.example().model.graph
     assert definition.cost(node, 7).operations == 2 * 8 * 64
+
+
+ROUNDED = """
+device snapdragon_8_gen_3
+model m {{ source = gguf("m.gguf")  context = 64 }}
+evaluation {{ text = "{text}"  windows = 1 }}
+pipeline p {{
+  quantize (method = keep)
+  bucket (tokens = [1], context = [64])
+}}
+deploy m on npu through p as qnn {option}
+"""
+
+
+def test_what_a_target_cannot_keep_is_said_before_it_is_rounded(tmp_path, monkeypatch, golden_error):
+    """HTP has no smallest value per block: without a bound this is a warning, each time, which a line may accept."""
+    write_gguf(FOLDER, tmp_path / "m.gguf", lambda _name: Type.Q4_1)
+    monkeypatch.chdir(tmp_path)
+    plan = Path("p.edge")
+
+    def warnings(more: str = "", option: str = ""):
+        plan.write_text(ROUNDED.format(text=TEXT / "modules.txt", option=option) + more)
+        found = check_plan(plan)[1]
+        return [one for one in found if one.severity == "warning"]
+
+    for _ in range(2):
+        (told,) = warnings()
+        assert told.code == "W0310"
+        assert told.accepted is None
+    golden_error("W0310", [told])
+    assert warnings("require { m.perplexity <= 1.5 * baseline }") == []
+    (told,) = warnings(option='{ accept = W0310  reason = "a draft" }')
+    assert told.accepted == "a draft"
