@@ -74,7 +74,7 @@ def test_keep_takes_no_other_setting(key):
     }
     assert [problem[0] for problem in Quantize(method="keep", **{key: other[key]}).validate()] == [key]
     assert KEEP.validate() == []
-    assert "needs `weights`" in Quantize(block=64).validate()[0]
+    assert any("needs `weights`" in str(part) for part in Quantize().validate()[0])
 
 
 def test_integers_lie_where_llama_cpp_has_them(tmp_path):
