@@ -25,6 +25,7 @@ from ..diagnostics.diagnostic import RequirementError, fail
 from ..files import scratch
 from ..files.atomic_swap import put_in_place, sync, sync_one
 from ..files.cache import make_folder
+from ..files.full_disk import names_the_file
 from .manifest import FORMAT, MANIFEST, SEAL
 
 _PREFIX = f".{scratch.PREFIX}partial-"
@@ -48,7 +49,8 @@ def write_bundle(final: Path, build: Callable[[Path], None], rejectable: bool = 
     with _claimed(final) as held:
         held.work.chmod(0o777 & ~_umask())
         try:
-            build(held.work)
+            with names_the_file(held.work, final, scratch.ROOM_THERE):
+                build(held.work)
         except RequirementError:
             if (held.work / MANIFEST).is_file():
                 _install(held, rejected, _is_rejected)

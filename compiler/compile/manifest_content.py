@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..bundle.manifest import arch_entry
 from ..emit.stored_weight import as_in_module
 from ..files import cache
+from ..files.full_disk import writes
 from ..ir.annotations import Subject, texts
 from ..ir.linears import Linear, linears
 from ..ir.module import MAIN, BucketShape
@@ -119,7 +120,8 @@ def _tokenizers(models: Sequence[CompiledModel], directory: Path) -> dict[str, d
         (directory / name).mkdir(exist_ok=True)
         for file in TOKENIZER_FILES:
             if (source / file).is_file():
-                shutil.copyfile(source / file, directory / name / file)
+                with writes(directory / name / file):
+                    shutil.copyfile(source / file, directory / name / file)
         found[name] = {**_tokenizer_facts(source, model.compressed.arch), "directory": name, "models": [model.name]}
     return found
 

@@ -92,7 +92,7 @@ def make(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         return found
     final = entry(kind, key)
     hold_root()
-    with scratch(kind) as work:
+    with scratch(kind, final) as work:
         build(work)
         seal.write_seal(work, f"{kind}/{key}")
         sync(work)
@@ -169,11 +169,14 @@ def _note(kind: str, key: str) -> Path:
 
 
 @contextlib.contextmanager
-def scratch(kind: str) -> Iterator[Path]:
-    """An empty folder for the block on the cache's file system, from where files can be renamed into an entry."""
+def scratch(kind: str, final: Path | None = None) -> Iterator[Path]:
+    """An empty folder for the block on the cache's file system, from where files can be renamed into an entry.
+
+    Errors of a full disk name its files as those of `final`.
+    """
     parent = cache_root() / ".scratch"
     parent.mkdir(parents=True, exist_ok=True)
-    with scratch_folder(kind, parent) as work:
+    with scratch_folder(kind, parent, final) as work:
         yield work
 
 

@@ -21,10 +21,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .full_disk import names_the_file
+
 PREFIX = "edgec-"
 _LOCK, _WORK = "lock", "work"
 _OURS = re.compile(r"(edgec-[a-z-]+-scratch|\.edgec-partial)-[a-z0-9_]{8}")
 _YOUNG = 60.0  # seconds: a folder this new may be about to get its lock
+_ROOM = "make room there, or set `TMPDIR` to a folder on another disk"
+_CACHE_ROOM = "make room there (`edgec cache prune --older 30d`), or set `EDGEC_CACHE` to a folder on another disk"
+ROOM_THERE = "make room there, or give `-o` a folder on another disk"
 _MAGIC = "a scratch folder of edgec\n"
 
 
@@ -41,25 +46,35 @@ _held: set[Scratch] = set()
 
 
 @contextlib.contextmanager
-def scratch_folder(what: str, parent: Path | None = None) -> Iterator[Path]:
-    """An empty folder for the block, in `parent` (default: the system's folder for temporary files)."""
-    held = hold(f"{PREFIX}{what}-scratch-", parent or Path(tempfile.gettempdir()))
+def scratch_folder(what: str, parent: Path | None = None, final: Path | None = None) -> Iterator[Path]:
+    """An empty folder for the block, in `parent` (default: the system's folder for temporary files).
+
+    Where the disk is full, the error names its files as those of `final`, which it is to become.
+    """
+    help = _ROOM if parent is None else _CACHE_ROOM
+    held = hold(f"{PREFIX}{what}-scratch-", parent or Path(tempfile.gettempdir()), help=help)
     try:
-        yield held.work
+        with names_the_file(held.work, final or held.work, help):
+            yield held.work
     finally:
         release(held)
 
 
-def hold(prefix: str, parent: Path, owner: str = "") -> Scratch:
-    """Make and lock a scratch folder in `parent`; `owner` is kept in its lock, for `owner_of`."""
+def hold(prefix: str, parent: Path, owner: str = "", help: str = "") -> Scratch:
+    """Make and lock a scratch folder in `parent`; `owner` is kept in its lock, for `owner_of`.
+
+    `help` is the way out where `parent` has no room for it.
+    """
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        with names_the_file(parent, parent, help or ROOM_THERE):
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         with contextlib.suppress(FileNotFoundError):  # a sweep took the folder in the moment before it was locked
             descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
             with contextlib.suppress(OSError):  # a file system without locks: `sweep` leaves its folders alone
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             if _is_at(descriptor, folder / _LOCK):
-                os.pwrite(descriptor, f"{_MAGIC}{os.getpid()}\n{owner}".encode("utf-8", "surrogateescape"), 0)
+                with names_the_file(folder, folder, help or ROOM_THERE):
+                    os.pwrite(descriptor, f"{_MAGIC}{os.getpid()}\n{owner}".encode("utf-8", "surrogateescape"), 0)
                 work = folder / _WORK
                 work.mkdir(0o700)
                 held = Scratch(folder, work, descriptor)

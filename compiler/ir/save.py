@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from ..files.full_disk import writes
 from .annotations import SAME_BYTES
 from .clone import clone_model
 
@@ -33,7 +34,8 @@ def save_graphs(models: Mapping[str, ir.Model], directory: Path, data_name: str)
             if id(value.const_value) in stored:
                 value.const_value = stored[id(value.const_value)]
         paths[key] = directory / f"{key}.onnx"
-        paths[key].write_bytes(ir.to_proto(copy).SerializeToString(deterministic=True))
+        with writes(paths[key]):
+            paths[key].write_bytes(ir.to_proto(copy).SerializeToString(deterministic=True))
     return paths
 
 
@@ -41,7 +43,10 @@ def _write(tensors: Mapping[int, ir.TensorProtocol], directory: Path, name: str)
     """Stream each distinct tensor into the data file; id -> the external tensor that stands for it."""
     owners = {key: SAME_BYTES.get(tensor) or tensor for key, tensor in tensors.items()}
     distinct = {id(owner): owner for owner in owners.values()}
-    external = ir.external_data.convert_tensors_to_external(list(distinct.values()), directory, name, alignment=4096)
+    with writes(directory / name):
+        external = ir.external_data.convert_tensors_to_external(
+            list(distinct.values()), directory, name, alignment=4096
+        )
     places = dict(zip(distinct, external, strict=True))
     return {key: _view(places[id(owner)], tensors[key]) for key, owner in owners.items()}
 

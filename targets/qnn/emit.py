@@ -28,6 +28,7 @@ from ...compiler.emit.conformance.proof import about, plan_trials, run_trials
 from ...compiler.emit.refusals import grouped
 from ...compiler.emit.target import Emission, EmitJob
 from ...compiler.files import cache
+from ...compiler.files.full_disk import writes
 from ...compiler.ir import kv_names
 from ...compiler.ir.activation_encodings import Encoding
 from ...compiler.ir.save import save_graphs
@@ -211,7 +212,8 @@ def store_targets(graphs: Mapping[str, Lowered]) -> str:
 
         def fill(entry: Path) -> None:
             for path in work.iterdir():
-                shutil.move(path, entry / path.name)
+                with writes(entry / path.name):
+                    shutil.move(path, entry / path.name)
 
         cache.make(TARGET_KIND, key, fill)
     return key

@@ -18,6 +18,7 @@ from typing import Any
 
 from ....compiler.diagnostics.diagnostic import Diagnostic, EngineError, PlanError, fail
 from ....compiler.emit.child_process import Child
+from ....compiler.files.full_disk import writes
 from ....compiler.files.scratch import scratch_folder
 from .chip import Chip
 from .context_binary import ContextInfo, GraphSpec, TensorSpec, start_worker, verify
@@ -76,7 +77,8 @@ def _stage(folder: Path, work: Path) -> None:
         try:
             os.link(path, work / path.name)
         except OSError:  # another file system
-            shutil.copy(path, work / path.name)
+            with writes(work / path.name):
+                shutil.copy(path, work / path.name)
 
 
 def _collect(
@@ -108,8 +110,10 @@ def _collect(
             _tidy(model)
             path = destination / (f"{name}.{graph}.onnx" if len(graphs) > 1 or name != graph else f"{graph}.onnx")
             written.append(path)
-            path.write_bytes(model.SerializeToString(deterministic=True))
-        shutil.move(binary, final)
+            with writes(path):
+                path.write_bytes(model.SerializeToString(deterministic=True))
+        with writes(final):
+            shutil.move(binary, final)
     except BaseException:
         for path in written:
             with suppress(FileNotFoundError):
