@@ -129,6 +129,7 @@ def layer() -> dict[str, Any]:
     for _ in range(32):
         x = torch.randn(1024, inputs, generator=chance) + torch.randn(1024, 64, generator=chance) @ mixed / 8
         hessian.addmm_(x.T, x, alpha=2 / (32 * 1024))
+    del x, mixed
     before, start = peak_rss() / 2**20, time.perf_counter()
     settings = Settings(Sparsity("2:4"), "sparsegpt", swaps=True, recover="none")
     with one_thread_an_operation():

@@ -94,7 +94,7 @@ def undeployable(target: type[Target], request: CheckRequest, wording: Wording) 
             yield Diagnostic(found.code, message, Label(step.span, "not for this deploy"), also, found.help)
         if step.demands.sparse == PAIRS and PAIRS not in capabilities.patterns:
             message = f"`as {target.name}` has no use for pairs: it stores them like dense weights"
-            help = "`pattern = 2:4` costs about as much quality, and more engines know it"
+            help = "`pattern = 2:4` costs less quality in as many zeros"
             yield Diagnostic("W0309", message, Label(step.place("pattern")), also, help, severity="warning")
     for found in capabilities.takes_cache(target.name, deploy.kv, wording):
         yield Diagnostic(found.code, found.message, Label(deploy.span), help=found.help)

@@ -13,7 +13,7 @@ is solved is kept in the cache, a linear an entry, under the windows and everyth
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,7 +48,7 @@ KIND = "sparse"
 _DAMPING = 0.01
 _SHRINK = 0.1
 _RIDGE = 0.01  # for what answers moved inputs
-_PIECE, _LEAST_PIECE = 1 << 21, 128  # numbers, and rows at least, that are solved together
+_PIECE, _LEAST_PIECE = 1 << 20, 128  # numbers, and rows at least, that are solved together
 _ROWS = 4096  # written together
 _WINDOWS = 16  # that the cost is told on
 
@@ -174,9 +174,10 @@ class _Walk:
         placed: dict[str, torch.Tensor] = {}
         for value, names in flow.groups(segment):
             parts = [self._float(name) for name in names]
-            inputs = self._inputs(segment, value, placed, torch.cat(parts), names[0])
+            inputs = self._inputs(segment, value, placed, _below(parts), names[0])
             pairs = list(prune_rows(inputs, self.settings))
-            whole, mask = torch.cat([v for v, _ in pairs]), torch.cat([m for _, m in pairs])
+            whole, mask = _below([v for v, _ in pairs]), _below([m for _, m in pairs])
+            del pairs
             sizes = [len(part) for part in parts]
             for name, own, own_mask in zip(names, whole.split(sizes), mask.split(sizes), strict=True):
                 made[name], kept[name], placed[name] = own, own_mask, flow.oriented(name, own)
@@ -265,6 +266,11 @@ def prune_rows(problem: Problem, settings: Settings) -> Iterator[tuple[torch.Ten
 
     count = max(_LEAST_PIECE, min(-(-len(w) // 2), _PIECE // w.shape[1]))
     return in_order(piece, zip(w.split(count), problem.target.split(count), strict=True))
+
+
+def _below(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """One below the other; a single one is not copied."""
+    return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
 
 
 def _write(folder: Path, value: torch.Tensor) -> None:
