@@ -16,6 +16,7 @@ the reason.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -30,6 +31,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from ..diagnostics.diagnostic import EdgecError, EngineError, fail
+from .fixed_addresses import fixed_addresses, fixed_environment
 
 _FD = "EDGEC_CHILD_FD"
 _TAIL_LINES, _TAIL_BYTES = 8, 8192
@@ -40,25 +42,39 @@ _children: weakref.WeakSet[Child] = weakref.WeakSet()
 
 
 class Child:
-    """A worker process; `what` names the engine and the part in every message about it."""
+    """A worker process; `what` names the engine and the part in every message about it.
+
+    With `fixed`, its addresses, environment and folder are the same each time, for engines whose results depend on
+    them; the attribute of that name is False where the system refuses the addresses.
+    """
 
     def __init__(
-        self, module: str, *, what: str, env: Mapping[str, str] | None = None, timeout: float | None = None
+        self,
+        module: str,
+        *,
+        what: str,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        fixed: bool = False,
     ) -> None:
         self.what = what
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self._socket, theirs = socket.socketpair()
         self._socket.settimeout(timeout)
+        # -P: the folder we happen to stand in must not shadow a module the engine imports
+        command = [sys.executable, "-P", "-m", module]
+        own = {**_QUIET, **(env or {}), _FD: f"{theirs.fileno():08}"}
         try:
-            self._process = subprocess.Popen(
-                # -P: the folder we happen to stand in must not shadow a module the engine imports
-                [sys.executable, "-P", "-m", module],
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=subprocess.STDOUT,
-                pass_fds=(theirs.fileno(),),
-                env={**os.environ, **_QUIET, **(env or {}), _FD: str(theirs.fileno())},
-            )
+            with fixed_addresses() if fixed else contextlib.nullcontext(False) as self.fixed:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._log,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(theirs.fileno(),),
+                    env=fixed_environment(own, command) if fixed else {**os.environ, **own},
+                    cwd="/" if fixed else None,
+                )
         finally:
             theirs.close()
         self._finalizer = weakref.finalize(self, _end, self._process, self._socket, self._log)

@@ -88,6 +88,11 @@ def emit(job: EmitJob) -> Emission:
             made.append(compiled)
             parts |= {job.parts[i].name: _entry(job, names[i], compiled, key, chip, own, packs) for i in share}
     notes += local_evidence(uses, chip.arch)
+    if not all(one.reproducible for one in made):
+        notes.append(
+            f"the context binaries of `{job.module.name}` may have other bytes the next time: the HTP compiler orders "
+            "by addresses, and this system refuses fixed ones (Docker's default seccomp profile does)"
+        )
     if job.module.arch is not None:
         from .genie.config import write_config
 
@@ -242,6 +247,7 @@ def _entry(
         }
     precision = "fp16" if not any(lowered[name].encodings for name in names.values()) else "integers"
     details = {"twins": key, "chip": asdict(chip), "qnn_build": compiled.info.build, "precision": precision}
+    details["reproducible"] = compiled.reproducible
     return {
         "model": job.module.name,
         "device": "npu",

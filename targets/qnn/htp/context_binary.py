@@ -24,9 +24,9 @@ _CLEARED = {"MALLOC_PERTURB_": "255"}
 _FIXED: Mapping[str, str] = {"ufixed16": "uint16", "ufixed8": "uint8", "sfixed16": "int16"}
 
 
-def start_worker(what: str, timeout: float | None = None) -> Child:
-    """A process for the HTP compiler and emulator; `what` is at work, in messages."""
-    return Child(WORKER, what=what, env=_CLEARED, timeout=timeout)
+def start_worker(what: str, timeout: float | None = None, fixed: bool = False) -> Child:
+    """A process for the HTP compiler and emulator; `what` is at work, in messages; `fixed` as `Child` has it."""
+    return Child(WORKER, what=what, env=_CLEARED, timeout=timeout, fixed=fixed)
 
 
 @dataclass(frozen=True)

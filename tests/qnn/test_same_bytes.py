@@ -1,0 +1,70 @@
+"""The bytes of a bundle with a context binary do not depend on where the compiler lies in memory."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from pathlib import Path
+
+import pytest
+from edgec import compile as compile_plan
+from edgec.compiler.emit.child_process import Child
+from edgec.compiler.emit.fixed_addresses import fixed_addresses, fixed_environment
+
+MODELS = Path(__file__).resolve().parents[2] / "examples" / "models"
+PLAN = """
+plan same
+device snapdragon_8_gen_3
+model m {{ source = hf("{model}")  context = 64 }}
+pipeline p {{
+    quantize (weights = int4, block = 32) except ["lm_head", "embed_tokens"]
+    place (device = cpu) on "embed_tokens"
+    bucket (tokens = [1, 16], context = [64])
+}}
+deploy m on npu through p as qnn
+"""
+
+
+@pytest.mark.slow
+def test_two_compiles_with_empty_caches_give_the_same_bundle(tmp_path, monkeypatch):
+    plan = tmp_path / "plan.edge"
+    plan.write_text(PLAN.format(model=MODELS / "pycode-qwen2"), encoding="utf-8")
+    made = []
+    for number, size in enumerate((0, 3000)):  # variables of other sizes move the stack
+        monkeypatch.setenv("EDGEC_CACHE", str(tmp_path / f"cache{number}"))
+        monkeypatch.setenv("SOMETHING_ELSE", "y" * size)
+        bundle = tmp_path / str(number) / "bundle"
+        bundle.parent.mkdir()
+        compile_plan(plan, bundle)
+        made.append({p.relative_to(bundle): p.read_bytes() for p in bundle.rglob("*") if p.is_file()})
+    first, second = made
+    assert [path for path in first | second if first.get(path) != second.get(path)] == []
+
+
+def test_the_block_alone_has_fixed_addresses():
+    if sys.platform != "linux":
+        pytest.skip("personality(2) is Linux's")
+    ask = ctypes.CDLL(None).personality
+    before = ask(0xFFFFFFFF)
+    with fixed_addresses() as fixed:
+        assert bool(ask(0xFFFFFFFF) & 0x0040000) == fixed or before & 0x0040000
+    assert ask(0xFFFFFFFF) == before
+
+
+def test_an_environment_has_one_size_whatever_it_holds(monkeypatch):
+    def size(command: list[str]) -> int:
+        variables = fixed_environment({"ONE": "1"}, command)
+        return sum(len(f"{k}={v}") + 1 for k, v in variables.items()) + sum(len(w) + 1 for w in [command[0], *command])
+
+    small = size(["/usr/bin/python", "-P"])
+    monkeypatch.setenv("HOME", "/" + "h" * 300)
+    monkeypatch.setenv("SOMETHING_ELSE", "y" * 3000)
+    assert size(["/opt/another/place/python", "-P"]) == small
+
+
+def test_a_process_says_where_fixed_addresses_are_refused(monkeypatch):
+    from contextlib import nullcontext
+
+    monkeypatch.setattr("edgec.compiler.emit.child_process.fixed_addresses", lambda: nullcontext(False))
+    with Child("edgec.targets.qnn.htp.worker", what="the test", fixed=True) as child:
+        assert child.fixed is False
