@@ -61,7 +61,8 @@ def advice(at: Found) -> str | None:
     """The help line of a syntax error; None where nothing better is known than what was expected."""
     found, accepts = at.found, at.accepts
     return (
-        _signs_of_others(at)
+        _deployed(at)
+        or _signs_of_others(at)
         or _arguments(at)
         or ("settings in braces stand without commas" if found == "," and _wants_setting(accepts) else None)
         or ("write `key = value`" if found in (":", ",", ")") and "EQUAL" in accepts else None)
@@ -77,6 +78,15 @@ def _wants_setting(accepts: frozenset[str]) -> bool:
 def _separated(found: str, accepts: frozenset[str]) -> str | None:
     if "COMMA" in accepts and (found[:1].isalnum() or found[:1] == '"'):
         return "separate arguments and list items with `,`"
+    return None
+
+
+def _deployed(at: Found) -> str | None:
+    """A deploy line with another word in the place of `on`, or an engine's name that is none of a target."""
+    if "ON" in at.accepts and re.fullmatch(r"deploy\s+\w+\s+", at.before) and at.found in ("to", "at", "for", "in"):
+        return f"write `on` for `{at.found}`"
+    if re.fullmatch(r"deploy\b.*\bas\s+\w+", at.before, re.DOTALL) and at.found in (".", "-"):
+        return "a target is one word behind `as`, such as `mnn`; `edgec explain E0104` says where they come from"
     return None
 
 

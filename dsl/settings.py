@@ -54,7 +54,13 @@ class ModelBlock:
     """The keys of a `model` block."""
 
     source: SourceCall = param(doc='the model, e.g. hf("folder") or onnx("file.onnx")')  # noqa: RUF009
-    context: int = param(0, doc="number of tokens the K/V cache has room for", minimum=2, maximum=1 << 20)
+    context: int = param(
+        0,
+        doc="number of tokens the K/V cache has room for",
+        minimum=2,
+        maximum=1 << 20,
+        also_called=("ctx", "n_ctx", "context_length", "max_seq_len", "seq_len"),
+    )
 
 
 @dataclass(frozen=True)
