@@ -97,7 +97,8 @@ def _compared(facts: dict[str, Any]) -> str:
     if facts["max_error"] is None:
         return f"not compared: {facts['why']}" if "why" in facts else "not compared"
     share = f" ({facts['relative_error']:.4g} relative)" if facts["relative_error"] else ""
-    told = f"off by {facts['max_error']:.4g} at most{share} from the float model, in {facts['worst']}"
+    what = f"its {facts['ran']}, not the shipped file, is " if "ran" in facts else ""
+    told = f"{what}off by {facts['max_error']:.4g} at most{share} from the float model, in {facts['worst']}"
     return f"{told}; {_split(facts)}"
 
 

@@ -167,6 +167,10 @@ class Target:
         """
         return None
 
+    def stands_in(self, part: dict[str, Any]) -> str:
+        """What `open_graph` runs in the place of the shipped file, in a word; empty where that file itself runs."""
+        return ""
+
     def emission_bound(self, part: dict[str, Any]) -> float:
         """The relative error up to which the engine's outputs may differ from the reference's by rounding alone."""
         return 1e-2

@@ -164,7 +164,10 @@ class _Verification:
             entry = self.manifest.part(part)
             facts = {"device": entry["device"], "graphs": len(entry["graphs"]), "max_error": None}
             self.result["parts"][part] = facts
-            problems = target_of(entry).verify_part(self.manifest.bundle, entry)
+            target = target_of(entry)
+            if instead := target.stands_in(entry):
+                facts["ran"] = instead
+            problems = target.verify_part(self.manifest.bundle, entry)
             self.result["problems"] += [f"part `{part}`: {problem}" for problem in problems]
 
     def _float_module(self, name: str) -> Module | None:

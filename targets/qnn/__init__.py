@@ -98,6 +98,10 @@ class QnnTarget(Target):
 
         return open_twin(part, bucket)
 
+    def stands_in(self, part: dict[str, Any]) -> str:
+        """The twin: a binary whose graphs share weights cannot be loaded on a host."""
+        return "twin"
+
     def open_oracle(self, bundle: Path, part: dict[str, Any], bucket: str) -> GraphSession:
         """The target-level graph, which the HTP compiler was given, in ONNX Runtime."""
         from .emit import open_target_graph

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from edgec import compile as compile_plan
+from edgec.compiler.cli import main
 from edgec.compiler.emit.child_process import Child
 from edgec.compiler.emit.fixed_addresses import fixed_addresses, fixed_environment
 
@@ -26,7 +27,7 @@ deploy m on npu through p as qnn
 
 
 @pytest.mark.slow
-def test_two_compiles_with_empty_caches_give_the_same_bundle(tmp_path, monkeypatch):
+def test_two_compiles_with_empty_caches_give_the_same_bundle_and_verify_says_twin(tmp_path, monkeypatch, capsys):
     plan = tmp_path / "plan.edge"
     plan.write_text(PLAN.format(model=MODELS / "pycode-qwen2"), encoding="utf-8")
     made = []
@@ -39,6 +40,11 @@ def test_two_compiles_with_empty_caches_give_the_same_bundle(tmp_path, monkeypat
         made.append({p.relative_to(bundle): p.read_bytes() for p in bundle.rglob("*") if p.is_file()})
     first, second = made
     assert [path for path in first | second if first.get(path) != second.get(path)] == []
+    assert main(["verify", str(tmp_path / "1" / "bundle")]) == 0
+    said = {
+        line.split(":")[0]: "its twin, not the shipped file" in line for line in capsys.readouterr().out.splitlines()
+    }
+    assert (said["part m.npu1"], said["part m.cpu0"]) == (True, False)
 
 
 def test_the_block_alone_has_fixed_addresses():
