@@ -56,7 +56,7 @@ def compile_shared(
         share = len(graphs) > 1
         call = {"folder": str(work), "graphs": list(graphs), "share": share, "sparse": sparse, **request}
         if child is None:
-            # its results seem to hang on addresses: 46 compiles of the same graphs gave three binaries, 41, 3 and 2 times
+            # its results seem to hang on addresses: 46 compiles of one graph gave three binaries, 41, 3 and 2 times
             with start_worker(f"the HTP compiler for `{name}`", fixed=True) as own:
                 answer, fixed = own.call("compile", **call), own.fixed
         else:
