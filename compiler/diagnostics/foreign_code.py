@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -28,7 +29,7 @@ def foreign_code() -> Iterator[None]:
 
     own = os.getpid()
     try:
-        with contextlib.redirect_stdout(sys.stderr), _no_exit():
+        with _fenced:
             yield
     except (EdgecError, KeyboardInterrupt):
         raise
@@ -51,18 +52,34 @@ def described(error: BaseException) -> str:
     return f"{name}: {text}" if text else name
 
 
-@contextlib.contextmanager
-def _no_exit() -> Iterator[None]:
-    """`os._exit` would end edgec without a word, with a status of its choice; in processes forked from it, it may."""
-    own, real = os.getpid(), os._exit
+class _Fenced:
+    """While any thread is in foreign code, what it prints goes to stderr, and `os._exit` raises.
 
-    def refuse(status: int) -> NoReturn:
-        if os.getpid() != own:
-            real(status)
+    Both are set for the whole process, so the first thread to come sets them and the last to leave takes them back.
+    `os._exit` would end edgec without a word, with a status of its choice; in processes forked from it, it may.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._own, self._exit, self._stdout = 0, os._exit, sys.stdout
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._own, self._exit, self._stdout = os.getpid(), os._exit, sys.stdout
+                os._exit, sys.stdout = self._refuse, sys.stderr
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                os._exit, sys.stdout = self._exit, self._stdout
+
+    def _refuse(self, status: int) -> NoReturn:
+        if os.getpid() != self._own:
+            self._exit(status)
         raise SystemExit(f"os._exit({status})")
 
-    os._exit = refuse
-    try:
-        yield
-    finally:
-        os._exit = real
+
+_fenced = _Fenced()
