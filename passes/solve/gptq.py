@@ -18,7 +18,7 @@ arXiv 2309.01885, section 3) lower the same objective; each step is kept only if
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,7 +72,19 @@ def solve(
 
     Rows are solved apart, in pieces spread over the cores.
     """
-    damping = settings.damping + _SHRINK * w.shape[1] / moments.count  # few rows tell little of how inputs go together
+    piece = solver(name, moments, kind, settings)
+    pieces = w.split(_piece(len(w)))
+    masks = [None] * len(pieces) if kept is None else kept.split(_piece(len(w)))
+    return joined(list(in_order(lambda both: piece(*both), zip(pieces, masks, strict=True))))
+
+
+RowSolver = Callable[[torch.Tensor, torch.Tensor | None], Solved]
+
+
+def solver(name: str, moments: Moments, kind: GridKind, settings: Gptq) -> RowSolver:
+    """What solves rows [R, K] of weights on the inputs of `moments`; it is told which of them may differ from zero."""
+    few = _SHRINK * len(moments.hessian) / moments.count  # few inputs tell little of how they go together
+    damping = settings.damping + few
     ready = prepare(name, moments.hessian, damping, settings.act_order)
     notes = []
     if ready.damping > damping:
@@ -82,8 +94,7 @@ def solve(
         )
     moved = None if moments.drift is None else settings.follow_drift * _answer(moments, moments.drift)
 
-    def piece(both: tuple[torch.Tensor, torch.Tensor | None]) -> Solved:
-        rows, mask = both
+    def piece(rows: torch.Tensor, mask: torch.Tensor | None) -> Solved:
         target = rows if moved is None else torch.addmm(rows, rows, moved)
         q, grid = _columns(target, ready, kind, mask)
         for _ in range(settings.rounds):
@@ -91,9 +102,7 @@ def solve(
             q = descend(target, q, grid, ready.matrix, _SWEEPS, mask)
         return Solved(q, grid, target, notes, mask)
 
-    pieces = w.split(_piece(len(w)))
-    masks = [None] * len(pieces) if kept is None else kept.split(_piece(len(w)))
-    return joined(list(in_order(piece, zip(pieces, masks, strict=True))))
+    return piece
 
 
 def _piece(rows: int) -> int:

@@ -37,6 +37,7 @@ from ...compiler.ir.weights import Weight, transpose
 from . import solution_cache as store
 
 BATCH = 8  # windows
+_SOLVING = 3.0  # what solving a linear takes beside running it
 
 
 @dataclass(frozen=True)
@@ -151,11 +152,18 @@ class ResidualStreams:
         return list(found.items())
 
     def sizes(self) -> list[float]:
-        """What there is to solve in each segment behind the embedding, for a clock."""
+        """What each segment behind the embedding takes, for a clock: all of it is run, and part of it is solved."""
         return [
-            1.0 + sum(math.prod(self.floats[name].dims) for _, names in self.groups(segment) for name in names)
+            float(
+                sum(math.prod(self.linears[node.name or ""].shape) for node in linear_nodes(segment))
+                + _SOLVING * sum(math.prod(self.floats[n].dims) for _, names in self.groups(segment) for n in names)
+            )
             for segment in self.segments[1:]
         ]
+
+    def forget(self) -> None:
+        """Free the streams, which nothing reads behind the last moments."""
+        self.reference, self.solved = [], []
 
     def moments(
         self, segment: Segment, value: ir.Value, solved: Mapping[str, torch.Tensor], drift: bool = False

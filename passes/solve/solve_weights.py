@@ -4,8 +4,11 @@
 
 Calibrated methods walk the decoder: gather the moments of a group of linears that share an input, solve them, go on
 to the next group with these in place. What a linear's answer depends on makes its key: the windows, everything before
-its segment, its segment's constants and formats, the method's settings. Embeddings see no activations: their rows are
-solved by clip search.
+its segment, its segment's constants and formats, the method's settings. A linear behind all decoder blocks is as wide
+as the vocabulary: it is solved in pieces of rows that go to the cache at once.
+
+Embeddings see no activations: their rows are solved by clip search. One that a head shares is solved on the head's
+inputs in the float model, since those of the solved one are known only once the embedding is.
 """
 
 from __future__ import annotations
@@ -16,10 +19,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import onnx_ir as ir
 import torch
 
 from ...compiler.calibration import windows as calibrate
-from ...compiler.calibration.cores import one_thread_an_operation
+from ...compiler.calibration.cores import in_order, one_thread_an_operation
 from ...compiler.calibration.time_left import TimeLeft
 from ...compiler.calibration.torch_graph import Segment, device
 from ...compiler.diagnostics.diagnostic import fail
@@ -38,6 +42,7 @@ from .time_budget import TimeBudget
 
 _ROWS = {"mse": (mse.solve, mse.Mse()), "hqq": (hqq.solve, hqq.Hqq())}
 CALIBRATED = ("awq", "gptq", "reconstruct")
+_LOOKED_UP = 0.1  # added to the damping of a head that is an embedding too: its rows matter for themselves
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,7 @@ class _Walk:
         self.ids = calibrate.windows(scope.calibration, module)
         if settings.method == "awq":
             self.wanted = self._scaled()
+        self.drift = settings.method != "awq" and settings.gptq.follow_drift > 0
         whole = settings.method == "reconstruct"  # which learns a block's linears together
         self.flow = ResidualStreams(module, {name: one.source for name, one in self.wanted.items()}, halves=not whole)
         self.found: dict[str, str] = {}
@@ -177,7 +183,8 @@ class _Walk:
         seen = self._matmuls()
         rows = [name for name in self.wanted if name not in seen]
         for name in rows:
-            self._rows(name)
+            if name not in self.found:
+                self._rows(name)
         self.flow.later(lambda: self.flow.start(self.ids, {name: self._table(name) for name in rows}))
         formats = {name: one.words for name, one in self.wanted.items()}
         state = store.key(calibrate.digest(self.ids), *sorted(self.found.values()))
@@ -211,9 +218,43 @@ class _Walk:
         }
 
     def _rows(self, name: str) -> None:
-        """A weight without activations: clip search."""
-        self.scope.note(f"{self.settings.method}: `{name}` has no activations to look at: clip search alone")
-        self.found[name] = _by_rows(name, self.wanted[name], "mse", self.scope)
+        """An embedding, and the head that shares it."""
+        one = self.wanted[name]
+        sharing = [n for n, other in self.wanted.items() if other == one]
+        reader = self._reader(sharing)
+        if reader is None:
+            self.scope.note(f"{self.settings.method}: `{name}` has no activations to look at: clip search alone")
+            self.found[name] = _by_rows(name, one, "mse", self.scope)
+            return
+        segment, value = reader
+        formats = {n: w.words for n, w in self.wanted.items()}
+        before = [self.flow.content(part, formats) for part in self.flow.segments]
+        key = store.key("shared", calibrate.digest(self.ids), *before, repr(self.settings), one.words)
+        if not store.known(key):
+            settings = replace(self.settings.gptq, damping=self.settings.gptq.damping + _LOOKED_UP)
+            moments = self._float_moments(segment, value)
+            self._in_pieces(sharing[-1], key, self._row_solver(sharing[-1], moments, one.kind, settings), moments)
+        self.found.update(dict.fromkeys(sharing, key))
+
+    def _reader(self, names: list[str]) -> tuple[Segment, ir.Value] | None:
+        """Which segment multiplies its value by the weight of `names`; None if the weight is only looked up."""
+        for segment in self.flow.segments[1:]:
+            for value, found in self.flow.groups(segment):
+                if any(name in names for name in found):
+                    return segment, value
+        return None
+
+    def _float_moments(self, segment: Segment, value: ir.Value) -> Moments:
+        """Of the inputs `value` in the float model."""
+        flow = ResidualStreams(self.module, self.flow.floats)
+        flow.start(self.ids, {})
+        clock = TimeLeft(self.scope.progress, f"{self.settings.method}: inputs of {segment.name} in", flow.sizes())
+        for part in flow.segments[1:]:
+            clock.tick(part.name)
+            if part.name == segment.name:
+                break
+            flow.advance(part, {})
+        return flow.moments(segment, value, {})
 
     def _table(self, name: str) -> Weight:
         """What is solved already, dequantised [N, K]."""
@@ -229,29 +270,68 @@ class _Walk:
         keys = {name: store.key(state, name) for name in names}
         if not all(store.known(key) for key in keys.values()):
             self.flow.catch_up()
-            for name, made in self._solve(segment).items():
-                one = self.wanted[name]
-                store.keep(keys[name], [_solution(made.q, made.grid, one, made.notes)], self.steps)
+            if segment is self.flow.segments[-1]:
+                self._last(segment, keys)
+            else:
+                for name, made in self._solve(segment).items():
+                    one = self.wanted[name]
+                    store.keep(keys[name], [_solution(made.q, made.grid, one, made.notes)], self.steps)
         self.found.update(keys)
         self.flow.later(lambda: self.flow.advance(segment, {name: self._value(name) for name in names}))
+
+    def _last(self, segment: Segment, keys: Mapping[str, str]) -> None:
+        """Linears behind all decoder blocks, as wide as the vocabulary: each in pieces of rows."""
+        for value, names in self.flow.groups(segment):
+            names = [name for name in names if name in keys]
+            if not names:
+                continue
+            moments = self.flow.moments(
+                segment, value, {n: self._value(n) for n in keys if n in self.found}, self.drift
+            )
+            if not set(keys) - set(self.found) - set(names):
+                self.flow.forget()
+            for name in names:
+                solver = self._row_solver(name, moments, self.wanted[name].kind, self.settings.gptq)
+                self._in_pieces(name, keys[name], solver, moments)
+                self.found[name] = keys[name]
+
+    def _in_pieces(self, name: str, key: str, solver: gptq.RowSolver, moments: Moments) -> None:
+        """Solve a weight by rows into the cache; what is held is a piece of it for each core."""
+        one = self.wanted[name]
+
+        def piece(part: tuple[int, np.ndarray]) -> store.Solution:
+            w = _float(name, part[1], part[0], self.scope)
+            made = self._levels(name, solver(w, kept_of([one.source], [w])), moments)
+            return _solution(made.q, made.grid, one, made.notes if part[0] == 0 else None)
+
+        store.keep(key, in_order(piece, one.source.blocks()))
+
+    def _row_solver(self, name: str, moments: Moments, kind: GridKind, settings: gptq.Gptq) -> gptq.RowSolver:
+        if self.settings.method != "awq":
+            return gptq.solver(name, moments, kind, settings)
+        return lambda w, _kept: awq.quantise(w, moments.hessian, kind, settings.damping)
+
+    def _levels(self, name: str, made: gptq.Solved, moments: Moments) -> gptq.Solved:
+        """With the two levels of scales that the linear's format wants, if it does."""
+        if self.wanted[name].format_.scales != TWO_LEVEL:
+            return made
+        return gptq.rescaled(made, _two_level(made.grid.scale), moments.hessian, self.settings.gptq.damping)
 
     def _solve(self, segment: Segment) -> dict[str, gptq.Solved]:
         solved: dict[str, gptq.Solved] = {}
         values: dict[str, torch.Tensor] = {}
         self.steps = None
         begun, allowed = time.perf_counter(), self.budget.allowed(self.left)
-        drift = self.settings.method != "awq" and self.settings.gptq.follow_drift > 0
         for value, names in self.flow.groups(segment):
             names = [name for name in names if name not in self.found]
             if not names:
                 continue
-            moments = self.flow.moments(segment, value, values, drift)
+            moments = self.flow.moments(segment, value, values, self.drift)
             for kind in dict.fromkeys(self.wanted[name].kind for name in names):
                 alike = [name for name in names if self.wanted[name].kind == kind]
                 for name, made in zip(alike, self._alike(alike, moments, kind), strict=True):
                     solved[name], values[name] = made, self.flow.oriented(name, made.value())
-        decoder_block = segment is not self.flow.segments[-1]  # a head's outputs are as wide as the vocabulary
-        if self.settings.method == "reconstruct" and solved and decoder_block:
+        if self.settings.method == "reconstruct" and solved:
             settings = self.settings.reconstruct
             if any(self.wanted[name].format_.scales == TWO_LEVEL for name in solved):
                 settings = replace(settings, scale_rate=0.0)  # learned scales would leave their two levels
@@ -263,12 +343,10 @@ class _Walk:
     def _alike(self, names: list[str], moments: Moments, kind: GridKind) -> Iterator[gptq.Solved]:
         """Linears of the same inputs and grids, solved below each other."""
         parts = [_float(name, self.wanted[name].source.numpy(), 0, self.scope) for name in names]
-        damping = self.settings.gptq.damping
         if self.settings.method == "awq":
-            solved = awq.quantise(torch.cat(parts), moments.hessian, kind, damping)
+            solved = awq.quantise(torch.cat(parts), moments.hessian, kind, self.settings.gptq.damping)
         else:
             kept = kept_of([self.wanted[name].source for name in names], parts)
             solved = gptq.solve(names[0], torch.cat(parts), moments, kind, self.settings.gptq, kept)
         for name, made in zip(names, gptq.parted(solved, [len(part) for part in parts]), strict=True):
-            two_levels = self.wanted[name].format_.scales == TWO_LEVEL
-            yield gptq.rescaled(made, _two_level(made.grid.scale), moments.hessian, damping) if two_levels else made
+            yield self._levels(name, made, moments)

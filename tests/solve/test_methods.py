@@ -223,6 +223,40 @@ def test_a_tied_head_stays_tied(draft: Module, scope: Scope) -> None:
     assert found["lm_head"].initializer is found["embed_tokens"].initializer
 
 
+@pytest.mark.parametrize("method", ["awq", "gptq"])
+def test_a_table_that_a_head_shares_is_solved_on_the_heads_inputs(draft: Module, scope: Scope, method: str) -> None:
+    assert scope.calibration is not None
+    table = replace(scope, on=LINEARS, except_=())
+    flow = ResidualStreams(draft, {})
+    flow.start(calibrate.windows(scope.calibration, draft), {})
+    for segment in flow.segments[1:-1]:
+        flow.advance(segment, {})
+    inputs = flow.linears["lm_head"].node.inputs[0]
+    assert inputs is not None
+    hessian = flow.moments(flow.segments[-1], inputs, {}).hessian
+    errors = {}
+    for name in (method, "mse"):
+        module = draft.clone()
+        Quantize(weights="int4", method=name).run(module, table)
+        w, value = (
+            torch.from_numpy({x.name: x for x in linears(m)}["lm_head"].weight().numpy()) for m in (draft, module)
+        )
+        errors[name] = float(gptq.objective(w, value, hessian).sum())
+    assert errors[method] < 0.9 * errors["mse"]
+    assert not any("clip search" in note for note in table.notes)
+
+
+def test_pieces_of_rows_are_solved_like_all_of_them() -> None:
+    chance = torch.Generator().manual_seed(3)
+    x, w = torch.randn(512, 64, generator=chance), torch.randn(24, 64, generator=chance)
+    moments = Moments(2 / 512 * x.T @ x, None, x.abs().mean(0), 512)
+    kind, settings = grid.GridKind(4, 32, True), gptq.Gptq()
+    solver, whole = gptq.solver("x", moments, kind, settings), gptq.solve("x", w, moments, kind, settings)
+    pieces = gptq.joined([solver(rows, None) for rows in w.split(7)])
+    assert torch.equal(pieces.q, whole.q)
+    assert torch.equal(pieces.grid.scale, whole.grid.scale)
+
+
 def test_awq_folds_exactly(target: Module, calibration: Calibration) -> None:
     """Every group takes its scale (norms, v_proj of grouped heads, up_proj), and the logits stay."""
     before, sources = target.clone(), {x.name: x.weight() for x in linears(target) if x.name not in LINEARS}
