@@ -94,6 +94,15 @@ def edgec(*words: object, check: bool = True) -> subprocess.CompletedProcess[str
     return done
 
 
+def apart(script: str, words: Sequence[Any]) -> dict[str, Any]:
+    """What `script --measure WORDS` prints, as JSON: a measurement in a process and with a cache of its own."""
+    with scratch() as folder:
+        env = {**os.environ, "EDGEC_CACHE": str(folder)}
+        command = [sys.executable, script, "--measure", json.dumps(words)]
+        made = subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True)
+    return json.loads(made.stdout)
+
+
 def write_plan(folder: Path, text: str, name: str = "plan.edge") -> Path:
     """A plan in `folder`; `{qwen3}`, `{qwen2}` and `{heldout}` stand for the example files."""
     path = folder / name

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import subprocess
 import sys
 import sysconfig
 import time
@@ -24,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import HELDOUT, MODELS, parser, report, scratch
+from common import HELDOUT, MODELS, apart, parser, report
 from judge import WINDOWS, judge, token_ids
 
 if TYPE_CHECKING:
@@ -111,15 +109,6 @@ def stored_bits(module: Module) -> float:
     return bits / count
 
 
-def apart(model: str, line: dict[str, Any]) -> dict[str, float]:
-    """`measure` in a process and with a cache of its own."""
-    with scratch() as folder:
-        env = {**os.environ, "EDGEC_CACHE": str(folder)}
-        command = [sys.executable, __file__, "--measure", json.dumps([model, line])]
-        made = subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True)
-    return json.loads(made.stdout)
-
-
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--measure", help="one line in this process, as JSON")
@@ -134,7 +123,7 @@ def main() -> None:
         for name, line in (grid | OTHERS).items():
             if not re.search(args.only, f"{model} {name}"):
                 continue
-            got = apart(model, line)
+            got = apart(__file__, [model, line])
             form, _, method = name.rpartition(" ")
             row = {"model": model, "format": form, "method": method, "bits": got["bits"], "perplexity": got["ratio"]}
             row |= {

@@ -14,17 +14,16 @@ shape, 2560 outputs of 9728 inputs. `--only PATTERN` runs the lines whose name i
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import MODELS, QWEN3, parser, report, scratch
+from common import MODELS, QWEN3, apart, parser, report, scratch
 from judge import judge, token_ids
 from quality import training_files
+from real import texts as english
 
 if TYPE_CHECKING:
     from edgec.compiler.calibration.calibration_text import Calibration
@@ -81,14 +80,12 @@ def texts(model: str, folder: Path, samples: int) -> tuple[Calibration, list[int
     at = Span("sparse", 1, 1, 1, 1)
     if not model.endswith(".gguf"):
         return Calibration(training_files(), samples, 256, 0, at), token_ids(model)
-    from pydoc_data.topics import topics
-
-    kinds = [topics[name] for name in sorted(topics)]
-    (folder / "calibration.txt").write_text("\n".join(kinds[1::2]))
+    judged, other = english()
+    (folder / "calibration.txt").write_text(other)
     tokenizer = load(model).tokenizer_folder
     if tokenizer is None:
         raise SystemExit(f"{model} has no tokenizer")
-    ids = text_perplexity.token_ids(tokenizer, "\n".join(kinds[::2]))
+    ids = text_perplexity.token_ids(tokenizer, judged)
     return Calibration((folder / "calibration.txt",), samples, 256, 0, at), ids
 
 
@@ -142,15 +139,6 @@ def layer() -> dict[str, Any]:
     }
 
 
-def apart(*words: Any) -> dict[str, Any]:
-    """`measure` in a process and with a cache of its own."""
-    with scratch() as folder:
-        env = {**os.environ, "EDGEC_CACHE": str(folder)}
-        command = [sys.executable, __file__, "--measure", json.dumps(words)]
-        made = subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True)
-    return json.loads(made.stdout)
-
-
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--measure", help="one line in this process, as JSON")
@@ -170,7 +158,7 @@ def main() -> None:
     for name, line in lines().items():
         if not re.search(args.only, name):
             continue
-        got = apart(args.model, line, args.windows, args.samples)
+        got = apart(__file__, [args.model, line, args.windows, args.samples])
         row = {"line": name, "perplexity": got["ratio"], "divergence": got["divergence"], "text": got["text"]}
         rows.append(row | {"seconds": round(got["seconds"], 1), "peak MiB": round(got["peak"])})
         print(rows[-1], file=sys.stderr, flush=True)

@@ -243,8 +243,7 @@ class _Checker:
         """W0307 and W0308 where weights are rounded to nearest at few bits, or pruned, and nothing bounds the cost."""
         if self.loaded.lost or self.report.errors:  # the line that bounds it may be the one that is wrong
             return
-        judged = {line.subject.rpartition(".")[0] for line in plan.requires if line.subject.endswith(".perplexity")}
-        judged |= {line.draft for line in plan.speculates}  # what a draft says is checked by its target
+        judged = plan.judged | {line.draft for line in plan.speculates}  # what a draft says is checked by its target
         for deploy in plan.deploys:
             pipeline = plan.pipelines.get(deploy.pipeline or "")
             decoder = deploy.model in self.models and self.models[deploy.model].arch is not None

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from ..compiler.diagnostics.diagnostic import Label, PlanError, Span
 from ..compiler.diagnostics.nearest import nearest, nearest_help
+from ..compiler.diagnostics.wording import of_any_layer
 from ..compiler.pipeline.pass_interface import Pass, Scope
 from ..compiler.pipeline.run_steps import order_problems
 from ..compiler.pipeline.step import Step
@@ -118,7 +119,7 @@ def _glob_help(pattern: str, nodes: Iterable[str]) -> str:
     bare = pattern.removeprefix("model.").removesuffix(".weight").removesuffix(".bias")
     if bare != pattern and any(fnmatchcase(node, bare) for node in nodes):
         return f"names go without `model.` and `.weight`: `{bare}`"
-    numbers = {".".join("*" if part.isdigit() else part for part in node.split(".")) for node in nodes}
+    numbers = {of_any_layer(node) for node in nodes}
     near = nearest(pattern, [*numbers, *nodes])
     if near:
         return f"there is `{near}`"

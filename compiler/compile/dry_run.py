@@ -191,14 +191,10 @@ class _Deployed:
         stores = find_target(self.deploy.target).capabilities
         scope.widths, scope.minimums = stores.widths, stores.minimums
         apply(step, self.module, scope, self.deploy.device)
-        if scope.rounded and not self._bounded():
+        if scope.rounded and self.deploy.model not in self.plan.judged:
             self.warnings.append(self._rounds(step, scope.rounded))
         here = str(step.span)
         self.formats.update((name, step.span) for name, line in self.module.decisions.items() if line == here)
-
-    def _bounded(self) -> bool:
-        """Whether a `require` line says what the model may lose."""
-        return any(line.subject == f"{self.deploy.model}.perplexity" for line in self.plan.requires)
 
     def _rounds(self, step: Step, what: Sequence[str]) -> Diagnostic:
         target, model = self.deploy.target, self.deploy.model

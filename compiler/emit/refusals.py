@@ -12,7 +12,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from ..diagnostics.diagnostic import Diagnostic, Label
-from ..diagnostics.wording import join_or
+from ..diagnostics.wording import join_or, of_any_layer
 from .capabilities import Cause, Refusal
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _patterns(nodes: Sequence[str]) -> list[str]:
     """`layers.*.mlp.up_proj` for names that differ in numbers only; a name alone of its kind as it is."""
     kinds: dict[str, list[str]] = {}
     for node in nodes:
-        kinds.setdefault(".".join("*" if part.isdigit() else part for part in node.split(".")), []).append(node)
+        kinds.setdefault(of_any_layer(node), []).append(node)
     return [kind if len(names) > 1 else names[0] for kind, names in kinds.items()]
 
 

@@ -7,7 +7,7 @@ model the path of the linear without `model.` and `.weight`; for an imported ONN
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,6 +130,13 @@ def initializer(graph: ir.Graph, name: str, tensor: Weight) -> ir.Value:
     value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.dims), const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def drop_unread_nodes(graph: ir.Graph, which: Callable[[ir.Node], bool]) -> None:
+    """Remove those of the nodes `which` picks that nothing reads any more, and then what only they read of them."""
+    for node in reversed(list(graph)):
+        if which(node) and not any(Module.readers(value) for value in node.outputs):
+            graph.remove(node, safe=True)
 
 
 def drop_unused_initializers(graph: ir.Graph) -> None:

@@ -158,6 +158,12 @@ class Plan:
         lines = [f"{one.model} on {one.device} as {one.target}" for one in self.deploys]
         return f"<plan {self.name}: {', '.join(lines) or 'deploys nothing'}>"
 
+    @property
+    def judged(self) -> frozenset[str]:
+        """The models whose perplexity a `require` line bounds."""
+        subjects = (line.subject.rpartition(".") for line in self.requires)
+        return frozenset(model for model, _, measure in subjects if measure == "perplexity")
+
     def steps(self, deploy: Deploy) -> tuple[Step, ...]:
         """The lines of the pipeline that `deploy` names."""
         return self.pipelines[deploy.pipeline].steps if deploy.pipeline else ()

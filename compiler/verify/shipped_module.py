@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from ..ir.linears import Linear, linears
-from ..ir.module import Module, drop_unused_initializers, initializer
+from ..ir.module import Module, drop_unread_nodes, drop_unused_initializers, initializer
 from ..ir.weights import Weight
 
 
@@ -20,9 +20,7 @@ def with_weights(module: Module, shipped: Mapping[str, Weight]) -> Module | None
         return None
     for linear in found:
         _put(graph, linear, shipped[linear.name])
-    for node in reversed(list(graph)):  # transposes that nothing reads any more
-        if node.op_type == "Transpose" and not any(v.uses() or v.is_graph_output() for v in node.outputs):
-            graph.remove(node, safe=True)
+    drop_unread_nodes(graph, lambda node: node.op_type == "Transpose")
     drop_unused_initializers(graph)
     return made
 

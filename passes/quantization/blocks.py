@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from ...compiler.diagnostics.diagnostic import Diagnostic, Label, Span
+from ...compiler.diagnostics.wording import globs
 
 BLOCKS = (16, 32, 64, 128)
 
@@ -32,15 +33,9 @@ def indivisible(block: int, inputs: Mapping[str, int], origin: Span | None, seve
         words = [*map(str, fitting), "channel"]
         use = f"use `block = {words[0]}`" + "".join(f" or `{word}`" for word in words[1:])
         use += ", or leave such weights as they are"
-    globs = ", ".join(f'"{glob}"' for glob in dict.fromkeys(map(_of_any_layer, inputs)))
     return Diagnostic(
         "E0413",
         f"the weight of `{name}` has {k} inputs, which a block of {block} does not divide{like}",
         Label(origin, f"blocks of {block}") if origin else None,
-        help=f"{use} with `except [{globs}]`",
+        help=f"{use} with `except [{globs(inputs)}]`",
     )
-
-
-def _of_any_layer(name: str) -> str:
-    """`layers.3.mlp.up_proj` -> `layers.*.mlp.up_proj`."""
-    return ".".join("*" if part.isdigit() else part for part in name.split("."))

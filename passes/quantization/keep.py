@@ -47,7 +47,8 @@ def keep(module: Module, scope: Scope) -> int:
         made = {name: _kept(name, weight, formats[name]) for name, weight in weights.items() if _fits(weight, scope)}
         left = {name: weights[name] for name in weights.keys() - made.keys()}
         if scope.dry:
-            scope.rounded += _rounded(left)
+            kinds = sorted(_by_kind(left).items())
+            scope.rounded += [f"{len(names)} weights stored as {kind}" for kind, names in kinds]
         else:
             _note_rounded(left, formats, scope)
         return made
@@ -144,23 +145,18 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(f"`{name}`" for name in names[:_SHOWN]) + more
 
 
-def _rounded(weights: Mapping[str, Weight]) -> list[str]:
-    """What has no place in the target, by stored type: known from the headers."""
-    kinds: dict[str, int] = {}
-    for weight in weights.values():
-        stored = stored_integers(weight)
-        if stored is not None:
-            kinds[stored.name] = kinds.get(stored.name, 0) + 1
-    return [f"{number} weights stored as {kind}" for kind, number in sorted(kinds.items())]
-
-
-def _note_rounded(weights: Mapping[str, Weight], formats: Mapping[str, WeightFormat], scope: Scope) -> None:
-    """Say of each stored type that has no place in the target what rounding it costs."""
+def _by_kind(weights: Mapping[str, Weight]) -> dict[str, list[str]]:
+    """Stored type -> the weights that are stored so, in alphabetical order."""
     kinds: dict[str, list[str]] = {}
     for name, weight in sorted(weights.items()):
         stored = stored_integers(weight)
         kinds.setdefault(stored.name if stored else "", []).append(name)
-    for kind, names in kinds.items():
+    return kinds
+
+
+def _note_rounded(weights: Mapping[str, Weight], formats: Mapping[str, WeightFormat], scope: Scope) -> None:
+    """Say of each stored type that has no place in the target what rounding it costs."""
+    for kind, names in _by_kind(weights).items():
         loss, total = 0.0, 0.0
         for name in names:
             weight = weights[name]

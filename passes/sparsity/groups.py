@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...compiler.diagnostics.diagnostic import Diagnostic, Label, Span
+from ...compiler.diagnostics.wording import globs
 from ...compiler.ir.sparse_pattern import Sparsity
 
 
@@ -12,15 +13,9 @@ def indivisible(sparsity: Sparsity, inputs: Mapping[str, int], origin: Span | No
     """E0423 for the weights of `inputs`, name -> K."""
     (name, k), more = next(iter(inputs.items())), len(inputs) - 1
     like = f", nor the inputs of {more} more" if more else ""
-    globs = ", ".join(f'"{glob}"' for glob in dict.fromkeys(map(_of_any_layer, inputs)))
     return Diagnostic(
         "E0423",
         f"the weight of `{name}` has {k} inputs, which groups of {sparsity.group} do not divide{like}",
         Label(origin, f"groups of {sparsity.group}") if origin else None,
-        help=f"leave such weights as they are with `except [{globs}]`",
+        help=f"leave such weights as they are with `except [{globs(inputs)}]`",
     )
-
-
-def _of_any_layer(name: str) -> str:
-    """`layers.3.mlp.up_proj` -> `layers.*.mlp.up_proj`."""
-    return ".".join("*" if part.isdigit() else part for part in name.split("."))

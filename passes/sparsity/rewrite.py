@@ -14,7 +14,7 @@ import numpy as np
 from ...compiler.diagnostics.diagnostic import PlanError, fail
 from ...compiler.ir.annotations import Transform
 from ...compiler.ir.fold_into_weights import set_weight, untie
-from ...compiler.ir.linears import FLOATS, Linear, linears
+from ...compiler.ir.linears import FLOATS, Linear, as_linear, linears
 from ...compiler.ir.module import Module
 from ...compiler.ir.sparse_pattern import Sparsity
 from ...compiler.ir.sparsity import SPARSITY, first_unlike
@@ -44,11 +44,12 @@ def taken(module: Module, sparsity: Sparsity, scope: Scope) -> Iterator[Linear]:
         elif linear.shape[1] % sparsity.group:
             wrong[linear.name] = linear.shape[1]
         else:
-            found.append(linear.name)
+            found.append(linear.node)
     if wrong:
         raise PlanError(indivisible(sparsity, wrong, scope.origin))
-    for name in found:
-        yield next(linear for linear in linears(module) if linear.name == name)
+    for node in found:  # as it is when its turn comes: what was done to another may have untied it
+        if (linear := as_linear(node)) is not None:
+            yield linear
 
 
 def _refusal(linear: Linear) -> str | None:

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from ...compiler.ir.annotations import SAME_BYTES
 from ...compiler.ir.clone import clone_model
 from ...compiler.ir.linears import Linear, is_dequantize_blocks, linears
-from ...compiler.ir.module import Module, drop_unused_initializers, initializer
+from ...compiler.ir.module import Module, drop_unread_nodes, drop_unused_initializers, initializer
 from ...compiler.ir.weights import Weight
 from . import pack
 
@@ -66,7 +66,7 @@ class OrtLowering:
                 continue
             self._replace(graph, linear)
             self.lowered.setdefault(linear.name, linear)
-        _drop_dead(graph)
+        drop_unread_nodes(graph, _makes_weights)
         drop_unused_initializers(graph)
         if any(node.domain == DOMAIN for node in graph):
             graph.opset_imports[DOMAIN] = 1
@@ -162,9 +162,6 @@ def as_float32(graph: ir.Graph, half: ir.Value) -> ir.Value:
     return made
 
 
-def _drop_dead(graph: ir.Graph) -> None:
-    """Remove what only led to the rewritten ops: transposes and dequantised weights."""
-    for node in reversed(list(graph)):
-        weight = node.op_type in ("Transpose", "DequantizeLinear") or is_dequantize_blocks(node)
-        if weight and not any(Module.readers(v) for v in node.outputs):
-            graph.remove(node, safe=True)
+def _makes_weights(node: ir.Node) -> bool:
+    """Whether the op is of those that led to a rewritten one: a transpose or a dequantised weight."""
+    return node.op_type in ("Transpose", "DequantizeLinear") or is_dequantize_blocks(node)

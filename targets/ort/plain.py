@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from ...compiler.ir.module import constant, drop_unused_initializers, initializer
+from ...compiler.ir.module import constant, drop_unread_nodes, drop_unused_initializers, initializer
 from ...compiler.ir.packing import unpack_rows
 from ...compiler.ir.weights import Weight
 from .lower import DOMAIN
 from .pack import block_count
+from .read_back import behind_cast
 
 
 def plain(path: Path) -> ir.Model:
@@ -27,7 +28,7 @@ def plain(path: Path) -> ir.Model:
     for node in list(model.graph):
         if node.domain == DOMAIN:
             _replace(model.graph, node, made)
-    _drop_casts(model.graph)
+    drop_unread_nodes(model.graph, lambda node: node.op_type == "Cast")  # of scales
     drop_unused_initializers(model.graph)
     for value in model.graph.initializers.values():  # no longer bound to the file's folder
         value.const_value = constant(value)
@@ -66,7 +67,7 @@ def _weight(node: ir.Node, looked_up: bool) -> Weight:
     """The float32 rows [N, K] that the op multiplies by, or looks up."""
     bits, block = node.attributes.get_int("bits", 4), node.attributes.get_int("block_size", 0)
     places = (0, 2, 3) if looked_up else (1, 2, 3)
-    held = [constant(_stored(node.inputs[i])) if i < len(node.inputs) else None for i in places]
+    held = [constant(behind_cast(node.inputs[i])) if i < len(node.inputs) else None for i in places]
     q, scale, zero = held
     if q is None or scale is None or block <= 0:
         raise ValueError(f"`{node.name}` has no weight or no block")
@@ -92,17 +93,3 @@ def _zero(zero: Weight | None, start: int, stop: int, bits: int, blocks: int) ->
     if not zero.dtype.is_floating_point():
         stored = unpack_rows(stored, bits, blocks, "little")
     return stored.astype(np.float32).reshape(stop - start, blocks, 1)
-
-
-def _stored(value: ir.Value | None) -> ir.Value | None:
-    """The initializer behind a Cast, as scales in float16 are read, or `value` itself."""
-    producer = None if value is None else value.producer()
-    return producer.inputs[0] if producer is not None and producer.op_type == "Cast" else value
-
-
-def _drop_casts(graph: ir.Graph) -> None:
-    """Casts of scales that nothing reads any more."""
-    kept = set(graph.outputs)
-    for node in reversed(list(graph)):
-        if node.op_type == "Cast" and not node.outputs[0].uses() and node.outputs[0] not in kept:
-            graph.remove(node, safe=True)

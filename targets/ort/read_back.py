@@ -47,7 +47,8 @@ class _Reader:
             node = nodes.get(linear.name)
             if node is not None and node.domain == DOMAIN and linear.quant is not None:
                 self._linear(path, node, linear, linear.quant)
-                packed.update(v.name for v in map(_stored, node.inputs) if v is not None and v.const_value is not None)
+                values = map(behind_cast, node.inputs)
+                packed.update(v.name for v in values if v is not None and v.const_value is not None)
         for name, value in written.graph.initializers.items():
             if name not in packed:
                 self._tensor(path, name, model.graph.initializers.get(name), value)
@@ -77,7 +78,7 @@ class _Reader:
 
     def _linear(self, path: Path, node: ir.Node, linear: Linear, quant: QuantizedWeight) -> None:
         indices = _INPUTS[node.op_type]
-        held = [constant(_stored(node.inputs[i])) if i < len(node.inputs) else None for i in indices]
+        held = [constant(behind_cast(node.inputs[i])) if i < len(node.inputs) else None for i in indices]
         stored, scale, zero = held
         if stored is None or scale is None:
             self._wrong(path, f"`{linear.name}` has no weight")
@@ -106,7 +107,7 @@ class _Reader:
         )
 
 
-def _stored(value: ir.Value | None) -> ir.Value | None:
+def behind_cast(value: ir.Value | None) -> ir.Value | None:
     """The initializer behind a Cast, as scales in float16 are read, or `value` itself."""
     producer = None if value is None else value.producer()
     return producer.inputs[0] if producer is not None and producer.op_type == "Cast" else value

@@ -71,10 +71,9 @@ class QnnTarget(Target):
         """Runs uses on the emulator for the plan's chip; see `conformance/prove.py`."""
         from .conformance.prove import HtpProver
         from .htp.chip import Chip
-        from .sparse_store import ROWS, asked
+        from .sparse_store import least_rows
 
-        rows = ROWS if asked(request.options, request.parts) else 1
-        return HtpProver(Chip.of(request.device), request.parts, rows)
+        return HtpProver(Chip.of(request.device), request.parts, least_rows(request.options, request.parts))
 
     def emit(self, job: EmitJob) -> Emission:
         """Write the context binaries of one part; see `emit.py`."""

@@ -71,9 +71,10 @@ def emit(job: EmitJob) -> Emission:
     chip = Chip.of(job.device)
     with blamed_on(job.origin):
         sparse = _sparse_store(job)
-        graphs = _lower_parts(job, ROWS if sparse else 1)
+        rows = ROWS if sparse else 1
+        graphs = _lower_parts(job, rows)
         uses = [use for lowered in graphs.values() for use in lowered.uses]
-        _refuse_unproven(job, uses, chip, ROWS if sparse else 1)
+        _refuse_unproven(job, uses, chip, rows)
         names = [
             {bucket: _graph_name(job, index, bucket) for bucket in part.graphs} for index, part in enumerate(job.parts)
         ]

@@ -62,3 +62,8 @@ def asked(options: Any, parts: Iterable[Part], origin: Span | None = None) -> bo
             "`weights = int4`, both with `block = channel` and `activations = uint16`",
         )
     return False
+
+
+def least_rows(options: Any, parts: Iterable[Part]) -> int:
+    """What every linear of the parts is fed at least, for the check and the proofs before a compile."""
+    return ROWS if asked(options, parts) else 1

@@ -13,7 +13,7 @@ from ..conformance.legality import legality
 from ..htp.chip import Chip
 from ..lower.builder import WeightStore
 from ..lower.lower_graphs import lowerings
-from ..sparse_store import ROWS, asked
+from ..sparse_store import least_rows
 
 _OF_BUCKETS = {"tokens", "context", "rows"}  # numbers of a use that buckets decide
 _OF_MODELS = {"n", "k", "vocab", "size", "heads", "kv_heads", "head_dim"}  # those that nothing in a plan changes
@@ -22,7 +22,7 @@ _OF_MODELS = {"n", "k", "vocab", "size", "heads", "kv_heads", "head_dim"}  # tho
 def refused_graphs(request: TakesRequest) -> list[Refusal]:
     """Refusals of every graph of every part, each reported once for all buckets."""
     store, found, uses = WeightStore(), [], []
-    rows = ROWS if asked(request.options, request.parts) else 1
+    rows = least_rows(request.options, request.parts)
     for part in request.parts:
         for _name, lowering in lowerings(part.graphs, store, rows):
             lowering.visit()

@@ -45,8 +45,13 @@ class _Config(ctypes.Structure):
 
 def known_build(library: Path) -> bool:
     """Whether the option was tried with just this file of the HTP backend."""
+    return _place(library) is not None
+
+
+def _place(library: Path) -> int | None:
+    """The index of graphCreate in the backend's table; None with another build."""
     with library.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() in BUILDS
+        return BUILDS.get(hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def switch(library: Path, on: bool) -> None:
@@ -58,7 +63,7 @@ def switch(library: Path, on: bool) -> None:
 
 
 def _wrap(library: Path) -> None:
-    index = BUILDS.get(hashlib.sha256(library.read_bytes()).hexdigest())
+    index = _place(library)
     if index is None:
         raise ValueError(f"`{library.name}` is not a build whose sparse store is known")
     backend = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
