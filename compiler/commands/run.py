@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from typing import Any
 
@@ -99,7 +100,16 @@ def _compared(facts: dict[str, Any]) -> str:
     share = f" ({facts['relative_error']:.4g} relative)" if facts["relative_error"] else ""
     what = f"its {facts['ran']}, not the shipped file, is " if "ran" in facts else ""
     told = f"{what}off by {facts['max_error']:.4g} at most{share} from the float model, in {facts['worst']}"
-    return f"{told}; {_split(facts)}"
+    return f"{told}; {_split(facts)}{_read_back(facts.get('read_back'))}"
+
+
+def _read_back(read: dict[str, int] | None) -> str:
+    """How much of the weights was read out of the shipped file and compared with what ran in its place."""
+    if read is None:
+        return ""
+    share = read["bytes"] / max(1, read["of"])
+    told = f"{math.floor(1000 * share) / 10:g} % of its weights' bytes"
+    return f"; {told} read from the shipped file, the same as the twin's"
 
 
 def _split(facts: dict[str, Any]) -> str:

@@ -187,6 +187,12 @@ class Target:
         """What of a part's manifest entry (graphs, tensors, shapes) its file does not hold; empty when all is there."""
         return ()
 
+    def weights_read_back(self, bundle: Path, part: dict[str, Any]) -> tuple[dict[str, int] | None, Sequence[str]]:
+        """Where something stands in for a part's file: the `bytes` of the weights, `of` all, that the file holds as
+        what stands in has them, and what of them it holds otherwise. (None, ()): nothing was compared.
+        """
+        return None, ()
+
     def inspect(self, path: Path) -> dict[str, Any] | None:
         """Describe a file this target writes; None if it is not one of its own."""
         return None

@@ -167,7 +167,11 @@ class _Verification:
             target = target_of(entry)
             if instead := target.stands_in(entry):
                 facts["ran"] = instead
-            problems = target.verify_part(self.manifest.bundle, entry)
+            problems = [*target.verify_part(self.manifest.bundle, entry)]
+            read, wrong = target.weights_read_back(self.manifest.bundle, entry)
+            problems += wrong
+            if read is not None:
+                facts["read_back"] = read
             self.result["problems"] += [f"part `{part}`: {problem}" for problem in problems]
 
     def _float_module(self, name: str) -> Module | None:

@@ -91,11 +91,17 @@ class QnnTarget(Target):
 
         return verify_part(bundle, part)
 
-    def open_graph(self, bundle: Path, part: dict[str, Any], bucket: str) -> GraphSession:
-        """One graph of a part in the HTP emulator; see `emit.open_twin`."""
-        from .emit import open_twin
+    def weights_read_back(self, bundle: Path, part: dict[str, Any]) -> tuple[dict[str, int] | None, Sequence[str]]:
+        """The binary's weights beside those of the graphs that run here; see `verify.py`."""
+        from .verify import weights_read_back
 
-        return open_twin(part, bucket)
+        return weights_read_back(bundle, part)
+
+    def open_graph(self, bundle: Path, part: dict[str, Any], bucket: str) -> GraphSession:
+        """One graph of a part in the HTP emulator; see `twins.open_twin`."""
+        from .twins import open_twin
+
+        return open_twin(bundle, part, bucket)
 
     def stands_in(self, part: dict[str, Any]) -> str:
         """The twin: a binary whose graphs share weights cannot be loaded on a host."""
@@ -103,9 +109,9 @@ class QnnTarget(Target):
 
     def open_oracle(self, bundle: Path, part: dict[str, Any], bucket: str) -> GraphSession:
         """The target-level graph, which the HTP compiler was given, in ONNX Runtime."""
-        from .emit import open_target_graph
+        from .twins import open_target_graph
 
-        return open_target_graph(part, bucket)
+        return open_target_graph(bundle, part, bucket)
 
     def open_reference(self, bundle: Path, part: dict[str, Any], bucket: str) -> GraphSession:
         """The target-level graph too: HTP rounds what it computes, ONNX Runtime does not."""

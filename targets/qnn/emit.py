@@ -2,19 +2,17 @@
 
 A context holds at most 256 graphs; what is more goes, part by part, into further binaries (`_ctx0`, `_ctx1`, …).
 
-    <bundle>/<model>/<model>_ctx.bin                 every graph, weights shared; cannot be loaded on the host
-    <bundle>/<model>/<model>_ctx.<graph>.onnx        EPContext model of one graph, for ONNX Runtime on the phone
-    <bundle>/<model>/genie_config.json               for a decoder that lies on the NPU whole
-    <cache>/qnn-target/<digest>/<graph>.onnx + data  the target-level graphs; an entry's key is in the manifest
-    <cache>/qnn-twin/<digest>/                       one graph compiled alone, made when something runs it
+    <bundle>/<model>/<model>_ctx.bin             every graph, weights shared; cannot be loaded on the host
+    <bundle>/<model>/<model>_ctx.<graph>.onnx    EPContext model of one graph, for ONNX Runtime on the phone
+    <bundle>/<model>/<model>_ctx.graphs.zip      what other machines run in its place; see `carried_graphs.py`
+    <bundle>/<model>/genie_config.json           for a decoder that lies on the NPU whole
+    <cache>/qnn-target/<digest>/                 the target-level graphs; an entry's key is in the manifest
 
 Nothing here depends on the clock or on a path: the same inputs give the same bytes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,34 +20,28 @@ from typing import Any
 
 from ...compiler.diagnostics.diagnostic import EngineError, PlanError, blamed_on, fail
 from ...compiler.diagnostics.wording import count
-from ...compiler.emit.child_process import Child
 from ...compiler.emit.conformance.op_class import Use
 from ...compiler.emit.conformance.proof import about, plan_trials, run_trials
 from ...compiler.emit.refusals import grouped
 from ...compiler.emit.target import Emission, EmitJob
 from ...compiler.files import cache
-from ...compiler.files.full_disk import writes
 from ...compiler.ir import kv_names
 from ...compiler.ir.activation_encodings import Encoding
-from ...compiler.ir.save import save_graphs
-from .call_time import remember
+from .carried_graphs import DATA, carry
 from .check.graphs import refused_uses
 from .conformance.legality import local_evidence
 from .guard import difference, random_feeds
 from .htp.chip import Chip, tool_versions
-from .htp.compile import Compiled, compile_shared, compile_twin
+from .htp.compile import Compiled, compile_shared
 from .htp.context_binary import TensorSpec, check_encodings
-from .htp.emulator import QnnSession, open_shared
 from .htp.sparse_option import known_build
 from .lower.builder import WeightStore
 from .lower.lower_graphs import lower
 from .lower.lowering import Lowered
-from .oracle_graph import OracleGraph
 from .sparse_store import ROWS, asked
 from .stored_weights import stored_weights
+from .twins import TARGET_KIND, store_targets, twin
 
-TARGET_KIND, TWIN_KIND = "qnn-target", "qnn-twin"
-DATA = "weights.data"
 OTHER_BUILD = "install the version in constraints.txt, or write `as qnn { sparse_store = off }`"
 _TOGETHER = 512 << 20  # bytes of weights up to which two compilers run at once: each takes some ten times as much
 MOST_GRAPHS = 256  # of one context: 257 fail with QNN_CONTEXT_ERROR_GET_BINARY_FAILED, be they ever so small
@@ -87,6 +79,7 @@ def emit(job: EmitJob) -> Emission:
             packs = sparse and _guarded(job, own, key, chip, notes)
             compiled = _compile(job, own, key, chip, file, packs)
             made.append(compiled)
+            notes += _carried(job, own, key, compiled)
             parts |= {job.parts[i].name: _entry(job, names[i], compiled, key, chip, own, packs) for i in share}
     notes += local_evidence(uses, chip.arch)
     if not all(one.reproducible for one in made):
@@ -181,6 +174,14 @@ def _compile(job: EmitJob, graphs: Mapping[str, Lowered], key: str, chip: Chip, 
     return compiled
 
 
+def _carried(job: EmitJob, graphs: Mapping[str, Lowered], key: str, compiled: Compiled) -> list[str]:
+    """Put beside the binary what other machines need to run in its place; a note where that takes too much."""
+    if carry(cache.entry(TARGET_KIND, key), list(graphs), compiled.binary) is not None:
+        return []
+    where = f"the weights of `{job.module.name}` lie in its context binary in a form that edgec does not read"
+    return [f"{where}: the bundle runs on machines whose cache has its graphs, which is this one, and on phones"]
+
+
 def _kv(compiled: Sequence[Compiled]) -> dict[str, Any]:
     """The cache's layout, with the type it has in the graphs; nothing where no part holds one."""
     graphs = (graph for context in compiled for graph in context.info.graphs.values())
@@ -205,24 +206,6 @@ def _lower_parts(job: EmitJob, rows: int) -> dict[str, Lowered]:
 
 def _graph_name(job: EmitJob, index: int, bucket: str) -> str:
     return bucket if len(job.parts) == 1 else f"p{index}_{bucket}"
-
-
-def store_targets(graphs: Mapping[str, Lowered]) -> str:
-    """Put the target-level graphs with their weights, each once, into the cache; returns the entry's key."""
-    with cache.scratch(TARGET_KIND) as work:
-        paths = save_graphs({name: lowered.model for name, lowered in graphs.items()}, work, DATA)
-        digest = hashlib.sha256()
-        for path in [*(paths[name] for name in sorted(paths)), *sorted(work.glob(DATA))]:
-            digest.update(f"{path.name} {cache.digest_file(path)}\n".encode())
-        key = digest.hexdigest()
-
-        def fill(entry: Path) -> None:
-            for path in work.iterdir():
-                with writes(entry / path.name):
-                    shutil.move(path, entry / path.name)
-
-        cache.make(TARGET_KIND, key, fill)
-    return key
 
 
 def _entry(
@@ -277,47 +260,3 @@ def _libraries(chip: Chip) -> list[dict[str, str]]:
         f"libQnnHtp{arch}Skel.so": "runs on the NPU; ADSP_LIBRARY_PATH points at its folder",
     }
     return [{"file": file, "engine": "qnn", "why": why} for file, why in rows.items()]
-
-
-def open_twin(part: Mapping[str, Any], bucket: str) -> QnnSession:
-    """The unshared twin of one graph of a part on the emulator, compiled now if the cache lacks it.
-
-    All graphs of the part's context, of other parts and buckets too, run in one emulator process.
-    """
-    details, graph = part["details"], part["graphs"][bucket]["details"]["target_graph"]
-    chip = Chip(**details["chip"])
-    what = f"`{part.get('name', graph)}`, bucket `{bucket}`"
-    key, sparse = details["twins"], bool(details.get("sparse_store"))
-    session = open_shared(chip, key, lambda child: twin(key, graph, chip, child, sparse), what)
-    session.timed = lambda seconds: remember(part, bucket, seconds)
-    return session
-
-
-def open_target_graph(part: Mapping[str, Any], bucket: str) -> OracleGraph:
-    """The graph that the HTP compiler was given for one part and bucket, in ONNX Runtime."""
-    return OracleGraph(target_graph(part["details"]["twins"], part["graphs"][bucket]["details"]["target_graph"]))
-
-
-def twin(key: str, graph: str, chip: Chip, child: Child | None = None, sparse: bool = False) -> Path:
-    """The EPContext ONNX of the twin; `child` compiles it if the cache lacks it, otherwise a process of its own."""
-    targets = target_graph(key, graph).parent
-    text = f"{key} {graph} {asdict(chip)} {tool_versions()}" + (" sparse" if sparse else "")
-
-    def fill(entry: Path) -> None:
-        compile_twin(targets, graph, chip, entry, child, sparse)
-
-    return cache.make(TWIN_KIND, hashlib.sha256(text.encode()).hexdigest(), fill) / f"{graph}.onnx"
-
-
-def target_graph(key: str, graph: str) -> Path:
-    """The target-level graph in the cache, as ONNX; E0613 if it is not there."""
-    targets = cache.find(TARGET_KIND, key)
-    if targets is None or not (targets / f"{graph}.onnx").is_file():
-        place = cache.entry(TARGET_KIND, key)
-        fail(
-            "E0613",
-            f"the target-level graph `{graph}` of this bundle is not in the cache ({place})",
-            help="compile the plan again: the cache keeps what runs on this machine in place of the shared binary",
-            kind=EngineError,
-        )
-    return targets / f"{graph}.onnx"

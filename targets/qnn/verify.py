@@ -1,4 +1,4 @@
-"""Hold a part's manifest entry against its context binary: every graph, every tensor, type and shape."""
+"""Hold a part's manifest entry against its context binary: graphs, tensors, types, shapes, and the weights."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ from typing import Any
 
 from ...compiler.diagnostics.diagnostic import EngineError
 from .htp.context_binary import ContextInfo, GraphSpec, TensorSpec, compare, read
+from .twins import read_back
+
+
+def weights_read_back(bundle: Path, part: dict[str, Any]) -> tuple[dict[str, int] | None, list[str]]:
+    """How many bytes of the weights the binary holds as the manifest's graphs have them, and what is otherwise."""
+    try:
+        read, wrong = read_back(bundle, part)
+    except EngineError as error:
+        return None, [diagnostic.message for diagnostic in error.diagnostics]
+    return None if read is None else {"bytes": read.bytes, "of": read.of}, [wrong] if wrong else []
 
 
 def verify_part(bundle: Path, part: dict[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,7 @@ def file_cases(bundle: Path) -> Iterator[tuple[str, Callable[[Path], object], li
                     (copy / inside).write_text(json.dumps(data))
 
                 yield f"{inside}:{'.'.join(map(str, path))}={name}", change, []
+    yield from archive_cases(bundle)
     for folder in sorted(path.parent for path in bundle.glob("*/tokenizer.json")):
         inside = folder.relative_to(bundle)
         for name, text in JINJA.items():
@@ -164,6 +166,55 @@ def file_cases(bundle: Path) -> Iterator[tuple[str, Callable[[Path], object], li
                 path.write_text(json.dumps(data))
 
             yield f"tokenizer:{name}", change, []
+
+
+def archive_cases(bundle: Path) -> Iterator[tuple[str, Callable[[Path], object], list[str]]]:
+    """(name, change, no arguments) for the graphs that are carried beside a context binary.
+
+    The manifest names graphs that no cache has, so that they are read.
+    """
+    for archive in sorted(bundle.glob("*/*.graphs.zip")):
+        inside = archive.relative_to(bundle)
+        with zipfile.ZipFile(archive) as carried:
+            members = {name: carried.read(name) for name in carried.namelist()}
+        index = json.loads(members["index.json"])
+        index["weights"] = index["weights"][:1]  # whose values are changed; one is as good as another
+        for path in places(index):
+            for name, value in VALUES.items():
+
+                def change(
+                    copy: Path, inside: Path = inside, path: Any = path, value: Any = value, members: Any = members
+                ) -> None:
+                    data = json.loads(members["index.json"])
+                    put(data, path, value)
+                    _archive(copy / inside, {**members, "index.json": json.dumps(data).encode()})
+
+                yield f"{inside}:{'.'.join(map(str, path))}={name}", change, []
+        for name in members:
+            for how, content in {"empty": b"", "cut": members[name][:-9], "garbage": b"\xff" * 999}.items():
+
+                def spoil(
+                    copy: Path,
+                    inside: Path = inside,
+                    name: str = name,
+                    content: bytes = content,
+                    members: Any = members,
+                ) -> None:
+                    _archive(copy / inside, {**members, name: content})
+
+                yield f"{inside}:{name} {how}", spoil, []
+
+
+def _archive(path: Path, members: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, content in members.items():
+            made.writestr(name, content)
+    manifest = path.parents[1] / "manifest.json"
+    data = json.loads(manifest.read_text(encoding="utf-8"))
+    for part in data["parts"].values():
+        if "twins" in part.get("details", {}):
+            part["details"]["twins"] = hashlib.sha256(part["details"]["twins"].encode()).hexdigest()
+    manifest.write_text(json.dumps(data))
 
 
 def verdict(done: subprocess.CompletedProcess[str] | None) -> str | None:

@@ -12,7 +12,7 @@ from edgec.compiler.driver import compile_plan, load_plan
 from edgec.compiler.runtime import expected_time
 from edgec.compiler.runtime.generate import Runner, run_bundle
 from edgec.compiler.verify.verify_bundle import verify_bundle
-from edgec.targets.qnn import call_time, emit
+from edgec.targets.qnn import call_time, twins
 from edgec.targets.qnn.htp import emulator
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,7 +100,7 @@ def test_the_oracle_runs_the_npu_part(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "a call of 4 tokens in the HTP emulator (estimated from the size of its binary" in said[0]
     assert "(as last measured here)" in said[1]
     monkeypatch.setattr(emulator, "open_shared", lambda *_: pytest.fail("the emulator was started"))
-    monkeypatch.setattr(emit, "open_shared", emulator.open_shared)
+    monkeypatch.setattr(twins, "open_shared", emulator.open_shared)
     assert run(oracle=True) == emulated
     assert len(said) == 2
     with edgec.open(tmp_path / "out") as bundle:

@@ -11,8 +11,8 @@ from edgec.compiler.diagnostics.diagnostic import EngineError
 from edgec.compiler.oracle import oracle
 from edgec.compiler.runtime.chain import ChainModel
 from edgec.compiler.runtime.engines import open_graph
-from edgec.targets.qnn.emit import twin
 from edgec.targets.qnn.genie import config as genie
+from edgec.targets.qnn.twins import twin
 from tokenizers import Tokenizer
 
 from .conftest import CONTEXT, MODELS, emit

@@ -14,7 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ....compiler.emit.child_process import peak_rss, serve
+from ....compiler.emit.child_process import limit_memory, peak_rss, serve
+from ....compiler.oracle.onnx_runtime import session
 from . import provider as htp
 from .read_context import read_context
 from .sparse_option import switch
@@ -89,6 +90,13 @@ def open_session(path: str, soc_model: int, arch: int, vtcm_mb: int) -> int:
     return handle
 
 
+def open_plain(path: str) -> int:
+    """Load a target-level graph in ONNX Runtime on the CPU, unoptimised; returns its handle."""
+    handle = next(_HANDLES)
+    _SESSIONS[handle] = session(path)
+    return handle
+
+
 def close_session(handle: int) -> None:
     """Free what a handle stands for."""
     del _SESSIONS[handle]
@@ -144,6 +152,8 @@ if __name__ == "__main__":
         {
             "compile": compile_graphs,
             "open": open_session,
+            "open_plain": open_plain,
+            "limit": limit_memory,
             "close": close_session,
             "run": run_session,
             "oracle": run_oracle,

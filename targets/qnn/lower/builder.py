@@ -169,11 +169,12 @@ class Builder:
         """The model, with its outputs under the names they must have."""
         named = [self._output(name, value) for name, value in outputs]
         imports = {"": OPSET} | ({CONTRIB: CONTRIB_OPSET} if self._contrib else {})
+        read = {value for node in self._nodes for value in node.inputs}
         graph = ir.Graph(
             self.inputs,
             named,
             nodes=self._nodes,
-            initializers=list(self._initializers.values()),
+            initializers=[value for value in self._initializers.values() if value in read],
             opset_imports=imports,
             name=self.name,
         )

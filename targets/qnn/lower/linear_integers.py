@@ -3,7 +3,7 @@
     per_channel   w = DQ(q[K,N] i4|i8, s[N], 0, axis 1)
     lpbq          w = DQ(q[K,N] i4, DQ(i[K/B,N] u8, c[N], 0, axis 1), 0, axis 0, block B)       i = 1 .. 15
     block         w = DQ(q[K,N] i4|i8, s[K/B,N], axis 0, block B)                               scales in fp16 on HTP
-    float weight  w = DQ(q[K,N] i16, s[N], 0, axis 1),  s = max|w| / 32767                      16 bits, like fp16
+    float weight  w = DQ(q[K,N] i16, s[N], 0, axis 1),  s = max|w| / 32639                      16 bits, like fp16
 
 `lpbq` is for weights whose format says that every scale of a row is an integer of 1 to 15 times one float, which
 `scales = lpbq` makes so: nothing is rounded here. Integers have no zero point: HTP refuses UINT4.
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 LPBQ_BLOCKS = (16, 32, 64)  # 8 computes garbage, 128 and 256 crash the emulator on some shapes
 _EXACT = 1e-6
+_TOP = 127 * 257  # of int16 weights: HTP holds them as two signed bytes, and takes what is above for this
 
 
 def integer_product(low: Lowering, linear: Linear, x: ir.Value, rows: int) -> ir.Value:
@@ -139,10 +140,10 @@ def _float_weight(low: Lowering, linear: Linear) -> ir.Value:
         raise ValueError(f"linear `{linear.name}` has no float weight")
     outline = isinstance(source, DryWeight)
     top = np.ones(n) if outline else np.concatenate([np.abs(block).max(axis=1) for _, block in source.blocks()])
-    scale = np.maximum(top / 32767, 1e-12).astype(np.float32)
+    scale = np.maximum(top / _TOP, 1e-12).astype(np.float32)
 
     def rows(start: int, stop: int) -> np.ndarray:
-        whole = np.rint(source.numpy() / scale[:, None]).clip(-32767, 32767).astype(np.int16)
+        whole = np.rint(source.numpy() / scale[:, None]).clip(-_TOP, _TOP).astype(np.int16)
         return whole.T[start:stop]
 
     build = low.build
