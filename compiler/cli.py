@@ -178,6 +178,12 @@ def _prove(command: argparse.ArgumentParser) -> None:
     command.add_argument("--quiet", action="store_true", help="print no progress")
 
 
+def _profile(command: argparse.ArgumentParser) -> None:
+    _plan(command)
+    command.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the profile to FILE, for `profile =`")
+    command.add_argument("--quiet", action="store_true", help="print no progress")
+
+
 def _run(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("bundle", type=Path, help="the directory that `edgec compile` wrote")
@@ -256,6 +262,9 @@ _COMMANDS: dict[str, _Command] = {
     "compile": _Command("compile a plan into a bundle", "compile:run_compile", _compile, tidies=True),
     "check": _Command("find every mistake in a plan, without reading a weight", "check:run_check", _check, tidies=True),
     "prove": _Command("run what no conformance table holds of a plan, and keep the rows", "prove:run_prove", _prove),
+    "profile": _Command(
+        "measure what passes such as `shadow` profile of the plan's models", "profile:run_profile", _profile
+    ),
     "run": _Command("run a bundle on this machine", "run:run_run", _run, tidies=True),
     "verify": _Command(
         "check a bundle: hashes, binaries, errors against the float model, perplexity",

@@ -22,6 +22,7 @@ from .diagnostics.warn import collected
 from .files.cache import make_root
 
 if TYPE_CHECKING:
+    from .compile.profile import Profiled as Profiled
     from .compile.prove import Proven as Proven
     from .plan.plan import Deploy, Plan
 
@@ -133,6 +134,20 @@ def prove_plan(plan: Plan, progress: Progress = lambda _text: None) -> list[Prov
     try:
         make_root()
         return settle(plan, True, progress)
+    except EdgecError as error:
+        error.sources = error.sources or plan.sources
+        raise
+
+
+def profile_plan(plan: Plan, progress: Progress = lambda _text: None) -> list[Profiled]:
+    """What the passes of `plan` measure of its models, and nothing else; PlanError with what is wrong or refused."""
+    from .compile.profile import profiles
+    from .compile.prove import settle
+
+    try:
+        make_root()
+        settle(plan, True, progress)
+        return profiles(plan, progress)
     except EdgecError as error:
         error.sources = error.sources or plan.sources
         raise

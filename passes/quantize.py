@@ -292,6 +292,7 @@ class Quantize(Pass):
         """Return how many uses of a weight got a new format, and how many activations a new range."""
         from .quantization import activation_pairs as activations
 
+        activations.refuse_shadows(module, scope)
         before = activations.take_out(module)  # ranges are those of the weights that ship
         changes = self._weights(module, scope)
         activations.mark(module, self.activations, self.ranges, scope)

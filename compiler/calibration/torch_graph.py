@@ -288,7 +288,8 @@ def _attention(node: ir.Node, x: Inputs) -> torch.Tensor:
 
 
 def _gather(node: ir.Node, x: Inputs) -> torch.Tensor:
-    return F.embedding(x[1].long(), x[0])
+    axis = int(_number(node, "axis", 0))
+    return F.embedding(x[1].long(), x[0]) if axis == 0 else x[0].index_select(axis, x[1].long().flatten())
 
 
 def _dequantize(node: ir.Node, x: Inputs) -> torch.Tensor:

@@ -95,6 +95,8 @@ def _print_verified(result: dict[str, Any]) -> None:
 
 
 def _compared(facts: dict[str, Any]) -> str:
+    if facts["max_error"] is None and facts.get("emission") is not None:
+        return f"makes no tensor that the float model has; {_split(facts)}"
     if facts["max_error"] is None:
         return f"not compared: {facts['why']}" if "why" in facts else "not compared"
     share = f" ({facts['relative_error']:.4g} relative)" if facts["relative_error"] else ""

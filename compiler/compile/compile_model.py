@@ -90,13 +90,13 @@ def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: Compile
     module = load_model(decl)
     clock.lap("load")
     weights_steps, shape_steps = split_steps(plan.steps(deploy))
-    results = _run(module, [*weights_steps, *cache_steps(deploy.kv, deploy.span)], plan, deploy, options)
+    results = run_steps(module, [*weights_steps, *cache_steps(deploy.kv, deploy.span)], plan, deploy, options)
     errors = weight_errors(module)
     _say_lines(module, plan)
     compressed = module.clone()
     if late := late_changes(plan.steps(deploy)):
-        _run(compressed, late, plan, deploy, options)
-    results += _run(module, shape_steps, plan, deploy, options)
+        run_steps(compressed, late, plan, deploy, options)
+    results += run_steps(module, shape_steps, plan, deploy, options)
     clock.lap("passes")
     cut = cut_module(module, deploy, plan.steps(deploy))
     say(f"{deploy.model}: writing {deploy.target}")
@@ -126,13 +126,14 @@ class _Clock:
         self._last = now
 
 
-def _run(
+def run_steps(
     module: Module,
     steps: Sequence[Step],
     plan: Plan,
     deploy: Deploy,
     options: CompileOptions,
 ) -> list[StepResult]:
+    """Run `steps` over `module` as a compile of `deploy` does; what each of them did."""
     from ..pipeline.run_steps import PipelineOptions, run_pipeline
     from ..registry import find_target
 
@@ -163,6 +164,7 @@ def cut_module(module: Module, deploy: Deploy, steps: Sequence[Step]) -> PartGra
     from ..emit.part import Part
     from ..partition.lookups import look_up_on_cpu, lost_sharing
     from ..partition.parts import PartGraph, partition
+    from ..partition.shadows import shadows_on_cpu
     from ..pipeline.pass_interface import Scope
     from ..registry import find_target
 
@@ -173,7 +175,8 @@ def cut_module(module: Module, deploy: Deploy, steps: Sequence[Step]) -> PartGra
     target = find_target(deploy.target)
     if target.engine == "chain":
         moved = [] if target.capabilities.lookups else look_up_on_cpu(module, deploy.device, kept)
-        notes = (*moved, *lost_sharing(module, deploy.device))
+        beside = shadows_on_cpu(module, deploy.device)
+        notes = (*moved, *lost_sharing(module, deploy.device), *beside)
         return replace(partition(module, deploy.device), notes=notes)
     return PartGraph([Part(f"{module.name}.{deploy.device}0", deploy.device, dict(module.graphs))])
 

@@ -92,6 +92,12 @@ def undeployable(target: type[Target], request: CheckRequest, wording: Wording) 
         for found in capabilities.takes(target.name, step.demands, wording):
             message = found.message.format(step.pass_name)
             yield Diagnostic(found.code, message, Label(step.span, "not for this deploy"), also, found.help)
+        if step.demands.npu is not None and deploy.device != "npu":
+            message = (
+                f"`{step.demands.npu}` divides linears between an NPU and the CPU, and `{deploy.model}` has no NPU"
+            )
+            help = f"leave it out, or deploy `{deploy.model}` on npu"
+            yield Diagnostic("E0435", message, Label(step.span, "not for this deploy"), also, help)
         if step.demands.sparse == PAIRS and PAIRS not in capabilities.patterns:
             message = f"`as {target.name}` has no use for pairs: it stores them like dense weights"
             help = "`pattern = 2:4` costs less quality in as many zeros"

@@ -275,3 +275,7 @@ KV_TYPE: Annotation[str] = define(
 ROTATED: Annotation[tuple[str, ...]] = define(
     Annotation("edgec.rotated", Subject.MODEL, show=" ".join, parse=lambda text: tuple(text.split()))
 )  # what `rotate` has rotated: `residual`, `values`
+SHADOW: Annotation[str] = define(
+    Annotation("edgec.shadow", Subject.NODE, show=str, parse=_one_of("clip", "main", "cpu", "sum"))
+)  # clip: bounds what linears in 8 bits read; main: a linear behind it; cpu: its shadow, which computes what lies
+# beyond the bounds; sum: adds the two

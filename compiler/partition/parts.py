@@ -19,10 +19,13 @@ from ..bundle.schedule import Schedule, Transfer, lanes_by_device
 from ..diagnostics.diagnostic import fail
 from ..emit.part import Part
 from ..ir.activation_encodings import encoding_of
+from ..ir.annotations import SHADOW
 from ..ir.module import Module
 from .cut_by_placement import Cut, cut
 from .extract_part import extract_parts
 from .pairs_follow import pairs_follow, round_again
+
+SUM = ".shadow.add"  # behind a linear's name: the op that adds its shadow
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,16 @@ def _transfers(own: Cut, parts: list[str], tensors: dict[str, str]) -> Iterator[
         assert producer is not None  # a value crosses because a node of one part computes it
         node, at = _computed_by(value, producer)
         for reader in readers:
-            yield Transfer(tensors[value.name or ""], parts[own.home[producer]], parts[reader], node.name or "", at)
+            yield Transfer(tensors[value.name or ""], parts[own.home[producer]], parts[reader], _in_the_model(node), at)
+
+
+def _in_the_model(node: ir.Node) -> str:
+    """The op of the float model whose value a node has: a linear with a shadow has it in the sum only."""
+    name = node.name or ""
+    role = SHADOW.get(node)
+    if role == "sum":
+        return name.removesuffix(SUM)
+    return f"{name}.clipped" if role == "main" else name
 
 
 def _computed_by(value: ir.Value, node: ir.Node) -> tuple[ir.Node, int]:

@@ -73,6 +73,7 @@ class Scope:
     skips: list[Skip] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     tables: list[FiguresTable] = field(default_factory=list)
+    profile: str | None = None  # what the step has measured of the model, as text that `edgec profile` writes
     progress: Callable[[str], None] = lambda _text: None
     widths: Mapping[int, int] = field(default_factory=lambda: dict.fromkeys((2, 3, 4, 8), 0))  # the target's `widths`
     minimums: bool = True  # whether the target stores a float minimum per block beside the scale
@@ -113,6 +114,7 @@ class Pass:
     leaves: ClassVar[Level | None] = None  # None: the level it found
     selects: ClassVar[bool] = True  # whether `on`/`except` make sense for it
     keeps_shapes: ClassVar[bool] = False  # whether weights keep their names and shapes [N, K]
+    profiles: ClassVar[bool] = False  # whether it measures a profile, which `edgec profile` prints
 
     @classmethod
     def completed(cls, written: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,3 +161,4 @@ class StepResult:
     notes: tuple[str, ...]
     tables: tuple[FiguresTable, ...] = ()
     error: Mapping[str, float] | None = None  # output -> relative error, when the step was verified
+    profile: str | None = None

@@ -112,7 +112,7 @@ def _run_step(
     if before is not None:
         error = _verify(step, before, module, _bound(done))
     told = (tuple(scope.skips), tuple(scope.notes), tuple(scope.tables))
-    return StepResult(step.pass_name, step.span, changes, seconds, *told, error)
+    return StepResult(step.pass_name, step.span, changes, seconds, *told, error, scope.profile)
 
 
 def apply(step: Step, module: Module, scope: Scope, default_device: str) -> tuple[int, float]:

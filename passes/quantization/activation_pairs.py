@@ -6,9 +6,9 @@
 
 HTP multiplies 8-bit activations to 8-bit results only, so a linear has the same type on both sides. The right side of a
 product of activations it cuts to 8 bits where that is uint16, and takes whole where it is int16: so keys and values
-are int16. What only moves values shares the range of what it moves. cos, sin and the mask are exact to 16 bits and
-carry no pair. Inside Attention (scores, softmax) ONNX has no place for a pair: the range of the scores is kept on
-the node.
+are int16. What only moves values shares the range of what it moves. Behind a shadow's Clip the range is that Clip's,
+and what runs on the CPU beside it stays float. cos, sin and the mask are exact to 16 bits and carry no pair. Inside
+Attention (scores, softmax) ONNX has no place for a pair: the range of the scores is kept on the node.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from ...compiler.calibration import windows as calibrate
 from ...compiler.diagnostics.diagnostic import PlanError, fail
 from ...compiler.ir import kv_names
 from ...compiler.ir.activation_encodings import MOVES, Encoding, insert, root, strip
-from ...compiler.ir.annotations import ACTIVATIONS, KV_TYPE, RANGES, SCORES
+from ...compiler.ir.annotations import ACTIVATIONS, KV_TYPE, RANGES, SCORES, SHADOW
 from ...compiler.ir.graph_queries import constant_nodes
 from ...compiler.ir.linears import linears
-from ...compiler.ir.module import Module
+from ...compiler.ir.module import Module, constant
+from ...compiler.ir.weights import numbers
 from ...compiler.pipeline.demands import Demands
 from ...compiler.pipeline.pass_interface import Scope
 
@@ -35,6 +36,17 @@ if TYPE_CHECKING:
 def wanted(module: Module) -> bool:
     """Whether an earlier line has asked for integer activations."""
     return RANGES.get(module.main.graph) is not None
+
+
+def refuse_shadows(module: Module, scope: Scope) -> None:
+    """E0436 where linears have shadows: their weights may not change any more."""
+    if any(SHADOW.get(node) is not None for node in module.nodes()):
+        fail(
+            "E0436",
+            f"weights of `{module.name}` are quantised behind `shadow`, which has ranges and rows of them as they are",
+            scope.origin,
+            help="put every `quantize` line in front of `shadow`",
+        )
 
 
 def mark(module: Module, activations: str, ranges: str, scope: Scope) -> None:
@@ -108,6 +120,8 @@ def _activations(graph: ir.Graph) -> list[ir.Value]:
 def _has_range(node: ir.Node) -> bool:
     if node.op_type in MOVES or (node.name or "").startswith("rotary."):
         return False
+    if SHADOW.get(node) == "cpu" and node.op_type != "MatMul":  # whose sum alone crosses to the NPU
+        return False
     return node.outputs[0].dtype == ir.DataType.FLOAT
 
 
@@ -137,6 +151,9 @@ class _Pairs:
             if node is None:
                 continue
             base = node.name or ""
+            if SHADOW.get(node) == "clip":
+                self._insert(value, base, _clip_range(node))
+                continue
             readers = [r for r in self._linear_readers(value) if r in self.narrow]
             if readers:
                 moved = {r.inputs[0] for r in readers}
@@ -161,6 +178,14 @@ class _Pairs:
     def _insert(self, value: ir.Value, base: str, encoding: Encoding, readers: list[ir.Node] | None = None) -> None:
         insert(self.graph, value, base, encoding, readers)
         self.done[f"{base}.act{encoding.bits}.quantize"] = encoding
+
+
+def _clip_range(node: ir.Node) -> Encoding:
+    """The integers that a shadow's Clip leaves as they are."""
+    low, high = (constant(end) for end in node.inputs[1:3])
+    if low is None or high is None:
+        raise ValueError(f"`{node.name}` has no constant ends")
+    return Encoding.over(float(numbers(low)), float(numbers(high)), "uint8")
 
 
 def take_out(module: Module) -> dict[str, Encoding]:

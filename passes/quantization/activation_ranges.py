@@ -100,7 +100,7 @@ def ranges(
     """As `measure_ranges`; from the cache if the same was measured before."""
     counted = sorted(set(counted), key=lambda value: value.name or "")
     names = [[value.name or "" for value in some] for some in (values, counted)]
-    key = store.key("ranges 1", calibrate.digest(ids), _content(module.main.graph), *(repr(some) for some in names))
+    key = store.key("ranges 1", calibrate.digest(ids), content(module.main.graph), *(repr(some) for some in names))
 
     def build(folder: Path) -> None:
         seen, scores = measure_ranges(module, ids, values, counted, progress)
@@ -121,7 +121,7 @@ def ranges(
     return seen, scores
 
 
-def _content(graph: ir.Graph) -> str:
+def content(graph: ir.Graph) -> str:
     """What tells one graph's arithmetic from another's: its nodes and all constants that they read."""
     parts = []
     for node in graph:

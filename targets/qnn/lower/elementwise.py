@@ -6,10 +6,13 @@ Swish(x) = x * sigmoid(x)        (HTP knows the two ops, not their name)
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ....compiler.emit.refusals import refuse
-from ....compiler.ir.activation_encodings import Encoding
+from ....compiler.ir.activation_encodings import Encoding, encoding_of
 from ....compiler.ir.module import constant
 from .builder import ON_CPU, static_shape
 
@@ -79,9 +82,19 @@ def _clip(low: Lowering, node: ir.Node) -> ir.Value:
     bounds = [constant(value) for value in node.inputs[1:]]
     if any(bound is None for bound in bounds):
         refuse("E0634", "{}: Clip needs constant bounds on HTP", node.name or "", help=ON_CPU)
+    if low.integers is not None and _rounded_to(node, [float(bound.numpy()) for bound in bounds if bound is not None]):
+        return low.value(node.inputs[0])  # what the integers behind it cannot hold, rounding cuts off
     low.use("op.Clip", node, rank=len(shape), elements=math.prod(shape))
     inputs = [low.build.scalar(float(bound.numpy())) for bound in bounds if bound is not None]
     return low.build.op("Clip", low.value(node.inputs[0]), *inputs, shape=shape)
+
+
+def _rounded_to(node: ir.Node, bounds: Sequence[float]) -> bool:
+    """Whether all that reads a Clip rounds it to integers whose ends are its own."""
+    found = [encoding_of(use.node) for use in node.outputs[0].uses()]
+    return bool(found) and all(
+        one is not None and np.allclose((one.low, one.high), bounds, rtol=1e-5, atol=0) for one in found
+    )
 
 
 def _identity(low: Lowering, node: ir.Node) -> ir.Value:

