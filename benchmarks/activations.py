@@ -34,7 +34,7 @@ from common import (
     text_digest,
     write_plan,
 )
-from quality import training_files
+from subjects import training_files
 
 FILES = training_files()[::16]  # text enough for the windows asked for
 BODY, HEAD = '["lm_head", "embed_tokens"]', "lm_head"

@@ -31,7 +31,7 @@ from common import (
     text_digest,
     write_plan,
 )
-from quality import training_files
+from subjects import training_files
 
 FILES = training_files()[::16]
 KEPT = ("lm_head", "embed_tokens")

@@ -1,12 +1,13 @@
 """edgec beside other quantisers: same model, bits, block, layers and calibration windows; one judge for all.
 
-    perplexity   of 96 held-out windows of 256 tokens, as a ratio to float32; repeats to about 0.002
+    perplexity   of 96 held-out windows of 256 tokens (smollm2: 32), as a ratio to float32; repeats to about 0.002
     divergence   KL(float32 | quantised) per position on the same windows, in nats: the sharper figure
     bits         a weight, scales and zero points as the tool stores them (float16 scales)
 
 `--install` makes each peer's environment under .peers/ (about 1 GB each). Every line is a process of its own, on
 `OMP_NUM_THREADS` threads (as many as cores if it is not set); peak is the most memory that process had resident.
 `--json FILE` keeps finished lines: a second run goes on behind them.
+`smollm2` is the real model of benchmarks/real.py with its texts, in two formats: its slow lines take an hour each.
 `--only PATTERN` runs the lines whose name (`pycode-qwen3 int4 block 32 symmetric gptqmodel gptq`) it matches.
 """
 
@@ -24,13 +25,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import MODELS, ROOT, parser, report, scratch, text_digest
-from judge import judge, token_ids
-from quality import FORMATS, Form, apart, calibrated
+from common import ROOT, apart, parser, report, scratch, text_digest
+from judge import judge
+from quality import FORMATS, Form
+from subjects import SMOLLM2, subject
 
 HERE = Path(__file__).with_suffix("")
+QUALITY = Path(__file__).with_name("quality.py")
 ENVIRONMENTS = ROOT / ".peers"
-OURS = ("rtn", "mse", "hqq", "awq", "gptq", "reconstruct")
+OURS = ("rtn", "mse", "hqq", "awq", "gptq", "gptq tuned", "reconstruct")
+REAL = tuple(form for form in FORMATS if form.bits in (3, 4) and form.block == 32 and form.symmetric)
 _LONGEST = 3600.0  # seconds a line may take
 
 
@@ -59,8 +63,8 @@ class Line:
 def lines(peers: dict[str, Any]) -> Iterator[Line]:
     """All rows, the slow methods last."""
     made = []
-    for model in ("pycode-qwen3", "pycode-qwen2"):
-        for form in FORMATS:
+    for model in ("pycode-qwen3", "pycode-qwen2", SMOLLM2):
+        for form in REAL if model == SMOLLM2 else FORMATS:
             made += [Line(model, form, "edgec", method) for method in OURS]
             for peer in peers["line"]:
                 if form.bits in peer.get("bits", (2, 3, 4, 8)) and form.symmetric in peer.get(
@@ -81,9 +85,11 @@ def run(line: Line, folder: Path) -> dict[str, float]:
     """Quantise and judge."""
     form = line.form
     if line.tool == "edgec":
-        return apart(line.model, {**form.settings, "method": line.method})
+        method, _, tuned = line.method.partition(" ")
+        settings = {**form.settings, "method": method, **({"tune": "scales"} if tuned else {})}
+        return apart(str(QUALITY), [line.model, settings])
     out, ids = folder / "out", folder / f"{line.model}.npy"
-    job = {"model": str(MODELS / line.model), "windows": str(ids), "out": str(out), "method": line.method}
+    job = {"model": str(subject(line.model).folder), "windows": str(ids), "out": str(out), "method": line.method}
     job |= {"bits": form.bits, "block": form.block, "symmetric": form.symmetric}
     command = [str(python(line.environment)), str(HERE / line.script), json.dumps(job)]
     # in a folder that goes away: some tools leave logs where they are started
@@ -98,16 +104,17 @@ def judged(model: str, folder: Path) -> dict[str, float]:
     """What the judge says of a dequantised model."""
     from edgec.compiler.sources.hf.load_hf import load_hf
 
-    return judge(load_hf("m", folder, 512), load_hf("m", MODELS / model, 512), token_ids(model))
+    of = subject(model)
+    return judge(load_hf("m", folder, 512), of.module(), of.ids(), of.windows)
 
 
-def write_windows(folder: Path) -> None:
-    """The calibration windows [128, 256] of each model, as edgec chooses them."""
+def write_windows(folder: Path, model: str) -> None:
+    """The calibration windows [128, 256] of a model, as edgec chooses them."""
     from edgec.compiler.calibration import windows as calibrate
-    from edgec.compiler.sources.hf.load_hf import load_hf
 
-    for model in {line.model for line in lines({"line": []})}:
-        np.save(folder / f"{model}.npy", calibrate.windows(calibrated(), load_hf("m", MODELS / model, 512)))
+    path = folder / f"{model}.npy"
+    if not path.exists():
+        np.save(path, calibrate.windows(subject(model).calibrated(), subject(model).module()))
 
 
 def row(line: Line, folder: Path) -> dict[str, Any]:
@@ -192,11 +199,11 @@ def main() -> None:
     done = {tuple(one[key] for key in ("model", "format", "tool", "method")): one for one in kept}
     title, facts = "edgec beside its peers", {"threads": os.environ["OMP_NUM_THREADS"], "text": text_digest()}
     with scratch() as folder:
-        write_windows(folder)
         for line in lines(peers):
             key = (line.model, str(line.form), line.tool, line.method)
             if key in done or not re.search(args.only, line.name):
                 continue
+            write_windows(folder, line.model)
             done[key] = row(line, folder)
             print(done[key], file=sys.stderr, flush=True)
             if args.json:

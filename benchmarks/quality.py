@@ -16,17 +16,15 @@ import json
 import math
 import re
 import sys
-import sysconfig
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import HELDOUT, MODELS, apart, parser, report
-from judge import WINDOWS, judge, token_ids
+from common import apart, parser, report
+from judge import WINDOWS, judge
+from subjects import subject
 
 if TYPE_CHECKING:
-    from edgec.compiler.calibration.calibration_text import Calibration
     from edgec.compiler.ir.module import Module
 
 METHODS = ("rtn", "mse", "hqq", "awq", "gptq", "reconstruct")
@@ -55,45 +53,21 @@ OTHERS = {  # rows beside the grid
 }
 
 
-def training_files() -> tuple[Path, ...]:
-    """The standard library's modules that are not held out, tests left out."""
-    root = Path(sysconfig.get_paths()["stdlib"])
-    held = set((HELDOUT.parent / "heldout_modules.txt").read_text().split())
-    return tuple(path for path in sorted(root.rglob("*.py")) if _is_training(path, path.relative_to(root), held))
-
-
-def _is_training(path: Path, module: Path, held: set[str]) -> bool:
-    if module.as_posix() in held or {"site-packages", "test", "tests"} & set(module.parts):
-        return False
-    try:
-        return bool(path.read_bytes().decode("utf-8").strip())
-    except UnicodeDecodeError:
-        return False
-
-
-def calibrated() -> Calibration:
-    """What calibrated methods see."""
-    from edgec.compiler.calibration.calibration_text import Calibration
-    from edgec.compiler.diagnostics.diagnostic import Span
-
-    return Calibration(training_files(), 128, 256, 0, Span("quality", 1, 1, 1, 1))
-
-
 def measure(model: str, line: dict[str, Any]) -> dict[str, float]:
     """What the judge says of one model in one format, seconds and MiB while it is solved."""
     from edgec.compiler.emit.child_process import peak_rss
     from edgec.compiler.pipeline.pass_interface import Scope
     from edgec.compiler.registry import targets
-    from edgec.compiler.sources.hf.load_hf import load_hf
     from edgec.passes.quantize import Quantize
 
-    module, given = load_hf("m", MODELS / model, 512), calibrated()
+    judged = subject(model)
+    module, given = judged.module(), judged.calibrated()
     start = time.perf_counter()
     scope = Scope(None, ("lm_head", "embed_tokens"), given.span, given, widths=targets()["mnn"].capabilities.widths)
     Quantize(**line).run(module, scope)
     took = time.perf_counter() - start
     facts = {"bits": stored_bits(module), "seconds": took, "peak": peak_rss() / 2**20}
-    return {**judge(module, load_hf("m", MODELS / model, 512), token_ids(model)), **facts}
+    return {**judge(module, judged.module(), judged.ids(), judged.windows), **facts}
 
 
 def stored_bits(module: Module) -> float:

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from common import MODELS, QWEN3, apart, parser, report, scratch
 from judge import judge, token_ids
-from quality import training_files
 from real import texts as english
+from subjects import training_files
 
 if TYPE_CHECKING:
     from edgec.compiler.calibration.calibration_text import Calibration

@@ -39,7 +39,6 @@ _STEP = {
 _SPREAD = {16: 1.5, 32: 1.8, 64: 2.1, 128: 2.4}  # how far weights of one block typically lie below its largest
 _CHANNEL_SPREAD = 3.0
 _DAMPING = 0.01
-_MEASURING = 0.5  # of `time`: what `weights = auto` measures in, where `reconstruct` follows
 _CALIBRATED = ("awq", "gptq", "reconstruct")
 _NARROW = ("int4", "int3", "int2")
 _BETTER = "`method = gptq` with a `calibration` text loses a fraction of it (docs/figures.md)"
@@ -160,10 +159,19 @@ class Quantize(Pass):
         also_called=("target_bits", "avg_bits", "average_bits", "bpw"),
         goes_with=("weights", ("auto",)),
     )
+    tune: str = param(
+        "none",
+        doc="scales: after all integers are chosen, the scales of all decoder blocks are learned together against the "
+        "float model's next-token distribution on the calibration text",
+        choices=("none", "scales"),
+        also_called=("finetune", "fine_tune", "end_to_end", "learn_scales"),
+        goes_with=("method", _CALIBRATED),
+    )
     time: float = param(
         0.0,
         doc="how long choosing may take: reconstruct learns fewer steps a block, `weights = auto` measures on fewer "
-        "windows, and the report says how many; 0 s: as long as it takes. gptq, which both use, is not shortened",
+        "windows, `tune` learns fewer steps, each in its share, and the report says how many; 0 s: as long as it "
+        "takes. gptq, which all use, is not shortened",
         unit="s",
         minimum=0,
         also_called=("time_limit", "max_time", "timeout", "time_budget"),
@@ -253,8 +261,8 @@ class Quantize(Pass):
         if self.weights == "auto" and self.method not in _CALIBRATED:
             help = "leave out `method`, which is then gptq; or name the width: `weights = int4`"
             return [("method", "`weights = auto` goes with `method = gptq`, `awq` or `reconstruct`", help)]
-        if self.time and self.method != "reconstruct" and self.weights != "auto":
-            why = "`time` goes with `method = reconstruct` or `weights = auto`: nothing else has steps to leave out"
+        if self.time and not self._limited:
+            why = "`time` goes with `method = reconstruct`, `weights = auto` or `tune = scales`: only they have steps"
             return [("time", why, "leave out `time`")]
         if self.scales == "lpbq" and not self._fits_lpbq:
             help = "write `weights = int4, block = 32, scales = lpbq`"
@@ -268,6 +276,15 @@ class Quantize(Pass):
         given = [name for name in fields if getattr(self, name) != getattr(plain, name)]
         why = "does not go with `method = keep`, which ships what is stored"
         return [(name, f"`{name}` {why}", f"leave out `{name}`, or another `method`") for name in given]
+
+    @property
+    def _limited(self) -> int:
+        """How many stages share `time`: measuring, learning by block, learning end to end."""
+        return (self.weights == "auto") + (self.method == "reconstruct") + (self.tune != "none")
+
+    @property
+    def _share(self) -> float:
+        return self.time / max(1, self._limited)
 
     @property
     def _fits_lpbq(self) -> bool:
@@ -318,13 +335,14 @@ class Quantize(Pass):
         self._demand_torch(scope)
         from .solve.gptq import Gptq
         from .solve.solve_weights import Settings, WeightToSolve, solve
+        from .solve.tune_scales import Tune
 
-        seconds = self.time * (1 - _MEASURING if auto else 1) if self.method == "reconstruct" else 0.0
+        seconds = self._share if self.method == "reconstruct" else 0.0
         settings = Settings(self.method, Gptq(damping=self.damping, act_order=self.act_order), seconds=seconds)
 
         def solver(weights: Mapping[str, Weight]) -> dict[str, QuantizedTensors]:
             wanted = {name: WeightToSolve(weight, f) for name, weight in weights.items() if (f := format_of(name))}
-            return solve(module, wanted, settings, scope)
+            return solve(module, wanted, settings, scope, Tune() if self.tune == "scales" else None, self._share)
 
         return quantize_graph(graph, module, format_of, scope, solver)
 
@@ -358,8 +376,7 @@ class Quantize(Pass):
 
         formats = list(self._formats())
         sources = measurable(module, formats[0], scope)
-        seconds = self.time * (_MEASURING if self.method == "reconstruct" else 1.0)
-        table = sensitivities(module, sources, formats, scope, seconds)
+        table = sensitivities(module, sources, formats, scope, self._share)
         shapes = {name: source.dims for name, source in sources.items()}
         chosen = choose(table, shapes, self.budget, scope)
         tell(table, chosen, shapes, scope)

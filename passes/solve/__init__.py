@@ -5,6 +5,7 @@
     awq          activation-aware scaling + clip search  calibrated; rewrites the neighbours of what it scales
     gptq         second-order error compensation         calibrated
     reconstruct  gptq, then each decoder block learned   calibrated
+    tune_scales  after one of the last three             calibrated
 
 Nothing here is imported by the plan's checker: torch is.
 """

@@ -28,17 +28,19 @@ from ...compiler.calibration.time_left import TimeLeft
 from ...compiler.calibration.torch_graph import Segment, device
 from ...compiler.diagnostics.diagnostic import fail
 from ...compiler.ir.module import Module
-from ...compiler.ir.sparsity import SPARSITY
-from ...compiler.ir.weight_format import TWO_LEVEL, WeightFormat
+from ...compiler.ir.weight_format import TWO_LEVEL
 from ...compiler.ir.weights import Weight
 from ...compiler.pipeline.pass_interface import Scope
 from ..quantization.round_to_nearest import QuantizedTensors, two_level
 from . import awq, gptq, hqq, mse, reconstruct
 from . import solution_cache as store
-from .integer_grid import Grid, GridKind, kind_of
+from .integer_grid import Grid, GridKind
 from .kept import kept_of
 from .residual_streams import Moments, ResidualStreams
 from .time_budget import TimeBudget
+from .tune_scales import Tune
+from .tuned_weights import tuned
+from .weight_to_solve import WeightToSolve
 
 _ROWS = {"mse": (mse.solve, mse.Mse()), "hqq": (hqq.solve, hqq.Hqq())}
 CALIBRATED = ("awq", "gptq", "reconstruct")
@@ -55,30 +57,19 @@ class Settings:
     seconds: float = 0.0  # that it may take; 0: as long as it takes
 
 
-@dataclass(frozen=True)
-class WeightToSolve:
-    """One linear to solve: its float weight [N, K] and its format."""
-
-    source: Weight
-    format_: WeightFormat
-
-    @property
-    def words(self) -> str:
-        """What tells it from the same numbers in another format, or whose zeros nobody has stated."""
-        sparsity = SPARSITY.get(self.source)
-        return repr(self.format_) if sparsity is None else f"{self.format_!r} {sparsity}"
-
-    @property
-    def kind(self) -> GridKind:
-        """The width, block and symmetry of the grid this weight is put on."""
-        return kind_of(self.format_, int(np.prod(self.source.dims[1:], dtype=np.int64)))
-
-
 @one_thread_an_operation()
 def solve(
-    module: Module, wanted: Mapping[str, WeightToSolve], settings: Settings, scope: Scope
+    module: Module,
+    wanted: Mapping[str, WeightToSolve],
+    settings: Settings,
+    scope: Scope,
+    tune: Tune | None = None,
+    seconds: float = 0.0,
 ) -> dict[str, QuantizedTensors]:
-    """The quantised weights of all linears in `wanted`."""
+    """The quantised weights of all linears in `wanted`; their scales learned end to end if there is `tune`.
+
+    That takes about `seconds` at most, 0: as long as it takes.
+    """
     if settings.method in _ROWS:
         clock = TimeLeft(scope.progress, settings.method, [math.prod(one.source.dims) for one in wanted.values()])
         keys = {}
@@ -88,9 +79,12 @@ def solve(
     elif settings.method in CALIBRATED:
         walk = _Walk(module, wanted, settings, scope)
         keys, wanted = walk.keys(), walk.wanted
+        if tune is not None:
+            walk.flow.forget()
+            keys = tuned(ResidualStreams(module, walk.flow.floats), wanted, keys, walk.ids, tune, scope, seconds)
     else:
         raise ValueError(f"no method `{settings.method}`")
-    return {name: store.load(f"{name}.weight", keys[name], one.source, one.format_) for name, one in wanted.items()}
+    return {name: one.loaded(name, keys[name]) for name, one in wanted.items()}
 
 
 def _by_rows(name: str, one: WeightToSolve, method: str, scope: Scope) -> str:
@@ -259,7 +253,7 @@ class _Walk:
     def _table(self, name: str) -> Weight:
         """What is solved already, dequantised [N, K]."""
         one = self.wanted[name]
-        return store.load(name, self.found[name], one.source, one.format_).value()
+        return one.loaded(name, self.found[name]).value()
 
     def _value(self, name: str) -> torch.Tensor:
         """The same, as the graph's value holds it."""

@@ -24,7 +24,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch):
         return __import__(name)
 
     yield load
-    for name in ("judge", "quality", "peers", "common"):
+    for name in ("judge", "quality", "peers", "subjects", "real", "common"):
         sys.modules.pop(name, None)
 
 
@@ -71,8 +71,8 @@ def test_every_peer_is_a_line_only_where_it_takes_the_format(benchmark) -> None:
 
 
 def test_training_text_holds_out_the_evaluation(benchmark) -> None:
-    quality = benchmark("quality")
+    subjects = benchmark("subjects")
     held = set((ROOT / "examples" / "text" / "heldout_modules.txt").read_text().split())
-    files = quality.training_files()
+    files = subjects.training_files()
     assert len(files) > 300
     assert not [path for path in files for name in held if "/" in name and path.as_posix().endswith(f"/{name}")]
