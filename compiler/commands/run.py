@@ -66,6 +66,8 @@ def _summary(result: dict[str, Any]) -> str:
     if result["drafted"]:
         parts.append(f"{made / result['rounds']:.2f} tokens per round in {result['rounds']} rounds")
         parts.append(f"{result['accepted']} of {result['drafted']} drafted accepted")
+    for lane, facts in result["lanes"].items():
+        parts.append(f"{lane} {facts['seconds']:.2f} s, {facts['beside']:.0%} of it beside another lane")
     return "[" + ", ".join(parts) + "]"
 
 

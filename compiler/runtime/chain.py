@@ -21,6 +21,7 @@ from .decoder_inputs import as_float, as_tensor, made_here
 from .kv_cache import KvCache
 from .language_model import PIECE
 from .run_schedule import run_schedule
+from .timeline import Timeline
 
 if TYPE_CHECKING:
     from ..emit.engine_protocols import GraphSession
@@ -36,10 +37,15 @@ class ChainModel:
         entry = manifest.model(name)
         self.name = name
         self.step: int | None = None
+        self.timeline = Timeline()
         self.tap: Tap | None = None  # sees every part's outputs (`verify`)
         self._manifest, self._opener = manifest, opener
         self._arch = entry["arch"]
         self._schedules = {bucket["name"]: Schedule.of_bucket(bucket) for bucket in entry["buckets"]}
+        self._lanes = {
+            name: {part: lane for lane, parts in schedule.lanes.items() for part in parts}
+            for name, schedule in self._schedules.items()
+        }
         self.buckets = Buckets(entry["buckets"], self._arch["context"])
         self.cache = KvCache(self._arch, entry["kv"], self.buckets.context, self._own_layouts())
         self._sessions: dict[tuple[str, str], GraphSession] = {}
@@ -79,8 +85,9 @@ class ChainModel:
         self.cache.rollback(length)
 
     def reset(self) -> None:
-        """Empty the K/V cache."""
+        """Empty the K/V cache, and begin the timeline anew."""
         self.cache.rollback(0)
+        self.timeline = Timeline()
 
     def close(self) -> None:
         """End every session; the model is of no use afterwards."""
@@ -143,7 +150,10 @@ class ChainModel:
             if self.tap is not None:
                 self.tap(part, self._floats(part, bucket, made), len(ids))
 
-        run_schedule(self._schedules[bucket], run)
+        schedule = self._schedules[bucket]
+        for part in schedule.parts if len(schedule.lanes) > 1 else ():  # opening one would hold up its lane alone
+            self._session(part, bucket)
+        run_schedule(schedule, run)
         self.cache.append(values, len(ids))
         logits = values["logits"].reshape(tokens, -1)[: len(ids)]
         if logits.shape[1] != self.vocab or not np.isfinite(logits).all():
@@ -155,7 +165,9 @@ class ChainModel:
         for spec in graph["inputs"]:
             self._check_input(part, bucket, spec, values)
         session = self._session(part, bucket)
-        outputs = session.run({spec["name"]: as_tensor(values[spec["name"]], spec) for spec in graph["inputs"]})
+        feeds = {spec["name"]: as_tensor(values[spec["name"]], spec) for spec in graph["inputs"]}
+        with self.timeline.running(self._lanes[bucket][part], part):
+            outputs = session.run(feeds)
         cached = self.cache.outputs  # these stay as they are stored
         for spec in graph["outputs"]:
             self._check_output(part, bucket, spec, outputs)

@@ -79,7 +79,14 @@ class Runner:
             "drafted": stats.drafted,
             "accepted": stats.accepted,
             "stopped": "eos" if ended else "tokens" if len(made) >= tokens else "context",
+            "lanes": self._lanes(),
         }
+
+    def _lanes(self) -> dict[str, Any]:
+        """What each lane of the model took, and how much of it beside another; empty for a model of one lane."""
+        engine = self._open.get(self.model)
+        found = engine.timeline.lanes() if isinstance(engine, ChainModel) else {}
+        return found if len(found) > 1 else {}
 
     def engine(self, name: str) -> LanguageModel:
         """The model's engine with an empty cache."""

@@ -131,19 +131,22 @@ def losses(
     clock = TimeLeft(progress, "weighing shadows at", [float(i + 1) for i in range(len(cut))])
     every, none = frozenset().union(*groups), frozenset[ir.Node]()
     streams: dict[frozenset[ir.Node], Env] = dict.fromkeys((none, every), plain_inputs(module, ids, on))
-    for index, segment in enumerate(cut):
+    for index, segment in enumerate(cut[:-1]):
         clock.tick(segment.name)
-        here = set(segment.nodes)
-        streams |= {group: streams[none] for group in groups if group != every and not here.isdisjoint(group)}
+        streams |= {group: streams[none] for group in groups if not group.isdisjoint(segment.nodes)}
         keep = {value for after in cut[index + 1 :] for value in after.reads}
-        step = _Step(segment, Constants(on=on), _HotRows(how), keep or {_logits(module)})
+        step = _Step(segment, Constants(on=on), _HotRows(how), keep)
         if not index:  # nothing is rounded in front of the embedding
             streams = dict.fromkeys(streams, step(none, streams[none]))
-        elif index < len(cut) - 1:
-            made = in_order(lambda item, step=step: step(*item), list(streams.items()))
-            streams = dict(zip(list(streams), made, strict=True))
-    base = step(none, streams[none])[_logits(module)]
-    found = in_order(lambda item: _divergence(base, step(*item)[_logits(module)]), list(streams.items()))
+            continue
+        made = in_order(lambda item, step=step: step(*item), list(streams.items()))
+        streams = dict(zip(list(streams), made, strict=True))
+    clock.tick(cut[-1].name)
+    streams |= {group: streams[none] for group in groups if group not in streams}
+    logits = _logits(module)
+    head = _Step(cut[-1], Constants(on=on), _HotRows(how), {logits})
+    base = head(none, streams[none])[logits]
+    found = in_order(lambda item: _divergence(base, head(*item)[logits]), list(streams.items()))
     by_variant = dict(zip(list(streams), found, strict=True))
     return [by_variant[group] for group in groups], by_variant[every]
 

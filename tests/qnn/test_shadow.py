@@ -1,0 +1,81 @@
+"""A shadow from the plan to the emulator: the linears on the NPU, their outliers on the CPU beside it."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from edgec.compiler.bundle.manifest import load_manifest
+from edgec.compiler.bundle.schedule import Schedule
+from edgec.compiler.driver import compile_plan, load_plan
+from edgec.compiler.runtime.generate import run_bundle
+from edgec.compiler.verify.verify_bundle import verify_bundle
+from edgec.targets.qnn.twins import bundled_graph
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples" / "models"
+PLAN = """plan beside
+device snapdragon_8_gen_3
+model m {{ source = hf("{model}")  context = 64 }}
+calibration {{ text = "{root}/examples/text/calibration.txt"  samples = 4  length = 64 }}
+pipeline p {{
+  quantize (weights = int8, block = channel)                       on "lm_head"
+  quantize (weights = int8, block = channel, activations = uint8)  on "layers.*"
+  shadow   ()                                                      on ["layers.*.self_attn.?_proj", "layers.*_proj"]
+  bucket   (tokens = [16], context = [64])
+}}
+deploy m on npu through p as qnn
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shadow")
+    spec = importlib.util.spec_from_file_location("outliers", EXAMPLES / "outliers.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    model = script.make(EXAMPLES / "pycode-qwen2", folder / "model", 4, 60.0, 30.0)
+    (folder / "plan.edge").write_text(PLAN.format(root=ROOT, model=model))
+    compile_plan(load_plan(folder / "plan.edge"), folder / "out")
+    return folder / "out"
+
+
+def test_the_schedule_has_two_lanes(bundle: Path) -> None:
+    manifest = load_manifest(bundle)
+    (bucket,) = manifest.buckets("m")
+    schedule = Schedule.of_bucket(bucket)
+    shadows = [part for part in schedule.lanes["cpu"] if part != schedule.parts[0]]
+    assert len(schedule.overlaps()) >= len(shadows) >= 4
+    contexts = {manifest.parts[part]["file"] for part in schedule.lanes["npu"]}
+    assert len(contexts) == 1
+    kept = {t.node for t in schedule.transfers if t.node.endswith("q_proj.shadow")}
+    assert kept == {"layers.0.self_attn.q_proj.shadow", "layers.1.self_attn.q_proj.shadow"}
+    held = [np.prod(row["shape"]) for row in manifest.model("m")["weights"] if row["name"].endswith(".shadow")]
+    assert 0 < sum(held) < 0.05 * sum(np.prod(row["shape"]) for row in manifest.model("m")["weights"])
+
+
+def test_the_npu_rounds_to_the_range_and_does_not_clip(bundle: Path) -> None:
+    """What the integers cannot hold rounding cuts off: the linears' part has no Clip of its own."""
+    manifest = load_manifest(bundle)
+    (bucket,) = manifest.buckets("m")
+    beside = {npu for pair in Schedule.of_bucket(bucket).overlaps() for npu in pair if ".npu" in npu}
+    assert beside
+    for part in beside:
+        graph = ir.load(bundled_graph(bundle, manifest.part(part), bucket["name"])).graph
+        ops = {node.op_type for node in graph}
+        assert "MatMul" in ops
+        assert not ops & {"Clip", "Add", "Attention"}
+
+
+def test_every_part_is_verified_and_the_lanes_run(bundle: Path) -> None:
+    found = verify_bundle(bundle)
+    assert found["ok"], found["problems"]
+    assert all(facts["emission"] is not None for facts in found["parts"].values())
+    made = run_bundle(bundle, "def f(", 3)
+    assert made["lanes"].keys() == {"npu", "cpu"}
+    assert all(facts["seconds"] > 0 for facts in made["lanes"].values())
