@@ -143,8 +143,8 @@ def rescaled(solved: Solved, scale: torch.Tensor, hessian: torch.Tensor, damping
 
 def _answer(moments: Moments, drift: torch.Tensor) -> torch.Tensor:
     """D (H + dI)^-1 [K, K]: W times it is what W changes by to answer moved inputs as before. Few rows: a larger d."""
-    ridge = damped(moments.hessian, _RIDGE + len(drift) / moments.count).double()
-    return torch.cholesky_solve(drift.T.double(), torch.linalg.cholesky(ridge)).T.float()
+    lower = torch.linalg.cholesky(damped(moments.hessian, _RIDGE + len(drift) / moments.count).double())
+    return torch.cholesky_solve(drift.T.double(), lower).T.float()
 
 
 def _columns(w: torch.Tensor, ready: Damped, kind: GridKind, kept: torch.Tensor | None) -> tuple[torch.Tensor, Grid]:

@@ -37,6 +37,7 @@ from ...compiler.ir.weights import Weight, transpose
 from . import solution_cache as store
 
 BATCH = 8  # windows
+_RUN = 4  # windows that a core runs at once where it only looks: what that makes in an MLP is four times their inputs
 _SOLVING = 3.0  # what solving a linear takes beside running it
 
 
@@ -185,7 +186,7 @@ class ResidualStreams:
             return got, run(segment.nodes, self.env(x), before, [value])[0].flatten(0, -2) - got
 
         with torch.no_grad():
-            for got, away in in_order(inputs, zip(self.reference, self.solved, strict=True)):
+            for got, away in in_order(inputs, zip(_few(self.reference), _few(self.solved), strict=True)):
                 hessian.addmm_(got.T, got)
                 magnitude += got.abs().sum(0)
                 count += len(got)
@@ -222,8 +223,9 @@ class ResidualStreams:
             self.solved = [x.clone() for x in self.reference]
         with torch.no_grad():
             for streams, constants in self._both(solved):
-                made = in_order(lambda x, held=constants: run(segment.nodes, self.env(x), held, [output])[0], streams)
-                for x, moved in zip(streams, made, strict=True):
+                few = list(_few(streams))
+                made = in_order(lambda x, held=constants: run(segment.nodes, self.env(x), held, [output])[0], few)
+                for x, moved in zip(few, made, strict=True):
                     x.copy_(moved)  # in its place: new ones would lie scattered between what is freed
         self.stream = output
 
@@ -231,3 +233,8 @@ class ResidualStreams:
         yield self.reference, self.constants({})
         if not self.same:
             yield self.solved, self.constants(solved)
+
+
+def _few(streams: list[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Views of at most `_RUN` windows."""
+    return (part for x in streams for part in x.split(_RUN))

@@ -24,6 +24,7 @@ import torch
 
 from ...compiler.calibration import windows as calibrate
 from ...compiler.calibration.cores import in_order, one_thread_an_operation
+from ...compiler.calibration.freed_memory import give_back
 from ...compiler.calibration.time_left import TimeLeft
 from ...compiler.calibration.torch_graph import Segment, device
 from ...compiler.diagnostics.diagnostic import fail
@@ -172,7 +173,6 @@ class _Walk:
 
     def keys(self) -> dict[str, str]:
         """Solve all; the key of each linear."""
-        self.clock = TimeLeft(self.scope.progress, self.settings.method, self.flow.sizes())
         self.left = len(self.flow.segments) - 2  # blocks that may be learned: without embedding and head
         seen = self._matmuls()
         rows = [name for name in self.wanted if name not in seen]
@@ -183,6 +183,7 @@ class _Walk:
         formats = {name: one.words for name, one in self.wanted.items()}
         state = store.key(calibrate.digest(self.ids), *sorted(self.found.values()))
         state = store.key(state, self.flow.content(self.flow.segments[0], formats))
+        self.clock = TimeLeft(self.scope.progress, self.settings.method, self.flow.sizes())
         for segment in self.flow.segments[1:]:
             if len(self.found) == len(self.wanted):
                 break
@@ -264,6 +265,7 @@ class _Walk:
         keys = {name: store.key(state, name) for name in names}
         if not all(store.known(key) for key in keys.values()):
             self.flow.catch_up()
+            give_back()
             if segment is self.flow.segments[-1]:
                 self._last(segment, keys)
             else:
