@@ -153,6 +153,7 @@ def run_steps(
         progress=options.progress,
         widths=stores.widths,
         minimums=stores.minimums,
+        on_host=all(device.is_host for device in plan.devices),
     )
 
 

@@ -98,3 +98,6 @@ _KEEPS = frozenset(
 SPARSITY: Annotation[Sparsity] = define(
     Annotation("edgec.sparsity", Subject.TENSOR, _KEEPS, show=str, check=_unlike, through=_through)
 )  # on a weight or its integers
+PACKED_SPARSITY: Annotation[Sparsity] = define(
+    Annotation("edgec.packed_sparsity", Subject.TENSOR, frozenset({Transform.UNTIE}))
+)  # on integers in the layout of an op of ours: the pattern that they have as [N, K]

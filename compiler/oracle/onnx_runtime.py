@@ -7,6 +7,7 @@ before the import; every import of onnxruntime in edgec goes through this module
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
@@ -15,15 +16,21 @@ import onnxruntime
 __all__ = ["onnxruntime", "session"]
 
 
-def session(model: str | bytes, optimise: bool = False) -> onnxruntime.InferenceSession:
+def session(
+    model: str | bytes, optimise: bool = False, libraries: Sequence[str] = (), threads: int = 0
+) -> onnxruntime.InferenceSession:
     """Open `model` (a path or serialised bytes) on the CPU.
 
     As an oracle ONNX Runtime must not rewrite the graph: at its default level DequantizeLinear + MatMul was
-    found up to 22.6 off. `optimise` is for engines that ship, not for oracles.
+    found up to 22.6 off. `optimise` is for engines that ship, not for oracles; so are `libraries`, paths of custom ops.
+    `threads` 0: as many as the machine has cores.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other work wants the cores too
     levels = onnxruntime.GraphOptimizationLevel
+    options.intra_op_num_threads = threads
+    for path in libraries:
+        options.register_custom_ops_library(path)
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

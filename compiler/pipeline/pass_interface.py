@@ -80,6 +80,7 @@ class Scope:
     rounded: list[str] = field(default_factory=list)  # what a step rounds that the plan did not ask it to, in words
     touched: set[str] = field(default_factory=set)  # globs of `on` that matched a candidate
     dry: bool = False
+    on_host: bool = True  # whether the model is deployed on the machine that compiles it
 
     def stored_width(self, bits: int) -> int:
         """The bits that integers of `bits` take in the bundle."""

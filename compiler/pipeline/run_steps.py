@@ -50,6 +50,7 @@ def run_pipeline(
     progress: Callable[[str], None] = lambda _text: None,
     widths: Mapping[int, int] | None = None,
     minimums: bool = True,
+    on_host: bool = True,
 ) -> list[StepResult]:
     """Rewrite `module` in place, step by step; raises EdgecError at the first thing that does not hold."""
     options = options or PipelineOptions()
@@ -58,7 +59,7 @@ def run_pipeline(
     results = []
     for index, step in enumerate(steps):
         scope = Scope(step.on, step.except_, step.span, calibration, progress=progress)
-        scope.widths, scope.minimums = widths or scope.widths, minimums
+        scope.widths, scope.minimums, scope.on_host = widths or scope.widths, minimums, on_host
         results.append(_run_step(module, steps[: index + 1], scope, default_device, options))
         _tell(module, step, results[-1], options, progress)
     return results

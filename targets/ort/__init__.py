@@ -80,5 +80,6 @@ class OrtTarget(Target):
         return open_reference(bundle, part, bucket)
 
     def emission_bound(self, part: dict[str, Any]) -> float:
-        """Sums in another order; with `compute = int8` inputs in steps of 1/127, layers deep."""
-        return 0.15 if part.get("details", {}).get("compute") == "int8" else 2e-3
+        """Sums in another order; with `compute = int8` or tables of int8 in steps of 1/127, layers deep."""
+        details = part.get("details", {})
+        return 0.15 if "int8" in (details.get("compute"), details.get("lookup")) else 2e-3

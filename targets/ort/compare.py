@@ -14,12 +14,14 @@ import onnx_ir as ir
 
 from ...compiler.diagnostics.diagnostic import EngineError, fail
 from ...compiler.emit.target import EmitJob
+from ...compiler.ir.bit_planes import PANEL
 from ...compiler.ir.linears import Linear, linears
 from ...compiler.ir.module import constant
 from ...compiler.ir.weights import from_array
 from ...compiler.oracle import in_rows, oracle
 from ...compiler.oracle.compare import random_feeds, relative_error
-from .session import OrtGraph, run_alone
+from .lookup import is_lookup, panels_alone
+from .session import OrtGraph, kernels, run_alone
 
 _WHOLE = 64 << 20  # bytes of float32 weights up to which a graph is run whole
 _BOUND = {"float32": 2e-4, "int8": 0.15}  # sums in another order, or activations in steps of 1/127, layers deep
@@ -28,12 +30,20 @@ _TOKENS = 3
 _PIECES, _PIECE = 4, 64  # how many rows of a weight are looked at, from its first to its last
 
 
-def compare(before: Mapping[str, ir.Model], paths: Mapping[str, Path], level: str, job: EmitJob, half: bool) -> None:
+def compare(
+    before: Mapping[str, ir.Model],
+    paths: Mapping[str, Path],
+    level: str,
+    job: EmitJob,
+    half: bool,
+    lookup: str | None = None,
+) -> None:
     """Hold each emitted file against the graph it was made from; E0802 where they differ.
 
-    `half`: float weights were rounded to float16.
+    `half`: float weights were rounded to float16. `lookup`: how tables of linears by lookup are held, None without any.
     """
-    comparison = _Comparison(job, level, max(_BOUND[job.options.compute], _HALF_BOUND if half else 0.0))
+    bound = max(_BOUND[job.options.compute], _BOUND[lookup or "float32"], _HALF_BOUND if half else 0.0)
+    comparison = _Comparison(job, level, bound, kernels({"details": {"lookup": lookup}}))
     for file, model in before.items():
         if _float_bytes(model.graph) <= _WHOLE:
             comparison.whole(model, paths[file])
@@ -46,14 +56,14 @@ def _float_bytes(graph: ir.Graph) -> int:
 
 
 class _Comparison:
-    def __init__(self, job: EmitJob, level: str, bound: float) -> None:
-        self._job, self._level, self._bound = job, level, bound
+    def __init__(self, job: EmitJob, level: str, bound: float, libraries: Sequence[str]) -> None:
+        self._job, self._level, self._bound, self._libraries = job, level, bound, libraries
         self._seen: set[str] = set()
 
     def whole(self, model: ir.Model, path: Path) -> None:
         feeds = random_feeds(model.graph, self._job.module.arch)
         expected = oracle.run(model, feeds)
-        session = OrtGraph(path, self._level)
+        session = OrtGraph(path, self._level, self._libraries)
         for name, made in session.run(feeds).items():
             self._judge(f"output `{name}` of `{path.name}`", expected[name], made)
         session.close()
@@ -64,7 +74,9 @@ class _Comparison:
         rng = np.random.default_rng(0)
         for linear in linears(self._job.module, model.graph):
             node = nodes.get(linear.name)
-            if linear.name in self._seen or node is None or in_rows.in_rows(linear.node) is None:
+            if linear.name in self._seen or node is None:
+                continue
+            if in_rows.in_rows(linear.node) is None and not is_lookup(linear.node):
                 continue
             self._seen.add(linear.name)
             expected, made = self._linear(linear, node, rng)
@@ -72,6 +84,14 @@ class _Comparison:
 
     def _linear(self, linear: Linear, node: ir.Node, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         n, k = linear.shape
+        if is_lookup(linear.node):
+            x = rng.standard_normal((1, _TOKENS, k)).astype(np.float32)
+            panels = [slice(at.start // PANEL, -(-at.stop // PANEL)) for at in _spread(n)]
+            alone, value = panels_alone(node, panels, n)
+            made = run_alone(alone, self._level, {value.name or "": x}, self._libraries)
+            rows = [slice(at.start * PANEL, min(at.stop * PANEL, n)) for at in panels]
+            w = np.concatenate([linear.weight().rows(at.start, at.stop) for at in rows])
+            return x @ w.T, made
         rows = list(_spread(n)) if linear.rows_are_outputs else [slice(0, n)]
         alone, value = _alone(node, rows, n)
         if linear.kind == "gather":

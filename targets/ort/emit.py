@@ -18,14 +18,17 @@ from ...compiler.ir.clone import clone_model
 from ...compiler.ir.linears import linears
 from ...compiler.ir.module import MAIN
 from ...compiler.ir.save import save_graphs
+from ...compiler.kernels.build import build_into
 from .compare import compare
 from .half_floats import HalfFloats
+from .lookup import is_lookup, lookup_bytes, table_kind
 from .lower import OrtLowering
 from .pack import stored_bits
 from .read_back import read_back
 from .session import EXACT, FAST
 
 DATA = "ort.data"
+KERNELS = "kernels"  # folder of the library of custom ops, in source and built for this machine
 
 
 def emit(job: EmitJob) -> Emission:
@@ -44,8 +47,11 @@ def emit(job: EmitJob) -> Emission:
     paths = save_graphs(after, folder, DATA)
     read_back(paths, after, lowering, job)
     level = FAST if packs and not _dequantises(after) else EXACT
-    compare(before, paths, level, job, half=bool(halves.stored))
-    parts = {part.name: _entry(job, part, level) for part in job.parts}
+    lookup = table_kind(before.values())
+    compare(before, paths, level, job, bool(halves.stored), lookup)
+    if lookup:
+        build_into(folder / KERNELS)
+    parts = {part.name: _entry(job, part, level, lookup) for part in job.parts}
     notes = [f"`{name}` keeps DequantizeLinear: {why}" for name, why in lowering.left.items()]
     notes += [f"`{name}` is stored as float32: float16 would overflow" for name in halves.wide]
     stored = _stored(before, lowering, halves)
@@ -60,6 +66,8 @@ def _stored(before: dict[str, ir.Model], lowering: OrtLowering, halves: HalfFloa
         if made is not None and made.quant is not None:
             packed = lowering.packed[id(made.quant.q)]
             found[linear.name] = StoredWeight(packed.nbytes, bits=stored_bits(made.quant))
+        elif is_lookup(linear.node):
+            found[linear.name] = lookup_bytes(linear)
         elif linear.name in halves.stored:
             found[linear.name] = floats(halves.stored[linear.name])
         else:
@@ -78,7 +86,7 @@ def _dequantises(models: dict[str, ir.Model]) -> bool:
     return any(node.outputs[0].uses() for node in found)
 
 
-def _entry(job: EmitJob, part: Part, level: str) -> dict[str, Any]:
+def _entry(job: EmitJob, part: Part, level: str, lookup: str | None) -> dict[str, Any]:
     files = {bucket: f"{job.folder}/{_file(part, bucket)}.onnx" for bucket in part.graphs}
     graphs = {bucket: graph_entry(job, part, bucket, file) for bucket, file in files.items()}
     return {
@@ -87,7 +95,12 @@ def _entry(job: EmitJob, part: Part, level: str) -> dict[str, Any]:
         "target": "ort",
         "file": next(iter(graphs.values()))["file"],
         "graphs": graphs,
-        "details": {"optimisation": level, **vars(job.options), "data": DATA},
+        "details": {
+            "optimisation": level,
+            **vars(job.options),
+            "data": DATA,
+            **({"lookup": lookup, "kernels": f"{job.folder}/{KERNELS}"} if lookup else {}),
+        },
     }
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from ...compiler.diagnostics.diagnostic import EngineError, fail
+from ...compiler.diagnostics.diagnostic import Diagnostic, EngineError, fail
+from ...compiler.diagnostics.warn import warn
 from ...compiler.emit.child_process import Child
 from ...compiler.emit.shared_child import join
+from ...compiler.kernels.build import library
 
 WORKER = "edgec.targets.ort.worker"
 _SECONDS = 60.0  # for one call, and beside that the time to go through the weights on a slow, busy machine
@@ -21,17 +24,18 @@ _EXPANDED = 16  # times the bytes of its files: 4-bit integers as floats, twice
 FAST = "all"  # ONNX Runtime may rewrite the graph
 EXACT = "none"  # it must not: its rewrite of DequantizeLinear + MatMul was found far off
 PLAIN = "plain"  # nor are its own ops used: they are replaced by what they stand for
+_told = False  # that there are no kernels
 
 
 class OrtGraph:
     """A graph, open; inputs that it does not have are ignored."""
 
-    def __init__(self, path: Path, level: str) -> None:
+    def __init__(self, path: Path, level: str, libraries: Sequence[str] = ()) -> None:
         from ...compiler.oracle.onnx_runtime import session
 
         self._name = path.name
         try:
-            self._session = session(str(path), optimise=level == FAST)
+            self._session = session(str(path), optimise=level == FAST, libraries=libraries)
         except Exception as error:  # the engine raises types of its own for each kind of refusal
             fail("E0803", f"ONNX Runtime refuses `{self._name}`: {error}", kind=EngineError)
         self._inputs = {given.name for given in self._session.get_inputs()}
@@ -53,11 +57,11 @@ class OrtGraph:
         del self._session
 
 
-def run_alone(model: ir.Model, level: str, feeds: dict[str, np.ndarray]) -> np.ndarray:
+def run_alone(model: ir.Model, level: str, feeds: dict[str, np.ndarray], libraries: Sequence[str] = ()) -> np.ndarray:
     """The one output of a graph that is held in memory."""
     from ...compiler.oracle.onnx_runtime import session
 
-    opened = session(ir.to_proto(model).SerializeToString(), level == FAST)
+    opened = session(ir.to_proto(model).SerializeToString(), level == FAST, libraries)
     return np.asarray(opened.run(None, feeds)[0])
 
 
@@ -83,12 +87,14 @@ class BundledGraph:
     All graphs of one bundle share the process.
     """
 
-    def __init__(self, path: Path, level: str, bundle: Path, what: str) -> None:
+    def __init__(self, path: Path, level: str, bundle: Path, what: str, libraries: Sequence[str] = ()) -> None:
         size = sum(file.stat().st_size for file in path.parent.iterdir() if file.is_file())
         self._what = what
         self._process = join((WORKER, str(bundle)), lambda: _start(size))
         try:
-            self._graph = self._process.call(what, "load", path=str(path.absolute()), level=level)
+            self._graph = self._process.call(
+                what, "load", path=str(path.absolute()), level=level, libraries=list(libraries)
+            )
         except BaseException:
             self._process.leave()
             raise
@@ -115,7 +121,7 @@ def _start(size: int) -> Child:
 def open_graph(bundle: Path, part: dict[str, Any], bucket: str) -> BundledGraph:
     """The graph that `part` (a manifest entry) has for `bucket`, with the optimisation it was checked under."""
     level = part.get("details", {}).get("optimisation", EXACT)
-    return _open(bundle, part, bucket, EXACT if level != FAST else FAST)
+    return _open(bundle, part, bucket, EXACT if level != FAST else FAST, kernels(part))
 
 
 def open_reference(bundle: Path, part: dict[str, Any], bucket: str) -> BundledGraph:
@@ -123,7 +129,23 @@ def open_reference(bundle: Path, part: dict[str, Any], bucket: str) -> BundledGr
     return _open(bundle, part, bucket, PLAIN)
 
 
-def _open(bundle: Path, part: dict[str, Any], bucket: str, level: str) -> BundledGraph:
+def kernels(part: dict[str, Any]) -> list[str]:
+    """The library of custom ops that a part wants, built of edgec's own sources; none: the ops' bodies run instead."""
+    if not part.get("details", {}).get("lookup"):
+        return []
+    built = library()
+    if built.path is not None:
+        return [str(built.path)]
+    global _told
+    if not _told:
+        _told = True
+        message = f"linears by table lookup run as standard ops, which is slow: {built.reason}"
+        help = "install a C compiler, for instance `apt install gcc`"
+        warn(Diagnostic("W0840", message, help=help, severity="warning"))
+    return []
+
+
+def _open(bundle: Path, part: dict[str, Any], bucket: str, level: str, libraries: Sequence[str] = ()) -> BundledGraph:
     graph = part["graphs"][bucket]
     what = f"ONNX Runtime running `{part.get('name', graph['graph'])}`, bucket `{bucket}`"
-    return BundledGraph(bundle / graph.get("file", part["file"]), level, bundle, what)
+    return BundledGraph(bundle / graph.get("file", part["file"]), level, bundle, what, libraries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from .session import PLAIN, OrtGraph, PlainGraph
 _open: list[OrtGraph | PlainGraph] = []
 
 
-def load(path: str, level: str) -> int:
-    """Open the graph at `path`; its number for `run`."""
-    _open.append(PlainGraph(Path(path)) if level == PLAIN else OrtGraph(Path(path), level))
+def load(path: str, level: str, libraries: Sequence[str] = ()) -> int:
+    """Open the graph at `path`, with libraries of custom ops; its number for `run`."""
+    _open.append(PlainGraph(Path(path)) if level == PLAIN else OrtGraph(Path(path), level, libraries))
     return len(_open) - 1
 
 

@@ -1,0 +1,1 @@
+"""Kernels of edgec's own in C, with what builds them on this machine."""

@@ -1,0 +1,126 @@
+"""The library of custom ops for ONNX Runtime, built once on this machine with its C compiler and kept in the cache.
+
+Nothing of a bundle is ever loaded as code: what runs here is made of edgec's own sources, wherever a model comes from.
+The library holds a kernel for each kind of processor and asks at run time what the one it runs on can do.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..files.cache import find, make
+from ..files.scratch import scratch_folder
+
+SOURCES = Path(__file__).with_name("lookup")
+LIBRARY = "libedgec_lookup.so"
+_KIND = "kernels"
+_FLAGS = ("-O3", "-fPIC", "-std=c11", "-ffp-contract=off", "-Wall", "-Wextra")
+_AVX512 = "avx512f avx512bw avx512vl avx512dq avx512vbmi avx512vnni fma f16c"
+_OWN = {"avx2.c": "avx2 fma f16c", "avx512.c": _AVX512}  # instructions that one file is compiled for, on x86-64
+_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Built:
+    """The library, or in words why there is none."""
+
+    path: Path | None
+    reason: str = ""
+
+
+def sources() -> list[Path]:
+    """The C files and headers, by name."""
+    return sorted(path for path in SOURCES.iterdir() if path.suffix in (".c", ".h"))
+
+
+@functools.cache
+def library() -> Built:
+    """The library for this machine; the compiler is asked once in a process."""
+    if os.name != "posix":
+        return Built(None, "kernels are built on Linux and macOS only")
+    compiler = _compiler()
+    if compiler is None:
+        return Built(None, "there is no C compiler (`cc`, `gcc`, `clang`, or what `CC` names)")
+    try:
+        version = _said([*compiler, "--version"])
+        key = _key(version)
+        folder = find(_KIND, key) or make(_KIND, key, lambda work: _build(compiler, work))
+    except (OSError, subprocess.SubprocessError) as error:
+        return Built(None, f"`{compiler[0]}` does not build them: {_reason(error)}")
+    return Built(folder / LIBRARY)
+
+
+def build_into(folder: Path) -> bool:
+    """Copy the sources, and the library where there is one, into `folder`; whether there is one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sources():
+        shutil.copyfile(path, folder / path.name)
+    built = library().path
+    if built is not None:
+        shutil.copyfile(built, folder / LIBRARY)
+    return built is not None
+
+
+def command(compiler: str = "cc") -> list[str]:
+    """How the library is built by hand, one line for each step, in the folder of the sources."""
+    lines = [shlex.join([compiler, *_FLAGS, *_for_file(name), "-c", name]) for name in _c_files()]
+    objects = [name.replace(".c", ".o") for name in _c_files()]
+    return [*lines, shlex.join([compiler, "-shared", *objects, "-lm", "-o", LIBRARY])]
+
+
+def _c_files() -> list[str]:
+    return [path.name for path in sources() if path.suffix == ".c"]
+
+
+def _for_file(name: str) -> list[str]:
+    has = platform.machine() in ("x86_64", "AMD64") and name in _OWN
+    return [f"-m{word}" for word in _OWN[name].split()] if has else []
+
+
+def _compiler() -> list[str] | None:
+    named = shlex.split(os.environ.get("CC", ""))
+    candidates: Sequence[list[str]] = [named] if named else [["cc"], ["gcc"], ["clang"]]
+    return next((one for one in candidates if shutil.which(one[0])), None)
+
+
+def _said(line: list[str]) -> str:
+    done = subprocess.run(line, capture_output=True, text=True, timeout=_SECONDS, check=True, stdin=subprocess.DEVNULL)
+    return done.stdout
+
+
+def _key(version: str) -> str:
+    digest = hashlib.sha256(f"{version}\n{platform.machine()}\n{command()}".encode())
+    for path in sources():
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _build(compiler: list[str], work: Path) -> None:
+    with scratch_folder("kernels") as objects:
+        made = []
+        for name in _c_files():
+            made.append(str(objects / name.replace(".c", ".o")))
+            line = [*compiler, *_FLAGS, *_for_file(name), "-c", str(SOURCES / name), "-o", made[-1]]
+            try:
+                _said(line)
+            except subprocess.CalledProcessError:  # a compiler that does not know these instructions
+                if not _for_file(name):
+                    raise
+                _said([one for one in line if one not in _for_file(name)])
+        _said([*compiler, "-shared", *made, "-lm", "-o", str(work / LIBRARY)])
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, subprocess.CalledProcessError):
+        lines = [line for line in (error.stderr or "").splitlines() if line.strip()]
+        return lines[-1] if lines else f"it ends with {error.returncode}"
+    return str(error)

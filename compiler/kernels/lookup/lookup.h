@@ -1,0 +1,75 @@
+// A linear whose weights lie in bit planes, multiplied by table lookup.
+//
+//     y[m, n] = sum over k of x[m, k] * scale[n, k / block] * (u[n, k] - zero[n, k / block])      0 <= u < 2^bits
+//
+// Inputs are taken in groups of four. A plane has one bit of each u, so four bits of one plane and one output are the
+// number of an entry in a table of 16: the sums of the four inputs, each with the sign of its bit (set: +, clear: -).
+//
+//     u = (2^bits - 1) / 2 + sum over p of 2^p * t_p / 2        t_p = +1 or -1
+//     y = sum over blocks of scale * (sum over p of 2^p * lookup_p / 2  +  ((2^bits - 1) / 2 - zero) * sum of x)
+//
+// Layout of the planes: [ceil(N / 64)][K / 32][bits][4][64] bytes. A panel has 64 outputs in four tiles of 16; the 64
+// bytes of a tile are [16 outputs][4 groups], the low half of a byte being group g of the 32 inputs, the high half group
+// g + 4. Scales (float16) and zero points (uint8, twice their value) are [ceil(N / 64)][K / block][64]. Outputs beyond N are padding.
+#ifndef EDGEC_LOOKUP_H
+#define EDGEC_LOOKUP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define LOOKUP_PANEL 64   // outputs of a panel
+#define LOOKUP_TOKENS 64  // rows of x for which tables are held at a time
+
+typedef struct {
+  const uint8_t* planes;
+  const uint16_t* scale;      // float16 bits
+  const uint8_t* zero_point;  // in halves; NULL: `zero` holds for all
+  uint8_t zero;               // in halves
+  int64_t outputs, inputs;  // N; K, a multiple of 32 and of `block`
+  int bits;                 // 1 to 4
+  int block;                // 32, 64 or 128
+} LookupLinear;
+
+// Tables of `tokens` rows: sums [tokens][K / 4][16], step and total [tokens][K / block].
+// A sum is held as int8, sum = step * int8, one step for a block; or as float, and the steps are 1.
+typedef struct {
+  int8_t* sums;
+  float* exact;
+  float* step;
+  float* total;
+} LookupTables;
+
+// What one kind of processor has of its own.
+typedef struct {
+  const char* name;
+  void (*tables)(const LookupLinear*, const float* x, int64_t tokens, LookupTables*);
+  void (*exact_tables)(const LookupLinear*, const float* x, int64_t tokens, LookupTables*);
+  // outputs of panels [first, last) for all tokens: y[token * outputs + n]
+  void (*multiply)(const LookupLinear*, const LookupTables*, int64_t tokens, int64_t first, int64_t last, float* y);
+  void (*multiply_exact)(const LookupLinear*, const LookupTables*, int64_t tokens, int64_t first, int64_t last, float* y);
+} LookupKernels;
+
+extern const LookupKernels lookup_plain;
+const LookupKernels* lookup_avx2(void);    // NULL where the library was built without it, or the processor lacks it
+const LookupKernels* lookup_avx512(void);  // the same; VBMI and VNNI
+const LookupKernels* lookup_best(void);
+const LookupKernels* lookup_named(const char* name);  // NULL if this processor cannot run it
+
+static inline size_t lookup_panel_bytes(const LookupLinear* w) { return (size_t)w->inputs * 8 * w->bits; }
+
+static inline float lookup_half(uint16_t h) {
+  uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = (h >> 10) & 31, fraction = h & 0x3ff, bits;
+  if (exponent == 31) {
+    bits = sign | 0x7f800000 | fraction << 13;
+  } else if (exponent) {
+    bits = sign | (exponent + 112) << 23 | fraction << 13;
+  } else {  // zero or subnormal: fraction * 2^-24, exact in float
+    float value = (float)fraction * 0x1p-24f;
+    return sign ? -value : value;
+  }
+  float value;
+  __builtin_memcpy(&value, &bits, 4);
+  return value;
+}
+
+#endif

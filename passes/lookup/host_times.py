@@ -1,0 +1,160 @@
+"""How long one token takes on this machine, by lookup and by ONNX Runtime's own kernel; measured once for each shape.
+
+    times(N, K, bits, block, exact) = (seconds of LutGemv, seconds of MatMulNBits with int8 activations)
+
+Both run alone in a session of their own with the threads that `edgec run` gives it. A weight of many outputs is
+measured with fewer and its time scaled: at that size time goes with the bytes. The times are kept in the cache under
+the kernels, the engine's version and the processor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from ...compiler.files.cache import read_note, write_note
+from ...compiler.ir.bit_planes import to_panels, to_planes
+from ...compiler.ir.module import initializer
+from ...compiler.ir.ops.lut_gemv import LutGemv
+from ...compiler.ir.opset import IR_VERSION, OPSET
+from ...compiler.ir.weights import from_array
+from ...compiler.kernels.build import library
+from ...compiler.oracle.onnx_runtime import onnxruntime, session
+
+_KIND = "lookup"
+_WEIGHTS = 1 << 24  # largest weight that is measured as it is
+_ROUNDS, _CALLS = 8, 5
+_LEAST_SECONDS = 2e-3
+
+
+def times(outputs: int, inputs: int, bits: int, block: int, exact: bool) -> tuple[float, float] | None:
+    """Seconds of both for one token; None where no kernel can be built."""
+    built = library().path
+    if built is None:
+        return None
+    key = _key(built, outputs, inputs, bits, block, exact)
+    known = read_note(_KIND, key)
+    if known is not None:
+        lookup, other = json.loads(known)
+        return lookup, other
+    measured = min(outputs, max(64, _WEIGHTS // inputs // 64 * 64))
+    factor = outputs / measured
+    lookup, other = measure(measured, inputs, bits, block, exact, built)
+    write_note(_KIND, key, json.dumps([lookup * factor, other * factor]))
+    return lookup * factor, other * factor
+
+
+def measure(
+    outputs: int, inputs: int, bits: int, block: int, exact: bool, built: Path, tokens: int = 1, threads: int = 0
+) -> tuple[float, float]:
+    """Seconds of both on random weights."""
+    x = np.random.default_rng(0).standard_normal((tokens, inputs)).astype(np.float32)
+    runs = [
+        bound(lookup_model(outputs, inputs, bits, block, exact), x, threads, (str(built),)),
+        bound(packed_model(outputs, inputs, stored_bits(bits), block), x, threads),
+    ]
+    found = least(runs)
+    return found[0], found[1]
+
+
+def least(runs: Sequence[Callable[[], object]]) -> list[float]:
+    """Seconds of each: the least of several rounds, in which they take turns."""
+    best = [float("inf")] * len(runs)
+    for _ in range(_ROUNDS):
+        for which, run in enumerate(runs):
+            run()
+            calls, start = 0, time.perf_counter()
+            while calls < _CALLS or time.perf_counter() - start < _LEAST_SECONDS:
+                begun = time.perf_counter()
+                run()
+                best[which] = min(best[which], time.perf_counter() - begun)
+                calls += 1
+    return best
+
+
+def stored_bits(bits: int) -> int:
+    """The width in which ONNX Runtime's own kernel holds integers of `bits`."""
+    return 2 if bits <= 2 else 4
+
+
+def bound(model: ir.Model, x: np.ndarray, threads: int, libraries: Sequence[str] = ()) -> Callable[[], object]:
+    """A call of `model`, which has one input, on `x`."""
+    opened = session(ir.to_proto(model).SerializeToString(), optimise=True, libraries=libraries, threads=threads)
+    binding = opened.io_binding()
+    binding.bind_cpu_input("x", x)
+    for made in opened.get_outputs():
+        binding.bind_output(made.name)
+    return lambda: opened.run_with_iobinding(binding)
+
+
+def lookup_model(outputs: int, inputs: int, bits: int, block: int, exact: bool, copies: int = 1) -> ir.Model:
+    """`copies` linears of one input by lookup, each with random weights of its own."""
+    model, x = _model(inputs)
+    rng = np.random.default_rng(1)
+    attributes = {"bits": bits, "block_size": block, "outputs": outputs, "exact": int(exact)}
+    for number in range(copies):
+        held = {
+            "planes": to_planes(rng.integers(0, 1 << bits, (outputs, inputs)).astype(np.uint8), bits),
+            "scale": to_panels(rng.uniform(0.001, 0.01, (outputs, inputs // block)).astype(np.float16)),
+            "zero": np.full((1, 1, 1), 1 << bits, np.uint8),
+        }
+        y = _output(model, number, outputs)
+        model.graph.append(LutGemv().node(model, f"linear{number}", [x, *_held(model, number, held)], y, **attributes))
+    return model
+
+
+def packed_model(outputs: int, inputs: int, bits: int, block: int, copies: int = 1) -> ir.Model:
+    """The same by MatMulNBits with int8 activations."""
+    model, x = _model(inputs)
+    rng = np.random.default_rng(1)
+    attributes = {"K": inputs, "N": outputs, "bits": bits, "block_size": block, "accuracy_level": 4}
+    for number in range(copies):
+        held = {
+            "q": rng.integers(0, 256, (outputs, inputs // block, block * bits // 8)).astype(np.uint8),
+            "scales": rng.uniform(0.001, 0.01, (outputs, inputs // block)).astype(np.float32),
+        }
+        y, given = _output(model, number, outputs), _held(model, number, held)
+        node = ir.node("MatMulNBits", [x, *given], attributes, domain="com.microsoft", outputs=[y])
+        model.graph.append(node)
+    model.graph.opset_imports["com.microsoft"] = 1
+    return model
+
+
+def _held(model: ir.Model, number: int, arrays: dict[str, np.ndarray]) -> list[ir.Value]:
+    named = {f"{name}{number}": array for name, array in arrays.items()}
+    return [initializer(model.graph, name, from_array(name, array)) for name, array in named.items()]
+
+
+def _model(inputs: int) -> tuple[ir.Model, ir.Value]:
+    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(("tokens", inputs)))
+    graph = ir.Graph([x], [], nodes=[], opset_imports={"": OPSET}, name="linears")
+    return ir.Model(graph, ir_version=IR_VERSION), x
+
+
+def _output(model: ir.Model, number: int, outputs: int) -> ir.Value:
+    shape = ir.Shape(("tokens", outputs))
+    y = ir.Value(name=f"y{number}", type=ir.TensorType(ir.DataType.FLOAT), shape=shape)
+    model.graph.outputs.append(y)
+    return y
+
+
+def _key(built: Path, *what: object) -> str:
+    machine = [built.parent.name, onnxruntime.__version__, platform.machine(), _processor(), os.cpu_count(), *what]
+    return hashlib.sha256(json.dumps(machine).encode()).hexdigest()
+
+
+def _processor() -> str:
+    """What the processor can do, as Linux lists it; elsewhere its name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(("flags", "Features"))), "")

@@ -1,0 +1,54 @@
+"""Linears by table lookup in the graphs of a part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from ...compiler.emit.stored_weight import StoredWeight
+from ...compiler.ir.bit_planes import PANEL
+from ...compiler.ir.domains import OWN_DOMAIN
+from ...compiler.ir.linears import Linear
+from ...compiler.ir.module import constant, initializer
+from ...compiler.ir.ops.lut_gemv import LUT_GEMV, LutGemv
+from ...compiler.ir.opset import IR_VERSION, OPSET
+from ...compiler.ir.weights import from_array
+
+
+def table_kind(models: Iterable[ir.Model]) -> str | None:
+    """How the tables of these graphs are held: `int8` if any is, else `float32`; None without a lookup."""
+    found = [node for model in models for node in model.graph if is_lookup(node)]
+    if not found:
+        return None
+    return "float32" if all(node.attributes.get_int("exact", 0) for node in found) else "int8"
+
+
+def is_lookup(node: ir.Node) -> bool:
+    """Whether `node` is an `ai.edgec::LutGemv`."""
+    return (node.domain, node.op_type) == (OWN_DOMAIN, LUT_GEMV)
+
+
+def lookup_bytes(linear: Linear) -> StoredWeight:
+    """Planes, scales and zero points as they are in the file."""
+    held = [weight.nbytes for weight in map(constant, linear.node.inputs[1:]) if weight is not None]
+    return StoredWeight(sum(held), bits=linear.node.attributes.get_int("bits", 4))
+
+
+def panels_alone(node: ir.Node, panels: Sequence[slice], outputs: int) -> tuple[ir.Model, ir.Value]:
+    """An emitted LutGemv of `outputs` outputs with some of its panels, and the value it is fed."""
+    kind = ir.TensorType(ir.DataType.FLOAT)
+    fed, made = ir.Value(name="fed", type=kind), ir.Value(name="made", type=kind)
+    graph = ir.Graph([fed], [made], nodes=[], opset_imports={"": OPSET}, name="linear")
+    model, held = ir.Model(graph, ir_version=IR_VERSION), []
+    for value in node.inputs[1:]:
+        weight = constant(value)
+        if weight is None:
+            raise ValueError(f"`{node.name}` has no constant weight")
+        parts = [weight.rows(at.start, at.stop) for at in panels] if weight.size > 1 else [weight.numpy()]
+        held.append(initializer(graph, weight.name, from_array(weight.name, np.concatenate(parts))))
+    count = sum(min(at.stop * PANEL, outputs) - at.start * PANEL for at in panels)
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()} | {"outputs": count}
+    graph.append(LutGemv().node(model, node.name or "linear", [fed, *held], made, **attributes))
+    return model, fed
