@@ -214,6 +214,12 @@ def _verify(command: argparse.ArgumentParser) -> None:
     add("--source", type=_assignment, action="append", default=[], metavar="MODEL=PATH", help=moved)
 
 
+def _unpack(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("bundle", type=Path, help="the directory that `edgec compile` wrote")
+    add("-o", "--output", type=Path, metavar="DIR", help="directory of the dense bundle (default: its own place)")
+
+
 def _inspect(command: argparse.ArgumentParser) -> None:
     kinds = "a .edge, .plan, .onnx, .mnn or .bin file, a model's folder, or a bundle"
     command.add_argument("file", type=Path, help=kinds)
@@ -271,6 +277,9 @@ _COMMANDS: dict[str, _Command] = {
         "run:run_verify",
         _verify,
         tidies=True,
+    ),
+    "unpack": _Command(
+        "restore the packed weight files of a bundle, as engines read them", "unpack:run_unpack", _unpack, tidies=True
     ),
     "inspect": _Command("describe a plan, a model, a bundle or a file of one", "inspect:run_inspect", _inspect),
     "cache": _Command(

@@ -236,12 +236,14 @@ def _finish(
 ) -> tuple[CompileResult, list[Diagnostic]]:
     from .bundle.manifest import write_manifest
     from .compile.manifest_content import assemble
+    from .compile.pack_models import pack_models
     from .plan.measure import Finished
     from .report.html import write_report
     from .sources.origin import remember
 
+    packed = pack_models(models, directory)
     options.progress("sealing the bundle")
-    manifest = assemble(plan, models, measured, directory)
+    manifest = assemble(plan, models, measured, directory, packed)
     for model in models:  # the bundle holds no path of this machine; `verify` asks the cache
         remember(manifest["inputs"][model.name], model.decl.source.path)
     size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

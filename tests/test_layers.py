@@ -30,14 +30,16 @@ ALLOWED = {
     "plan": "diagnostics ir sources calibration pipeline",
     "emit": "diagnostics files ir pipeline plan",
     "partition": "diagnostics ir bundle emit",
+    "packed": "diagnostics files ir bundle emit",
     "registry": "plan diagnostics ir sources pipeline emit",
-    "runtime": "diagnostics files ir bundle sources plan emit registry",
-    "compile": "diagnostics files ir bundle oracle sources calibration pipeline plan emit partition registry runtime",
+    "runtime": "diagnostics files ir bundle sources plan emit packed registry",
+    "compile": "diagnostics files ir bundle oracle sources calibration pipeline plan emit partition packed registry"
+    " runtime",
     "report": "diagnostics ir pipeline plan compile",
-    "verify": "diagnostics ir bundle oracle sources emit registry runtime",
+    "verify": "diagnostics ir bundle oracle sources emit packed registry runtime",
     "driver": "diagnostics files bundle sources plan compile runtime report",
-    "commands": "diagnostics files ir bundle plan registry runtime verify driver",
-    "python": "diagnostics files bundle sources plan report runtime verify driver commands",
+    "commands": "diagnostics files ir bundle plan packed registry runtime verify driver",
+    "python": "diagnostics files bundle sources plan packed report runtime verify driver commands",
     "cli": "diagnostics commands",
 }
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from edgec.compiler.python.opened_bundle import Bundle as Bundle
     from edgec.compiler.python.opened_bundle import Generation as Generation
     from edgec.compiler.python.opened_bundle import open as open
+    from edgec.compiler.python.opened_bundle import unpack as unpack
 
 _PLACES = {
     "BrokenRequirement": "driver",
@@ -58,6 +59,7 @@ _PLACES = {
     "load": "python.calls",
     "open": "python.opened_bundle",
     "prove": "python.calls",
+    "unpack": "python.opened_bundle",
 }
 
 __all__ = [*_PLACES]

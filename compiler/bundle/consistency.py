@@ -18,23 +18,38 @@ _AXES = {"kv_heads", "position", "head_dim"}
 
 def contradictions(data: Mapping[str, Any]) -> list[str]:
     """One sentence for each value that another one contradicts; `data` follows the schema."""
-    return [*_parts(data), *_tokenizers(data), *_speculation(data), *_models(data)]
+    return [*_packed(data), *_parts(data), *_tokenizers(data), *_speculation(data), *_models(data)]
 
 
 def unlisted(data: Mapping[str, Any]) -> list[str]:
     """One sentence for each file that a part or a tokenizer is in and `files` does not vouch for."""
-    found = []
+    packed = (data.get("packed") or {}).get("files", {})
+    listed = {*data["files"], *packed}
+    found = [
+        f"`{name}` is packed in `{entry['file']}`, which `files` does not list"
+        for name, entry in packed.items()
+        if entry["file"] not in data["files"]
+    ]
     for name, part in data["parts"].items():
         named = [part["file"], *(graph.get("file", part["file"]) for graph in part["graphs"].values())]
         found += [
             f"part `{name}` is in `{file}`, which `files` does not list"
             for file in dict.fromkeys(named)
-            if file not in data["files"]
+            if file not in listed
         ]
     for name, entry in data["tokenizers"].items():
         if f"{entry['directory']}/tokenizer.json" not in data["files"]:
             found.append(f"tokenizer `{name}` is in `{entry['directory']}`, of which `files` lists no tokenizer.json")
     return found
+
+
+def _packed(data: Mapping[str, Any]) -> Iterator[str]:
+    packed = data.get("packed") or {"files": {}}
+    sources = [entry["file"] for entry in packed["files"].values()]
+    if len(set(sources)) < len(sources):
+        yield "two files are packed in one"
+    for name in packed["files"].keys() & {*data.get("files", {}), *sources}:
+        yield f"`{name}` is to be restored, and there already"
 
 
 def _parts(data: Mapping[str, Any]) -> Iterator[str]:

@@ -68,6 +68,7 @@ def _bundle(path: Path) -> dict[str, Any]:
                 "facts": model.get("facts", {}),
                 "buckets": [bucket["name"] for bucket in model.get("buckets", [])],
                 **_schedule(model.get("buckets", [])),
+                **({"sparse": model["sparse"]} if "sparse" in model else {}),
                 "formats": _count(_format(row) for row in model["weights"]),
             }
             for name, model in data["models"].items()

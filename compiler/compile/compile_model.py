@@ -220,6 +220,7 @@ def _emit(
         whole.libraries += [row for row in emitted.libraries if row not in whole.libraries]
         whole.notes += emitted.notes
         whole.stored.update(emitted.stored)
+        whole.sparse += emitted.sparse
         _lay_out_cache(whole, emitted)
         if name == deploy.target:
             whole.engine = emitted.engine

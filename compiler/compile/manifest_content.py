@@ -17,6 +17,8 @@ from ..ir.linears import Linear, linears
 from ..ir.module import MAIN, BucketShape
 from ..sources.tokenizer.text_config import read_sampling, read_text_config
 from ..sources.tokenizer.tokenizer_file import open_tokenizer
+from .pack_models import saved_bytes
+from .sparsity_bought import sparsity_bought
 
 if TYPE_CHECKING:
     from ..diagnostics.diagnostic import Diagnostic
@@ -36,8 +38,17 @@ TOKENIZER_FILES = (
 )
 
 
-def assemble(plan: Plan, models: Sequence[CompiledModel], measured: Measured, directory: Path) -> dict[str, Any]:
-    """The manifest of the bundle below `directory`, whose files are all written but the manifest itself."""
+def assemble(
+    plan: Plan,
+    models: Sequence[CompiledModel],
+    measured: Measured,
+    directory: Path,
+    packed: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The manifest of the bundle below `directory`, whose files are all written but the manifest itself.
+
+    `packed`: which files were packed, as the manifest says it.
+    """
     tokenizers = _tokenizers(models, directory)
     folders = {model: name for name, facts in tokenizers.items() for model in facts["models"]}
     parts: dict[str, Any] = {}
@@ -53,11 +64,12 @@ def assemble(plan: Plan, models: Sequence[CompiledModel], measured: Measured, di
         "parts": parts,
         "speculation": _speculation(plan),
         "sampling": {model.name: _sampling(model) for model in models if model.compressed.arch is not None},
-        "memory": {model.name: _memory(model, directory) for model in models},
+        "memory": {model.name: _memory(model, directory, packed) for model in models},
         "measured": _measured(measured),
         "libraries": _libraries(models),
         "notes": [f"{model.name}: {note}" for model in models for note in model.notes()],
         "warnings": [_warning(one) for one in plan.warnings],
+        **({} if packed is None else {"packed": packed}),
     }
 
 
@@ -154,6 +166,8 @@ def _model(plan: Plan, model: CompiledModel, tokenizer: str | None, directory: P
         "weights": _weights(model),
         "bytes": _folder_bytes(directory / model.name),
     }
+    if bought := sparsity_bought(model):
+        entry["sparse"] = bought
     if model.emission.engine == "chain":
         entry["buckets"] = _buckets(model)
     if arch is not None:
@@ -168,10 +182,15 @@ def _folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _memory(model: CompiledModel, directory: Path) -> dict[str, Any]:
-    """Bytes of the weights as stored and of each bucket's K/V cache at full capacity."""
+def _memory(model: CompiledModel, directory: Path, packed: dict[str, Any] | None) -> dict[str, Any]:
+    """Bytes of the weights as an engine reads them and of each bucket's K/V cache at full capacity."""
     arch = model.compressed.arch
-    needs: dict[str, Any] = {"weights": _folder_bytes(directory / model.name), "kv": {}}
+    saved = sum(
+        entry["size"] - (directory / entry["file"]).stat().st_size
+        for name, entry in (packed or {"files": {}})["files"].items()
+        if name.startswith(f"{model.name}/")
+    )
+    needs: dict[str, Any] = {"weights": _folder_bytes(directory / model.name) + saved, "kv": {}}
     if arch is None:
         return needs
     width = {"float32": 4, "uint8": 1}.get(model.emission.kv.get("dtype", ""), 2)
@@ -208,7 +227,7 @@ def _buckets(model: CompiledModel) -> list[dict[str, Any]]:
 
 
 def _weights(model: CompiledModel) -> list[dict[str, Any]]:
-    rows = []
+    rows, packed = [], saved_bytes(model)
     for linear in linears(model.compressed):
         quant = linear.quant
         held = linear.stored if quant is None else quant.q
@@ -216,7 +235,7 @@ def _weights(model: CompiledModel) -> list[dict[str, Any]]:
             {
                 "name": linear.name,
                 "shape": list(linear.shape),
-                **_format(model, linear),
+                **_format(model, linear, packed.get(linear.name)),
                 **_facts({} if held is None else texts(Subject.TENSOR, held)),
                 "source_line": model.compressed.decisions.get(linear.name),
             }
@@ -233,13 +252,14 @@ def _facts(found: dict[str, str]) -> dict[str, dict[str, str]]:
     return {"facts": found} if found else {}
 
 
-def _format(model: CompiledModel, linear: Linear) -> dict[str, Any]:
-    """The format of a weight as the emitter has stored it."""
+def _format(model: CompiledModel, linear: Linear, packed: int | None) -> dict[str, Any]:
+    """The format of a weight as the emitter has stored it; `packed`: the bytes that packing has saved of it."""
     stored, quant = model.emission.stored.get(linear.name) or as_in_module(linear), linear.quant
     if quant is None:
         floats = {"dtype": stored.dtype, "bits": None, "block": None, "symmetric": None, "scales": None}
         return {**floats, "bytes": stored.bytes}
-    return {**quant.format.stored_in(stored.bits or quant.bits).entry(), "bytes": stored.bytes}
+    entry = {**quant.format.stored_in(stored.bits or quant.bits).entry(), "bytes": stored.bytes}
+    return entry if packed is None else {**entry, "packed": stored.bytes - packed}
 
 
 def _speculation(plan: Plan) -> dict[str, Any] | None:

@@ -19,11 +19,13 @@ class StoredWeight:
     bytes  of everything that stands for it: integers, scales, zero points; of a float weight its floats
     dtype  of a float weight, as numpy names it; None: integers
     bits   that an integer takes; None: a float weight
+    dense  bytes it would take without its pattern of zeros, where that makes a difference
     """
 
     bytes: int
     dtype: str | None = None
     bits: int | None = None
+    dense: int | None = None
 
 
 def as_in_module(linear: Linear) -> StoredWeight:

@@ -16,6 +16,7 @@ from ..ir.sparse_pattern import PAIRS
 from .capabilities import Capabilities, Refusal, Wording
 from .engine_protocols import CallTime, GraphSession
 from .part import Part
+from .sparse_form import SparseForm, expanded
 from .stored_weight import StoredWeight
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ..plan.plan import Deploy, Plan
     from .conformance.proof import Prover
     from .engine_protocols import LanguageModel
+    from .sparse_integers import SparseIntegers
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Emission:
     notes: list[str] = field(default_factory=list)
     kv: dict[str, Any] = field(default_factory=dict)  # layout of the K/V cache, for the manifest
     stored: dict[str, StoredWeight] = field(default_factory=dict)  # by linear; without a row: as the module has it
+    sparse: list[SparseIntegers] = field(default_factory=list)  # what can be packed, where the plan asks for that
 
     def __repr__(self) -> str:
         return f"<emission: {self.engine}, {', '.join(self.parts)}>"
@@ -176,6 +179,10 @@ class Target:
     def stands_in(self, part: dict[str, Any]) -> str:
         """What `open_graph` runs in the place of the shipped file, in a word; empty where that file itself runs."""
         return ""
+
+    def sparse_form(self, part: dict[str, Any]) -> SparseForm:
+        """What the engine makes of the sparse weights of a part that was emitted."""
+        return expanded(f"`as {self.name}`")
 
     def emission_bound(self, part: dict[str, Any]) -> float:
         """The relative error up to which the engine's outputs may differ from the reference's by rounding alone."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..bundle.file_hashes import check_files
 from ..bundle.manifest import load_manifest
 from ..diagnostics.wording import count
+from ..packed.packed_bundle import is_packed, runnable, unpack_bundle
 from ..report.notebook import framed
 
 if TYPE_CHECKING:
@@ -160,9 +161,10 @@ class Bundle:
         from ..runtime.generate import choose_model
         from ..runtime.plain_graph import run_parts
 
-        check_files(self._manifest)
+        manifest = runnable(self._manifest)
+        check_files(manifest)
         opener = open_oracle if oracle else open_graph
-        return run_parts(self._manifest, choose_model(self._manifest, model), dict(inputs), bucket, opener=opener)
+        return run_parts(manifest, choose_model(manifest, model), dict(inputs), bucket, opener=opener)
 
     def verify(
         self, text: str | Path | None = None, *, windows: int = 32, sources: Mapping[str, str | Path] | None = None
@@ -177,6 +179,11 @@ class Bundle:
         given = {name: str(path) for name, path in (sources or {}).items()}
         found = verify_bundle(self.path, text, windows, given)
         return Verification(found["problems"], found["parts"], found["perplexity"], found["baseline"])
+
+    @property
+    def packed(self) -> bool:
+        """Whether weight files are packed; `generate`, `run` and `verify` restore them in the cache."""
+        return is_packed(self._manifest)
 
     def close(self) -> None:
         """End the engines; the next call starts them again."""
@@ -202,6 +209,14 @@ class Bundle:
 
     def _repr_html_(self) -> str:
         return framed(self.report)
+
+
+def unpack(path: str | Path, output: str | Path | None = None) -> Bundle:
+    """Make the dense bundle of a packed one, in `output` or in its own place, whole or not at all, and open it.
+
+    PlanError: E0909 if nothing is packed, E0905 or E0908 for a damaged file; nothing is changed then.
+    """
+    return Bundle(unpack_bundle(Path(path), None if output is None else Path(output)).bundle)
 
 
 def open(path: str | Path) -> Bundle:

@@ -26,6 +26,7 @@ def model_section(model: CompiledModel, plan: Plan, manifest: Mapping[str, Any],
     entry = manifest["models"][model.name]
     blocks = [_facts(entry), _steps(model, plan), items(model.emission.notes), _parts(model, manifest)]
     blocks += [_cache(model.name, manifest) if entry["kind"] == "decoder" else ""]
+    blocks.append(_sparse(entry))
     blocks.append(weights_section(entry, model.weight_errors))
     return section(model.name, *blocks, address=address)
 
@@ -41,6 +42,19 @@ def _facts(entry: Mapping[str, Any]) -> str:
     )
     options = ", ".join(f"{key} = {written(value)}" for key, value in entry["deploy"]["options"].items())
     return f"<p class=quiet>{escape(described + (f'; {options}' if options else '') + stated(entry, '; '))}</p>"
+
+
+def _sparse(entry: Mapping[str, Any]) -> str:
+    """What a pattern of zeros buys in each part."""
+    rows = []
+    for row in entry.get("sparse", []):
+        held, dense = row["bytes"], max(row["bytes"]["dense"], 1)
+        shares = [f"{size(held[key])} <small>{held[key] / dense:.3f} of dense</small>" for key in ("disk", "token")]
+        figures = [str(row["weights"]), escape(row["form"]), *shares, escape(row["speed"])]
+        rows.append([code(row["part"]), escape(row["pattern"]), *figures, prose(row["why"])])
+    head = ["part", "pattern", "weights", "stored", "on disk", "read for a token", "speed", "because"]
+    shown = table("what sparsity buys", head, rows, numbers=[2])
+    return shown and "<h3>What sparsity buys</h3>" + shown
 
 
 def _steps(model: CompiledModel, plan: Plan) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..bundle.file_hashes import check_files
 from ..bundle.manifest import Manifest, load_manifest
 from ..diagnostics.diagnostic import fail
+from ..packed.packed_bundle import runnable
 from ..sources.tokenizer.tokenizer import TextStream
 from .chain import ChainModel
 from .engines import open_model
@@ -33,7 +34,7 @@ class Runner:
     """
 
     def __init__(self, bundle: Path, model: str | None = None, oracle: bool = False) -> None:
-        self.manifest = load_manifest(bundle)
+        self.manifest = runnable(load_manifest(bundle))
         check_files(self.manifest)
         self.model = choose_model(self.manifest, model)
         entry = self.manifest.tokenizer(self.model)
@@ -41,7 +42,7 @@ class Runner:
             decoder = self.manifest.model(self.model)["kind"] == "decoder"
             help = _COMPILE_AGAIN if decoder else _INPUTS
             fail("E0918", f"model `{self.model}` has no tokenizer, so it takes no prompt", help=help)
-        self.tokenizer = BundledTokenizer(bundle / entry["directory"], entry)
+        self.tokenizer = BundledTokenizer(self.manifest.bundle / entry["directory"], entry)
         self._open: dict[str, LanguageModel] = {}
         self._oracle = oracle
 

@@ -14,6 +14,7 @@ from ..bundle.file_hashes import check_files
 from ..bundle.manifest import Manifest, load_manifest
 from ..bundle.schedule import Schedule
 from ..diagnostics.diagnostic import fail
+from ..packed.packed_bundle import runnable
 from .chain import Opener
 from .decoder_inputs import as_tensor
 from .engines import open_graph, open_oracle
@@ -34,7 +35,7 @@ def run_graph(
 
     `oracle`: in ONNX Runtime where a part's own engine is slow on this machine.
     """
-    manifest = load_manifest(Path(bundle))
+    manifest = runnable(load_manifest(Path(bundle)))
     check_files(manifest)
     name = choose_model(manifest, model)
     made = run_parts(manifest, name, read_arrays(Path(inputs)), opener=open_oracle if oracle else open_graph)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ..bundle.manifest import Manifest, hash_files, load_manifest
 from ..diagnostics.diagnostic import EdgecError
 from ..oracle.text_perplexity import module_perplexity, read_text
+from ..packed.packed_bundle import runnable
 from ..registry import find_source, source_names
 from ..runtime.text_process import BundledTokenizer
 from ..sources import origin
@@ -67,9 +68,15 @@ def verify_bundle(
     for name in sources or {}:
         manifest.model(name)
     problems += file_problems(manifest)
+    restored = None
     if not problems:
+        try:
+            restored = runnable(manifest)
+        except EdgecError as error:
+            problems += [diagnostic.message for diagnostic in error.diagnostics]
+    if restored is not None:
         given = None if text is None else Path(text)
-        verification = _Verification(manifest, given, windows, sources or {}, result)
+        verification = _Verification(restored, given, windows, sources or {}, result)
         for name in manifest.models:
             try:
                 verification.model(name)

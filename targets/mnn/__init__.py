@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ...compiler.diagnostics.diagnostic import Diagnostic, Label
 from ...compiler.emit.capabilities import Capabilities, Refusal
 from ...compiler.emit.engine_protocols import GraphSession
+from ...compiler.emit.packed_store import STORE_DOC, STORE_WORDS, STORES, refuse_dense
+from ...compiler.emit.sparse_form import SparseForm, expanded
 from ...compiler.emit.target import CheckRequest, Emission, EmitJob, TakesRequest, Target
 from ...compiler.plan.parameters import param
 from .check import no_tokenizer
@@ -35,6 +37,7 @@ class MnnOptions:
         "to cost more than 1 % on the plan's `evaluation` text",
         choices=("low", "normal", "auto"),
     )
+    store: str = param("dense", doc=STORE_DOC, choices=STORES, also_called=STORE_WORDS)
     threads: int = param(4, doc="number of CPU threads, written to the bundle's config.json", minimum=1, maximum=64)
 
     @property
@@ -106,7 +109,7 @@ class MnnTarget(Target):
         from .check import refuse_tokenizer, refused_graph
 
         refuse_tokenizer(request.module)
-        return refused_graph(request)
+        return [*refuse_dense(request.options, request.parts), *refused_graph(request)]
 
     def prover(self, request: TakesRequest) -> Prover:
         """Runs uses on MNN; see `conformance/prove.py`."""
@@ -137,6 +140,10 @@ class MnnTarget(Target):
         from .file.shipped import shipped_weights
 
         return shipped_weights(bundle / part["file"])
+
+    def sparse_form(self, part: dict[str, Any]) -> SparseForm:
+        """MNN has no form for patterns in memory."""
+        return expanded("MNN")
 
     def emission_bound(self, part: dict[str, Any]) -> float:
         """Half floats; with `memory = low` inputs in steps of 1/127, layers deep."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...compiler.diagnostics.diagnostic import fail
+from ...compiler.emit.sparse_integers import SparseIntegers, sparse_integers
 from ...compiler.emit.stored_weight import StoredWeight
 from ...compiler.emit.target import Emission, EmitJob
 from .run.bundle_config import RUN, RUN_KEYS, read_config
@@ -15,6 +16,7 @@ from .run.bundle_config import RUN, RUN_KEYS, read_config
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from ...compiler.ir.linears import Linear
     from .file.weight_blobs import Blob
 
 _LIBRARIES = (
@@ -36,7 +38,7 @@ def emit(job: EmitJob) -> Emission:
 
 
 def _emit_llm(job: EmitJob) -> Emission:
-    from .decoder.emit_llm import emit_llm
+    from .decoder.emit_llm import WEIGHTS, emit_llm
     from .file.embedding import BF16_FILE
 
     (part,) = job.parts
@@ -51,10 +53,12 @@ def _emit_llm(job: EmitJob) -> Emission:
     stored = {name: _stored(blob) for name, blob in made.blobs.items()}
     if "embed_tokens" not in stored:  # in a file of its own
         stored["embed_tokens"] = StoredWeight((job.directory / job.folder / BF16_FILE).stat().st_size, "bfloat16")
-    return Emission("mnn-llm", {part.name: entry}, libraries, made.notes, stored=stored)
+    sparse = _sparse(f"{job.folder}/{WEIGHTS}", made.blobs, made.linears)
+    return Emission("mnn-llm", {part.name: entry}, libraries, made.notes, stored=stored, sparse=sparse)
 
 
 def _emit_graph(job: EmitJob) -> Emission:
+    from .file.read_back import weight_file
     from .graph.emit_graph import emit_graph
 
     (part,) = job.parts
@@ -67,7 +71,8 @@ def _emit_graph(job: EmitJob) -> Emission:
         "weights": {name: blob.describe() for name, blob in made.blobs.items()},
     }
     stored = {name: _stored(blob) for name, blob in made.blobs.items()}
-    return Emission("chain", {part.name: entry}, list(_LIBRARIES), made.notes, stored=stored)
+    sparse = _sparse(f"{job.folder}/{weight_file(Path(made.file))}", made.blobs, made.linears)
+    return Emission("chain", {part.name: entry}, list(_LIBRARIES), made.notes, stored=stored, sparse=sparse)
 
 
 def set_memory(folder: Path, memory: str, parts: Mapping[str, dict[str, Any]]) -> None:
@@ -77,6 +82,20 @@ def set_memory(folder: Path, memory: str, parts: Mapping[str, dict[str, Any]]) -
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for part in parts.values():
         part["details"]["memory"] = memory
+
+
+def _sparse(file: str, blobs: Mapping[str, Blob], linears: Mapping[str, Linear]) -> list[SparseIntegers]:
+    """The integers in the weight file that have a pattern; a table that is tied to the head comes twice."""
+    found = []
+    for name, blob in blobs.items():
+        quant = linears[name].quant if name in linears else None
+        if quant is not None and blob.bits < 16:
+            shift = 1 << (blob.bits - 1) if quant.q.dtype.is_signed() else 0
+            offset = blob.offset + blob.header_bytes
+            found.append(
+                sparse_integers(quant, file=file, name=name, offset=offset, bits=blob.bits, order="big", shift=shift)
+            )
+    return [one for one in found if one is not None]
 
 
 def _stored(blob: Blob) -> StoredWeight:

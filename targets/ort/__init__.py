@@ -6,14 +6,16 @@ the plan's checker reads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ...compiler.emit.capabilities import Capabilities
+from ...compiler.emit.capabilities import Capabilities, Refusal
 from ...compiler.emit.engine_protocols import GraphSession
-from ...compiler.emit.target import Emission, EmitJob, Target
+from ...compiler.emit.packed_store import STORE_DOC, STORE_WORDS, STORES, refuse_dense, wants_packed
+from ...compiler.emit.sparse_form import SparseForm, expanded
+from ...compiler.emit.target import CheckRequest, Emission, EmitJob, TakesRequest, Target
 from ...compiler.plan.parameters import param
 
 
@@ -39,6 +41,7 @@ class OrtOptions:
         "computes with 16 bits at most, else float32",
         choices=("auto", "float32", "float16"),
     )
+    store: str = param("dense", doc=STORE_DOC, choices=STORES, also_called=STORE_WORDS)
 
 
 class OrtTarget(Target):
@@ -54,6 +57,14 @@ class OrtTarget(Target):
     def mode(self, options: OrtOptions) -> str:
         """ONNX Runtime; `int8` rounds the inputs of linears."""
         return "ONNX Runtime" + (" with `compute = int8`" if options.compute == "int8" else "")
+
+    def looks_at_graphs(self, request: CheckRequest) -> bool:
+        """For packed files alone: whether a weight is sparse is told by the graphs."""
+        return wants_packed(request.deploy.options)
+
+    def takes(self, request: TakesRequest) -> Iterable[Refusal]:
+        """Everything, but packed files where nothing is sparse."""
+        return refuse_dense(request.options, request.parts)
 
     def emit(self, job: EmitJob) -> Emission:
         """Write the ONNX file and its external data; see `emit.py`."""
@@ -78,6 +89,10 @@ class OrtTarget(Target):
         from .session import open_reference
 
         return open_reference(bundle, part, bucket)
+
+    def sparse_form(self, part: dict[str, Any]) -> SparseForm:
+        """Its kernels have no form for patterns."""
+        return expanded("ONNX Runtime")
 
     def emission_bound(self, part: dict[str, Any]) -> float:
         """Sums in another order; with `compute = int8` or tables of int8 in steps of 1/127, layers deep."""

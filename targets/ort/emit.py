@@ -26,6 +26,7 @@ from .lower import OrtLowering
 from .pack import stored_bits
 from .read_back import read_back
 from .session import EXACT, FAST
+from .sparse import sparse_in_files
 
 DATA = "ort.data"
 KERNELS = "kernels"  # folder of the library of custom ops, in source and built for this machine
@@ -55,7 +56,8 @@ def emit(job: EmitJob) -> Emission:
     notes = [f"`{name}` keeps DequantizeLinear: {why}" for name, why in lowering.left.items()]
     notes += [f"`{name}` is stored as float32: float16 would overflow" for name in halves.wide]
     stored = _stored(before, lowering, halves)
-    return Emission("chain", parts, _libraries(job), notes, cache_entry(job), stored=stored)
+    sparse = sparse_in_files(before, paths, lowering, f"{job.folder}/{DATA}")
+    return Emission("chain", parts, _libraries(job), notes, cache_entry(job), stored=stored, sparse=sparse)
 
 
 def _stored(before: dict[str, ir.Model], lowering: OrtLowering, halves: HalfFloats) -> dict[str, StoredWeight]:

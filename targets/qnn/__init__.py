@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...compiler.emit.capabilities import Capabilities, Refusal
+from ...compiler.emit.sparse_form import SparseForm, expanded
 from ...compiler.emit.target import CheckRequest, Emission, EmitJob, TakesRequest, Target
 from ...compiler.ir.sparse_pattern import PAIRS
 from ...compiler.plan.parameters import param
@@ -116,6 +117,15 @@ class QnnTarget(Target):
     def open_reference(self, bundle: Path, part: dict[str, Any], bucket: str) -> GraphSession:
         """The target-level graph too: HTP rounds what it computes, ONNX Runtime does not."""
         return self.open_oracle(bundle, part, bucket)
+
+    def sparse_form(self, part: dict[str, Any]) -> SparseForm:
+        """HTP's own, where the part was compiled with it."""
+        details = part["details"]
+        if not details.get("sparse_store"):
+            return expanded("HTP, compiled without its sparse store,")
+        dense, sparse = details["sparse_bytes"]
+        why = "HTP reads the packed numbers from memory; its time for them was not measured on a phone"
+        return SparseForm("htp", "unknown", why, (dense, sparse))
 
     def emission_bound(self, part: dict[str, Any]) -> float:
         """Half floats, or integers of 8 and 16 bits, layers deep."""

@@ -30,7 +30,7 @@ from ...compiler.ir.activation_encodings import Encoding
 from .carried_graphs import DATA, carry
 from .check.graphs import refused_uses
 from .conformance.legality import local_evidence
-from .guard import difference, random_feeds
+from .guard import compared, random_feeds
 from .htp.chip import Chip, tool_versions
 from .htp.compile import Compiled, compile_shared
 from .htp.context_binary import TensorSpec, check_encodings
@@ -76,8 +76,8 @@ def emit(job: EmitJob) -> Emission:
             file = f"{job.folder}_ctx{number if len(shares) > 1 else ''}"
             own = {name: graphs[name] for index in share for name in names[index].values()}
             key = store_targets(own)
-            packs = sparse and _guarded(job, own, key, chip, notes)
-            compiled = _compile(job, own, key, chip, file, packs)
+            packs = _guarded(job, own, key, chip, notes) if sparse else None
+            compiled = _compile(job, own, key, chip, file, packs is not None)
             made.append(compiled)
             notes += _carried(job, own, key, compiled)
             parts |= {job.parts[i].name: _entry(job, names[i], compiled, key, chip, own, packs) for i in share}
@@ -109,19 +109,25 @@ def _sparse_store(job: EmitJob) -> bool:
     fail("E0643", message + "store was tried", job.origin, help=OTHER_BUILD, kind=EngineError)
 
 
-def _guarded(job: EmitJob, graphs: Mapping[str, Lowered], key: str, chip: Chip, notes: list[str]) -> bool:
-    """Whether every graph computes with the sparse store what it computes without; a note says why not."""
+def _guarded(
+    job: EmitJob, graphs: Mapping[str, Lowered], key: str, chip: Chip, notes: list[str]
+) -> tuple[int, int] | None:
+    """Bytes of the first graph without and with the sparse store, if every graph computes the same with it; else a
+    note says why not.
+    """
     together = (cache.entry(TARGET_KIND, key) / DATA).stat().st_size < _TOGETHER
+    sizes = None
     for name, lowered in graphs.items():
         job.progress(f"{job.module.name}: holding `{name}` with sparse weights against its dense form")
         feeds = random_feeds(lowered.model, lowered.encodings)
         what = f"`{name}` of `{job.module.name}`"
-        why = difference(chip, lambda form, name=name: twin(key, name, chip, sparse=form), feeds, what, together)
-        if why is not None:
+        found = compared(chip, lambda form, name=name: twin(key, name, chip, sparse=form), feeds, what, together)
+        if isinstance(found, str):
             dense = f"the weights of `{job.module.name}` are stored dense, not in HTP's sparse form"
-            notes.append(f"{dense}: {why}, in `{name}`")
-            return False
-    return True
+            notes.append(f"{dense}: {found}, in `{name}`")
+            return None
+        sizes = sizes or found
+    return sizes
 
 
 def sparse_parts(parts: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
@@ -215,9 +221,9 @@ def _entry(
     key: str,
     chip: Chip,
     lowered: Mapping[str, Lowered],
-    sparse: bool,
+    sparse: tuple[int, int] | None,
 ) -> dict[str, Any]:
-    """The manifest's entry of one part."""
+    """The manifest's entry of one part; `sparse`: a graph's bytes without and with the sparse store it is made with."""
     graphs = {}
     for bucket, name in names.items():
         spec, encodings = compiled.info.graphs[compiled.names[name]], lowered[name].encodings
@@ -238,7 +244,7 @@ def _entry(
         "target": "qnn",
         "file": compiled.binary.relative_to(job.directory).as_posix(),
         "graphs": graphs,
-        "details": details | ({"sparse_store": True} if sparse else {}),
+        "details": details | ({"sparse_store": True, "sparse_bytes": list(sparse)} if sparse else {}),
     }
 
 

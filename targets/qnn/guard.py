@@ -22,10 +22,10 @@ _SPREAD = 1 / 8  # of a type's range, around its zero: enough to move every outp
 _FEW = 16  # ids below this are in every table
 
 
-def difference(
+def compared(
     chip: Chip, twin: Callable[[bool], Path], feeds: Mapping[str, np.ndarray], what: str, together: bool = False
-) -> str | None:
-    """Why a graph's sparse form is not taken: its outputs are others, or it is no smaller; None if it is right.
+) -> tuple[int, int] | str:
+    """Bytes of a graph's dense and sparse form, or why the sparse one is not taken: other outputs, or no smaller.
 
     `twin` compiles the graph, sparse or not, and gives its EPContext model. `together`: both forms at the same time.
     """
@@ -44,7 +44,7 @@ def difference(
         if array.tobytes() != sparse[name].tobytes():
             count = np.count_nonzero(array != sparse[name])
             return f"{count} of {array.size} numbers of `{name}` are others than the dense form's"
-    return None
+    return size, smaller
 
 
 def _run(chip: Chip, path: Path, feeds: Mapping[str, np.ndarray], what: str) -> dict[str, np.ndarray]:

@@ -47,7 +47,9 @@ def _stored(linear: Linear, integers: bool, share: float) -> StoredWeight:
             return StoredWeight(2 * size, "uint16")
         return StoredWeight(2 * size + 4 * linear.shape[0], "int16")
     scales = _scale_bits(quant, linear.shape, integers)
-    return StoredWeight((int(size * quant.bits * share) + scales + 7) // 8, bits=quant.bits)
+    dense = (size * quant.bits + scales + 7) // 8
+    made = (int(size * quant.bits * share) + scales + 7) // 8
+    return StoredWeight(made, bits=quant.bits, dense=dense if made < dense else None)
 
 
 def _scale_bits(quant: QuantizedWeight, shape: tuple[int, ...], integers: bool) -> int:

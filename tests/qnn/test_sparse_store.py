@@ -16,7 +16,7 @@ from edgec.compiler.diagnostics.diagnostic import EngineError, PlanError
 from edgec.compiler.ir.sparse_pattern import Sparsity
 from edgec.compiler.ir.sparsity import kept_units
 from edgec.targets.qnn import QnnTarget, emit
-from edgec.targets.qnn.guard import difference
+from edgec.targets.qnn.guard import compared
 from edgec.targets.qnn.htp import sparse_option
 from edgec.targets.qnn.htp.chip import tool_versions
 from edgec.targets.qnn.htp.compile import compile_shared, compile_twin
@@ -121,10 +121,10 @@ def test_the_same_bits_with_32_rows_and_others_without(tokens, tmp_path, chip):
             out = folder.with_name(f"{folder.name}-{sparse}")
             return compile_twin(folder, graph, chip, out, sparse=sparse).onnx[graph]
 
-        verdicts[rows] = difference(chip, twin, {"x": x}, "a chain")
-    assert verdicts[ROWS] is None
+        verdicts[rows] = compared(chip, twin, {"x": x}, "a chain")
+    assert isinstance(verdicts[ROWS], tuple)
     if tokens == 1:
-        assert verdicts[1] is not None
+        assert isinstance(verdicts[1], str)
         assert "are others than the dense form's" in verdicts[1] or "does not run" in verdicts[1]
 
 
@@ -144,7 +144,7 @@ def test_what_would_not_shrink_is_left_dense(tmp_path, chip, monkeypatch):
         return compile_twin(tmp_path / "in", graph, chip, tmp_path / f"{sparse}", sparse=sparse).onnx[graph]
 
     feeds = {"x": np.random.default_rng(0).normal(32768, 4000, (1, 8, 256)).astype(np.uint16)}
-    assert (difference(chip, twin, feeds, "a chain") or "").startswith("sparse it takes ")
+    assert str(compared(chip, twin, feeds, "a chain")).startswith("sparse it takes ")
 
 
 @pytest.mark.slow
@@ -155,6 +155,10 @@ def test_a_model_is_stored_sparse(pattern, weights, tmp_path, capsys):
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     part = next(part for part in manifest["parts"].values() if part["target"] == "qnn")
     assert part["details"]["sparse_store"] is True
+    (bought,) = manifest["models"]["t"]["sparse"]
+    assert (bought["form"], bought["speed"], bought["pattern"]) == ("htp", "unknown", pattern)
+    assert bought["bytes"]["disk"] == bought["bytes"]["token"] < 0.7 * bought["bytes"]["dense"]
+    assert bought["measured"]["sparse"] < bought["measured"]["dense"]
     assert main(["verify", str(tmp_path / "out"), "--json"]) in (0, 3)  # 3: half of the weights are gone
     verified = json.loads(capsys.readouterr().out)
     facts = next(facts for facts in verified["parts"].values() if facts["device"] == "npu")

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ....compiler.diagnostics.diagnostic import EngineError, PlanError, fail
+from ....compiler.ir.linears import Linear
 from ....compiler.ir.module import constant
 from ....compiler.ir.weights import Weight
 from ....compiler.sources.tokenizer.text_config import TextConfig, read_text_config
@@ -51,6 +52,7 @@ class Bundle:
     """What was written: where and how each linear is stored, and notes for the user."""
 
     blobs: dict[str, Blob]
+    linears: dict[str, Linear]  # what each blob was made from
     embedding: str
     notes: list[str] = field(default_factory=list)
 
@@ -95,7 +97,7 @@ def emit_llm(module: Module, folder: Path, memory: str, threads: int) -> Bundle:
     notes = [f"`{name}` is stored as float32: float16 would overflow" for name in wide]
     if reads_blanks_behind_tokens(read_tokenizer(tokenizer)):
         notes.append("MNN reads text right behind a special token with a blank before it; `edgec run` does not")
-    return Bundle(lowering.blobs, storage, notes)
+    return Bundle(lowering.blobs, checked, storage, notes)
 
 
 def compare(module: Module, folder: Path) -> None:

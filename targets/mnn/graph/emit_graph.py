@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ....compiler.diagnostics.diagnostic import EngineError, fail
+from ....compiler.ir.linears import Linear
 from ..conformance.table import legality
 from ..file.read_back import check_linears, weight_file
 from ..file.weight_blobs import Blob
@@ -39,6 +40,7 @@ class GraphFiles:
 
     file: str
     blobs: dict[str, Blob]
+    linears: dict[str, Linear]  # what each blob was made from
     errors: dict[str, float]
     notes: list[str] = field(default_factory=list)
 
@@ -58,7 +60,7 @@ def emit_graph(module: Module, folder: Path, memory: str, threads: int) -> Graph
     errors = _compare(module, path, memory, threads)
     wide = [name for name, blob in lowering.blobs.items() if blob.bits == 32]
     notes = [f"`{name}` is stored as float32: float16 would overflow" for name in wide]
-    return GraphFiles(path.name, lowering.blobs, errors, notes)
+    return GraphFiles(path.name, lowering.blobs, lowering.linears, errors, notes)
 
 
 def _compare(module: Module, path: Path, memory: str, threads: int) -> dict[str, float]:
