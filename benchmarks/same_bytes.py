@@ -1,6 +1,6 @@
 """How many different context binaries the HTP compiler makes of the same graphs, by how its process is started.
 
-    python benchmarks/same_bytes.py [--folder FOLDER_OF_AN_ENTRY] [--compiles 20]
+    python benchmarks/same_bytes.py [--folder FOLDER_OF_AN_ENTRY] [--compiles 20] [--only WAY]
 
 FOLDER holds target-level graphs, such as an entry of `<cache>/qnn-target`; by default pycode-qwen2 is lowered.
 The ways take turns, so that a machine that gets busy is busy for all.
@@ -76,12 +76,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--compiles", type=int, default=20)
+    parser.add_argument("--only", choices=WAYS, help="this way alone; the last is the one that ships")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         folder = arguments.folder or lowered(Path(work))
-        found: dict[str, list[tuple[str, float]]] = {way: [] for way in WAYS}
+        ways = {arguments.only: WAYS[arguments.only]} if arguments.only else WAYS
+        found: dict[str, list[tuple[str, float]]] = {way: [] for way in ways}
         for _ in range(arguments.compiles):
-            for way, start_child in WAYS.items():
+            for way, start_child in ways.items():
                 found[way].append(once(folder, start_child))
     for way, made in found.items():
         counts = Counter(digest for digest, _ in made)

@@ -9,6 +9,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from ..compiler.diagnostics.diagnostic import PlanError
+from ..compiler.plan.parameters import parameters
+from ..compiler.registry import find_pass, pass_names
 from .scanner import KEYWORDS
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -16,6 +19,7 @@ _HYPHENATED = re.compile(rf"{_NAME}(?:-[A-Za-z0-9_]+)+")
 _ELLIPSIS = re.compile(r"(\d+)[ \t]*\.\.+[ \t]*(\d+)")
 _PERCENT_TIMES = re.compile(r"([0-9][0-9_.]*)[ \t]*%[ \t]*\*?[ \t]*(baseline)?")
 _BARE_ARGUMENT = re.compile(rf"({_NAME})[ \t]+({_NAME})[ \t]*$")
+_BARE_VALUE = re.compile(rf"({_NAME})[ \t]*\((?:[^()]*,)?\s*({_NAME})\s*$")
 _YAML = re.compile(rf"(?:---[^\n]*\n|[ \t]*#[^\n]*\n|[ \t\r]*\n)*[ \t]*(?:- )?{_NAME}[ \t]*:(?:[ \t]|\r?\n|$)")
 _TOML = re.compile(rf"(?:[ \t]*#[^\n]*\n|[ \t\r]*\n)*[ \t]*\[\[?{_NAME}(?:\.{_NAME})*\]\]?[ \t]*(?:\r?\n|$)")
 _JSON = re.compile(r"\s*[\[{]\s*(?:\"|\{|\[|\}|\])")
@@ -64,11 +68,32 @@ def advice(at: Found) -> str | None:
         _deployed(at)
         or _signs_of_others(at)
         or _arguments(at)
+        or _bare_value(at)
         or ("settings in braces stand without commas" if found == "," and _wants_setting(accepts) else None)
         or ("write `key = value`" if found in (":", ",", ")") and "EQUAL" in accepts else None)
         or ("a requirement compares with `<=` or `>=`" if found == "=" and "COMPARE" in accepts else None)
         or _separated(found, accepts)
     )
+
+
+def _bare_value(at: Found) -> str | None:
+    """A step's argument that is a value without its key: `quantize (w4a16)`."""
+    if at.found not in (",", ")") or "EQUAL" not in at.accepts or (bare := _BARE_VALUE.search(at.before)) is None:
+        return None
+    step, word = bare[1], bare[2]
+    if step not in pass_names():
+        return None
+    try:
+        known = parameters(find_pass(step))
+    except PlanError:
+        return None
+    for one in known:
+        meant = {key.replace("_", ""): text for key, text in one.meant.items()}.get(word.lower().replace("_", ""))
+        if meant is not None and "=" in meant:
+            return f"write `{meant}`"
+        if word in one.choices:
+            return f"write `{one.name} = {word}`"
+    return None
 
 
 def _wants_setting(accepts: frozenset[str]) -> bool:

@@ -36,6 +36,8 @@ from .plan_text import text_for_frames
 from .requires import check_requirement
 from .settings import CalibrationBlock, EvaluationBlock, Reader
 
+_NO_CONCERN = frozenset(("E0116", "E0117", "E0216", "E0307"))  # of targets: names that match nothing, requirements
+
 
 def check_file(
     path: Path, defines: Sequence[str] = (), text: str | None = None
@@ -332,8 +334,12 @@ class _Checker:
         return lines[:1]
 
     def _targets_agree(self, plan: Plan) -> None:
-        """Ask each target about its deploy line, once everything it may look at is right."""
-        if self.report.errors or not plan.devices:
+        """Ask each target about its deploy line, once everything it may look at is right.
+
+        Beside mistakes that are no concern of it, it is asked for further ones only.
+        """
+        wrong = {found.code for found in self.report.diagnostics if found.severity == "error"}
+        if wrong - _NO_CONCERN or not plan.devices:
             return
         wording = Wording(capabilities)
         for deploy in plan.deploys:
@@ -341,6 +347,8 @@ class _Checker:
             target = find_target(deploy.target)
             try:
                 for found in (*undeployable(target, request, wording), *target().check(request)):
+                    if wrong and found.severity != "error":
+                        continue
                     self.report.take(PlanError(replace(found, models=(deploy.model,))), deploy.span)
             except EdgecError as error:
                 self.report.take(error, deploy.span)

@@ -60,7 +60,10 @@ class Deploys:
                 "E0205", message, _place(deploy, "accept"), help='add e.g. `reason = "tried on our own phones"`'
             )
         if block.reason and not block.accept:
-            self.report.error("E0206", f"{owner}: `reason` has no effect without `accept`", _place(deploy, "reason"))
+            message = f"{owner}: `reason` has no effect without `accept`"
+            self.report.error(
+                "E0206", message, _place(deploy, "reason"), help="add e.g. `accept = W0601`, or take it out"
+            )
         if self.report.errors > before or options is None:
             return None
         return Deploy(

@@ -128,8 +128,11 @@ def _use(statement: ast.Use, loaded: Loaded, report: DiagnosticCollector) -> Non
 def _execute(statement: ast.Use, loaded: Loaded, report: DiagnosticCollector) -> None:
     path = resolve_path(statement.path.value, statement.path.span)
     at = statement.path.span
-    if what_is(path) != "file":
-        report.error("E0301", f"there is no file `{path}`", at, help=missing_help(path))
+    if (found := what_is(path)) != "file":
+        if found is None:
+            report.error("E0301", f"there is no file `{path}`", at, help=missing_help(path))
+        else:
+            report.error("E0302", f"`{path}` is a {found}, not a file", at, help="`use` takes a file that ends in .py")
         loaded.passes_unknown = True
         return
     name = f"edgec_plan_{hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:12]}"

@@ -121,6 +121,9 @@ def _expand(item: ast.String, globs: BoundedGlob, report: DiagnosticCollector) -
     if found == "folder":
         help = f'name its files: `"{item.value.rstrip("/")}/*.txt"`'
         report.error("E0302", f"`{item.value}` is a folder, not a text", item.span, help=help)
+    elif found is not None:
+        message = f"`{item.value}` is a {found}, not a text"
+        report.error("E0302", message, item.span, help="save what it gives as a file")
     elif not any(sign in item.value for sign in _WILD):
         _missing(path, item, "file", report)
     else:

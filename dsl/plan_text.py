@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 from ..compiler.diagnostics.diagnostic import Label, Span, fail
 from ..compiler.diagnostics.nearest import nearest
 from ..compiler.diagnostics.visible import line_starts
+from ..compiler.files.plain_file import kind
 
 MAX_BYTES = 256 << 10  # a plan is written by a person; what is larger is some other file
 
@@ -46,10 +46,9 @@ def read_plan(path: Path, file: str, at: Span | None = None) -> PlanText:
     """Read a plan file; `at` is the line that named it, None for the plan itself."""
     try:
         with _open(path) as stream:
-            kind = _kind(stream)
-            if kind is not None:
+            if wrong := kind(os.fstat(stream.fileno()).st_mode):
                 help = "`edgec check -` reads a plan from the standard input" if at is None else None
-                fail("E0302", f"`{file}` is {kind}, not a plan", at, help=help)
+                fail("E0302", f"`{file}` is {wrong}, not a plan", at, help=help)
             return PlanText(file, decode_plan(stream, file, at))
     except FileNotFoundError:
         fail("E0301", f"there is no file `{file}`", at, help=missing_help(path, at is not None))
@@ -63,14 +62,6 @@ def read_plan(path: Path, file: str, at: Span | None = None) -> PlanText:
 def _open(path: Path) -> BinaryIO:
     """A file opened without waiting: that of a named pipe would last until somebody writes into it."""
     return open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0)
-
-
-def _kind(stream: BinaryIO) -> str | None:
-    """What an open file is that is no plan, None for one that may be."""
-    mode = os.fstat(stream.fileno()).st_mode
-    if stat.S_ISREG(mode):
-        return None
-    return "a named pipe" if stat.S_ISFIFO(mode) else "a device"
 
 
 def decode_plan(stream: BinaryIO, file: str, at: Span | None = None) -> str:
@@ -115,11 +106,11 @@ def _decode(raw: bytes, file: str) -> str:
         fail("E0004", f"`{file}` is not UTF-8 text", at, help="a plan is text in UTF-8")
 
 
-def what_is(path: Path) -> Literal["file", "folder"] | None:
-    """What is at `path`; None also for a path that no file system takes."""
+def what_is(path: Path) -> str | None:
+    """`file`, `folder`, `named pipe` or `device`: what is at `path`; None also for a path that no file system takes."""
     try:
-        return "folder" if path.is_dir() else "file" if path.is_file() else None
-    except OSError:
+        return kind(path.stat().st_mode).removeprefix("a ") or "file"
+    except (OSError, ValueError):
         return None
 
 
@@ -127,6 +118,10 @@ def text_for_frames(path: Path) -> str:
     """As much of a file that is no plan as a diagnostic can show."""
     try:
         with _open(path) as stream:
-            return "" if _kind(stream) else _read(stream, MAX_BYTES).decode("utf-8", errors="replace")
+            return (
+                ""
+                if kind(os.fstat(stream.fileno()).st_mode)
+                else _read(stream, MAX_BYTES).decode("utf-8", errors="replace")
+            )
     except (OSError, ValueError):
         return ""

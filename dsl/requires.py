@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ..compiler.diagnostics.nearest import nearest
+from ..compiler.diagnostics.nearest import nearest, same_word
 from ..compiler.plan.measure import Measure
 from ..compiler.plan.plan import Comparison, Require
 from ..compiler.registry import measures
@@ -35,7 +35,7 @@ def check_requirement(
     if subject not in known:
         of_model = name in installed and installed[name].of == "model"
         if not of_model or not (model in loaded.lost_names("model") or loaded.gave_up):
-            near = nearest(subject, known)
+            near = nearest(subject, known) or _meant(subject, known)
             help = f"did you mean `{near}`?" if near else f"what can be required: {', '.join(known)}"
             report.error("E0116", f"`{subject}` cannot be required", condition.span, help=help)
         return None
@@ -56,6 +56,13 @@ def check_requirement(
         return None
     relative = isinstance(condition.bound, ast.Product)
     return Require(subject, op, bound, relative, show(condition), condition.span)
+
+
+def _meant(subject: str, known: Collection[str]) -> str | None:
+    """The measure that has the last word of `subject` for another name, of the same model or bundle."""
+    owner, _, word = subject.rpartition(".")
+    names = [f"{owner}.{name}" for name, measure in measures().items() if same_word(word, measure.also_called)]
+    return next((name for name in names if name in known), None)
 
 
 def _can_measure(

@@ -59,7 +59,7 @@ class ModelBlock:
         doc="number of tokens the K/V cache has room for",
         minimum=2,
         maximum=1 << 20,
-        also_called=("ctx", "n_ctx", "context_length", "max_seq_len", "seq_len"),
+        also_called=("ctx", "n_ctx", "context_length", "max_length", "max_model_len", "max_seq_len", "seq_len"),
     )
 
 

@@ -25,7 +25,7 @@ ALLOWED = {
     "bundle": "diagnostics files ir",
     "sources": "diagnostics files ir",
     "oracle": "diagnostics files ir sources",
-    "calibration": "diagnostics ir oracle sources",
+    "calibration": "diagnostics files ir oracle sources",
     "pipeline": "diagnostics files ir oracle sources calibration",
     "plan": "diagnostics ir sources calibration pipeline",
     "emit": "diagnostics files ir pipeline plan",

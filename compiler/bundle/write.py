@@ -26,6 +26,7 @@ from ..files import scratch
 from ..files.atomic_swap import put_in_place, sync, sync_one
 from ..files.cache import make_folder
 from ..files.full_disk import names_the_file
+from ..files.plain_file import read_plain
 from .manifest import FORMAT, MANIFEST, SEAL
 
 _PREFIX = f".{scratch.PREFIX}partial-"
@@ -104,7 +105,7 @@ def foreign_files(bundle: Path) -> list[str]:
 
 def _manifest(directory: Path) -> dict[str, Any]:
     try:
-        data = json.loads((directory / MANIFEST).read_bytes())
+        data = json.loads(read_plain(directory / MANIFEST))
     except (OSError, ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}

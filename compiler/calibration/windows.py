@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..diagnostics.diagnostic import PlanError, Span, fail
+from ..files.plain_file import read_plain
 from ..sources.tokenizer.tokenizer_file import open_tokenizer
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 def _read(path: Path, at: Span) -> str:
     try:
-        raw = path.read_bytes()
+        raw = read_plain(path)
     except OSError as error:
         fail("E0450", f"calibration text `{path}` cannot be read: {error.strerror}", at)
     try:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from ..diagnostics.nearest import nearest
+from ..diagnostics.visible import shortened, visible
 
 
 class Parser(argparse.ArgumentParser):
@@ -19,7 +20,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the usage and the mistake, and exit with 2."""
         self.print_usage(sys.stderr)
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: {shortened(visible(message))}\n")
 
     def commands(self) -> dict[str, Parser]:
         """The commands below this parser by name."""

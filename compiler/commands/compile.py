@@ -11,7 +11,7 @@ from typing import Any
 from ..diagnostics.diagnostic import Diagnostic
 from ..diagnostics.progress import Passing, Sparse
 from ..diagnostics.visible import visible
-from .streams import print_json
+from .streams import print_json, print_line
 from .terminal import accepted, show, told
 
 _NOTES = 12  # of a model, in the summary
@@ -117,21 +117,21 @@ def _model_facts(model: Any, result: Any) -> dict[str, Any]:
 
 
 def _print(facts: dict[str, Any]) -> None:
-    print(f"{facts['bundle']}  {facts['bytes'] / 1e6:.2f} MB in {facts['seconds']:.1f} s")
+    print_line(f"{facts['bundle']}  {facts['bytes'] / 1e6:.2f} MB in {facts['seconds']:.1f} s")
     width = max(map(len, facts["models"]), default=0)
     for name, model in facts["models"].items():
         line = f"  {name:<{width}}  {model['target']} on {model['device']}, {model['bytes'] / 1e6:.2f} MB"
         if model["perplexity"]:
             ratio = model["perplexity"] / model["baseline"]
             line += f", perplexity {model['perplexity']:.4f} ({ratio:.4f} of the float model's; {model['judged']})"
-        print(line)
+        print_line(line)
         if len(model["parts"]) > 1:
-            print(f"  {'':<{width}}  parts: {', '.join(model['parts'])}")
+            print_line(f"  {'':<{width}}  parts: {', '.join(model['parts'])}")
         for note in model["notes"][:_NOTES]:
-            print(f"  {'':<{width}}  note: {note}")
+            print_line(f"  {'':<{width}}  note: {note}")
         if len(model["notes"]) > _NOTES:
-            print(f"  {'':<{width}}  and {len(model['notes']) - _NOTES} more notes, in the report")
+            print_line(f"  {'':<{width}}  and {len(model['notes']) - _NOTES} more notes, in the report")
     for row in facts["requires"]:
         verdict = "holds" if row["holds"] else "does not hold"
-        print(f"  {verdict}: {row['line']}   ({row['text']})")
-    print(f"  report: {facts['bundle']}/report.html")
+        print_line(f"  {verdict}: {row['line']}   ({row['text']})")
+    print_line(f"  report: {facts['bundle']}/report.html")

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..bundle.manifest import MANIFEST
 from ..diagnostics.diagnostic import fail
-from .streams import print_json
+from .streams import print_json, print_line
 from .terminal import meanwhile
 
 PLANS = (".edge", ".plan")
@@ -22,7 +22,7 @@ def run_inspect(arguments: argparse.Namespace) -> int:
         print_json({**facts, **meanwhile()})
     else:
         for line in _lines(facts):
-            print(line)
+            print_line(line)
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..diagnostics.diagnostic import fail
 from ..diagnostics.wording import count
-from .streams import print_exactly, print_json
+from .streams import print_exactly, print_json, print_line
 from .terminal import meanwhile
 
 
@@ -86,13 +86,13 @@ def run_verify(arguments: argparse.Namespace) -> int:
 
 def _print_verified(result: dict[str, Any]) -> None:
     for name, facts in result["parts"].items():
-        print(f"part {name}: {facts['device']}, {count(facts['graphs'], 'graph')}, {_compared(facts)}")
+        print_line(f"part {name}: {facts['device']}, {count(facts['graphs'], 'graph')}, {_compared(facts)}")
     for name, value in result["perplexity"].items():
         baseline = result["baseline"].get(name)
         ratio = f" ({value / baseline:.4f} of the float model's {baseline:.4f})" if baseline else ""
-        print(f"perplexity of {name}: {value:.4f}{ratio}")
+        print_line(f"perplexity of {name}: {value:.4f}{ratio}")
     for problem in result["problems"]:
-        print(f"problem: {problem}")
+        print_line(f"problem: {problem}")
     print("ok" if result["ok"] else count(len(result["problems"]), "problem"))
 
 

@@ -52,6 +52,11 @@ def one_document() -> Iterator[None]:
         _results.pop()
 
 
+def print_line(text: str) -> None:
+    """One line of results, whatever the names of inputs in it hold."""
+    print(visible(text))
+
+
 def print_json(value: object) -> None:
     """Print the command's one JSON document."""
     out = _results[-1] if _results else sys.stdout

@@ -76,7 +76,7 @@ def assemble(
 def _warning(found: Diagnostic) -> dict[str, Any]:
     """A warning, without a path of this machine."""
     message = found.message.replace(f"{cache.cache_root()}/", "")
-    row = {"code": found.code, "message": message, "help": found.help}
+    row = {"code": found.code, "message": message, "help": found.way_out}
     return row | ({"accepted": found.accepted} if found.accepted else {})
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal, NoReturn
 
+from .explain import ways_out
 from .foreign_code import described
 from .visible import columns, framed, shortened, source_lines, visible
 
@@ -58,6 +59,11 @@ class Diagnostic:
 
     def __str__(self) -> str:
         return render(self)
+
+    @property
+    def way_out(self) -> str | None:
+        """What to do: `help`, or what goes for every case of the code."""
+        return self.help or ways_out().get(self.code)
 
 
 class EdgecError(Exception):
@@ -160,8 +166,8 @@ def render(diagnostic: Diagnostic, sources: Mapping[str, str] | None = None, col
         else:
             texts = [shortened(visible(label.text)) for label in here if label.text]
             lines += [f"{' ' * gutter} {paint(_BLUE, '=')} {text}" for text in texts]
-    if diagnostic.help:
-        first, *rest = shortened(visible(diagnostic.help, lines=True)).split("\n")
+    if diagnostic.way_out:
+        first, *rest = shortened(visible(diagnostic.way_out, lines=True)).split("\n")
         lines.append(f"{' ' * gutter} {paint(_BLUE, '=')} {paint(_BOLD, 'help')}: {first}")
         lines += [f"{' ' * gutter}         {line}" for line in rest]
     return "\n".join(lines)
@@ -176,7 +182,7 @@ def to_json(diagnostics: Iterable[Diagnostic]) -> list[dict[str, object]]:
             "message": diagnostic.message,
             "at": _label_json(diagnostic.at) if diagnostic.at else None,
             "also": [_label_json(label) for label in diagnostic.also],
-            "help": diagnostic.help,
+            "help": diagnostic.way_out,
             **({"accepted": diagnostic.accepted} if diagnostic.accepted else {}),
         }
         for diagnostic in diagnostics

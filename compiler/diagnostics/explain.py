@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
 OWN = Path(__file__).with_name("codes.toml")
+_WAYS_OUT = Path(__file__).with_name("ways_out.toml")
 _OURS = re.compile(r"[EW][0-9]{4}")  # the form of edgec's codes, which no plug-in's code may have
 
 
@@ -23,15 +23,22 @@ def codes(others: Iterable[Path] = ()) -> dict[str, dict[str, str]]:
 def explanation(code: str, others: Iterable[Path] = ()) -> str:
     """The page of one code; KeyError for a code nobody emits."""
     row = codes(others)[code]
-    return f"{code}: {row['title']}\n\n{row['explanation'].strip()}"
+    return f"{code}: {row['title']}\n\n{row['explanation'].strip()}{_way_out(code)}"
 
 
 def all_pages() -> str:
     """The page of each of edgec's codes, as `docs/errors.md` holds them."""
     source = "compiler/diagnostics/codes.toml"
     head = f"# Errors and warnings\n\nWhat `edgec explain CODE` prints, for every code. Made from `{source}`.\n"
-    pages = [f"\n## {code}: {row['title']}\n\n{row['explanation'].strip()}\n" for code, row in codes().items()]
+    pages = [
+        f"\n## {code}: {row['title']}\n\n{row['explanation'].strip()}{_way_out(code)}\n"
+        for code, row in codes().items()
+    ]
     return head + "".join(pages)
+
+
+def _way_out(code: str) -> str:
+    return f"\n\nHelp: {found}." if (found := ways_out().get(code)) else ""
 
 
 def pages_fault(file: Path) -> str | None:
@@ -49,5 +56,15 @@ def pages_fault(file: Path) -> str | None:
 
 
 @functools.cache
+def ways_out() -> dict[str, str]:
+    """Code -> what to do about it, for diagnostics that say nothing of their own."""
+    import tomllib  # a check without a mistake does without
+
+    return tomllib.loads(_WAYS_OUT.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def _read(file: Path) -> dict[str, dict[str, str]]:
+    import tomllib
+
     return tomllib.loads(file.read_text(encoding="utf-8"))

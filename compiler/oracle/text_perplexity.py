@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..diagnostics.diagnostic import Span, fail
 from ..files import cache
+from ..files.plain_file import read_plain
 
 if TYPE_CHECKING:
     from ..ir.module import Module
@@ -26,7 +27,7 @@ def read_text(paths: Sequence[Path]) -> str:
     parts = []
     for path in paths:
         try:
-            parts.append(path.read_bytes().decode("utf-8"))
+            parts.append(read_plain(path).decode("utf-8"))
         except UnicodeDecodeError as error:
             fail("E0951", f"`{path}` is not UTF-8 text (byte {error.start})")
         except OSError as error:

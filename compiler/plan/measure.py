@@ -35,6 +35,7 @@ class Measure:
     has_baseline: ClassVar[bool] = False  # whether a bound may be a product like `1.03 * baseline`
     needs_evaluation: ClassVar[bool] = False  # whether the plan's `evaluation` text is what it is measured on
     decoders_only: ClassVar[bool] = False  # whether only a language model has it
+    also_called: ClassVar[tuple[str, ...]] = ()  # what people type who mean it
 
     def value(self, finished: Finished, model: str | None) -> tuple[float, float]:
         """The measured value and the baseline's (1.0 without one); `model` is None for a measure of the bundle."""
@@ -51,6 +52,7 @@ class BundleSize(Measure):
     name: ClassVar[str] = "size"
     of: ClassVar[Literal["bundle", "model"]] = "bundle"
     unit: ClassVar[Literal["B"] | None] = "B"
+    also_called: ClassVar[tuple[str, ...]] = ("bytes", "weight", "storage", "disk", "mb")
 
     def value(self, finished: Finished, model: str | None) -> tuple[float, float]:
         """Bytes; a size has no baseline."""
@@ -69,6 +71,7 @@ class Perplexity(Measure):
     has_baseline: ClassVar[bool] = True
     needs_evaluation: ClassVar[bool] = True
     decoders_only: ClassVar[bool] = True
+    also_called: ClassVar[tuple[str, ...]] = ("ppl", "loss", "quality", "accuracy", "perplex")
 
     def value(self, finished: Finished, model: str | None) -> tuple[float, float]:
         """As measured when the model was compiled."""

@@ -14,6 +14,7 @@ from ..bundle.file_hashes import check_files
 from ..bundle.manifest import Manifest, load_manifest
 from ..bundle.schedule import Schedule
 from ..diagnostics.diagnostic import fail
+from ..files.plain_file import open_plain
 from ..packed.packed_bundle import runnable
 from .chain import Opener
 from .decoder_inputs import as_tensor
@@ -48,7 +49,7 @@ def run_graph(
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz file by name; nothing pickled is accepted."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_plain(path) as opened, np.load(opened, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("it holds one array without a name")
             return {name: file[name] for name in file.files}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from edgec.compiler.cli import main
+from edgec.compiler.commands.run import _print_verified
 
 from .conftest import EXAMPLE, ROOT
 
@@ -34,6 +35,8 @@ def plans(tmp_path: Path) -> tuple[Path, Path]:
         (["schema", "more"], "edgec schema: `more` is one argument too many"),
         (["compile"], "edgec compile: the following arguments are required: plan"),
         (["help", "chek"], "did you mean `check`?"),
+        (["che\x1b[31mk\nok"], "no command `che\\x1b[31mk\\nok`"),
+        (["cache", "prune", "--older", "\u202e3"], "edgec cache: `\\u202e3` is no age"),
         ([], "usage: edgec"),
     ],
 )
@@ -42,6 +45,12 @@ def test_a_wrong_word_is_usage_with_what_was_meant(words: list[str], said: str, 
         main(words)
     assert raised.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_name_in_a_bundle_forges_no_line(capsys) -> None:
+    nothing: dict[str, object] = {"parts": {}, "perplexity": {}, "baseline": {}, "ok": False}
+    _print_verified({**nothing, "problems": ["file `x\nok\x1b[2J` is no file"]})
+    assert capsys.readouterr().out == "problem: file `x\\nok\\x1b[2J` is no file\n1 problem\n"
 
 
 def test_help_is_that_of_the_command(capsys) -> None:

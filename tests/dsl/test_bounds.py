@@ -69,8 +69,8 @@ def test_pipes_devices_folders_and_circles_of_links_are_told():
         assert (told.code, told.message) == ("E0302", f"`{name}` is {what}, not a plan")
         assert codes(f'{HOST}include "{name}"\n') == ["E0302"]
     assert codes(f'{HOST}include "x"\n') == ["E0302"]
-    assert codes(f'{HOST}use "pipe.edge"\n') == ["E0301"]
-    assert codes(f'{HOST}evaluation {{ text = "pipe.edge" }}\n') == ["E0301"]
+    assert codes(f'{HOST}use "pipe.edge"\n') == ["E0302"]
+    assert codes(f'{HOST}evaluation {{ text = "pipe.edge" }}\n') == ["E0302"]
 
 
 @pytest.mark.parametrize("text", ["\f", "\v", "\x1c", "\x85", "\u2028", "\f\f plan", "let a = 1\n\f\nlet b = 2"])

@@ -109,8 +109,9 @@ def test_a_frame_shows_tabs_long_lines_and_other_files():
     shown = render(Diagnostic("E0001", "m", Label(far)), {"a": "x" * 900 + "abc" + "y" * 900})
     assert "abc" in shown
     assert max(map(len, shown.splitlines())) < 200
-    assert render(Diagnostic("E0001", "m", Label(span, "here"))).splitlines() == [
+    assert render(Diagnostic("E0001", "m", Label(span, "here"), help="do")).splitlines() == [
         "error[E0001]: m",
         " --> a:2:2",
         "  = here",
+        "  = help: do",
     ]

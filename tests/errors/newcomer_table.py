@@ -175,7 +175,7 @@ MISTAKES = {
     "a budget too small": cpu(
         "int4, block = size", "auto, budget = 1 bits", "E0203", "2 bits", then="auto, budget = 5 bits"
     ),
-    "positional": cpu(KEYS, "(int4, 32)", "E0001", "key = value"),
+    "positional": cpu(KEYS, "(int4, 32)", "E0001", "weights = int4"),
     "no parentheses": cpu(f"quantize {KEYS}", "quantize", "E0206", "weights = int4"),
     "a syntax error in a used file": cpu("device host", 'device host\nuse "../files/broken.py"', "E0304", "broken.py"),
     "a Windows path": cpu(SOURCE, r'hf("C:\models\qwen")', "E0007", "C:/models/qwen"),

@@ -6,13 +6,14 @@ Codes that show only after the check have their text in `later/`, written by the
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 from edgec.compiler.diagnostics.diagnostic import render
-from edgec.compiler.diagnostics.explain import all_pages, codes, explanation
+from edgec.compiler.diagnostics.explain import all_pages, codes, explanation, ways_out
 from edgec.dsl import check_file
 
 HERE = Path(__file__).parent
@@ -90,3 +91,33 @@ def test_no_message_ends_with_a_full_stop_or_shows_a_repr():
                 assert not message.endswith("."), path.name
                 assert "object at 0x" not in line, path.name
                 assert not re.match(r"[A-Z][a-z]", message), path.name
+
+
+def test_every_mistake_has_a_way_out():
+    """Where an error or a warning is raised without a help of its own, its code has one that fits every case."""
+    silent = {}
+    for folder in ("compiler", "dsl", "passes", "targets"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if (code := _raised(call)) is not None and code != "E0993":
+                    silent.setdefault(code, f"{path.relative_to(ROOT)}:{call.lineno}")
+    assert {code: place for code, place in silent.items() if code not in ways_out()} == {}
+    assert set(ways_out()) <= set(codes())
+
+
+def _raised(call: ast.AST) -> str | None:
+    """The code that a call gives a diagnostic, if it gives no help."""
+    if not isinstance(call, ast.Call) or not call.args or not isinstance(call.args[0], ast.Constant):
+        return None
+    code = call.args[0].value
+    if not isinstance(code, str) or re.fullmatch(r"[EW]0[0-9]{3}", code) is None or len(call.args) == 1:
+        return None
+    named = {keyword.arg for keyword in call.keywords}
+    return None if "help" in named or None in named or len(call.args) >= 5 else code
+
+
+def test_what_is_shown_of_a_mistake_ends_with_the_way_out():
+    for path in [*HERE.glob("*.txt"), *(HERE / "newcomer").glob("*.txt"), *(HERE / "later").glob("*.txt")]:
+        found = re.split(r"^(?=(?:error|warning|note)\[)", path.read_text(encoding="utf-8"), flags=re.M)
+        without = [one for one in found if one.startswith(("error", "warning")) and "= help: " not in one]
+        assert not without, f"{path.name}: {without[0]}"

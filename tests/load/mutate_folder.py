@@ -158,13 +158,17 @@ def answer(folder: Path) -> str | None:
 def campaign(folder: Path, most: int | None = None, seed: int = 0) -> tuple[int, list[str]]:
     """(cases, what did not hold); `most`: only so many, chosen by `seed`."""
     chance = random.Random(seed)
-    cases = [*json_cases(folder, chance), *header_cases(folder, chance)]
-    if most is not None and most < len(cases):
-        cases = chance.sample(cases, most)
-    wrong = []
+    chosen = None
+    if most is not None:
+        whole = sum(1 for _ in _cases(folder, seed))
+        chosen = set(chance.sample(range(whole), min(most, whole)))
+    tried, wrong = 0, []
     with tempfile.TemporaryDirectory(prefix="mutate-") as made:
         copy_ = Path(shutil.copytree(folder, Path(made) / "m"))
-        for name, file, content in cases:
+        for number, (name, file, content) in enumerate(_cases(folder, seed)):
+            if chosen is not None and number not in chosen:
+                continue
+            tried += 1
             path = copy_ / file
             before = path.read_bytes() if path.is_file() else None
             single = copy_ / "model.safetensors"
@@ -180,7 +184,14 @@ def campaign(folder: Path, most: int | None = None, seed: int = 0) -> tuple[int,
                 path.unlink()
             else:
                 path.write_bytes(before)
-    return len(cases), wrong
+    return tried, wrong
+
+
+def _cases(folder: Path, seed: int) -> Iterator[tuple[str, str, bytes]]:
+    """All of them, the same for one seed; each holds a whole file, so there is one at a time."""
+    chance = random.Random(seed)
+    yield from json_cases(folder, chance)
+    yield from header_cases(folder, chance)
 
 
 if __name__ == "__main__":

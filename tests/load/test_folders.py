@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import struct
 from pathlib import Path
 
@@ -22,6 +24,9 @@ MODEL = Path(__file__).resolve().parents[2] / "examples" / "models" / "pycode-qw
 @pytest.fixture
 def folder(tmp_path) -> Path:
     return Path(shutil.copytree(MODEL, tmp_path / "m"))
+
+
+OPTIONAL = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
 def change(path: Path, **values) -> None:
@@ -59,7 +64,7 @@ def test_the_campaign_sees_an_exception(monkeypatch):
 
     monkeypatch.setattr("tests.load.mutate_folder.read_sampling", broken, raising=False)
     monkeypatch.setattr("edgec.compiler.sources.hf.folder.read_sampling", broken)
-    assert campaign(MODEL, most=3)[1] != []
+    assert campaign(MODEL, most=40)[1] != []
 
 
 def test_an_adapter_beside_its_model(folder, golden_error, tmp_path):
@@ -182,3 +187,27 @@ def test_older_tokenizer_files_are_converted(folder):
     theirs, text = AutoTokenizer.from_pretrained(folder), "def mean(values):\n    return 12345 / len(values)  # naïve"
     assert open_tokenizer(made / "tokenizer.json").encode(text).ids == theirs(text)["input_ids"]
     assert checked(folder) == []
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+                                  "special_tokens_map.json", "chat_template.jinja", "model.safetensors"])  # fmt: skip
+@pytest.mark.parametrize("odd", ["pipe", "device", "folder"])
+def test_what_is_no_file_in_a_folder_is_refused_and_not_waited_for(tmp_path, name, odd):
+    folder = Path(shutil.copytree(MODEL, tmp_path / "m"))
+    (folder / name).unlink(missing_ok=True)
+    if odd == "pipe":
+        os.mkfifo(folder / name)
+    elif odd == "device":
+        (folder / name).symlink_to("/dev/zero")
+    else:
+        (folder / name).mkdir()
+    plan = f'plan p\ndevice host\nmodel m {{ source = hf("{folder}") context = 64 }}\ndeploy m on cpu as mnn\n'
+    signal.alarm(20)  # what waits at a pipe is ended
+    try:
+        _, found, _ = check_plan(tmp_path / "plan.edge", text=plan)
+    finally:
+        signal.alarm(0)
+    errors = [one for one in found if one.severity == "error"]
+    assert {one.code for one in errors} <= {"E0309", "E0330", "E0340", "E0705"}
+    assert errors or name in OPTIONAL
+    assert all(name in one.message for one in errors)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...diagnostics.diagnostic import fail
+from ...files.plain_file import read_plain
 
 _TOO_MUCH = 2.0**63
 _LARGEST = 2**31 - 1  # dimensions and ids travel as int32
@@ -17,7 +18,7 @@ _LARGEST = 2**31 - 1  # dimensions and ids travel as int32
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`; a missing file, bad JSON or another kind of value is an error."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_plain(path).decode("utf-8")
     except FileNotFoundError:
         where = "it does not exist" if path.parent.is_dir() else "its folder does not exist"
         fail("E0330", f"cannot read `{path}`: {where}", help="a model folder holds config.json and *.safetensors")

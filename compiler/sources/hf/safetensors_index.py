@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...diagnostics.diagnostic import fail
+from ...files.plain_file import kind
 from ...files.positional_read import SourceFile
 from .config_file import Config, pointer_hint, read_json
 
@@ -65,7 +66,7 @@ def read_checkpoint(folder: Path) -> dict[str, StoredTensor]:
     single, index = folder / SINGLE, folder / INDEX
     if single.exists():
         if not single.is_file():
-            fail("E0340", f"`{single}` is a folder, not a file")
+            fail("E0340", f"`{single}` is {kind(single.stat().st_mode)}, not a file")
         return read_header(single)
     if index.exists():
         return _read_shards(folder, index)

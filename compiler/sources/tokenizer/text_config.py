@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ...diagnostics.diagnostic import fail
+from ...files.plain_file import read_plain
 from ..hf.config_file import read_json
 
 CONFIG, MAP, TEMPLATE, GENERATION = (
@@ -99,7 +100,7 @@ def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
     own = folder / TEMPLATE
     if own.exists():
         try:
-            return own.read_text(encoding="utf-8")
+            return read_plain(own).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = str(error.strerror).lower() if isinstance(error, OSError) else "it is not UTF-8 text"
             fail("E0330", f"cannot read `{own}`: {reason}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...diagnostics.diagnostic import fail
+from ...files.plain_file import read_plain
 from ..hf.config_file import pointer_hint
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def open_tokenizer(path: Path) -> Tokenizer:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_plain(path)
     except FileNotFoundError:
         help = "speculation, MNN and every prompt need the tokenizer.json of the model"
         fail("E0309", f"there is no tokenizer `{path}`", help=help)
