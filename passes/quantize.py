@@ -193,8 +193,9 @@ class Quantize(Pass):
     ranges: str = param(
         "auto",
         doc="how the range of integer activations is chosen from calibration text; auto: minmax for uint16, mse for "
-        "uint8",
-        choices=("auto", "minmax", "percentile", "mse"),
+        "uint8. clip and learned are for linears in uint8: the least error of what they make of their inputs, and "
+        "ranges trained block by block",
+        choices=("auto", "minmax", "percentile", "mse", "clip", "learned"),
         also_called=("observer", "range_method"),
         goes_with=("activations", ("uint16", "uint8")),
     )
@@ -264,6 +265,9 @@ class Quantize(Pass):
         if self.time and not self._limited:
             why = "`time` goes with `method = reconstruct`, `weights = auto` or `tune = scales`: only they have steps"
             return [("time", why, "leave out `time`")]
+        if self.ranges in ("clip", "learned") and self.activations == "uint16":
+            why = f"`ranges = {self.ranges}` is for `activations = uint8`: 16 bits lose nothing by their ranges"
+            return [("ranges", why, "leave out `ranges`")]
         if self.scales == "lpbq" and not self._fits_lpbq:
             help = "write `weights = int4, block = 32, scales = lpbq`"
             return [("scales", "`scales = lpbq` goes with symmetric int4 weights in blocks of 16, 32 or 64", help)]

@@ -20,6 +20,7 @@ from ...compiler.ir.linears import Linear
 from ...compiler.ir.module import Module
 from ...compiler.pipeline.pass_interface import Scope
 from ..quantization.activation_ranges import content
+from ..quantization.clip_ranges import output_weights
 from ..solve import solution_cache as store
 from .asked import Asked, Groups, input_of, model_digest
 from .clip_search import ChannelValues, search
@@ -87,10 +88,7 @@ def _of_group(seen: ChannelValues, group: Sequence[Linear], asked: Asked) -> tup
 
     And whether its outliers lie in few channels, as far as one can tell with an eighth of them corrected.
     """
-    weights, mean = np.zeros(len(seen.squares)), seen.squares / seen.count
-    for linear in group:
-        own = _squares(linear)
-        weights += own / (float((own * mean).sum()) or 1.0)
+    weights = output_weights(seen, group)
     alone = search(seen, weights, 0)
     with_hot = search(seen, weights, asked.most(len(weights)), asked.coverage)
     useful = with_hot.coverage >= asked.coverage and with_hot.error < WORTH * alone.error
@@ -110,14 +108,6 @@ def _of_group(seen: ChannelValues, group: Sequence[Linear], asked: Asked) -> tup
 
 def _hot_rows(linear: Linear, hot: Sequence[int]) -> np.ndarray:
     return hot_rows(linear, hot).numpy()
-
-
-def _squares(linear: Linear) -> np.ndarray:
-    """sum_n W[n, k]^2 of the weight that ships, [K]."""
-    made = np.zeros(linear.shape[1])
-    for _, block in linear.weight().blocks():
-        made += np.square(block, dtype=np.float64).sum(0)
-    return made
 
 
 def _weighed(

@@ -13,8 +13,10 @@ Attention (scores, softmax) ONNX has no place for a pair: the range of the score
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
 
 from ...compiler.calibration import windows as calibrate
@@ -93,10 +95,39 @@ def apply(module: Module, before: dict[str, Encoding], scope: Scope) -> int:
     seen, scores = ranges(module, ids, values, histograms, scope.progress)
     for node, held in scores.items():
         SCORES.set(node, held.range("minmax", 16))
-    made = _Pairs(graph, seen, method, narrow)
+    made = _Pairs(graph, seen, method, narrow, _searched(module, ids, narrow, seen, method, scope))
     made.put(values, cache)
     graph.sort()
     return sum(before.get(name) != encoding for name, encoding in made.done.items()) + len(before.keys() - made.done)
+
+
+def _searched(
+    module: Module,
+    ids: np.ndarray,
+    narrow: set[ir.Node],
+    seen: dict[ir.Value, ObservedValues],
+    method: str,
+    scope: Scope,
+) -> dict[ir.Value, tuple[float, float]]:
+    """What `clip` and `learned` choose for linears in 8 bits: the ranges of what they read; learned: of outputs too."""
+    clipped = {node for node in narrow if not _is_clip(node.inputs[0])}
+    if method not in ("clip", "learned") or not clipped:
+        return {}
+    from .clip_ranges import clip_ranges
+
+    ordered = [node for node in module.main.graph if node in clipped]
+    found = clip_ranges(module, ids, ordered, scope.progress)
+    if method == "clip":
+        return found
+    from .learned_ranges import learned_ranges
+
+    outputs = {node.outputs[0]: seen[node.outputs[0]].range("mse", 8) for node in ordered}
+    return learned_ranges(module, ids, ordered, found | outputs, scope.progress)
+
+
+def _is_clip(value: ir.Value | None) -> bool:
+    producer = None if value is None else value.producer()
+    return producer is not None and SHADOW.get(producer) == "clip"
 
 
 def _stand_ins(graph: ir.Graph, module: Module) -> int:
@@ -133,9 +164,15 @@ class _Pairs:
     """Puts pairs into one graph."""
 
     def __init__(
-        self, graph: ir.Graph, seen: dict[ir.Value, ObservedValues] | None, method: str, narrow: set[ir.Node]
+        self,
+        graph: ir.Graph,
+        seen: dict[ir.Value, ObservedValues] | None,
+        method: str,
+        narrow: set[ir.Node],
+        searched: Mapping[ir.Value, tuple[float, float]] | None = None,
     ) -> None:
         self.graph, self.seen, self.method, self.narrow = graph, seen, method, narrow
+        self.searched = searched or {}
         self.done: dict[str, Encoding] = {}
 
     def put(self, values: list[ir.Value], cache: str) -> None:
@@ -158,8 +195,11 @@ class _Pairs:
             if readers:
                 moved = {r.inputs[0] for r in readers}
                 for at, x in enumerate(v for v in moved if v is not None):
-                    self._insert(x, base if not at else f"{base}.{at}", self._encoding(value, "uint8"), readers)
-            self._insert(value, base, self._encoding(value, "uint8" if node in self.narrow else "uint16"))
+                    own = self._encoding(value, "uint8", self.searched.get(x))
+                    self._insert(x, base if not at else f"{base}.{at}", own, readers)
+            narrow = node in self.narrow
+            own = self.searched.get(value) if narrow else None
+            self._insert(value, base, self._encoding(value, "uint8" if narrow else "uint16", own))
 
     def _linear_readers(self, value: ir.Value) -> list[ir.Node]:
         """Linears that read `value`, moved about or not."""
@@ -171,7 +211,9 @@ class _Pairs:
                 found.append(use.node)
         return found
 
-    def _encoding(self, value: ir.Value, dtype: str) -> Encoding:
+    def _encoding(self, value: ir.Value, dtype: str, given: tuple[float, float] | None = None) -> Encoding:
+        if given is not None:
+            return Encoding.over(*given, dtype)
         low, high = self.seen[value].range(self.method, 8 if dtype == "uint8" else 16) if self.seen else (-1.0, 1.0)
         return Encoding.over(low, high, dtype)
 

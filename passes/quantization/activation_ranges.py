@@ -3,6 +3,8 @@
     minmax       [min x, max x]
     percentile   the shortest [low, high] that leaves out 0.005 % of the values at either end
     mse          [a min x, a max x] with the a in (0, 1] of the least  sum (x - q(x))^2,  b bits
+    clip         of 8-bit inputs the least error of the outputs (`clip_ranges.py`), else auto
+    learned      of 8-bit inputs and outputs trained (`learned_ranges.py`), else auto
     auto         uint16: minmax, a tenth wider (unseen text goes further, and 16 bits have room); uint8: mse
 
 Held: the residual stream of all windows at one boundary, one segment's weights, one batch's activations. What was seen
@@ -34,6 +36,7 @@ _BINS = 4096
 _TAIL = 5e-5
 _ROOM = 1.1
 _PARTS = 120
+NARROW_METHODS = ("clip", "learned")  # what they search is linears' ranges in 8 bits; all else is as with auto
 
 
 @dataclass
@@ -56,7 +59,7 @@ class ObservedValues:
 
     def range(self, method: str, bits: int) -> tuple[float, float]:
         """The ends of the range under `method`."""
-        method = ("minmax" if bits == 16 else "mse") if method == "auto" else method
+        method = ("minmax" if bits == 16 else "mse") if method in ("auto", *NARROW_METHODS) else method
         if method == "minmax" or self.counts is None or self.high <= self.low:
             room = _ROOM if bits == 16 else 1.0
             return self.low * room, self.high * room

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from edgec.compiler.calibration.calibration_text import Calibration
+from edgec.compiler.calibration.windows import windows
 from edgec.compiler.cli import main
 from edgec.compiler.commands.profile import run_profile
 from edgec.compiler.compile.profile import profiles
 from edgec.compiler.diagnostics.diagnostic import EdgecError
 from edgec.compiler.driver import load_plan
-from edgec.compiler.ir.activation_encodings import pairs
+from edgec.compiler.ir.activation_encodings import Encoding, pairs
 from edgec.compiler.ir.annotations import SHADOW
 from edgec.compiler.ir.legality.rules import violations
 from edgec.compiler.ir.levels import Level
@@ -29,9 +31,12 @@ from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.compiler.sources.hf.load_hf import load_hf
 from edgec.passes.bucket import Bucket
 from edgec.passes.outliers.clip_search import STEPS, ChannelValues, search, thresholds
+from edgec.passes.outliers.measure import rounded as fixed
 from edgec.passes.outliers.profile import read
 from edgec.passes.outliers.split import Split, split
+from edgec.passes.quantization.clip_ranges import clip_ranges
 from edgec.passes.quantization.kv_cache import KvCache
+from edgec.passes.quantization.learned_ranges import Training, learned_ranges, rounded
 from edgec.passes.quantize import Quantize
 from edgec.passes.shadow import Shadow
 from hypothesis import given, settings
@@ -318,3 +323,46 @@ def test_the_command_writes_one_file(
     assert main(["profile", str(path), "--quiet", "--output", str(tmp_path / "p.json")]) == 0
     assert "layers.1.mlp.down_proj" in capsys.readouterr().out
     assert len(read(tmp_path / "p.json").linears) == 14
+
+
+def test_ranges_for_outputs_and_learned_ones(variant: Path) -> None:
+    """What a linear makes of its input is worth more than the input; training loses nothing to where it began."""
+    ids = np.frombuffer(TEXT.read_bytes()[2000:2064], np.uint8).astype(np.int64)
+    exact = DecoderOracle(load_hf("m", variant, 256)).forward(ids)
+    off = {}
+    for ranges in ("mse", "clip", "learned"):
+        module = load_hf("m", variant, 256)
+        Quantize(weights="int8", block="channel", activations="uint8", ranges=ranges).run(module, scope())
+        again = Quantize(weights="int8", block="channel", activations="uint8", ranges=ranges).run(module, scope())
+        assert again == 0
+        off[ranges] = float(np.linalg.norm(DecoderOracle(module).forward(ids) - exact) / np.linalg.norm(exact))
+    assert off["clip"] < 0.7 * off["mse"]
+    assert off["learned"] < 1.05 * off["clip"]
+
+
+def test_a_block_that_does_not_gain_keeps_its_ranges(variant: Path) -> None:
+    module = load_hf("m", variant, 256)
+    narrow = [linear.node for linear in linears(module) if linear.name.startswith("layers.")]
+    ids = windows(CALIBRATION, module)[:2]
+    first = clip_ranges(module, ids, narrow, lambda _: None)
+    wild = learned_ranges(module, ids, narrow, first, lambda _: None, Training(steps=1, rate=5.0))
+    assert wild == first
+    better = learned_ranges(module, ids, narrow, first, lambda _: None, Training(steps=20))
+    assert better != first
+
+
+@given(st.floats(-50, 0), st.floats(0.01, 50), st.integers(0, 2**31))
+def test_learned_rounding_is_that_of_the_integers(low: float, high: float, seed: int) -> None:
+    x = torch.randn(200, generator=torch.Generator().manual_seed(seed)) * 20
+    ends = torch.tensor(low), torch.tensor(high, requires_grad=True)
+    made, exact = rounded(x, ends), fixed(x, Encoding.over(low, high, "uint8"))
+    assert float((made.detach() - exact).abs().max()) <= (high - low) / 255 * 1.01  # where a half is rounded the other way
+    made.sum().backward()
+    assert ends[1].grad is not None
+    assert torch.isfinite(ends[1].grad)
+
+
+@pytest.mark.parametrize("ranges", ["clip", "learned"])
+def test_16_bits_have_nothing_to_search(ranges: str) -> None:
+    (problem,) = Quantize(weights="int8", activations="uint16", ranges=ranges).validate()
+    assert "is for `activations = uint8`" in problem[1]
