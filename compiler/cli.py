@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from .commands.arguments import Parser
 from .commands.leaving import leave, remove_leftovers
-from .commands.signals import exit_code, signals_end
+from .commands.signals import arrived, exit_code, signals_end
 from .commands.streams import flush, give_up_stdout, one_document, print_json, program_streams
 from .commands.terminal import show, tell, told
 from .diagnostics.diagnostic import EdgecError, explain_failure, to_json
@@ -46,7 +46,7 @@ def _run_command(words: Sequence[str]) -> int:
             with one_document() if getattr(arguments, "json", False) else nullcontext():
                 code = arguments.run(arguments)
                 flush()
-        return code
+        return code if not code or (ended := arrived()) is None else exit_code(ended)
     except BrokenPipeError:  # `edgec inspect … | head` is no failure
         give_up_stdout()
         return 0
@@ -58,6 +58,9 @@ def _run_command(words: Sequence[str]) -> int:
             raise
         return _failed(left, arguments)  # nobody but this module ends a command well
     except BaseException as problem:  # the last boundary: what is no EdgecError yet becomes one
+        if (ended := arrived()) is not None:
+            print("interrupted", file=sys.stderr)
+            return exit_code(ended)
         return _failed(problem, arguments)
 
 

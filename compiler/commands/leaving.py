@@ -29,9 +29,9 @@ def leave(code: int) -> int:
         workers = sys.modules.get("edgec.compiler.emit.child_process")
         if workers is not None:
             workers.kill_children()
+    scratch.release_all()
     if not others:
         return code
-    scratch.release_all()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

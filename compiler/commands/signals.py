@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP end a command as Ctrl-C does: what it had begun is removed, the exit code is 128 + the number."""
+"""SIGINT, SIGTERM and SIGHUP end a command: what it had begun is removed, the exit code is 128 + the number."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+
+from ..files.undisturbed import postponed
+
+_ASK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_arrived: list[Ended] = []
 
 
 class Ended(KeyboardInterrupt):
@@ -19,11 +24,12 @@ class Ended(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def signals_end() -> Iterator[None]:
-    """Raise `Ended` in the main thread where SIGTERM or SIGHUP arrive; who ignores them (nohup) goes on ignoring."""
+    """Raise `Ended` in the main thread where a signal asks to end; who ignores one (nohup) goes on ignoring it."""
     held = {}
+    _arrived.clear()
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_DFL:
+        for number in _ASK:
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 held[number] = signal.signal(number, _end)
     try:
         yield
@@ -37,7 +43,15 @@ def exit_code(interrupt: KeyboardInterrupt) -> int:
     return 128 + (interrupt.number if isinstance(interrupt, Ended) else signal.SIGINT)
 
 
+def arrived() -> Ended | None:
+    """The signal that asked this command to end, whatever a library or a used file made of its exception."""
+    return _arrived[0] if _arrived else None
+
+
 def _end(number: int, _frame: FrameType | None) -> None:
     for other in (signal.SIGTERM, signal.SIGHUP):  # a second one must not disturb the cleaning up
         signal.signal(other, signal.SIG_IGN)
-    raise Ended(number)
+    ended = Ended(number)
+    _arrived[:] = [ended]
+    if not postponed(ended):
+        raise ended

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .full_disk import names_the_file
+from .undisturbed import undisturbed
 
 PREFIX = "edgec-"
 _LOCK, _WORK = "lock", "work"
@@ -65,6 +66,11 @@ def hold(prefix: str, parent: Path, owner: str = "", help: str = "") -> Scratch:
 
     `help` is the way out where `parent` has no room for it.
     """
+    with undisturbed():
+        return _hold(prefix, parent, owner, help)
+
+
+def _hold(prefix: str, parent: Path, owner: str, help: str) -> Scratch:
     while True:
         with names_the_file(parent, parent, help or ROOM_THERE):
             folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
@@ -84,10 +90,12 @@ def hold(prefix: str, parent: Path, owner: str = "", help: str = "") -> Scratch:
 
 
 def release(held: Scratch) -> None:
-    """Remove the folder, its lock last."""
-    _held.discard(held)
-    remove(held.folder)
-    os.close(held.descriptor)
+    """Remove the folder, its lock last; nothing where that was done already."""
+    with undisturbed():
+        if held in _held:
+            _held.discard(held)
+            remove(held.folder)
+            os.close(held.descriptor)
 
 
 def release_all() -> None:

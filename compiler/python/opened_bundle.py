@@ -29,6 +29,7 @@ class Generation:
     rounds         calls of the model after the prompt
     drafted        tokens the draft proposed, and how many of them were `accepted`; 0 without speculation
     stopped        why it ended: "eos", "tokens" (as many as asked for) or "context" (the K/V cache is full)
+    lanes          what each lane of the model took, of a model with more than one
     """
 
     text: str
@@ -38,6 +39,7 @@ class Generation:
     drafted: int
     accepted: int
     stopped: str
+    lanes: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
         return self.text

@@ -116,3 +116,38 @@ def test_a_signal_ends_the_command_with_its_code(number):
         process.send_signal(number)
         _, said = process.communicate(timeout=20)
     assert (process.returncode, said) == (128 + number, b"interrupted\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_no_fault_of_what_turned_its_exception_into_another(number):
+    lines = ("import pathlib, time", "pathlib.Path('began').touch()", "try:", "    time.sleep(60)")
+    Path("u.py").write_text("\n".join((*lines, "except BaseException:", "    raise ValueError('mine')")))
+    Path("u.edge").write_text('use "u.py"\n')
+    with subprocess.Popen([*EDGEC, "check", "u.edge"], stderr=subprocess.PIPE) as process:
+        for _ in range(500):
+            if Path("began").exists():
+                break
+            time.sleep(0.02)
+        process.send_signal(number)
+        process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+
+
+def test_a_folder_is_made_and_noted_before_a_signal_ends_the_command(tmp_path, monkeypatch):
+    """The signal comes when the folder is there and nobody knows of it yet."""
+    from edgec.compiler.commands.signals import Ended, signals_end
+    from edgec.compiler.files import scratch
+
+    made, parent = scratch.tempfile.mkdtemp, tmp_path / "parent"
+    parent.mkdir()
+
+    def interrupted(**given: object) -> str:
+        folder = made(**given)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return folder
+
+    monkeypatch.setattr(scratch.tempfile, "mkdtemp", interrupted)
+    with pytest.raises(Ended), signals_end(), scratch.scratch_folder("test", parent):
+        pass
+    scratch.release_all()
+    assert list(parent.iterdir()) == []

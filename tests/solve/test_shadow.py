@@ -356,7 +356,9 @@ def test_learned_rounding_is_that_of_the_integers(low: float, high: float, seed:
     x = torch.randn(200, generator=torch.Generator().manual_seed(seed)) * 20
     ends = torch.tensor(low), torch.tensor(high, requires_grad=True)
     made, exact = rounded(x, ends), fixed(x, Encoding.over(low, high, "uint8"))
-    assert float((made.detach() - exact).abs().max()) <= (high - low) / 255 * 1.01  # where a half is rounded the other way
+    assert (
+        float((made.detach() - exact).abs().max()) <= (high - low) / 255 * 1.01
+    )  # where a half is rounded the other way
     made.sum().backward()
     assert ends[1].grad is not None
     assert torch.isfinite(ends[1].grad)
