@@ -52,6 +52,9 @@ typedef struct {
 extern const LookupKernels lookup_plain;
 const LookupKernels* lookup_avx2(void);    // NULL where the library was built without it, or the processor lacks it
 const LookupKernels* lookup_avx512(void);  // the same; VBMI and VNNI
+const LookupKernels* lookup_neon(void);
+const LookupKernels* lookup_neon_dot(void);  // with dot products
+const LookupKernels* lookup_hvx(void);
 const LookupKernels* lookup_best(void);
 const LookupKernels* lookup_named(const char* name);  // NULL if this processor cannot run it
 

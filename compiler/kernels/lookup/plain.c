@@ -1,7 +1,6 @@
 // The lookup product in plain C: the reference that the vector kernels are held against, and what any processor runs.
 #include "lookup.h"
 
-#include <math.h>
 #include <string.h>
 
 static float signed_sum(const float* four, int pattern) {
@@ -16,14 +15,14 @@ static void tables(const LookupLinear* w, const float* x, int64_t tokens, Lookup
     float largest = 0, total = 0;
     for (int k = 0; k < w->block; k += 4) {
       float sum = 0;
-      for (int i = 0; i < 4; i++) sum += fabsf(in[k + i]), total += in[k + i];
+      for (int i = 0; i < 4; i++) sum += __builtin_fabsf(in[k + i]), total += in[k + i];
       if (sum > largest) largest = sum;
     }
     float inverse = largest > 0 ? 127.0f / largest : 0;
     t->step[b] = largest / 127.0f, t->total[b] = total;
     for (int k = 0; k < w->block; k += 4)
       for (int p = 0; p < 16; p++)
-        t->sums[(b * w->block + k) * 4 + p] = (int8_t)rintf(signed_sum(in + k, p) * inverse);
+        t->sums[(b * w->block + k) * 4 + p] = (int8_t)__builtin_rintf(signed_sum(in + k, p) * inverse);
   }
 }
 
@@ -81,15 +80,26 @@ static void multiply_exact(const LookupLinear* w, const LookupTables* t, int64_t
 
 const LookupKernels lookup_plain = {"plain", tables, exact_tables, multiply, multiply_exact};
 
+// From the fastest to the one that any processor runs.
+static const LookupKernels* able(int i) {
+  switch (i) {
+    case 0: return lookup_avx512();
+    case 1: return lookup_avx2();
+    case 2: return lookup_neon_dot();
+    case 3: return lookup_neon();
+    case 4: return lookup_hvx();
+    default: return &lookup_plain;
+  }
+}
+
 const LookupKernels* lookup_best(void) {
-  const LookupKernels* found = lookup_avx512();
-  if (!found) found = lookup_avx2();
-  return found ? found : &lookup_plain;
+  const LookupKernels* found = NULL;
+  for (int i = 0; !found; i++) found = able(i);
+  return found;
 }
 
 const LookupKernels* lookup_named(const char* name) {
-  const LookupKernels* known[] = {&lookup_plain, lookup_avx2(), lookup_avx512()};
-  for (int i = 0; i < 3; i++)
-    if (known[i] && !strcmp(known[i]->name, name)) return known[i];
+  for (int i = 0; i < 6; i++)
+    if (able(i) && !strcmp(able(i)->name, name)) return able(i);
   return NULL;
 }

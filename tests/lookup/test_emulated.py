@@ -1,0 +1,61 @@
+"""Kernels of processors that this machine does not have, beside the plain one, in an emulator."""
+
+from __future__ import annotations
+
+import pytest
+
+from .emulated import MACHINES, Machine
+
+MISTAKES = {
+    "neon": ("neon.c", "vqtbl1q_s8(vld1q_s8(table + 64 + g * 16)", "vqtbl1q_s8(vld1q_s8(table + g * 16)"),
+    "neon_dot": ("neon.c", "vdupq_n_u32(0x30201000)", "vdupq_n_u32(0x20301000)"),
+    "hvx": ("hvx.c", "Q6_V_vand_VV(odd, low), place[2]", "Q6_V_vand_VV(odd, low), place[0]"),
+}
+PAIRS = [(machine, kernel) for machine in MACHINES.values() for kernel in machine.kernels]
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    """The program of cases for a machine."""
+    built = {}
+
+    def of(machine: Machine):
+        if machine.missing:
+            pytest.skip(f"not installed: {machine.missing}")
+        if machine not in built:
+            built[machine] = machine.build(tmp_path_factory.mktemp(machine.name), "cases")
+        return built[machine]
+
+    return of
+
+
+@pytest.mark.parametrize(("machine", "kernel"), PAIRS, ids=[kernel for _, kernel in PAIRS])
+def test_a_thousand_random_cases(cases, machine, kernel):
+    done = machine.run(cases(machine), kernel, 1000, 1)
+    assert "1000 cases, 0 wrong" in done.stdout
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(("machine", "kernel"), PAIRS, ids=[kernel for _, kernel in PAIRS])
+def test_a_mistake_is_found(cases, machine, kernel, tmp_path):
+    cases(machine)
+    done = machine.run(machine.build(tmp_path, "cases", MISTAKES[kernel]), kernel, 20, 1)
+    assert done.returncode == 1
+
+
+def test_a_processor_without_dot_products_is_asked(cases):
+    machine = MACHINES["aarch64"]
+    program = cases(machine)
+    older = Machine("aarch64", machine.compiler, ("qemu-aarch64", "-cpu", "cortex-a53"), machine.kernels)
+    assert "no kernel `neon_dot` here" in older.run(program, "neon_dot", 1).stdout
+    assert "0 wrong" in older.run(program, "neon", 10).stdout
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_the_baseline_that_is_counted_against_is_right(name, tmp_path):
+    machine = MACHINES[name]
+    if machine.missing:
+        pytest.skip(f"not installed: {machine.missing}")
+    program = machine.build(tmp_path, "baselines")
+    for bits in (1, 2, 3, 4):
+        assert machine.run(program, 512, bits, 128).returncode == 0
