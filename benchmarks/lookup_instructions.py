@@ -4,8 +4,8 @@ A count, not a time: what the emulator steps through in the functions that multi
 of 128, between two numbers of inputs, so that what is done once cancels. On Hexagon a packet of up to four instructions
 counts as one. Needs the cross compilers and emulators that `tests/lookup/emulated.py` names.
 
-The other side is written by us as plainly as it goes (`tests/lookup/baselines.c`): on AArch64 4-bit integers and SDOT, whatever the
-width; on Hexagon 1, 2 or 4 bits and VMPY.
+The other side is written by us (`tests/lookup/baselines.c`): on AArch64 4-bit integers and SDOT, whatever the width;
+on Hexagon 1, 2 or 4 bits and VMPY.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Programs for processors that this machine does not have: built by a cross compiler, run in an emulator of their user mode."""
+"""Programs for processors that this machine does not have: built by a cross compiler, run in an emulator."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Machine:
         return ", ".join(tool for tool in (self.compiler, self.emulator[0]) if shutil.which(tool) is None)
 
     def build(self, folder: Path, program: str, change: tuple[str, str, str] | None = None) -> Path:
-        """`program`.c with all kernels; `change` = (file, text, other text) puts a mistake into a copy of one of them."""
+        """`program`.c with all kernels; `change` = (file, text, other text) puts a mistake into a copy of one."""
         sources = folder / "sources"
         shutil.copytree(SOURCES, sources, dirs_exist_ok=True)
         if change is not None:
@@ -58,7 +58,7 @@ class Machine:
         return subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
 
     def count(self, program: Path, functions: str, *words: object) -> int:
-        """How many instructions (Hexagon: packets of up to four) functions of these names run, by the emulator's trace."""
+        """How many instructions (Hexagon: packets of up to four) functions of these names run, by a trace."""
         trace = program.with_suffix(".trace")
         line = [*self.emulator, "-singlestep", "-d", "exec,nochain", "-D", str(trace), str(program), *map(str, words)]
         subprocess.run(line, capture_output=True, timeout=300, check=True)
