@@ -45,6 +45,11 @@ pipeline p {{ {lines} }}
 deploy chat on cpu through p as {target}
 """
 ENGINES = {"mnn normal": "mnn { memory = normal }", "mnn low": "mnn { memory = low }", "ort": "ort"}
+WORDS = {
+    "rtn": "",
+    "gptq tuned": ", method = gptq, tune = scales",
+    "reconstruct": ", method = reconstruct, time = 20 min",
+}
 TABLE = '["embed_tokens", "lm_head"]'
 TABLE_INT8 = f"quantize (weights = int8, block = 32) on {TABLE}"
 
@@ -56,14 +61,13 @@ def _lines() -> dict[str, str]:
         "int8 block 32 rtn": "quantize (weights = int8, block = 32)",
     }
     formats = {
-        "int4 block 32": ("weights = int4, block = 32", ("rtn", "mse", "awq", "gptq", "reconstruct")),
+        "int4 block 32": ("weights = int4, block = 32", ("rtn", "mse", "awq", "gptq", "gptq tuned", "reconstruct")),
         "int4 block 64": ("weights = int4, block = 64", ("gptq",)),
-        "int3 block 32": ("weights = int3, block = 32", ("gptq",)),
+        "int3 block 32": ("weights = int3, block = 32", ("gptq", "gptq tuned")),
     }
     for name, (settings, methods) in formats.items():
         for method in methods:
-            words = settings if method == "rtn" else f"{settings}, method = {method}"
-            words += ", time = 20 min" if method == "reconstruct" else ""
+            words = settings + WORDS.get(method, f", method = {method}")
             made[f"{name} {method}"] = f"quantize ({words})"
             made[f"{name} {method}, table int8"] = f"quantize ({words}) except {TABLE}  {TABLE_INT8}"
     return made

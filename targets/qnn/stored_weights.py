@@ -34,11 +34,12 @@ def stored_weights(module: Module, parts: Iterable[Part], sparse: Collection[str
         graph: ir.Graph = next(iter(part.graphs.values())).graph
         packed = {linear.name for linear in packed_linears([part])} if part.name in sparse else set()
         for linear in linears(module, graph):
-            found[linear.name] = _stored(linear, quantised(graph), SHARE if linear.name in packed else 1.0)
+            found[linear.name] = stored_weight(linear, quantised(graph), linear.name in packed)
     return found
 
 
-def _stored(linear: Linear, integers: bool, share: float) -> StoredWeight:
+def stored_weight(linear: Linear, integers: bool, sparse: bool) -> StoredWeight:
+    """Of one linear, in a graph with integer activations or without, in HTP's sparse store or not."""
     quant, size = linear.quant, math.prod(linear.shape)
     if quant is None:
         if not integers:
@@ -48,7 +49,7 @@ def _stored(linear: Linear, integers: bool, share: float) -> StoredWeight:
         return StoredWeight(2 * size + 4 * linear.shape[0], "int16")
     scales = _scale_bits(quant, linear.shape, integers)
     dense = (size * quant.bits + scales + 7) // 8
-    made = (int(size * quant.bits * share) + scales + 7) // 8
+    made = (int(size * quant.bits * (SHARE if sparse else 1.0)) + scales + 7) // 8
     return StoredWeight(made, bits=quant.bits, dense=dense if made < dense else None)
 
 
