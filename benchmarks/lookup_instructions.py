@@ -20,10 +20,7 @@ sys.path.insert(0, str(ROOT / "tests" / "lookup"))
 from emulated import MACHINES, Machine
 
 SMALL, LARGE, BLOCK = 1024, 2048, 128
-OUTPUTS, THEIRS = (
-    512,
-    64,
-)  # with more of them what is done once for a token weighs less; the other side does nothing once
+OUTPUTS, THEIRS = 512, 64  # lookup does something once for a token, the other side nothing
 FUNCTIONS = "multiply|multiply_dot|panel|plain_tile|dot_tile|block_sums|arrange|add_block|lookup_half"
 
 
