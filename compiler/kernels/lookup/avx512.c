@@ -90,21 +90,29 @@ INLINE void panel(const LookupLinear* w, const LookupTables* t, int64_t token, i
     const int8_t* table = t->sums + token * stride + b * w->block * 4;
     __m512i whole[8][4];
     UNROLL for (int m = 0; m < M; m++) UNROLL for (int i = 0; i < tiles; i++) whole[m][i] = _mm512_setzero_si512();
-    for (int e = 0; e < w->block / 32; e++, table += 128)
-      UNROLL for (int p = 0; p < bits; p++, at += 256) {
-        const __m512i weight = _mm512_set1_epi8(1 << p);
-        UNROLL for (int i = 0; i < tiles; i++) {
-          __m512i bytes = _mm512_loadu_si512(at + i * 64);
-          __m512i first = _mm512_ternarylogic_epi32(bytes, low, group, 0xEA);
-          __m512i second = _mm512_ternarylogic_epi32(_mm512_srli_epi16(bytes, 4), low, group, 0xEA);
-          UNROLL for (int m = 0; m < M; m++) {
-            __m512i a = _mm512_permutexvar_epi8(first, _mm512_loadu_si512(table + m * stride));
-            __m512i c = _mm512_permutexvar_epi8(second, _mm512_loadu_si512(table + m * stride + 64));
-            whole[m][i] = _mm512_dpbusd_epi32(whole[m][i], weight, a);
-            whole[m][i] = _mm512_dpbusd_epi32(whole[m][i], weight, c);
+    for (int e = 0; e < w->block / 32; e++, table += 128, at += 256 * bits)
+      if (M == 1)
+        UNROLL for (int p = 0; p < bits; p++) UNROLL for (int i = 0; i < tiles; i++) {
+          __m512i bytes = _mm512_loadu_si512(at + p * 256 + i * 64);
+          for (int half = 0; half < 2; half++, bytes = _mm512_srli_epi16(bytes, 4)) {
+            __m512i entry = _mm512_ternarylogic_epi32(bytes, low, group, 0xEA);
+            __m512i found = _mm512_permutexvar_epi8(entry, _mm512_loadu_si512(table + half * 64));
+            whole[0][i] = _mm512_dpbusd_epi32(whole[0][i], _mm512_set1_epi8(1 << p), found);
           }
         }
-      }
+      else
+        UNROLL for (int half = 0; half < 2; half++) {  // one after the other: the tables of four tokens stay in registers
+          __m512i entries[8];
+          UNROLL for (int m = 0; m < M; m++) entries[m] = _mm512_loadu_si512(table + m * stride + half * 64);
+          UNROLL for (int p = 0; p < bits; p++) UNROLL for (int i = 0; i < tiles; i++) {
+            __m512i bytes = _mm512_loadu_si512(at + p * 256 + i * 64);
+            if (half) bytes = _mm512_srli_epi16(bytes, 4);
+            bytes = _mm512_ternarylogic_epi32(bytes, low, group, 0xEA);
+            UNROLL for (int m = 0; m < M; m++)
+              whole[m][i] = _mm512_dpbusd_epi32(whole[m][i], _mm512_set1_epi8(1 << p),
+                                                _mm512_permutexvar_epi8(bytes, entries[m]));
+          }
+        }
     UNROLL for (int i = 0; i < tiles; i++) {
       int64_t place = (number * blocks + b) * LOOKUP_PANEL + (tile + i) * 16;
       __m512 scale = scales(w, place);
