@@ -55,6 +55,7 @@ LINES = {
     "shadow": Line({}, {}),
     "shadow on half": Line({}, {"keep_layers": 0.5}),
     "shadow on 15 %": Line({}, {"keep_layers": 0.15}),
+    "shadow, outputs too": Line({}, {"mode": "both"}),
     "rotation, shadow": Line({}, {}, rotate=True),
 }
 
@@ -130,10 +131,12 @@ def on_the_cpu(module: Module) -> dict[str, float]:
     from edgec.compiler.ir.linears import linears
 
     sizes = {linear.node: math.prod(linear.shape) for linear in linears(module) if linear.name not in EXCEPT}
-    held = sum(size for node, size in sizes.items() if SHADOW.get(node) == "cpu")
-    inputs = sum(SHADOW.get(node) == "cpu" and node.op_type == "Gather" for node in module.main.graph)
+    beside = {node: size for node, size in sizes.items() if SHADOW.get(node) == "cpu"}
+    held = sum(size for node, size in beside.items() if not (node.name or "").endswith(".place"))  # zeros and ones
+    inputs = {node.inputs[0] for node in module.main.graph if SHADOW.get(node) == "cpu"}
+    inputs = sum(value is not None and SHADOW.get(value.producer()) is None for value in inputs)
     layers = module.arch.layers if module.arch is not None else 1
-    return {"rows": held / (sum(sizes.values()) - held), "crossings": 2 * inputs / layers}
+    return {"rows": held / (sum(sizes.values()) - sum(beside.values())), "crossings": 2 * inputs / layers}
 
 
 def main() -> None:

@@ -56,7 +56,13 @@ class Shadow(Pass):
         maximum=1,
         also_called=("keep", "shadow_layers"),
     )
-    mode: str = param("input", doc="what is corrected; input: what exceeds the range of an input", choices=("input",))
+    mode: str = param(
+        "input",
+        doc="what is corrected; input: what exceeds the range of a linear's input; output: what exceeds that of its "
+        "output, in the channels that do, which are computed again from float rows; both",
+        choices=("input", "output", "both"),
+        also_called=("correct",),
+    )
 
     profile: str = param(
         "",
@@ -92,4 +98,4 @@ class Shadow(Pass):
         from .outliers.asked import Asked
         from .outliers.rewrite import shadow
 
-        return shadow(module, Asked(self.coverage, self.max_channels, self.keep_layers, self.profile), scope)
+        return shadow(module, Asked(self.coverage, self.max_channels, self.keep_layers, self.mode, self.profile), scope)

@@ -62,7 +62,7 @@ def _to_linears(value: ir.Value) -> set[ir.Node]:
 
 def _pairs_behind(node: ir.Node) -> Iterator[ir.Node]:
     readers = [use.node for use in node.outputs[0].uses()]
-    while len(readers) == 1 and encoding_of(readers[0]) is not None:
+    while len(readers) == 1 and (encoding_of(readers[0]) is not None or SHADOW.get(readers[0]) == "clip"):
         yield readers[0]
         readers = [use.node for use in readers[0].outputs[0].uses()]
 

@@ -19,6 +19,7 @@ class Asked:
     coverage: float
     max_channels: float
     keep_layers: float
+    mode: str = "input"
     profile: str = ""  # the file as the plan names it
 
     def most(self, inputs: int) -> int:

@@ -27,6 +27,9 @@ def given(groups: Groups, asked: Asked, scope: Scope) -> Profile:
         if have != want:
             message = f"{shown} was made with `{name} = {100 * have:g}%`, the line asks for {100 * want:g}%"
             fail("E0433", message, scope.origin, help=f"write `{name} = {100 * have:g}%`, or {_AGAIN}")
+    if held.mode != asked.mode:
+        message = f"{shown} was made with `mode = {held.mode}`, the line asks for {asked.mode}"
+        fail("E0433", message, scope.origin, help=f"write `mode = {held.mode}`, or {_AGAIN}")
     _compare(held, groups, shown, scope)
     return held
 

@@ -108,6 +108,24 @@ class _Counting:
 
 
 @dataclass(frozen=True)
+class RoundedOutput:
+    """How a linear's output is rounded, with its shadow and without, and which channels the shadow computes again."""
+
+    shadowed: Encoding
+    alone: Encoding
+    hot: tuple[int, ...]
+
+    def of(self, y: torch.Tensor, shadow: bool) -> torch.Tensor:
+        """`y` rounded; with a shadow, what its hot channels have beyond the range is added."""
+        encoding = self.shadowed if shadow else self.alone
+        made = rounded(y, encoding)
+        if shadow and self.hot:
+            some = y[..., list(self.hot)]
+            made[..., list(self.hot)] += some - some.clamp(encoding.low, encoding.high)
+        return made
+
+
+@dataclass(frozen=True)
 class Rounded:
     """How a linear's input is rounded, with its shadow and without."""
 
@@ -115,6 +133,7 @@ class Rounded:
     alone: Encoding
     hot: tuple[int, ...]
     rows: Callable[[], np.ndarray]  # float weights [N, h] of the hot channels
+    output: RoundedOutput | None = None  # None: outputs are left as they are
 
 
 @one_thread_an_operation()
@@ -186,13 +205,15 @@ class _Step:
         how, read = self.hot.how.get(node), node.inputs[0]
         if how is None or read is None:
             return outputs_of(node, values, self.constants)
-        x, shadow = values[read], bool(how.hot) and not removed
+        x, shadow = values[read], not removed
         encoding = how.shadowed if shadow else how.alone
         (y,) = outputs_of(node, {**values, read: rounded(x, encoding)}, self.constants)
-        if not shadow:
-            return (y,)
-        some = x[..., list(how.hot)]
-        return (y + (some - some.clamp(encoding.low, encoding.high)) @ self.hot.rows(node).T,)
+        if how.output is not None:
+            y = how.output.of(y, shadow)
+        if shadow and how.hot:
+            some = x[..., list(how.hot)]
+            y = y + (some - some.clamp(encoding.low, encoding.high)) @ self.hot.rows(node).T
+        return (y,)
 
 
 def rounded(x: torch.Tensor, encoding: Encoding) -> torch.Tensor:

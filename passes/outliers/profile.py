@@ -1,6 +1,6 @@
 """The outlier profile of a model: a row for each linear in 8 bits, as a file that can be read, plotted and used again.
 
-{"version": 1, "model": digest, "linears": [{"name": …, "hot": [3, 17], "coverage": 0.98, "loss": 0.0021, …}, …]}
+{"version": 2, "model": digest, "linears": [{"name": …, "hot": [3, 17], "coverage": 0.98, "loss": 0.0021, …}, …]}
 
 The digest is over the names, shapes and float weights of the linears, so that a profile is told from another model's.
 """
@@ -8,11 +8,26 @@ The digest is over the names, shapes and float weights of the linears, so that a
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-VERSION = 1
+VERSION = 2
+
+
+@dataclass(frozen=True)
+class OutputOutliers:
+    """What a linear's output held: as `LinearOutliers` has it of the input, each channel's error relative to itself."""
+
+    low: float
+    high: float
+    hot: tuple[int, ...]
+    coverage: float
+    needed: int
+    error: float
+    alone_low: float
+    alone_high: float
+    alone_error: float
 
 
 @dataclass(frozen=True)
@@ -40,8 +55,20 @@ class LinearOutliers:
     alone_low: float
     alone_high: float
     alone_error: float
+    output: OutputOutliers | None = None  # None: outputs are not corrected
     loss: float | None = None
     kept: bool = False
+
+    @property
+    def shadowed(self) -> bool:
+        """Whether there is anything that the CPU would correct."""
+        return bool(self.hot) or (self.output is not None and bool(self.output.hot))
+
+    @property
+    def rows(self) -> int:
+        """Float weights that the CPU would have."""
+        of_output = len(self.output.hot) * self.inputs if self.output is not None else 0
+        return len(self.hot) * self.outputs + of_output
 
 
 @dataclass(frozen=True)
@@ -51,14 +78,19 @@ class Profile:
     model: str
     coverage: float
     max_channels: float
+    mode: str
     loss_of_all: float | None
     linears: tuple[LinearOutliers, ...]
 
     def text(self) -> str:
         """The profile as JSON."""
         rows = [asdict(row) for row in self.linears]
-        head = {"version": VERSION, "model": self.model, "coverage": self.coverage, "max_channels": self.max_channels}
+        head: dict[str, Any] = {"version": VERSION, "model": self.model, "coverage": self.coverage}
+        head |= {"max_channels": self.max_channels, "mode": self.mode}
         return json.dumps({**head, "loss_of_all": self.loss_of_all, "linears": rows}, indent=1) + "\n"
+
+
+Choice = TypeVar("Choice", LinearOutliers, OutputOutliers)
 
 
 def read(path: Path) -> Profile:
@@ -75,7 +107,7 @@ def read(path: Path) -> Profile:
         rows = tuple(_row(row) for row in held["linears"])
         all_ = held["loss_of_all"]
         return Profile(
-            str(held["model"]), float(held["coverage"]), float(held["max_channels"]),
+            str(held["model"]), float(held["coverage"]), float(held["max_channels"]), str(held["mode"]),
             None if all_ is None else float(all_), rows,
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
@@ -83,12 +115,22 @@ def read(path: Path) -> Profile:
 
 
 def _row(row: dict[str, Any]) -> LinearOutliers:
-    made = LinearOutliers(**{field.name: row[field.name] for field in fields(LinearOutliers)})
-    seen = tuple(map(float, made.seen))
+    given = {field.name: row[field.name] for field in fields(LinearOutliers)}
+    if given["output"] is not None:
+        own = given["output"]
+        given["output"] = OutputOutliers(**{field.name: own[field.name] for field in fields(OutputOutliers)})
+    made = LinearOutliers(**given)
+    low, high = map(float, made.seen)
+    output = None if made.output is None else _checked(made.output, made.name, made.outputs)
+    return replace(_checked(made, made.name, made.inputs), seen=(low, high), output=output)
+
+
+def _checked(made: Choice, name: str, width: int) -> Choice:
+    """With channels as a tuple; ValueError for what the graph could not be split by."""
     hot = tuple(map(int, made.hot))
-    if len(seen) != 2 or any(not 0 <= k < made.inputs for k in hot):
-        raise ValueError(f"`{made.name}` has channels that it has not")
+    if any(not 0 <= k < width for k in hot) or list(hot) != sorted(set(hot)):
+        raise ValueError(f"`{name}` has channels that it has not")
     numbers = (made.low, made.high, made.alone_low, made.alone_high)
     if not (made.low <= made.high and made.alone_low <= made.alone_high and all(abs(n) < 1e30 for n in numbers)):
-        raise ValueError(f"`{made.name}` has no range")
-    return LinearOutliers(**{**asdict(made), "seen": (seen[0], seen[1]), "hot": hot})
+        raise ValueError(f"`{name}` has no range")
+    return replace(made, hot=hot)

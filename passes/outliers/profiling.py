@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,14 +23,15 @@ from ..quantization.activation_ranges import content
 from ..quantization.clip_ranges import output_weights
 from ..solve import solution_cache as store
 from .asked import Asked, Groups, input_of, model_digest
-from .clip_search import ChannelValues, search
-from .measure import Rounded, channel_values, losses
-from .profile import LinearOutliers, Profile, read
+from .clip_search import ChannelValues, ClipRange, search
+from .measure import Rounded, RoundedOutput, channel_values, losses
+from .profile import LinearOutliers, OutputOutliers, Profile, read
 from .split import hot_rows
 
 KIND = "outliers"
 WEIGHED = 4  # windows that losses are measured on
 WORTH = 0.75  # a shadow leaves less than this of the error that clip search alone leaves
+_SILENT = 1e-8  # of the largest channel's square: less is no signal
 _EIGHTH, _GONE = 8, 0.1  # of the channels corrected leave less than this of it, where outliers lie in few channels
 
 
@@ -45,22 +46,23 @@ def measured(module: Module, groups: Groups, asked: Asked, scope: Scope) -> Prof
         )
     ids = calibrate.windows(scope.calibration, module)
     names = [[linear.name for linear in group] for group in groups]
-    settings = f"{asked.coverage} {asked.max_channels} {WEIGHED} {WORTH}"
-    key = store.key("outliers 2", calibrate.digest(ids), content(module.main.graph), repr(names), settings)
+    settings = f"{asked.coverage} {asked.max_channels} {WEIGHED} {WORTH} {asked.mode}"
+    key = store.key("outliers 4", calibrate.digest(ids), content(module.main.graph), repr(names), settings)
 
     def build(folder: Path) -> None:
         rows = _rows(module, ids, groups, asked, scope)
         rows, of_all = _weighed(module, ids, groups, rows, scope)
-        made = Profile(model_digest(groups), asked.coverage, asked.max_channels, of_all, tuple(rows))
+        made = Profile(model_digest(groups), asked.coverage, asked.max_channels, asked.mode, of_all, tuple(rows))
         (folder / "profile.json").write_text(made.text(), encoding="utf-8")
 
     return read(cache.make(KIND, key, build) / "profile.json")
 
 
 def _rows(module: Module, ids: np.ndarray, groups: Groups, asked: Asked, scope: Scope) -> list[LinearOutliers]:
-    inputs = {group[0].node.inputs[0]: group for group in groups}
-    seen = channel_values(module, ids, [value for value in inputs if value is not None], scope.progress)
-    made = [_of_group(seen[value], group, asked) for value, group in inputs.items() if value is not None]
+    inputs = {value: group for group in groups if (value := group[0].node.inputs[0]) is not None}
+    outputs = [] if asked.mode == "input" else [linear.node.outputs[0] for group in groups for linear in group]
+    seen = channel_values(module, ids, [*inputs, *outputs], scope.progress)
+    made = [_of_group(seen, value, group, asked) for value, group in inputs.items()]
     short = [rows[0] for rows, few in made if few and rows[0].coverage < asked.coverage]
     if short:
         raise PlanError(_too_few(short, asked, scope))
@@ -83,31 +85,60 @@ def _too_few(short: Sequence[LinearOutliers], asked: Asked, scope: Scope) -> Dia
     return Diagnostic("E0432", message + also, at, help=help)
 
 
-def _of_group(seen: ChannelValues, group: Sequence[Linear], asked: Asked) -> tuple[list[LinearOutliers], bool]:
+def _of_group(
+    all_: Mapping[ir.Value, ChannelValues], value: ir.Value, group: Sequence[Linear], asked: Asked
+) -> tuple[list[LinearOutliers], bool]:
     """One range and one set of channels for all linears of an input: they share the integers and the CPU's part.
 
     And whether its outliers lie in few channels, as far as one can tell with an eighth of them corrected.
     """
+    seen = all_[value]
     weights = output_weights(seen, group)
-    alone = search(seen, weights, 0)
-    with_hot = search(seen, weights, asked.most(len(weights)), asked.coverage)
-    useful = with_hot.coverage >= asked.coverage and with_hot.error < WORTH * alone.error
-    hot = with_hot.hot if useful else ()
-    few = search(seen, weights, max(1, len(weights) // _EIGHTH)).error < _GONE * alone.error
+    alone, with_hot = _both(seen, weights, asked)
+    hot = () if asked.mode == "output" or not _worth(alone, with_hot, asked) else with_hot.hot
+    few = asked.mode != "output" and search(seen, weights, max(1, len(weights) // _EIGHTH)).error < _GONE * alone.error
     values = seen.count * len(weights)
     rows = [
         LinearOutliers(
             linear.name, input_of(group), linear.shape[0], linear.shape[1], (seen.low, seen.high),
             with_hot.low, with_hot.high, hot, with_hot.coverage, with_hot.needed, with_hot.error,
             with_hot.clipped / values, alone.low, alone.high, alone.error,
+            None if asked.mode == "input" else _of_output(all_[linear.node.outputs[0]], asked),
         )
         for linear in group
     ]  # fmt: skip
     return rows, few
 
 
+def _both(seen: ChannelValues, weights: np.ndarray, asked: Asked) -> tuple[ClipRange, ClipRange]:
+    """The range without corrected channels, and the one with as many as are allowed."""
+    return search(seen, weights, 0), search(seen, weights, asked.most(len(weights)), asked.coverage)
+
+
+def _worth(alone: ClipRange, with_hot: ClipRange, asked: Asked, share: float = WORTH) -> bool:
+    return with_hot.coverage >= asked.coverage and with_hot.error < share * alone.error
+
+
+def _of_output(seen: ChannelValues, asked: Asked) -> OutputOutliers:
+    """What reads an output is not looked at: each channel counts by its error relative to itself.
+
+    A channel costs a row of all inputs: there is a shadow only where few channels are nearly all of the error.
+    """
+    mean = seen.squares / seen.count
+    alone, found = _both(seen, 1 / np.maximum(mean, mean.max() * _SILENT + 1e-30), asked)
+    hot = found.hot if _worth(alone, found, asked, _GONE) else ()
+    return OutputOutliers(
+        found.low, found.high, hot, found.coverage, found.needed, found.error, alone.low, alone.high, alone.error
+    )
+
+
 def _hot_rows(linear: Linear, hot: Sequence[int]) -> np.ndarray:
     return hot_rows(linear, hot).numpy()
+
+
+def _output(found: OutputOutliers) -> RoundedOutput:
+    alone = Encoding.over(found.alone_low, found.alone_high, "uint8")
+    return RoundedOutput(Encoding.over(found.low, found.high, "uint8") if found.hot else alone, alone, found.hot)
 
 
 def _weighed(
@@ -121,8 +152,15 @@ def _weighed(
         row = by_name[linear.name]
         ends, alone = (row.low, row.high), (row.alone_low, row.alone_high)
         rows_of = partial(_hot_rows, linear, row.hot)
-        how[linear.node] = Rounded(Encoding.over(*ends, "uint8"), Encoding.over(*alone, "uint8"), row.hot, rows_of)
-    split = [group for group in groups if by_name[group[0].name].hot]
+        shadowed = Encoding.over(*(ends if row.hot else alone), "uint8")
+        how[linear.node] = Rounded(
+            shadowed,
+            Encoding.over(*alone, "uint8"),
+            row.hot,
+            rows_of,
+            None if row.output is None else _output(row.output),
+        )
+    split = [group for group in groups if any(by_name[linear.name].shadowed for linear in group)]
     if not split:
         return rows, None
     members = [frozenset(linear.node for linear in group) for group in split]

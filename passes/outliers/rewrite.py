@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -15,7 +15,7 @@ from ...compiler.pipeline.pass_interface import FiguresTable, Scope
 from ..quantization import activation_pairs as activations
 from .asked import Asked, Groups, input_of
 from .given_profile import given
-from .profile import LinearOutliers, Profile
+from .profile import LinearOutliers, OutputOutliers, Profile
 from .split import Split, split
 
 
@@ -69,20 +69,25 @@ def _stand_in(groups: Groups, asked: Asked) -> Profile:
     for linear, name in ((linear, input_of(group)) for group in groups for linear in group):
         n, k = linear.shape
         hot = tuple(range(max(1, asked.most(k))))
-        rows.append(
-            LinearOutliers(linear.name, name, n, k, (-1.0, 1.0), -1.0, 1.0, hot, 1.0, 1, 0.0, 0.0, -1.0, 1.0, 0.0)
-        )
-    return Profile("", asked.coverage, asked.max_channels, None, _with_kept(rows, len(rows)))
+        if asked.mode == "output":
+            hot = ()
+        output = None
+        if asked.mode != "input":
+            ends = tuple(range(max(1, asked.most(n))))
+            output = OutputOutliers(-1.0, 1.0, ends, 1.0, 1, 0.0, -1.0, 1.0, 0.0)
+        seen = -1.0, 1.0
+        rows.append(LinearOutliers(linear.name, name, n, k, seen, *seen, hot, 1.0, 1, 0.0, 0.0, *seen, 0.0, output))
+    return Profile("", asked.coverage, asked.max_channels, asked.mode, None, _with_kept(rows, len(rows)))
 
 
 def _with_kept(rows: Sequence[LinearOutliers], count: int) -> tuple[LinearOutliers, ...]:
     """The rows with the shadows that are kept: those of the inputs of the largest loss a linear, `count` at most."""
     by_input: dict[str, list[LinearOutliers]] = {}
     for row in rows:
-        if row.hot:
-            by_input.setdefault(row.input, []).append(row)
+        by_input.setdefault(row.input, []).append(row)
+    having = [group for group in by_input.values() if any(row.shadowed for row in group)]
     kept: set[str] = set()
-    for group in sorted(by_input.values(), key=lambda group: -(group[0].loss or 0.0) / len(group)):
+    for group in sorted(having, key=lambda group: -(group[0].loss or 0.0) / len(group)):
         if len(kept) + len(group) <= count:
             kept |= {row.name for row in group}
     return tuple(replace(row, kept=row.name in kept) for row in rows)
@@ -104,29 +109,43 @@ def _profile(module: Module, groups: Groups, asked: Asked, scope: Scope) -> Prof
 def _rewrite(graph: ir.Graph, groups: Groups, rows: Mapping[str, LinearOutliers]) -> None:
     for group in groups:
         row = rows[group[0].name]
-        how = Split(row.low, row.high, row.hot) if row.kept else Split(row.alone_low, row.alone_high)
-        split(graph, group, how, row.input)
+        outputs = {name: _split_of(one, row.kept) for name, one in _outputs(group, rows)}
+        split(graph, group, _split_of(row, row.kept), row.input, outputs)
     graph.sort()
+
+
+def _outputs(group: Sequence[Linear], rows: Mapping[str, LinearOutliers]) -> Iterator[tuple[str, OutputOutliers]]:
+    for linear in group:
+        output = rows[linear.name].output
+        if output is not None:
+            yield linear.name, output
+
+
+def _split_of(found: LinearOutliers | OutputOutliers, kept: bool) -> Split:
+    """The range with its corrected channels where the shadow is kept and has some, else that of clip search alone."""
+    if kept and found.hot:
+        return Split(found.low, found.high, found.hot)
+    return Split(found.alone_low, found.alone_high)
 
 
 def _tell(profile: Profile, asked: Asked, scope: Scope) -> None:
     """Notes and the table of the report."""
     rows = profile.linears
     kept = [row for row in rows if row.kept]
-    held, whole = sum(len(row.hot) * row.outputs for row in kept), sum(row.inputs * row.outputs for row in rows)
+    held, whole = sum(row.rows for row in kept), sum(row.inputs * row.outputs for row in rows)
     size = 4 * held / 2**20
     scope.note(
         f"{len(kept)} of {len(rows)} linears have a shadow: {held / whole:.1%} of the weights, {size:.2f} MiB in "
         "float32, stay with the CPU"
     )
-    pruned = [row for row in rows if row.hot and not row.kept and row.loss is not None]
+    pruned = [row for row in rows if row.shadowed and not row.kept and row.loss is not None]
     if pruned:
         dearest = max(pruned, key=lambda row: row.loss or 0.0)
         scope.note(
             f"{len(pruned)} shadows are pruned, the dearest behind `{dearest.input}`: {dearest.loss:.2g} nats a token "
             "of the calibration text"
         )
-    wide = [row for row in rows if row.needed > len(row.hot) and not row.hot]
+    wide = [row for row in rows if asked.mode != "output" and row.needed > len(row.hot) and not row.hot]
     if wide:
         worst = min(wide, key=lambda row: row.coverage)
         scope.note(
@@ -137,7 +156,19 @@ def _tell(profile: Profile, asked: Asked, scope: Scope) -> None:
     scope.table(FiguresTable("Outliers of 8-bit inputs", HEAD, tuple(map(cells, rows))))
 
 
-HEAD = ("linear", "seen", "range", "clip search alone", "hot", "coverage", "error", "error alone", "loss", "shadow")
+HEAD = (
+    "linear",
+    "seen",
+    "range",
+    "clip search alone",
+    "hot",
+    "coverage",
+    "error",
+    "error alone",
+    "hot outputs",
+    "loss",
+    "shadow",
+)
 
 
 def cells(row: LinearOutliers) -> tuple[str, ...]:
@@ -151,6 +182,7 @@ def cells(row: LinearOutliers) -> tuple[str, ...]:
         f"{row.coverage:.1%}",
         f"{row.error:.2e}",
         f"{row.alone_error:.2e}",
+        "" if row.output is None else f"{len(row.output.hot)} of {row.outputs}",
         "" if row.loss is None else f"{row.loss:.2e}",
-        "kept" if row.kept else "pruned" if row.hot else "none",
+        "kept" if row.kept else "pruned" if row.shadowed else "none",
     )

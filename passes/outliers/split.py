@@ -6,13 +6,15 @@
        +- Gather hot -+-------- Sub - MatMul W[:, hot] -+             the second row on the CPU
                       +- Clip --+
 
-Linears that read one input share its Clip, Gather and Sub. What the integer pair behind Clip can hold is exactly its
-range (`quantization/activation_pairs.py`), so that rounding and clipping are one step on the NPU.
+Linears that read one input share its Clip, Gather and Sub. With `outputs` a linear's own result is clipped too, and
+what its hot channels have beyond that range is computed again from their float rows and added by the same sum. What the
+integer pair behind a Clip can hold is exactly its range (`quantization/activation_pairs.py`), so that rounding and
+clipping are one step on the NPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,15 +41,24 @@ class Split:
         return Encoding.over(self.low, self.high, "uint8")
 
 
-def split(graph: ir.Graph, linears: Sequence[Linear], how: Split, base: str) -> None:
-    """Split `linears`, which read one value; new nodes are named `<base>.clip`, `.hot`, …"""
+def split(
+    graph: ir.Graph, linears: Sequence[Linear], how: Split, base: str, outputs: Mapping[str, Split] | None = None
+) -> None:
+    """Split `linears`, which read one value; new nodes are named `<base>.clip`, `.hot`, …
+
+    `outputs`: the ranges that outputs are clipped to, by linear, and the channels that are computed again.
+    """
     x = linears[0].node.inputs[0]
     if x is None or any(linear.node.inputs[0] is not x for linear in linears):
         raise ValueError("linears that are split together read one value")
-    if how.hot:
-        beyond = _beyond(graph, x, how, base, linears[0].node)
-        for linear in linears:
-            _add(graph, linear, beyond, how.hot)
+    beyond = _beyond(graph, x, how, base, linears[0].node) if how.hot else None
+    for linear in linears:
+        own = (outputs or {}).get(linear.name)
+        made = _shadow(graph, linear, x, beyond, how.hot, own)
+        if made is not None:
+            _add(graph, linear, made)
+        if own is not None and not linear.node.outputs[0].is_graph_output():
+            _clip_output(graph, linear, own)
     clipped = _node(graph, "Clip", [x, *_ends(graph, how, base)], f"{base}.clip", x, linears[0].node)
     SHADOW.set(clipped, "clip")
     for linear in linears:
@@ -56,16 +67,19 @@ def split(graph: ir.Graph, linears: Sequence[Linear], how: Split, base: str) -> 
 
 def hot_rows(linear: Linear, hot: Sequence[int]) -> Weight:
     """The float weights [N, h] of the inputs `hot`, from the weight that integers were made of."""
-    source = FLOAT_WEIGHT.get(linear.quant.q) if linear.quant is not None else None
-    held = linear.weight() if source is None else as_weight(source)
     columns = np.asarray(hot)
-    whole = cast(held, ir.DataType.FLOAT)
+    whole = _float_weight(linear)
     dims = (linear.shape[0], len(columns))
     how = f"{len(columns)} of {linear.shape[1]} inputs"
     name = f"{linear.name}.shadow.weight"
     return derive(
         name, ir.DataType.FLOAT, dims, lambda a, b: whole.rows(a, b)[:, columns], whole, Transform.MEASURE, how
     )
+
+
+def _float_weight(linear: Linear) -> Weight:
+    source = FLOAT_WEIGHT.get(linear.quant.q) if linear.quant is not None else None
+    return cast(linear.weight() if source is None else as_weight(source), ir.DataType.FLOAT)
 
 
 def _beyond(graph: ir.Graph, x: ir.Value, how: Split, base: str, before: ir.Node) -> ir.Value:
@@ -82,18 +96,79 @@ def _beyond(graph: ir.Graph, x: ir.Value, how: Split, base: str, before: ir.Node
     return beyond.outputs[0]
 
 
-def _add(graph: ir.Graph, linear: Linear, beyond: ir.Value, hot: Sequence[int]) -> None:
-    """Add what the hot channels give beyond the range to the output of `linear`."""
-    rows = hot_rows(linear, hot)
+def _shadow(
+    graph: ir.Graph, linear: Linear, x: ir.Value, beyond: ir.Value | None, hot: Sequence[int], output: Split | None
+) -> ir.Value | None:
+    """What is added to a linear: of its input's hot channels, and of its own; None where it has neither."""
+    name, node, like = f"{linear.name}.shadow", linear.node, linear.node.outputs[0]
+    both = beyond is not None and output is not None and bool(output.hot)
+    made = None
+    if beyond is not None:
+        rows = hot_rows(linear, hot)
+        made = _product(graph, beyond, rows, f"{name}.input" if both else name, like, node)
+    if output is None or not output.hot:
+        return made
+    again = _again(graph, linear, x, made, output)
+    if made is None:
+        return again
+    summed = _node(graph, "Add", [made, again], name, like, node)
+    SHADOW.set(summed, "cpu")
+    return summed.outputs[0]
+
+
+def _again(graph: ir.Graph, linear: Linear, x: ir.Value, made: ir.Value | None, how: Split) -> ir.Value:
+    """What the hot channels of an output have beyond its range, [.., N] with zeros elsewhere.
+
+    y = x W[hot, :]^T less what the input's shadow adds there: that is what the NPU's product would be.
+    """
+    name, node, n = f"{linear.name}.shadow", linear.node, linear.shape[0]
+    shape = ir.Shape([*list(x.shape or ())[:-1], len(how.hot)])
+    few = ir.Value(type=x.type, shape=shape)
+    y = _product(graph, x, _output_rows(linear, how.hot), f"{name}.output", few, node)
+    nodes = []
+    if made is not None:
+        index = initializer(graph, f"{name}.output.channels", from_array("", np.array(how.hot, np.int64)))
+        added = _node(graph, "Gather", [made, index], f"{name}.added", few, node, axis=len(shape) - 1)
+        less = _node(graph, "Sub", [y, added.outputs[0]], f"{name}.less", few, node)
+        nodes, y = [added, less], less.outputs[0]
+    inside = _node(graph, "Clip", [y, *_ends(graph, how, f"{name}.output")], f"{name}.inside", few, node)
+    over = _node(graph, "Sub", [y, inside.outputs[0]], f"{name}.over", few, node)
+    for one in (*nodes, inside, over):
+        SHADOW.set(one, "cpu")
+    place = np.zeros((n, len(how.hot)), np.float32)
+    place[list(how.hot), range(len(how.hot))] = 1
+    last = f"{name}.place" if made is not None else name
+    return _product(graph, over.outputs[0], from_array(f"{name}.place.weight", place), last, node.outputs[0], node)
+
+
+def _output_rows(linear: Linear, hot: Sequence[int]) -> Weight:
+    """The float weights [h, K] of the outputs `hot`."""
+    whole = _float_weight(linear)
+    rows = list(hot)
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return np.concatenate([whole.rows(n, n + 1) for n in rows[start:stop]])
+
+    name, how = f"{linear.name}.shadow.output.weight", f"{len(rows)} of {linear.shape[0]} outputs"
+    return derive(name, ir.DataType.FLOAT, (len(rows), linear.shape[1]), read, whole, Transform.MEASURE, how)
+
+
+def _product(graph: ir.Graph, x: ir.Value, rows: Weight, name: str, like: ir.Value, before: ir.Node) -> ir.Value:
+    """x [.., K] times float rows [N, K]."""
     held = initializer(graph, rows.name, rows)
-    old, node, name = linear.node.outputs[0], linear.node, f"{linear.name}.shadow"
-    like = ir.Value(type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(rows.dims[::-1]))
-    turned = _node(graph, "Transpose", [held], f"{name}.turned", like, node, perm=[1, 0])
-    made = _node(graph, "MatMul", [beyond, turned.outputs[0]], name, old, node)
+    turned = ir.Value(type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(rows.dims[::-1]))
+    transposed = _node(graph, "Transpose", [held], f"{name}.turned", turned, before, perm=[1, 0])
+    made = _node(graph, "MatMul", [x, transposed.outputs[0]], name, like, before)
     SHADOW.set(made, "cpu")
+    return made.outputs[0]
+
+
+def _add(graph: ir.Graph, linear: Linear, made: ir.Value) -> None:
+    """Add a shadow to the output of `linear`."""
+    old, node, name = linear.node.outputs[0], linear.node, f"{linear.name}.shadow"
     uses = [(use.node, use.idx) for use in old.uses()]
     whole = ir.Value(name=f"{name}.whole", type=old.type, shape=old.shape)
-    add = ir.Node("", "Add", [old, made.outputs[0]], outputs=[whole], name=f"{name}.add")
+    add = ir.Node("", "Add", [old, made], outputs=[whole], name=f"{name}.add")
     graph.insert_after(node, add)
     SHADOW.set(node, "main")
     SHADOW.set(add, "sum")
@@ -104,6 +179,19 @@ def _add(graph: ir.Graph, linear: Linear, beyond: ir.Value, hot: Sequence[int]) 
         for index, output in enumerate(graph.outputs):
             if output is old:
                 graph.outputs[index] = whole
+
+
+def _clip_output(graph: ir.Graph, linear: Linear, how: Split) -> None:
+    """Clip what `linear` gives, for everything that reads it."""
+    old, node = linear.node.outputs[0], linear.node
+    uses = [(use.node, use.idx) for use in old.uses()]
+    clipped = ir.Value(name=f"{linear.name}.clip.out", type=old.type, shape=old.shape)
+    ends = _ends(graph, how, f"{linear.name}.clip")
+    clip = ir.Node("", "Clip", [old, *ends], outputs=[clipped], name=f"{linear.name}.clip")
+    graph.insert_after(node, clip)
+    SHADOW.set(clip, "clip")
+    for reader, index in uses:
+        reader.replace_input_with(index, clipped)
 
 
 def _ends(graph: ir.Graph, how: Split, base: str) -> list[ir.Value]:

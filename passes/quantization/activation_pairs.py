@@ -84,6 +84,7 @@ def apply(module: Module, before: dict[str, Encoding], scope: Scope) -> int:
     values = _activations(graph)
     method, cache = RANGES.get(graph) or "auto", KV_TYPE.get(graph) or "int16"
     narrow_values = {root(v) for node in narrow for v in (node.inputs[0], node.outputs[0]) if v is not None}
+    narrow_values &= set(values) | {root(value) for value in _cached(graph)}
     if cache == "uint8" or narrow:  # counted with 8-bit linears anyway: a cache asked for later measures nothing anew
         narrow_values |= {root(value) for value in _cached(graph)}
     histograms = set(values) if method in ("percentile", "mse") else narrow_values
@@ -121,7 +122,7 @@ def _searched(
         return found
     from .learned_ranges import learned_ranges
 
-    outputs = {node.outputs[0]: seen[node.outputs[0]].range("mse", 8) for node in ordered}
+    outputs = {node.outputs[0]: seen[node.outputs[0]].range("mse", 8) for node in ordered if not _is_clipped(node)}
     return learned_ranges(module, ids, ordered, found | outputs, scope.progress)
 
 
@@ -151,9 +152,17 @@ def _activations(graph: ir.Graph) -> list[ir.Value]:
 def _has_range(node: ir.Node) -> bool:
     if node.op_type in MOVES or (node.name or "").startswith("rotary."):
         return False
-    if SHADOW.get(node) == "cpu" and node.op_type != "MatMul":  # whose sum alone crosses to the NPU
+    if SHADOW.get(node) == "cpu" and all(SHADOW.get(use.node) == "cpu" for use in node.outputs[0].uses()):
+        return False  # only the last value of a shadow crosses to the NPU
+    if _is_clipped(node):
         return False
     return node.outputs[0].dtype == ir.DataType.FLOAT
+
+
+def _is_clipped(node: ir.Node) -> bool:
+    """Whether a shadow's Clip stands behind a linear: that has the range of its output."""
+    uses = node.outputs[0].uses()
+    return node.op_type == "MatMul" and bool(uses) and all(SHADOW.get(use.node) == "clip" for use in uses)
 
 
 def _cached(graph: ir.Graph) -> list[ir.Value]:

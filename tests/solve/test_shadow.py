@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -53,18 +55,21 @@ def scope(*on: str, calibration: Calibration | None = CALIBRATION) -> Scope:
     return Scope(on or None, LINEARS, SPAN, calibration)
 
 
-@pytest.fixture(scope="session")
-def variant(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """pycode-qwen2, two layers of 128, with 4 of the channels of each norm scaled by 30 to 60."""
-    import importlib.util
-
+def outliers_script() -> ModuleType:
+    """examples/models/outliers.py."""
     spec = importlib.util.spec_from_file_location("outliers", ROOT / "examples" / "models" / "outliers.py")
     assert spec is not None
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
+    return script
+
+
+@pytest.fixture(scope="session")
+def variant(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """pycode-qwen2, two layers of 128, with 4 of the channels of each norm scaled by 30 to 60."""
     out = tmp_path_factory.mktemp("shadow") / "outliers"
-    return script.make(ROOT / "examples" / "models" / "pycode-qwen2", out, 4, 60.0, 30.0)
+    return outliers_script().make(ROOT / "examples" / "models" / "pycode-qwen2", out, 4, 60.0, 30.0)
 
 
 def in_8_bits(folder: Path) -> Module:
@@ -88,15 +93,22 @@ def test_the_split_is_exact(data: st.DataObject, k: int, n: int, rows: int, seed
     text = f'<ir_version: 10, opset_import: ["" : 21]> m {ports} {inits} {{ y = MatMul(x, w) }}'
     before, after = from_text(text), from_text(text)
     how = Split(low, high, hot)
-    split(after.main.graph, list(linears(after)), how, "x")
+    outputs = {}
+    if data.draw(st.booleans()):  # the linear's own result is clipped too, where channels are computed again
+        ends = data.draw(st.floats(-40, -0.1)), data.draw(st.floats(0.1, 40))
+        outputs["MatMul_0"] = Split(*ends, tuple(range(n)))
+    if outputs and data.draw(st.booleans()):
+        how = Split(-1e6, 1e6)
+    split(after.main.graph, list(linears(after)), how, "x", outputs)
     after.main.graph.sort()
     assert not violations(after)
-    x = chance.uniform(how.encoding.low, how.encoding.high, (rows, k)).astype(np.float32)
+    inside = Split(low, high).encoding
+    x = chance.uniform(inside.low, inside.high, (rows, k)).astype(np.float32)
     x[:, list(hot)] *= chance.choice([-60.0, 1.0, 30.0], (rows, len(hot))).astype(np.float32)
     whole, made = (run(module.main, {"x": x})["y"] for module in (before, after))
     assert np.abs(whole - made).max() <= 1e-5 * (np.abs(x) @ np.abs(w)).max()
-    if np.abs(x[:, list(hot)]).max() > 2 * max(-low, high):  # and it is no clip that never clips
-        clipped = np.clip(x, how.encoding.low, how.encoding.high) @ w
+    if how.hot and np.abs(x[:, list(hot)]).max() > 2 * max(-low, high):  # and it is no clip that never clips
+        clipped = np.clip(x, inside.low, inside.high) @ w
         assert np.abs(whole - clipped).max() > 1e-3 * np.abs(x).max() * np.abs(w[list(hot)]).min()
 
 
@@ -263,16 +275,17 @@ def test_a_profile_is_used_again_and_for_its_model_only(variant: Path, tmp_path:
     golden_error("E0433", code_of(lambda: other_settings.run(in_8_bits(variant), scope())), hide=hide)
 
 
+HEAD = {"version": 2, "model": "", "coverage": 0.8, "max_channels": 0.03, "mode": "both", "loss_of_all": None}
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [
         (None, "cannot be read"),
         ("{", "not JSON"),
         ("[]", "no outlier profile"),
-        (
-            '{"version": 1, "model": "", "coverage": 0.8, "max_channels": 0.03, "loss_of_all": null, "linears": [{}]}',
-            "a row",
-        ),
+        (json.dumps({**HEAD, "linears": [{}]}), "a row"),
+        (json.dumps({**HEAD, "linears": []}), "mode = both"),
     ],
 )
 def test_a_file_that_is_no_profile(tmp_path: Path, content: str | None, why: str) -> None:
@@ -368,3 +381,25 @@ def test_learned_rounding_is_that_of_the_integers(low: float, high: float, seed:
 def test_16_bits_have_nothing_to_search(ranges: str) -> None:
     (problem,) = Quantize(weights="int8", activations="uint16", ranges=ranges).validate()
     assert "is for `activations = uint8`" in problem[1]
+
+
+def test_outputs_with_outliers_are_computed_again(tmp_path: Path) -> None:
+    """Channels inside the MLP break the 8 bits of what up_proj gives, which no range of an input reaches."""
+    folder = outliers_script().make(ROOT / "examples" / "models" / "pycode-qwen2", tmp_path / "m", 0, 128.0, None, 4)
+    ids = np.frombuffer(TEXT.read_bytes()[2000:2064], np.uint8).astype(np.int64)
+    exact = DecoderOracle(load_hf("m", folder, 256)).forward(ids)
+    off, rows = {}, {}
+    for mode in ("input", "output", "both"):
+        module, told = in_8_bits(folder), scope()
+        Shadow(mode=mode).run(module, told)
+        assert not violations(module)
+        off[mode] = float(np.linalg.norm(DecoderOracle(module).forward(ids) - exact) / np.linalg.norm(exact))
+        assert told.profile is not None
+        rows[mode] = {row["name"]: row for row in json.loads(told.profile)["linears"]}
+        assert Shadow(mode=mode).run(module, scope()) == 0
+    assert off["both"] < 0.5 * min(off["input"], off["output"])
+    assert len(rows["both"]["layers.0.mlp.up_proj"]["output"]["hot"]) >= 4
+    assert rows["both"]["layers.0.mlp.gate_proj"]["output"]["hot"] == []
+    assert all(row["hot"] == [] for row in rows["output"].values())
+    found = parts_of(module)
+    assert {part.device for part in found.parts} == {"cpu", "npu"}
