@@ -97,6 +97,7 @@ def one_round(place: Place, random_: random.Random, seconds: float) -> Iterator[
     if random_.random() < 0.5:
         shutil.rmtree(place.cache, ignore_errors=True)
     number, group = random_.choice(SIGNALS), random_.random() < 0.3
+    before = place.left()  # of a KILL: it is the next compile's to remove, if that comes so far
     process = place.start()
     time.sleep(random_.uniform(0, seconds))
     (os.killpg if group else os.kill)(process.pid, number)
@@ -112,7 +113,8 @@ def one_round(place: Place, random_: random.Random, seconds: float) -> Iterator[
         yield f"{what}: exit code {code}"
     if (state := place.bundle()) not in ("absent", "whole"):
         yield f"{what}: {state}"
-    if number is not signal.SIGKILL and code != -number and (left := place.left()):
+    left = [path for path in place.left() if path not in before]
+    if number is not signal.SIGKILL and code != -number and left:
         yield f"{what}: left at once: {left}"
     end = time.monotonic() + SLACK
     while (alive := orphans(process.pid)) and time.monotonic() < end:

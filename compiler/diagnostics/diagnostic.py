@@ -6,6 +6,7 @@ and the fix (`help`). `render` draws it with the plan's own lines; `to_json` is 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ Severity = Literal["error", "warning", "note"]
 
 _COLOURS = {"error": "\x1b[1;31m", "warning": "\x1b[1;33m", "note": "\x1b[1;36m"}
 _BLUE, _BOLD, _RESET = "\x1b[1;34m", "\x1b[1m", "\x1b[0m"
+_NO_ROOM = "make room there, or write to another disk"
 _WIDTH = 160  # a frame line longer than this is cut around the marked place
 
 
@@ -138,7 +140,8 @@ def explain_failure(problem: BaseException) -> EdgecError:
     if isinstance(problem, OSError) and problem.strerror:
         where = f"`{problem.filename}`" if problem.filename else "a file"
         reason = problem.strerror[:1].lower() + problem.strerror[1:]
-        return PlanError(Diagnostic("E0955", f"{where} cannot be read or written: {reason}"))
+        help = _NO_ROOM if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else None
+        return PlanError(Diagnostic("E0955", f"{where} cannot be read or written: {reason}", help=help))
     step = problem.__traceback__
     while step is not None and step.tb_next is not None:
         step = step.tb_next

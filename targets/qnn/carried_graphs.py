@@ -26,7 +26,7 @@ import onnx
 
 from ...compiler.diagnostics.diagnostic import EngineError, fail
 from ...compiler.files.full_disk import writes
-from .htp.find_weights import Found, Held, TileFinder, digest, read
+from .htp.find_weights import Found, Held, TileFinder, digest, missing, read
 from .lower.rules import RULES
 
 DATA = "weights.data"
@@ -65,18 +65,20 @@ def carry(entry: Path, graphs: Sequence[str], binary: Path) -> ReadBack | None:
     finder = TileFinder(_mapped(binary))
     rows: list[dict[str, Any]] = []
     steps: list[np.ndarray] = []
-    rest: list[Held] = []
+    rest: list[tuple[Held, Found | None]] = []
+    left = 0
     for held, readers in used.items():
         found = finder.find(held, data)
         row = {"name": held.name, "offset": held.offset, "length": held.length, "dtype": held.dtype}
         row |= {"dims": held.dims, "graphs": readers, "sha256": digest(held, data)}
         if found is None:
-            rest.append(held)
             rows.append(row | {"layout": None})
         else:
             steps.append(np.diff(found.places, prepend=np.int64(0)))
             rows.append(row | {"layout": found.layout, "tiles": len(found.places)})
-    left = sum(held.length for held in rest)
+        if found is None or found.share() < 1:
+            rest.append((held, found))
+            left += math.ceil(held.length * (1 - found.share() if found else 1))
     if left > _MOST_REST * binary.stat().st_size:
         return None
     index = {"size": len(data), "graphs": list(graphs), "weights": rows}
@@ -87,8 +89,11 @@ def carry(entry: Path, graphs: Sequence[str], binary: Path) -> ReadBack | None:
         for graph in graphs:
             _put(made, f"{graph}.onnx", (entry / f"{graph}.onnx").read_bytes())
         with made.open(_info(_REST), "w", force_zip64=True) as file:
-            for held in rest:
-                file.write(data[held.offset : held.offset + held.length])
+            for held, found in rest:
+                if found is None:
+                    file.write(data[held.offset : held.offset + held.length])
+                else:
+                    file.writelines(missing(held, found, data))
     whole = sum(held.length for held in used)
     return ReadBack(whole - left, whole + inline)
 
@@ -113,8 +118,8 @@ def _unpacked(carried: zipfile.ZipFile, archive: Path, binary: Path, folder: Pat
     rows, graphs, size = list(index["weights"]), list(index["graphs"]), int(index["size"])
     shipped = _mapped(binary)
     rest = known[_REST].file_size
-    # every weight comes from the binary or from the rest; between two there is less than a page
-    if not 0 <= size <= len(shipped) + rest + 4096 * (len(rows) + 1) or rest > _MOST_REST * len(shipped):
+    # a weight comes from the binary, where it may be sparse, or from the rest; between two there is less than a page
+    if not 0 <= size <= 2 * len(shipped) + rest + 4096 * (len(rows) + 1) or rest > len(shipped):
         raise ValueError(f"weights of {size} bytes")
     helds = [_held(row, size) for row in rows]
     places = np.frombuffer(_bytes(carried, known[_PLACES], _MOST_BYTES + len(shipped)), "<i8").astype(np.int64)
@@ -129,9 +134,10 @@ def _unpacked(carried: zipfile.ZipFile, archive: Path, binary: Path, folder: Pat
                 continue
             tiles = places[at : at + int(row["tiles"])]
             at += int(row["tiles"])
-            read(held, Found(str(row["layout"]), np.cumsum(tiles)), shipped, weights)
+            found = Found(str(row["layout"]), np.cumsum(tiles))
+            read(held, found, shipped, weights, file)
             if digest(held, weights) == row["sha256"]:
-                got += held.length
+                got += int(held.length * found.share())
             else:
                 wrong.append((held.name, tuple(str(name) for name in row["graphs"])))
     if isinstance(weights, np.memmap):

@@ -185,7 +185,7 @@ def _carried(job: EmitJob, graphs: Mapping[str, Lowered], key: str, compiled: Co
     if carry(cache.entry(TARGET_KIND, key), list(graphs), compiled.binary) is not None:
         return []
     where = f"the weights of `{job.module.name}` lie in its context binary in a form that edgec does not read"
-    return [f"{where}: the bundle runs on machines whose cache has its graphs, which is this one, and on phones"]
+    return [f"{where}: on a PC the bundle runs where it was compiled, elsewhere `edgec run` cannot run it (E0613)"]
 
 
 def _kv(compiled: Sequence[Compiled]) -> dict[str, Any]:

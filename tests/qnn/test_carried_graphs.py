@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import zipfile
@@ -15,7 +16,8 @@ from edgec.compiler.diagnostics.diagnostic import EdgecError, EngineError
 from edgec.compiler.driver import compile_plan, load_plan
 from edgec.compiler.files import cache
 from edgec.targets.qnn.carried_graphs import DATA, carry, unpack
-from edgec.targets.qnn.htp.weight_layouts import LAYOUTS, Layout
+from edgec.targets.qnn.htp.find_weights import Held, TileFinder, missing, read
+from edgec.targets.qnn.htp.weight_layouts import BY_NAME, LAYOUTS, Layout, Sparse
 from edgec.targets.qnn.twins import TARGET_KIND, restore
 
 MODELS = Path(__file__).resolve().parents[2] / "examples" / "models"
@@ -61,9 +63,38 @@ def test_tiles_are_the_numbers_in_another_order(layout: Layout):
     numbers = chance.integers(0, 1 << min(layout.bits, 8), (outputs, inputs)).astype(np.uint8)
     if layout.bits == 16:
         numbers = chance.integers(-32639, 32640, (outputs, inputs)).astype(np.int16).view(np.uint16)
+    if isinstance(layout, Sparse):
+        numbers = two_of_four(chance, outputs, inputs)
     tiles = layout.tiles(numbers)
     assert tiles.shape[1] == layout.tile_bytes(inputs)
     np.testing.assert_array_equal(layout.numbers(tiles, inputs), numbers)
+
+
+def two_of_four(chance: np.random.Generator, outputs: int, inputs: int) -> np.ndarray:
+    """Numbers of which two of every four inputs are zero."""
+    order = chance.permuted(np.tile([True, True, False, False], (outputs, inputs // 4, 1)), axis=-1)
+    numbers = chance.integers(1, 256, order.shape).astype(np.uint8) * order
+    return numbers.reshape(outputs, inputs)
+
+
+def test_tiles_that_are_not_there_are_carried():
+    """Of a sparse weight with a tile of other zeros all else is found, and read back whole."""
+    chance, layout = np.random.default_rng(2), BY_NAME["sparse int8"]
+    numbers = two_of_four(chance, 64, 128)
+    numbers[40, :4] = (0, 0, 0, 7)
+    weights = np.ascontiguousarray(numbers.T).reshape(-1)
+    held = Held("w", 0, weights.size, "INT8", (128, 64))
+    binary = np.concatenate([np.zeros(128, np.uint8), layout.tiles(numbers).reshape(-1), np.zeros(64, np.uint8)])
+    odd = layout.tiles(numbers)[:, 0] == 255
+    found = TileFinder(binary).find(held, weights)
+    assert found is not None
+    assert (found.layout, int((found.places < 0).sum())) == ("sparse int8", 1)
+    assert odd.sum() >= 1
+    made = np.zeros_like(weights)
+    read(held, found, binary, made, io.BytesIO(b"".join(missing(held, found, weights))))
+    np.testing.assert_array_equal(made, weights)
+    with pytest.raises(ValueError, match="reshape"):
+        read(held, found, binary, made, io.BytesIO(b"short"))
 
 
 @pytest.mark.slow

@@ -10,9 +10,9 @@ multiple of 64, which is where the compiler puts them.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from .weight_layouts import BY_NAME, LAYOUTS, Layout
 WHOLE = "as it is"
 _STEP, _KEY = 64, 32  # bytes between places of tiles, bytes of the hash
 _TRIES = 64  # places with the same hash that are looked at: of tiles of zeros there are many, and one is enough
+_MOST = 0.5  # of the tiles of the first band, for a layout to be the one
 _NUMBERS = 1 << 22  # of a weight, held at a time
 _FACTORS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5], np.uint64)
 
@@ -38,10 +39,14 @@ class Held:
 
 @dataclass(frozen=True)
 class Found:
-    """A weight in the binary: the place of each tile, in the order in which `Layout.tiles` gives them."""
+    """A weight in the binary: the place of each tile, in the order of `Layout.tiles`; -1: it is not there."""
 
     layout: str
     places: np.ndarray  # int64 [tiles]
+
+    def share(self) -> float:
+        """How much of the weight is there."""
+        return float((self.places >= 0).mean())
 
 
 class TileFinder:
@@ -56,7 +61,7 @@ class TileFinder:
         self._keys = keys[self._order]
 
     def find(self, held: Held, weights: np.ndarray) -> Found | None:
-        """Where `held`, of the file of weights, lies in the binary; None if it is not there as a whole."""
+        """Where `held`, of the file of weights, lies in the binary; None where most of it is not to be found."""
         if held.length < _KEY:
             return None
         raw = weights[held.offset : held.offset + held.length]
@@ -89,10 +94,9 @@ class TileFinder:
     def _tiles(self, view: _View) -> np.ndarray | None:
         found = []
         for tiles in view.tiles():
-            places = self._places(tiles)
-            if (places < 0).any():
+            found.append(np.where(view.layout.formed(tiles), self._places(tiles), -1))
+            if (found[0] >= 0).mean() < _MOST:
                 return None
-            found.append(places)
         return np.concatenate(found)
 
     def _places(self, tiles: np.ndarray) -> np.ndarray:
@@ -113,8 +117,20 @@ class TileFinder:
         return places
 
 
-def read(held: Held, found: Found, binary: np.ndarray, weights: np.ndarray) -> None:
-    """Put the weight into `weights` as it stands in the binary. IndexError, ValueError: `found` does not fit it."""
+def missing(held: Held, found: Found, weights: np.ndarray) -> Iterator[bytes]:
+    """The numbers of the tiles that are not in the binary, for `read`."""
+    if found.layout != WHOLE and (found.places < 0).any():
+        layout = BY_NAME[found.layout]
+        shape = _shape(held, layout)
+        if shape is not None:
+            yield from _View(held, layout, shape, weights[held.offset : held.offset + held.length]).dense(found.places)
+
+
+def read(held: Held, found: Found, binary: np.ndarray, weights: np.ndarray, rest: IO[bytes]) -> None:
+    """Put the weight into `weights` as it stands in the binary, what is not there from `rest` (see `missing`).
+
+    IndexError, ValueError: `found` does not fit it.
+    """
     raw = weights[held.offset : held.offset + held.length]
     if found.layout == WHOLE:
         start = int(found.places[0])
@@ -128,7 +144,7 @@ def read(held: Held, found: Found, binary: np.ndarray, weights: np.ndarray) -> N
     shape = _shape(held, layout)
     if shape is None:
         raise ValueError(f"`{held.name}` has not the shape of {found.layout}")
-    _View(held, layout, shape, raw).put(found.places, binary)
+    _View(held, layout, shape, raw).put(found.places, binary, rest)
 
 
 def digest(held: Held, weights: np.ndarray) -> str:
@@ -177,7 +193,7 @@ class _View:
     """The bytes of a weight as outputs and inputs, taken and put in bands of outputs."""
 
     def __init__(self, held: Held, layout: Layout, shape: tuple[int, int], raw: np.ndarray) -> None:
-        self._layout = layout
+        self.layout = layout
         self._outputs, self._inputs = shape
         self._packed = 2 if layout.bits == 4 else 1
         rows, columns = shape[::-1] if layout.outputs_last else shape
@@ -185,36 +201,64 @@ class _View:
         self._held = raw.view(kind).reshape(rows, columns // self._packed)
 
     def _bands(self) -> Iterator[tuple[int, int]]:
-        size = max(1, _NUMBERS // (self._inputs * self._layout.width)) * self._layout.width
+        size = max(1, _NUMBERS // (self._inputs * self.layout.width)) * self.layout.width
         for start in range(0, self._outputs, size):
             yield start, min(start + size, self._outputs)
 
     def _band(self, start: int, stop: int) -> np.ndarray:
         """The part of the held bytes that has these outputs."""
-        if self._layout.outputs_last:
+        if self.layout.outputs_last:
             return self._held[:, start // self._packed : stop // self._packed]
         return self._held[start:stop]
+
+    def _numbers(self, start: int, stop: int) -> np.ndarray:
+        """[outputs, K] of a band, a number each."""
+        band = np.asarray(self._band(start, stop))
+        if self._packed == 2:
+            band = np.stack([band & 15, band >> 4], axis=-1).reshape(len(band), -1)
+        return np.ascontiguousarray(band.T if self.layout.outputs_last else band)
+
+    def _by_tiles(self, numbers: np.ndarray) -> np.ndarray:
+        """[outputs, K] as [outputs / width, K / depth, width, depth], a view."""
+        width, depth = self.layout.width, self.layout.depth or self._inputs
+        return numbers.reshape(-1, width, self._inputs // depth, depth).transpose(0, 2, 1, 3)
 
     def tiles(self) -> Iterator[np.ndarray]:
         """uint8 [tiles, bytes of one], band by band."""
         for start, stop in self._bands():
-            band = np.asarray(self._band(start, stop))
-            if self._packed == 2:
-                band = np.stack([band & 15, band >> 4], axis=-1).reshape(len(band), -1)
-            yield self._layout.tiles(np.ascontiguousarray(band.T if self._layout.outputs_last else band))
+            yield self.layout.tiles(self._numbers(start, stop))
 
-    def put(self, places: np.ndarray, binary: np.ndarray) -> None:
-        size, depth = self._layout.tile_bytes(self._inputs), self._layout.depth or self._inputs
-        count = self._outputs // self._layout.width * math.ceil(self._inputs / depth)
-        if len(places) != count or (places < 0).any() or (places + size > len(binary)).any():
+    def dense(self, places: np.ndarray) -> Iterator[bytes]:
+        """The numbers of tiles without a place, one after the other."""
+        for (start, stop), own in zip(self._bands(), self._parted(places), strict=True):
+            if (own < 0).any():
+                tiles = self._by_tiles(self._numbers(start, stop))
+                yield tiles.reshape(len(own), -1)[own < 0].tobytes()
+
+    def put(self, places: np.ndarray, binary: np.ndarray, rest: IO[bytes]) -> None:
+        """Fill the weight with the tiles at `places`, and from `rest` where there is none."""
+        size, depth = self.layout.tile_bytes(self._inputs), self.layout.depth or self._inputs
+        if len(places) != self._outputs // self.layout.width * (self._inputs // depth):
+            raise IndexError("tiles of another number")
+        if (places < -1).any() or (places + size > len(binary)).any():
             raise IndexError("tiles that the binary does not have")
-        done = 0
-        for start, stop in self._bands():
-            number = (stop - start) // self._layout.width * (self._inputs // depth)
-            tiles = _gather(binary, places[done : done + number], size)
-            done += number
-            band = self._layout.numbers(tiles, self._inputs)
-            band = np.ascontiguousarray(band.T) if self._layout.outputs_last else band
+        for (start, stop), own in zip(self._bands(), self._parted(places), strict=True):
+            band = self.layout.numbers(_gather(binary, own, size), self._inputs)
+            if (own < 0).any():
+                gaps = np.argwhere((own < 0).reshape(-1, self._inputs // depth))
+                tiles = self._by_tiles(band)
+                for place in map(tuple, gaps):
+                    raw = rest.read(tiles[place].size * band.itemsize)
+                    tiles[place] = np.frombuffer(raw, band.dtype).reshape(tiles[place].shape)
+            band = np.ascontiguousarray(band.T) if self.layout.outputs_last else band
             if self._packed == 2:
                 band = band[:, 0::2] | (band[:, 1::2] << 4)
             self._band(start, stop)[:] = band
+
+    def _parted(self, places: np.ndarray) -> Iterator[np.ndarray]:
+        """The places of each band's tiles."""
+        depth, done = self.layout.depth or self._inputs, 0
+        for start, stop in self._bands():
+            number = (stop - start) // self.layout.width * (self._inputs // depth)
+            yield places[done : done + number]
+            done += number

@@ -50,6 +50,10 @@ class Layout:
         flat = np.ascontiguousarray(parted).view(np.uint8).reshape(len(parted), -1)
         return flat[:, 0::2] | (flat[:, 1::2] << 4) if self.bits == 4 else flat
 
+    def formed(self, tiles: np.ndarray) -> np.ndarray:
+        """Which of `tiles` the layout has a form for, as booleans."""
+        return np.ones(len(tiles), bool)
+
     def numbers(self, tiles: np.ndarray, inputs: int) -> np.ndarray:
         """The inverse of `tiles`: uint8 [tiles, bytes of a tile] as [outputs, K]."""
         group, depth = len(self.order), self.depth or inputs
@@ -67,6 +71,46 @@ class Layout:
         return made.reshape(-1, inputs) ^ made.dtype.type(self.flip)
 
 
+@dataclass(frozen=True)
+class Sparse(Layout):
+    """int8 in the sparse store: of every four inputs the two that are not zero, and a bit for each input.
+
+        tile = 32 inputs of 32 outputs = [128 values][32 x 32 bits][384 values]
+
+    A tile with another number of zeros is packed otherwise; it is looked for in vain and carried as it is.
+    """
+
+    def tile_bytes(self, inputs: int) -> int:
+        """Five eighths of the numbers."""
+        return 640
+
+    def tiles(self, numbers: np.ndarray) -> np.ndarray:
+        """As `Layout.tiles`; all ones where there is no such tile."""
+        inputs = numbers.shape[1]
+        parted = numbers.reshape(-1, 32, inputs // 32, 4, 2, 4).transpose(0, 2, 1, 3, 4, 5).reshape(-1, 32, 4, 2, 4)
+        mask = parted != 0  # [tiles, output, eight of inputs, half, input]
+        fits = (mask.sum(axis=-1) == 2).all(axis=(1, 2, 3))
+        made = np.full((len(parted), 640), 255, np.uint8)
+        kept = parted[fits][mask[fits]].reshape(-1, 8, 4, 4, 2, 2).transpose(0, 3, 1, 4, 2, 5).reshape(-1, 512)
+        bits = np.packbits(mask[fits].transpose(0, 1, 4, 2, 3).reshape(-1, 1024), axis=1, bitorder="little")
+        made[fits] = np.concatenate([kept[:, :128], bits, kept[:, 128:]], axis=1)
+        return made
+
+    def formed(self, tiles: np.ndarray) -> np.ndarray:
+        """Those of two numbers in four."""
+        return (tiles[:, 128:256] != 255).any(axis=1)
+
+    def numbers(self, tiles: np.ndarray, inputs: int) -> np.ndarray:
+        """As `Layout.numbers`; zeros where there is no such tile."""
+        bits = np.unpackbits(np.ascontiguousarray(tiles[:, 128:256]), axis=1, bitorder="little")
+        mask = bits.reshape(-1, 32, 4, 4, 2).transpose(0, 1, 3, 4, 2).astype(bool)
+        fits = (mask.sum(axis=-1) == 2).all(axis=(1, 2, 3))
+        values = np.concatenate([tiles[:, :128], tiles[:, 256:]], axis=1)[fits].reshape(-1, 4, 8, 2, 4, 2)
+        made = np.zeros(mask.shape, np.uint8)
+        made[mask & fits[:, None, None, None, None]] = values.transpose(0, 2, 4, 1, 3, 5).reshape(-1)
+        return made.reshape(-1, inputs // 32, 32, 32).transpose(0, 2, 1, 3).reshape(-1, inputs)
+
+
 # by the type of the weight in the graph that the compiler was given
 LAYOUTS: dict[str, tuple[Layout, ...]] = {
     "UINT8": (
@@ -77,7 +121,10 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
         Layout("integer scales", 8, True, 64, (0,), depth=1),
     ),
     "INT4": (Layout("int4", 4, True, 32, (0, 4, 1, 5, 2, 6, 3, 7), depth=32),),
-    "INT8": (Layout("int8", 8, True, 32, (0, 1, 2, 3), depth=32),),
+    "INT8": (
+        Layout("int8", 8, True, 32, (0, 1, 2, 3), depth=32),
+        Sparse("sparse int8", 8, True, 32, (0, 1, 2, 3), depth=32),
+    ),
     "INT16": (Layout("int16", 16, True, 16, (0, 1, 2, 3), split=True),),
     "FLOAT16": (Layout("scales", 16, False, 32, (0,)), Layout("fp16", 16, True, 32, (0, 1))),
 }
