@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..ir.sparse_pattern import PAIRS
 from .capabilities import Capabilities, Refusal, Wording
 from .engine_protocols import CallTime, GraphSession
+from .packed_store import wants_packed
 from .part import Part
 from .sparse_form import SparseForm, expanded
 from .stored_weight import StoredWeight
@@ -101,7 +102,7 @@ def undeployable(target: type[Target], request: CheckRequest, wording: Wording) 
             )
             help = f"leave it out, or deploy `{deploy.model}` on npu"
             yield Diagnostic("E0435", message, Label(step.span, "not for this deploy"), also, help)
-        if step.demands.sparse == PAIRS and PAIRS not in capabilities.patterns:
+        if step.demands.sparse == PAIRS and PAIRS not in capabilities.patterns and not wants_packed(deploy.options):
             message = f"`as {target.name}` has no use for pairs: it stores them like dense weights"
             help = "`pattern = 2:4` costs less quality in as many zeros"
             yield Diagnostic("W0309", message, Label(step.place("pattern")), also, help, severity="warning")

@@ -23,7 +23,7 @@ from .layout import DamagedFileError, NotInPatternError, Segment
 
 SOURCE = Path(__file__).with_name("unpack.c")
 _SOURCES = (SOURCE, SOURCE.with_name("pack.c"))
-_LIBRARY, _KIND = "kernels.so", "kernels"
+_LIBRARY, _KIND = "kernels.so", "packing"
 _SECONDS = 120  # for a compiler that does not come to an end
 
 

@@ -26,8 +26,8 @@ def unpack_file(packed: Path, dense: Path, using: Kernels | None = None) -> None
             header, digest = Header.read(data), hashlib.sha256()
             with writes(dense), partial.open("wb") as file:
                 for chunk in segments_of(header, data, using or kernels()):
-                    digest.update(chunk)
-                    file.write(chunk)
+                    digest.update(chunk.data)
+                    file.write(chunk.data)
         if digest.digest() != header.sha256:
             raise DamagedFileError("what it restores has another sha256 than it says")
         partial.replace(dense)

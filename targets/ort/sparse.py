@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -50,7 +50,7 @@ def _integers(linear: Linear, written: ir.Model, lowering: OrtLowering, file: st
     return sparse_integers(quant, file=file, name=linear.name, offset=offset, bits=bits, order="little", shift=shift)
 
 
-def _external(model: ir.Model, names: list[str | None]) -> Iterator[ir.ExternalTensor]:
+def _external(model: ir.Model, names: Sequence[str | None]) -> Iterator[ir.ExternalTensor]:
     for name in names:
         value = model.graph.initializers.get(name or "")
         if value is not None and isinstance(value.const_value, ir.ExternalTensor):

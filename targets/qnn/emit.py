@@ -20,6 +20,7 @@ from typing import Any
 
 from ...compiler.diagnostics.diagnostic import EngineError, PlanError, blamed_on, fail
 from ...compiler.diagnostics.wording import count
+from ...compiler.emit.child_process import Child
 from ...compiler.emit.conformance.op_class import Use
 from ...compiler.emit.conformance.proof import about, plan_trials, run_trials
 from ...compiler.emit.refusals import grouped
@@ -30,7 +31,7 @@ from ...compiler.ir.activation_encodings import Encoding
 from .carried_graphs import DATA, carry
 from .check.graphs import refused_uses
 from .conformance.legality import local_evidence
-from .guard import compared, random_feeds
+from .guard import Guard, random_feeds
 from .htp.chip import Chip, tool_versions
 from .htp.compile import Compiled, compile_shared
 from .htp.context_binary import TensorSpec, check_encodings
@@ -115,18 +116,22 @@ def _guarded(
     """Bytes of the first graph without and with the sparse store, if every graph computes the same with it; else a
     note says why not.
     """
-    together = (cache.entry(TARGET_KIND, key) / DATA).stat().st_size < _TOGETHER
     sizes = None
-    for name, lowered in graphs.items():
-        job.progress(f"{job.module.name}: holding `{name}` with sparse weights against its dense form")
-        feeds = random_feeds(lowered.model, lowered.encodings)
-        what = f"`{name}` of `{job.module.name}`"
-        found = compared(chip, lambda form, name=name: twin(key, name, chip, sparse=form), feeds, what, together)
-        if isinstance(found, str):
-            dense = f"the weights of `{job.module.name}` are stored dense, not in HTP's sparse form"
-            notes.append(f"{dense}: {found}, in `{name}`")
-            return None
-        sizes = sizes or found
+    together = (cache.entry(TARGET_KIND, key) / DATA).stat().st_size < _TOGETHER
+    with Guard(chip, together) as guard:
+        for name, lowered in graphs.items():
+            job.progress(f"{job.module.name}: holding `{name}` with sparse weights against its dense form")
+            feeds = random_feeds(lowered.model, lowered.encodings)
+
+            def made(form: bool, child: Child, name: str = name) -> Path:
+                return twin(key, name, chip, child, form)
+
+            found = guard.compared(made, feeds, f"`{name}` of `{job.module.name}`")
+            if isinstance(found, str):
+                dense = f"the weights of `{job.module.name}` are stored dense, not in HTP's sparse form"
+                notes.append(f"{dense}: {found}, in `{name}`")
+                return None
+            sizes = sizes or found
     return sizes
 
 

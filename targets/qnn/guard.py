@@ -1,7 +1,8 @@
 """Holds a graph compiled with HTP's sparse store against the same graph compiled without: bit for bit, on the emulator.
 
-Where HTP takes packed weights for dense ones, it says nothing, and may crash. So both forms run in processes of their
-own, on the same numbers; whatever differs, or does not end well, speaks against the sparse form.
+Where HTP takes packed weights for dense ones, it says nothing, and may crash. So each form has a process of its own,
+which compiles and runs all graphs of a context, on the same numbers; whatever differs, or does not end well, speaks
+against the sparse form.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...compiler.diagnostics.diagnostic import EngineError
+from ...compiler.emit.child_process import Child
 from ...compiler.ir.activation_encodings import Encoding
 from .htp.chip import Chip
 from .htp.emulator import QnnEmulator
@@ -21,43 +23,72 @@ from .htp.emulator import QnnEmulator
 _SPREAD = 1 / 8  # of a type's range, around its zero: enough to move every output, little enough not to saturate
 _FEW = 16  # ids below this are in every table
 
+Twin = Callable[[bool, Child], Path]  # compiles a graph, sparse or not, in a process; its EPContext model
 
-def compared(
-    chip: Chip, twin: Callable[[bool], Path], feeds: Mapping[str, np.ndarray], what: str, together: bool = False
-) -> tuple[int, int] | str:
-    """Bytes of a graph's dense and sparse form, or why the sparse one is not taken: other outputs, or no smaller.
 
-    `twin` compiles the graph, sparse or not, and gives its EPContext model. `together`: both forms at the same time.
+class Guard:
+    """Both forms of the graphs of one context, compared one graph at a time; `close` ends the processes.
+
+    `together`: the two forms are compiled and run at the same time.
     """
-    try:
-        with ThreadPoolExecutor(2 if together else 1) as pool:
-            paths = list(pool.map(twin, (False, True)))
-            size, smaller = (sum(file.stat().st_size for file in path.parent.glob("*.bin")) for path in paths)
-            if smaller >= size:
-                return f"sparse it takes {smaller:,} bytes and dense {size:,}, as small linears fill whole pages"
-            dense, sparse = pool.map(lambda path: _run(chip, path, feeds, what), paths)
-    except EngineError as error:
-        return f"it does not run: {error.diagnostics[0].message}"
+
+    def __init__(self, chip: Chip, together: bool = False) -> None:
+        self._chip, self._together = chip, together
+        self._emulators: dict[bool, QnnEmulator] = {}
+
+    def __enter__(self) -> Guard:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End both processes."""
+        for emulator in self._emulators.values():
+            emulator.leave()
+        self._emulators = {}
+
+    def compared(self, twin: Twin, feeds: Mapping[str, np.ndarray], what: str) -> tuple[int, int] | str:
+        """Bytes of a graph's dense and sparse form, or why the sparse one is not taken."""
+        forms = (False, True)
+        try:
+            with ThreadPoolExecutor(2 if self._together else 1) as pool:
+                compiled = list(pool.map(lambda form: self._compile(form, twin, what), forms))
+                size, smaller = (sum(file.stat().st_size for file in path.parent.glob("*.bin")) for path in compiled)
+                if smaller >= size:
+                    return f"sparse it takes {smaller:,} bytes and dense {size:,}, as small linears fill whole pages"
+                dense, sparse = pool.map(lambda form: self._run(form, compiled[form], feeds, what), forms)
+        except EngineError as error:
+            self.close()  # one may have died, and takes no further graph
+            return f"it does not run: {error.diagnostics[0].message}"
+        return unequal(dense, sparse) or (size, smaller)
+
+    def _emulator(self, sparse: bool) -> QnnEmulator:
+        if sparse not in self._emulators:
+            self._emulators[sparse] = QnnEmulator(self._chip)
+            self._emulators[sparse].join()
+        return self._emulators[sparse]
+
+    def _compile(self, sparse: bool, twin: Twin, what: str) -> Path:
+        return self._emulator(sparse).using(lambda child: twin(sparse, child), what)
+
+    def _run(self, sparse: bool, path: Path, feeds: Mapping[str, np.ndarray], what: str) -> dict[str, np.ndarray]:
+        session = self._emulator(sparse).open(path, what)
+        try:
+            return session.run(feeds)
+        finally:
+            session.close()
+
+
+def unequal(dense: Mapping[str, np.ndarray], sparse: Mapping[str, np.ndarray]) -> str | None:
+    """How the outputs of two forms differ, bit for bit; None where they do not, and say something."""
     if not any(len(np.unique(array)) > 1 for array in dense.values()):
         return "nothing moves its outputs, so nothing is known of it"
     for name, array in dense.items():
         if array.tobytes() != sparse[name].tobytes():
             count = np.count_nonzero(array != sparse[name])
             return f"{count} of {array.size} numbers of `{name}` are others than the dense form's"
-    return size, smaller
-
-
-def _run(chip: Chip, path: Path, feeds: Mapping[str, np.ndarray], what: str) -> dict[str, np.ndarray]:
-    emulator = QnnEmulator(chip)
-    emulator.join()
-    try:
-        session = emulator.open(path, what)
-        try:
-            return session.run(feeds)
-        finally:
-            session.close()
-    finally:
-        emulator.leave()
+    return None
 
 
 def random_feeds(model: ir.Model, encodings: Mapping[str, Encoding]) -> dict[str, np.ndarray]:

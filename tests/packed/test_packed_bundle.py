@@ -160,6 +160,12 @@ def test_the_check_refuses_where_nothing_is_sparse(target: str, golden_error: ob
     assert not edgec.check(plan(target, "packed")).errors
 
 
+@pytest.mark.parametrize(("store", "codes"), [("dense", {"W0309"}), ("packed", set())])
+def test_pairs_have_a_use_in_a_packed_file(store: str, codes: set[str]) -> None:
+    found = edgec.check(plan("ort", store, pattern="pairs"))
+    assert {one.code for one in found.warnings} & {"W0309"} == codes
+
+
 def test_npu_binaries_have_no_such_option() -> None:
     text = plan("mnn", "packed").replace("on cpu", "on npu").replace("as mnn", "as qnn")
     found = edgec.check(text.replace("block = 32)", "block = 32)\n  bucket (tokens = [1], context = [128])")).errors

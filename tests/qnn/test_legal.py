@@ -180,6 +180,8 @@ CHECKED = (
     "rms_norm rows=128 size=32",
     "raw.rms_norm rank=4 size=32 tokens=16",
     "raw.erf tokens=4",
+    "raw.sparse_store beside=add rows=8 weights=int8",
+    "raw.sparse_store beside=add rows=32 weights=int4",
     "op.AveragePool ceil=True channels=8 kernel=(3, 3) pads=(0, 0, 0, 0) size=56 stride=2",
 )
 

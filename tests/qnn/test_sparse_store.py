@@ -13,10 +13,14 @@ import onnx
 import pytest
 from edgec.compiler.cli import main
 from edgec.compiler.diagnostics.diagnostic import EngineError, PlanError
+from edgec.compiler.emit.child_process import Child
+from edgec.compiler.emit.conformance.table import RIGHT, Row
 from edgec.compiler.ir.sparse_pattern import Sparsity
 from edgec.compiler.ir.sparsity import kept_units
-from edgec.targets.qnn import QnnTarget, emit
-from edgec.targets.qnn.guard import compared
+from edgec.targets.qnn import QnnTarget, emit, sparse_store
+from edgec.targets.qnn.conformance import cases_sparse
+from edgec.targets.qnn.conformance.table import table
+from edgec.targets.qnn.guard import Guard
 from edgec.targets.qnn.htp import sparse_option
 from edgec.targets.qnn.htp.chip import tool_versions
 from edgec.targets.qnn.htp.compile import compile_shared, compile_twin
@@ -29,7 +33,7 @@ from .test_compile import digest
 ROWS = 32
 PLAN = """
 plan sparse
-device snapdragon_8_gen_3
+device {device}
 model t {{ source = hf("{model}")  context = 128 }}
 calibration {{ text = "{text}"  samples = 2  length = 64 }}
 pipeline p {{
@@ -117,11 +121,12 @@ def test_the_same_bits_with_32_rows_and_others_without(tokens, tmp_path, chip):
         folder = tmp_path / f"rows{rows}"
         (graph,) = write(folder, (256, 1024, 256), (tokens,), rows)
 
-        def twin(sparse: bool, folder: Path = folder, graph: str = graph) -> Path:
+        def twin(sparse: bool, child: Child, folder: Path = folder, graph: str = graph) -> Path:
             out = folder.with_name(f"{folder.name}-{sparse}")
-            return compile_twin(folder, graph, chip, out, sparse=sparse).onnx[graph]
+            return compile_twin(folder, graph, chip, out, child, sparse).onnx[graph]
 
-        verdicts[rows] = compared(chip, twin, {"x": x}, "a chain")
+        with Guard(chip) as guard:
+            verdicts[rows] = guard.compared(twin, {"x": x}, "a chain")
     assert isinstance(verdicts[ROWS], tuple)
     if tokens == 1:
         assert isinstance(verdicts[1], str)
@@ -131,6 +136,7 @@ def test_the_same_bits_with_32_rows_and_others_without(tokens, tmp_path, chip):
 def compiled(tmp_path: Path, capsys, **words: str) -> tuple[int, str]:
     text = MODELS.parent / "text" / "calibration.txt"
     plan = tmp_path / "plan.edge"
+    words = {"device": "snapdragon_8_gen_3", **words}
     plan.write_text(PLAN.format(model=MODELS / "pycode-qwen3", text=text, **words))
     code = main(["compile", str(plan), "-o", str(tmp_path / "out"), "--quiet"])
     return code, capsys.readouterr().out
@@ -140,11 +146,24 @@ def test_what_would_not_shrink_is_left_dense(tmp_path, chip, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "weight", lambda k, n: weight_of(k, n, dense=True))
     (graph,) = write(tmp_path / "in", (256, 512), (8,))
 
-    def twin(sparse: bool) -> Path:
-        return compile_twin(tmp_path / "in", graph, chip, tmp_path / f"{sparse}", sparse=sparse).onnx[graph]
+    def twin(sparse: bool, child: Child) -> Path:
+        return compile_twin(tmp_path / "in", graph, chip, tmp_path / f"{sparse}", child, sparse).onnx[graph]
 
     feeds = {"x": np.random.default_rng(0).normal(32768, 4000, (1, 8, 256)).astype(np.uint16)}
-    assert str(compared(chip, twin, feeds, "a chain")).startswith("sparse it takes ")
+    with Guard(chip) as guard:
+        assert str(guard.compared(twin, feeds, "a chain")).startswith("sparse it takes ")
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("device", ["snapdragon_8_gen_2", "snapdragon_8_elite", "snapdragon_8_elite_gen_5"])
+@pytest.mark.parametrize(("pattern", "weights"), [("2:4", "int8"), ("pairs", "int4")])
+def test_a_model_is_stored_sparse_on_other_chips(device, pattern, weights, tmp_path, capsys):
+    """The compile's own guard has held every graph bit for bit against its dense form, or it would be stored dense."""
+    words = {"pattern": pattern, "weights": weights, "option": "sparse_store = on", "device": device}
+    code, out = compiled(tmp_path, capsys, **words)
+    assert code == 0, out
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [row["form"] for row in manifest["models"]["t"]["sparse"]] == ["htp"]
 
 
 @pytest.mark.slow
@@ -163,6 +182,21 @@ def test_a_model_is_stored_sparse(pattern, weights, tmp_path, capsys):
     verified = json.loads(capsys.readouterr().out)
     facts = next(facts for facts in verified["parts"].values() if facts["device"] == "npu")
     assert facts["emission"] < 0.01
+
+
+@pytest.mark.parametrize("arch", ["v73", "v75"])
+def test_the_rows_that_a_linear_is_fed_are_right_in_every_form(arch):
+    """The table's graphs with and without the store: the same bits from 17 rows on, garbage below."""
+    rows = [row for row in table().rows if row.place == arch and row.lowering == cases_sparse.LOWERING]
+    assert {row.key for row in rows} == {
+        Row(arch, case.lowering, dict(case.shape), RIGHT).key for case in cases_sparse.grid()
+    }
+    enough = [row for row in rows if row.shape["rows"] > 16]
+    assert {row.verdict for row in enough} == {RIGHT}
+    assert min(row.shape["rows"] for row in enough) <= sparse_store.ROWS
+    assert all(row.figures["share"] < 1 for row in enough)
+    few = {(row.shape["weights"], row.shape["beside"]) for row in rows if row.verdict == "wrong"}
+    assert few == {(weights, beside) for weights in ("int4", "int8") for beside in cases_sparse.NEIGHBOURS}
 
 
 def test_nothing_to_store_is_an_error(golden_error):

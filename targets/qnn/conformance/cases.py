@@ -50,6 +50,7 @@ def _case(lowering: str, make: Callable[..., Any], raw: bool = False, **shape: C
 def grid(quick: bool = False) -> Iterator[Case]:
     """Every case of the table; `quick` keeps a few of each kind."""
     from .cases_integers import grid as integer_grid
+    from .cases_sparse import grid as sparse_grid
     from .cases_vision import grid as vision_grid
     from .known_wrong import known_wrong
 
@@ -59,6 +60,7 @@ def grid(quick: bool = False) -> Iterator[Case]:
     yield from _ops(quick)
     yield from vision_grid()
     yield from integer_grid(quick)
+    yield from sparse_grid(quick)
     yield from known_wrong(quick)
 
 

@@ -13,19 +13,21 @@ import onnx_ir as ir
 
 from ....compiler.diagnostics.diagnostic import EngineError
 from ....compiler.emit.child_process import Child
-from ....compiler.emit.conformance.measure import UNENDED, Case, verdict_of
+from ....compiler.emit.conformance.measure import UNENDED, Bounds, Case, verdict_of
 from ....compiler.emit.conformance.op_class import Cell
 from ....compiler.emit.conformance.table import Row
 from ....compiler.files.scratch import scratch_folder
 from ....compiler.ir.activation_encodings import Encoding
 from ....compiler.ir.save import save_graphs
 from ....compiler.plan.devices import devices
+from ..guard import unequal
 from ..htp.chip import ARCHS, Chip, tool_versions
 from ..htp.context_binary import start_worker
 from ..lower.builder import WeightStore
 from ..lower.feeds import from_target, to_target
 from ..lower.lower_graphs import lower
 from .bounds import FLOATS, INTEGERS
+from .cases_sparse import LOWERING as SPARSE
 from .table import TABLE
 
 _TIMEOUT = 300.0  # seconds a case may take; the compiler was seen not to end on a flat vector of 98304
@@ -74,6 +76,7 @@ class Prepared:
         """Lower `case` as a model is lowered; a raw graph stays as it is."""
         model, feeds = case.make()
         if case.raw:
+            model = model if isinstance(model, ir.Model) else ir.serde.deserialize_model(model)
             return cls(model, feeds, model, {}, dict(case.shape))
         lowered = lower({"case": model}, WeightStore())["case"]
         shape = next(use.shape for use in lowered.uses if use.lowering == case.lowering)
@@ -119,17 +122,37 @@ class Runner:
         if self.child is None:
             self.child = start_worker(f"the case `{case.name}`", _TIMEOUT)
         self.used += 1
-        verdict, figures, reason = self._measure(folder, prepared)
+        measured = self._forms if case.lowering == SPARSE else self._measure
+        verdict, figures, reason = measured(folder, prepared)
         return Row(f"v{self.chip.arch}", case.lowering, prepared.shape, verdict, figures, reason)
 
+    def _forms(self, folder: Path, prepared: Prepared) -> tuple[str, dict[str, float], str]:
+        """With the sparse store and without: right is the same bits. `share`: of the dense form's bytes."""
+        answer = self._called("forms", folder=str(folder), feeds=prepared.feeds)
+        if isinstance(answer, tuple):
+            return answer
+        dense, sparse = answer["dense"], answer["sparse"]
+        verdict, figures = verdict_of(sparse, dense, Bounds(0.0))
+        why = unequal(dense, sparse)
+        figures["share"] = answer["bytes"][1] / answer["bytes"][0]
+        return ("wrong" if why else verdict), figures, why or ""
+
     def _measure(self, folder: Path, prepared: Prepared) -> tuple[str, dict[str, float], str]:
+        answer = self._called(
+            "case", folder=str(folder), oracle=str(folder / "oracle.onnx"), feeds=prepared.feeds,
+            half=prepared.target_feeds(),
+        )  # fmt: skip
+        if isinstance(answer, tuple):
+            return answer
+        bounds = INTEGERS if prepared.encodings else FLOATS
+        return *verdict_of(from_target(answer["outputs"], prepared.encodings), answer["oracle"], bounds), ""
+
+    def _called(self, method: str, **words: Any) -> dict[str, Any] | tuple[str, dict[str, float], str]:
+        """The worker's answer, or verdict, figures and reason where the engine gave none."""
         assert self.child is not None
+        chip = {"soc_model": self.chip.soc_model, "arch": self.chip.arch, "vtcm_mb": self.chip.vtcm_mb}
         try:
-            answer: dict[str, Any] = self.child.call(
-                "case", folder=str(folder), oracle=str(folder / "oracle.onnx"),
-                feeds=prepared.feeds, half=prepared.target_feeds(),
-                soc_model=self.chip.soc_model, arch=self.chip.arch, vtcm_mb=self.chip.vtcm_mb,
-            )  # fmt: skip
+            answer: dict[str, Any] = self.child.call(method, **words, **chip)
         except EngineError as failure:
             death = _DEATHS.get(failure.diagnostics[0].code)
             if death is not None:
@@ -141,8 +164,7 @@ class Runner:
         if "rejected" in answer:
             reasons = dict.fromkeys(str(node["reason"]) for node in answer["rejected"] if node["reason"])
             return "rejected", _NOTHING, "; ".join(reasons)
-        bounds = INTEGERS if prepared.encodings else FLOATS
-        return *verdict_of(from_target(answer["outputs"], prepared.encodings), answer["oracle"], bounds), ""
+        return answer
 
 
 def chip_for(arch: str) -> Chip:

@@ -78,6 +78,12 @@ class QnnEmulator:
             self.join()
             return QnnSession(self, handle, what)
 
+    def using(self, act: Callable[[Child], Path], what: str) -> Path:
+        """What `act` makes with the process."""
+        with self._lock:
+            self._child.what = f"the HTP compiler for {what}"
+            return act(self._child)
+
     def call(self, what: str, method: str, **arguments: Any) -> Any:
         """The worker's answer; `what` is at work, in the message of an error."""
         with self._lock:

@@ -133,6 +133,22 @@ def run_case(
     return {"outputs": outputs, "oracle": run_oracle(oracle, feeds)}
 
 
+def run_forms(folder: str, soc_model: int, arch: int, vtcm_mb: int, feeds: dict[str, Any]) -> dict[str, Any]:
+    """Compile and run `case.onnx` without and with the sparse store: outputs and bytes of both."""
+    found: dict[str, Any] = {"bytes": []}
+    for form, sparse in (("dense", False), ("sparse", True)):
+        for path in Path(folder).glob("case_ctx*"):
+            path.unlink()
+        made = compile_graphs(folder, ["case"], soc_model, arch, vtcm_mb, share=False, sparse=sparse)
+        if "rejected" in made:
+            return made
+        found["bytes"].append(sum(path.stat().st_size for path in Path(folder).glob("case_ctx*.bin")))
+        handle = open_session("case_ctx.onnx", soc_model, arch, vtcm_mb)
+        found[form] = run_session(handle, feeds)
+        close_session(handle)
+    return found
+
+
 def _log_size() -> int:
     return os.fstat(2).st_size
 
@@ -159,5 +175,6 @@ if __name__ == "__main__":
             "oracle": run_oracle,
             "describe": describe,
             "case": run_case,
+            "forms": run_forms,
         }
     )
