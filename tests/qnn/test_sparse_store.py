@@ -184,7 +184,7 @@ def test_a_model_is_stored_sparse(pattern, weights, tmp_path, capsys):
     assert facts["emission"] < 0.01
 
 
-@pytest.mark.parametrize("arch", ["v73", "v75"])
+@pytest.mark.parametrize("arch", ["v73", "v75", "v79", "v81"])
 def test_the_rows_that_a_linear_is_fed_are_right_in_every_form(arch):
     """The table's graphs with and without the store: the same bits from 17 rows on, garbage below."""
     rows = [row for row in table().rows if row.place == arch and row.lowering == cases_sparse.LOWERING]
