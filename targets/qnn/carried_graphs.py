@@ -16,7 +16,7 @@ import math
 import re
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -90,10 +90,7 @@ def carry(entry: Path, graphs: Sequence[str], binary: Path) -> ReadBack | None:
             _put(made, f"{graph}.onnx", (entry / f"{graph}.onnx").read_bytes())
         with made.open(_info(_REST), "w", force_zip64=True) as file:
             for held, found in rest:
-                if found is None:
-                    file.write(data[held.offset : held.offset + held.length])
-                else:
-                    file.writelines(missing(held, found, data))
+                file.writelines(_pieces(held, data) if found is None else missing(held, found, data))
     whole = sum(held.length for held in used)
     return ReadBack(whole - left, whole + inline)
 
@@ -229,6 +226,12 @@ def _bytes(carried: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> bytes:
     if info.file_size > most:
         raise ValueError(f"`{info.filename}` has {info.file_size} bytes")
     return carried.read(info)
+
+
+def _pieces(held: Held, data: np.ndarray) -> Iterator[bytes]:
+    """The bytes of a weight."""
+    end = held.offset + held.length
+    return (data[at : min(at + _PIECE, end)].tobytes() for at in range(held.offset, end, _PIECE))
 
 
 def _copy(file: IO[bytes], into: np.ndarray) -> None:

@@ -150,8 +150,9 @@ def read(held: Held, found: Found, binary: np.ndarray, weights: np.ndarray, rest
 def digest(held: Held, weights: np.ndarray) -> str:
     """The sha256 of the weight's bytes."""
     made = hashlib.sha256()
-    for at in range(held.offset, held.offset + held.length, _NUMBERS):
-        made.update(np.ascontiguousarray(weights[at : min(at + _NUMBERS, held.offset + held.length)]))
+    end = held.offset + held.length
+    for at in range(held.offset, end, _NUMBERS):
+        made.update(weights[at : min(at + _NUMBERS, end)].tobytes())
     return made.hexdigest()
 
 
