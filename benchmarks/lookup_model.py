@@ -3,7 +3,8 @@
 Every linear of the layers in the row's width, blocks of 32, rounded to nearest: what is timed does not depend on how
 well they are rounded. Embedding and head, which share their bytes, are int8 in every bundle. `prompt` is tokens a
 second over a prompt of 64, `decode` over what is written behind it, the best of several runs that take turns; `MB` is
-the bundle. The last column compares the text with that of float32 throughout: `same`, or after how many tokens it parts.
+the bundle. The last column compares the text with that of float32 throughout: `same`, or after how many tokens it
+parts.
 """
 
 from __future__ import annotations
