@@ -30,11 +30,19 @@ _MOST_UNKNOWN = 0.1  # of the tokens; more, and the tokenizer was made for anoth
 
 def windows(calibration: Calibration, module: Module) -> np.ndarray:
     """The windows for `module`, with its own tokenizer; every bad input is an error at the plan's line."""
+    return windows_and_more(calibration, module, 0)[0]
+
+
+def windows_and_more(calibration: Calibration, module: Module, more: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same windows, and up to `more` others, as many as the text has, that none of them overlaps."""
     source = _demand_text(calibration, module)
     at, vocab = calibration.span, module.arch.vocab if module.arch is not None else 0
     ids = _tokenise(calibration.text, _tokenizer(source, at), at)
     _check_ids(ids, vocab, source, at)
-    return choose(ids, calibration.samples, calibration.length, calibration.seed, at)
+    samples, length = calibration.samples, calibration.length
+    filled = _check_filled(len(ids), samples, length, at)
+    made = choose(ids, min(filled, samples + more), length, calibration.seed, at)
+    return made[:samples], made[samples:]
 
 
 def _demand_text(calibration: Calibration, module: Module) -> Path:

@@ -45,6 +45,7 @@ from .weight_to_solve import WeightToSolve
 
 _ROWS = {"mse": (mse.solve, mse.Mse()), "hqq": (hqq.solve, hqq.Hqq())}
 CALIBRATED = ("awq", "gptq", "reconstruct")
+_APART = 8  # one of so many windows is kept for judging where the text has no others
 _LOOKED_UP = 0.1  # added to the damping of a head that is an embedding too: its rows matter for themselves
 
 
@@ -78,11 +79,12 @@ def solve(
             clock.tick(name)
             keys[name] = _by_rows(name, one, settings.method, scope)
     elif settings.method in CALIBRATED:
-        walk = _Walk(module, wanted, settings, scope)
+        walk = _Walk(module, wanted, settings, scope, 0 if tune is None else tune.judges)
         keys, wanted = walk.keys(), walk.wanted
         if tune is not None:
             walk.flow.forget()
-            keys = tuned(ResidualStreams(module, walk.flow.floats), wanted, keys, walk.ids, tune, scope, seconds)
+            flow = ResidualStreams(module, walk.flow.floats)
+            keys = tuned(flow, wanted, keys, (walk.ids, walk.others), tune, scope, seconds)
     else:
         raise ValueError(f"no method `{settings.method}`")
     return {name: one.loaded(name, keys[name]) for name, one in wanted.items()}
@@ -138,7 +140,9 @@ def _solution(q: torch.Tensor, grid: Grid, one: WeightToSolve, notes: list[str] 
 class _Walk:
     """One calibrated run over a decoder."""
 
-    def __init__(self, module: Module, wanted: Mapping[str, WeightToSolve], settings: Settings, scope: Scope) -> None:
+    def __init__(
+        self, module: Module, wanted: Mapping[str, WeightToSolve], settings: Settings, scope: Scope, judges: int
+    ) -> None:
         if scope.calibration is None:
             fail(
                 "E0454",
@@ -148,7 +152,10 @@ class _Walk:
             )
         self.module, self.settings, self.scope = module, settings, scope
         self.wanted: Mapping[str, WeightToSolve] = wanted
-        self.ids = calibrate.windows(scope.calibration, module)
+        self.ids, self.others = calibrate.windows_and_more(scope.calibration, module, judges)
+        if judges and not len(self.others):  # the text has no more: some are taken out
+            apart = -(-len(self.ids) // _APART) if len(self.ids) > 1 else 0
+            self.ids, self.others = self.ids[apart:], self.ids[:apart]
         if settings.method == "awq":
             self.wanted = self._scaled()
         self.drift = settings.method != "awq" and settings.gptq.follow_drift > 0

@@ -6,8 +6,8 @@ t [N, K/B] is learned, or [N, 1] where scales have two levels; the integers q st
 lies in front of the first block and behind the last (EfficientQAT's second phase, arXiv 2407.11062, section 3.3).
 
 The integers of a segment are read from the cache's files whenever it is run: held are s, t and Adam's two moments,
-16 bytes a scale, beside what end_to_end.py holds. One window of eight is not learned from: t is kept as it was when
-these diverged least, which may be before the first step.
+16 bytes a scale, beside what end_to_end.py holds. t is kept as it was when windows that no solver has seen diverged
+least, which may be before the first step: on those that gptq has fitted, whatever leaves its answer looks worse.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _WARM = 5  # steps until the rate is reached
 
 @dataclass(frozen=True)
 class Tune:
-    """Adam's settings; `batch` in windows, one of `held` windows is judged on instead of learned from."""
+    """Adam's settings; `batch` in windows, `judges` as many windows apart as are judged on."""
 
     epochs: int = 2
-    batch: int = 2
-    held: int = 8
-    rate: float = 2e-3
+    batch: int = 8
+    judges: int = 16
+    rate: float = 1e-3
     seed: int = 0
 
 
@@ -56,7 +56,7 @@ class Tuned:
         done = f"{self.steps} steps"
         if self.steps < self.planned:
             done = f"{self.steps} of {self.planned} steps, to end within {duration(seconds)[6:]}"
-        judged = f"on {self.windows} windows that were not learned from"
+        judged = f"on {self.windows} windows that no solver saw"
         if not self.factors:
             return f"tune: {done} brought nothing {judged} (divergence {self.before:.4f}): scales stay as they were"
         return f"tune: scales learned in {done}; divergence {judged} {self.before:.4f} before, {self.after:.4f} after"
@@ -101,14 +101,14 @@ class _Scaled:
 class ScaleTuning:
     """Learns the factors of `solved`, all linears of the decoder blocks that a line quantises.
 
-    `ids` [W, S] are the calibration windows; `outside` is what else the line quantises, dequantised; the linears of
-    `one_a_row` get one factor an output.
+    `windows` [W, S] are those to learn from and those to judge on; `outside` is what else the line quantises,
+    dequantised; the linears of `one_a_row` get one factor an output.
     """
 
     def __init__(
         self,
         flow: ResidualStreams,
-        ids: np.ndarray,
+        windows: tuple[np.ndarray, np.ndarray],
         solved: Mapping[str, QuantizedTensors],
         outside: Mapping[str, Weight],
         one_a_row: Collection[str],
@@ -116,9 +116,9 @@ class ScaleTuning:
     ) -> None:
         self.settings = settings
         self.linears = {name: _Scaled(made, name in one_a_row, flow.on) for name, made in solved.items()}
-        self.model = EndToEnd(flow, ids, self._values, outside)
-        self.judges = list(range(0, len(ids), settings.held))
-        self.learned = [i for i in range(len(ids)) if i % settings.held]
+        self.model = EndToEnd(flow, np.concatenate(windows), self._values, outside)
+        self.learned = list(range(len(windows[0])))
+        self.judges = list(range(len(windows[0]), len(windows[0]) + len(windows[1])))
 
     def _values(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
         return {name: self.linears[name].value() for name in names}

@@ -22,28 +22,33 @@ def tuned(
     flow: ResidualStreams,
     wanted: Mapping[str, WeightToSolve],
     keys: Mapping[str, str],
-    ids: np.ndarray,
+    windows: tuple[np.ndarray, np.ndarray],
     tune: Tune,
     scope: Scope,
     seconds: float,
 ) -> dict[str, str]:
     """The keys of all linears, those of decoder blocks with learned scales; `keys` are those they were solved under.
 
-    It may take about `seconds`, 0: as long as it takes.
+    `windows` are those to learn from, and those to judge on, which no solver has seen either. It may take about
+    `seconds`, 0: as long as it takes.
     """
     inside = [name for segment in flow.segments[1:-1] for _, names in flow.groups(segment) for name in names]
     if not inside:
         return dict(keys)
+    if not len(windows[1]):
+        scope.note("tune: one window is too few to learn from and to judge on: scales stay as they were")
+        return dict(keys)
     formats = {name: one.words for name, one in wanted.items()}
     contents = [flow.content(segment, formats) for segment in flow.segments]
     before = [keys[name] for name in sorted(keys)]
-    state = store.key("tuned", calibrate.digest(ids), *contents, *before, repr(tune), f"{seconds:g}")
+    digests = [calibrate.digest(ids) for ids in windows]
+    state = store.key("tuned", *digests, *contents, *before, repr(tune), f"{seconds:g}")
     made = {name: store.key(state, name) for name in inside}
     if not all(store.known(key) for key in made.values()):
         solved = {name: wanted[name].loaded(name, key) for name, key in keys.items()}
         outside = {name: one.value() for name, one in solved.items() if name not in made}
         two = {name for name in inside if wanted[name].format_.scales == TWO_LEVEL}
-        learning = ScaleTuning(flow, ids, {name: solved[name] for name in inside}, outside, two, tune)
+        learning = ScaleTuning(flow, windows, {name: solved[name] for name in inside}, outside, two, tune)
         got = learning.learn(scope.progress, seconds)
         for name, key in made.items():
             notes = [got.words(seconds)] if name == inside[0] else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ def test_closer_to_the_float_model_with_the_same_integers(draft: Module, scope: 
     before, after = parts(plain), parts(tuned)
     assert all((before[name][0] == after[name][0]).all() for name in before)
     assert any((before[name][1] != after[name][1]).any() for name in before)
-    assert divergence(draft, tuned) < 0.99 * divergence(draft, plain)
+    assert divergence(draft, tuned) < divergence(draft, plain)
 
 
 def test_gradients_are_those_of_the_divergence(draft: Module, scope: Scope) -> None:
@@ -81,7 +82,7 @@ def test_gradients_are_those_of_the_divergence(draft: Module, scope: Scope) -> N
 def test_what_brings_nothing_is_left_alone(draft: Module, scope: Scope, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgec.passes.solve.tune_scales.Tune", lambda: Tune(rate=1.0))
     plain, tuned = made(draft, scope, block="channel"), made(draft, scope, block="channel", tune="scales")
-    assert any(re.match(r"tune: \d+ steps brought nothing on 1 windows", note) for note in scope.notes)
+    assert any(re.match(r"tune: \d+ steps brought nothing on 16 windows", note) for note in scope.notes)
     assert same(plain, tuned)
 
 
@@ -96,7 +97,7 @@ def test_two_levels_stay_two_levels(draft: Module, scope: Scope) -> None:
 def test_the_cache_answers_and_time_cuts_steps(draft: Module, scope: Scope, monkeypatch: pytest.MonkeyPatch) -> None:
     first = made(draft, scope, tune="scales", time=0.05)
     (note,) = [note for note in scope.notes if note.startswith("tune: ")]
-    assert re.search(r" 1 of 7 steps, to end within 0 s", note)
+    assert re.search(r" 1 of 2 steps, to end within 0 s", note)
     monkeypatch.setattr(tuned_weights.ScaleTuning, "learn", lambda *_: pytest.fail("learned again"))
     again = made(draft, scope, tune="scales", time=0.05)
     assert [note for note in scope.notes if note.startswith("tune: ")] == [note, note]
@@ -106,3 +107,15 @@ def test_the_cache_answers_and_time_cuts_steps(draft: Module, scope: Scope, monk
 def test_it_goes_with_methods_that_see_text() -> None:
     assert not Quantize(weights="int4", method="gptq", tune="scales", time=60.0).validate()
     assert Quantize(weights="int4", method="gptq", time=60.0).validate()
+
+
+@pytest.mark.parametrize(("characters", "word"), [(1500, "on 1 windows"), (200, "one window is too few")])
+def test_a_short_text_gives_up_windows_to_judge_on(
+    draft: Module, scope: Scope, characters: int, word: str, text: Path
+) -> None:
+    text.write_text(text.read_text()[:characters])
+    assert scope.calibration is not None
+    one = replace(scope.calibration, samples=1)
+    scope.calibration = replace(one, samples=1 + len(calibrate.windows_and_more(one, draft, 100)[1]))
+    made(draft, scope, tune="scales", time=0.05)
+    assert any(note.startswith("tune: ") and word in note for note in scope.notes)
