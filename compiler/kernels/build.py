@@ -22,6 +22,7 @@ from ..files.scratch import scratch_folder
 
 SOURCES = Path(__file__).with_name("lookup")
 LIBRARY = "libedgec_lookup.so"
+SCRIPT = "build.sh"
 _KIND = "kernels"
 _FLAGS = ("-O3", "-fPIC", "-std=c11", "-ffp-contract=off", "-Wall", "-Wextra")
 _AVX512 = "avx512f avx512bw avx512vl avx512dq avx512vbmi avx512vnni fma f16c"
@@ -59,22 +60,45 @@ def library() -> Built:
     return Built(folder / LIBRARY)
 
 
-def build_into(folder: Path) -> bool:
-    """Copy the sources, and the library where there is one, into `folder`; whether there is one."""
+def build_into(folder: Path, binary: bool = True) -> bool:
+    """Copy the sources and a script that builds them into `folder`, with `binary` also this machine's library.
+
+    Returns whether the library is there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for path in sources():
         shutil.copyfile(path, folder / path.name)
-    built = library().path
+    script = folder / SCRIPT
+    script.write_text(_script(), encoding="utf-8")
+    script.chmod(0o755)
+    built = library().path if binary else None
     if built is not None:
         shutil.copyfile(built, folder / LIBRARY)
     return built is not None
 
 
-def command(compiler: str = "cc") -> list[str]:
-    """How the library is built by hand, one line for each step, in the folder of the sources."""
-    lines = [shlex.join([compiler, *_FLAGS, *_for_file(name), "-c", name]) for name in _c_files()]
-    objects = [name.replace(".c", ".o") for name in _c_files()]
-    return [*lines, shlex.join([compiler, "-shared", *objects, "-lm", "-o", LIBRARY])]
+def _script() -> str:
+    """A shell script that builds the library beside it with `CC`, for whatever machine that compiles for."""
+    lines = [
+        "#!/bin/sh",
+        f"# Builds {LIBRARY}, custom ops for ONNX Runtime. CC names the compiler, for a phone the NDK's:",
+        "#     CC=aarch64-linux-android34-clang ./build.sh",
+        "set -eu",
+        'cd "$(dirname "$0")"',
+        'CC="${CC:-cc}"',
+        *(f'{name.removesuffix(".c")}=""' for name in _OWN),
+        'case "$($CC -dumpmachine)" in x86_64*)',
+        *(
+            f'  {name.removesuffix(".c")}="{" ".join("-m" + word for word in words.split())}"'
+            for name, words in _OWN.items()
+        ),
+        "esac",
+    ]
+    for name in _c_files():
+        own = f" ${name.removesuffix('.c')}" if name in _OWN else ""
+        lines.append(f"$CC {shlex.join(_FLAGS)}{own} -c {name}")
+    objects = " ".join(name.replace(".c", ".o") for name in _c_files())
+    return "\n".join([*lines, f"$CC -shared {objects} -lm -o {LIBRARY}", f"rm {objects}", ""])
 
 
 def _c_files() -> list[str]:
@@ -98,7 +122,7 @@ def _said(line: list[str]) -> str:
 
 
 def _key(version: str) -> str:
-    digest = hashlib.sha256(f"{version}\n{platform.machine()}\n{command()}".encode())
+    digest = hashlib.sha256(f"{version}\n{platform.machine()}\n{_script()}".encode())
     for path in sources():
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

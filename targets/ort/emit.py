@@ -18,7 +18,7 @@ from ...compiler.ir.clone import clone_model
 from ...compiler.ir.linears import linears
 from ...compiler.ir.module import MAIN
 from ...compiler.ir.save import save_graphs
-from ...compiler.kernels.build import build_into
+from ...compiler.kernels.build import LIBRARY, SCRIPT, build_into
 from .compare import compare
 from .half_floats import HalfFloats
 from .lookup import is_lookup, lookup_bytes, table_kind
@@ -51,13 +51,13 @@ def emit(job: EmitJob) -> Emission:
     lookup = table_kind(before.values())
     compare(before, paths, level, job, bool(halves.stored), lookup)
     if lookup:
-        build_into(folder / KERNELS)
+        build_into(folder / KERNELS, binary=job.device.is_host)
     parts = {part.name: _entry(job, part, level, lookup) for part in job.parts}
     notes = [f"`{name}` keeps DequantizeLinear: {why}" for name, why in lowering.left.items()]
     notes += [f"`{name}` is stored as float32: float16 would overflow" for name in halves.wide]
     stored = _stored(before, lowering, halves)
     sparse = sparse_in_files(before, paths, lowering, f"{job.folder}/{DATA}")
-    return Emission("chain", parts, _libraries(job), notes, cache_entry(job), stored=stored, sparse=sparse)
+    return Emission("chain", parts, _libraries(job, lookup), notes, cache_entry(job), stored=stored, sparse=sparse)
 
 
 def _stored(before: dict[str, ir.Model], lowering: OrtLowering, halves: HalfFloats) -> dict[str, StoredWeight]:
@@ -106,7 +106,11 @@ def _entry(job: EmitJob, part: Part, level: str, lookup: str | None) -> dict[str
     }
 
 
-def _libraries(job: EmitJob) -> list[dict[str, str]]:
+def _libraries(job: EmitJob, lookup: str | None) -> list[dict[str, str]]:
     if job.device.is_host:
         return []
-    return [{"file": "libonnxruntime.so", "engine": "ort", "why": "runs the parts on the CPU"}]
+    found = [{"file": "libonnxruntime.so", "engine": "ort", "why": "runs the parts on the CPU"}]
+    if lookup:
+        why = f"multiplies linears by table lookup; `{job.folder}/{KERNELS}/{SCRIPT}` builds it"
+        found.append({"file": LIBRARY, "engine": "ort", "why": why})
+    return found

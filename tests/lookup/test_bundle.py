@@ -127,3 +127,12 @@ def test_damaged_planes_are_found(bundles, tmp_path):
     assert main(["verify", str(copy)]) != 0
     with pytest.raises((EdgecError, SystemExit)):
         raise SystemExit(main(["run", str(copy), "--prompt", "x", "--tokens", "1"]))
+
+
+def test_a_phone_gets_the_sources_and_what_to_do_with_them(tmp_path):
+    bundle = compiled(tmp_path / "phone", "lut_gemv (when = always)", "snapdragon_8_gen_3")
+    kernels = bundle / "draft" / "kernels"
+    assert (kernels / "build.sh").is_file()
+    assert not (kernels / "libedgec_lookup.so").exists()
+    libraries = json.loads((bundle / "manifest.json").read_text())["libraries"]
+    assert any(row["file"] == "libedgec_lookup.so" and "build.sh" in row["why"] for row in libraries)
