@@ -14,6 +14,7 @@ from ..ir import kv_names
 from .schedule import Schedule
 
 _AXES = {"kv_heads", "position", "head_dim"}
+_OWN = ("manifest.json", "manifest.sha256")  # of a bundle, beside what `files` lists
 
 
 def contradictions(data: Mapping[str, Any]) -> list[str]:
@@ -30,6 +31,8 @@ def unlisted(data: Mapping[str, Any]) -> list[str]:
         for name, entry in packed.items()
         if entry["file"] not in data["files"]
     ]
+    if packed and data["packed"]["reader"] not in data["files"]:
+        found.append(f"`{data['packed']['reader']}` restores packed files, and `files` does not list it")
     for name, part in data["parts"].items():
         named = [part["file"], *(graph.get("file", part["file"]) for graph in part["graphs"].values())]
         found += [
@@ -48,8 +51,10 @@ def _packed(data: Mapping[str, Any]) -> Iterator[str]:
     sources = [entry["file"] for entry in packed["files"].values()]
     if len(set(sources)) < len(sources):
         yield "two files are packed in one"
-    for name in packed["files"].keys() & {*data.get("files", {}), *sources}:
-        yield f"`{name}` is to be restored, and there already"
+    taken = {*data.get("files", {}), *sources, *_OWN}
+    for name in packed["files"]:
+        if name in taken or any(other.startswith(f"{name}/") or name.startswith(f"{other}/") for other in taken):
+            yield f"`{name}` is to be restored where something else is"
 
 
 def _parts(data: Mapping[str, Any]) -> Iterator[str]:

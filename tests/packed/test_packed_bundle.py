@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -141,6 +142,21 @@ def test_a_damaged_bundle_is_not_touched(bundles: Bundles, tmp_path: Path) -> No
         assert raised.value.diagnostics[0].code == "E0905"
     assert [path.name for path in tmp_path.iterdir()] == ["own"]
     assert packed.read_bytes() == data
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "report.html", "small/ort.data.packed", "small", "report.html/x"])
+def test_a_packed_file_takes_nobodys_place(bundles: Bundles, name: str, tmp_path: Path) -> None:
+    own = shutil.copytree(bundles["ort", "packed"], tmp_path / "own")
+    data = json.loads((own / "manifest.json").read_text())
+    data["packed"]["files"] = {name: data["packed"]["files"][ENGINES["ort"]]}
+    raw = json.dumps(data).encode()
+    (own / "manifest.json").write_bytes(raw)
+    (own / "manifest.sha256").write_text(f"{hashlib.sha256(raw).hexdigest()}  manifest.json\n")
+    with pytest.raises(EdgecError) as raised:
+        edgec.unpack(own, tmp_path / "other")
+    assert raised.value.diagnostics[0].code == "E0902"
+    assert "is to be restored where something else is" in raised.value.diagnostics[0].message
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
 
 
 def test_nothing_to_unpack(bundles: Bundles, golden_error: object, tmp_path: Path) -> None:

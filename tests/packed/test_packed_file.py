@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import filecmp
 import shutil
 import subprocess
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from edgec.compiler.diagnostics.diagnostic import EdgecError
+from edgec.compiler.emit.sparse_integers import SparseIntegers
+from edgec.compiler.ir.packing import pack_rows
+from edgec.compiler.ir.sparse_pattern import Sparsity
 from edgec.compiler.packed.kernels import IN_NUMPY, SOURCE, kernels
 from edgec.compiler.packed.layout import RECORD, Header
+from edgec.compiler.packed.pack_file import pack_file
 from edgec.compiler.packed.unpack_file import unpack_file
+
+from .conftest import codes
 
 CC = shutil.which("cc")
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -66,6 +74,28 @@ def test_damage_is_an_error_and_leaves_no_file(packed: Pair) -> None:
         assert code in (None, "E0908")
         assert not out.exists()
         assert {path.name for path in dense.parent.iterdir()} == {"weights", "weights.packed"}
+
+
+def test_memory_is_bounded(tmp_path: Path) -> None:
+    """A file of 96 MiB with a tensor at its end: pieces of 16 MiB are held, and segments of one."""
+    rows, columns = 1024, 8192
+    values = codes(rows, columns, "2:4", np.array(8), 4, 1)
+    dense = tmp_path / "dense"
+    with dense.open("wb") as file:
+        file.truncate(96 << 20)
+        file.seek(0, 2)
+        file.write(pack_rows(values, 4, "big").tobytes())
+    del values
+    tensor = SparseIntegers("dense", "w", 96 << 20, rows, columns, 4, "big", Sparsity("2:4"), zero=8)
+    kernels()
+    tracemalloc.start()
+    try:
+        pack_file(dense, [tensor], tmp_path / "packed")
+        unpack_file(tmp_path / "packed", tmp_path / "again")
+        assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    finally:
+        tracemalloc.stop()
+    assert filecmp.cmp(dense, tmp_path / "again", shallow=False)
 
 
 def test_a_cut_file_says_so(packed: Pair, golden_error: object, tmp_path: Path) -> None:
