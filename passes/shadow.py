@@ -73,8 +73,8 @@ class Shadow(Pass):
 
     @property
     def tolerance(self) -> Tolerance:
-        """Ranges are those of calibration text, which random inputs are not."""
-        return Tolerance(0.3, "uint8 activations")
+        """What outliers had broken is right again, and ranges are those of calibration text, not of random inputs."""
+        return Tolerance(0.5, "uint8 activations with outliers")
 
     def demands(self) -> Demands:
         """Calibration text and torch, for a decoder."""

@@ -148,7 +148,7 @@ def losses(
     on = device()
     cut = segments(module.main.graph)
     clock = TimeLeft(progress, "weighing shadows at", [float(i + 1) for i in range(len(cut))])
-    every, none = frozenset().union(*groups), frozenset[ir.Node]()
+    every, none = frozenset(node for group in groups for node in group), frozenset[ir.Node]()
     streams: dict[frozenset[ir.Node], Env] = dict.fromkeys((none, every), plain_inputs(module, ids, on))
     for index, segment in enumerate(cut[:-1]):
         clock.tick(segment.name)
