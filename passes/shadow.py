@@ -64,6 +64,11 @@ class Shadow(Pass):
         also_called=("correct",),
     )
 
+    rare: str = param(
+        "clip",
+        doc="what becomes of outliers outside of the corrected channels; clip: they are clipped, and counted in a note",
+        choices=("clip",),
+    )
     profile: str = param(
         "",
         doc="a file that `edgec profile` has written, beside the plan: its ranges and channels are used, and none are "

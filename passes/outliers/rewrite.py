@@ -138,6 +138,12 @@ def _tell(profile: Profile, asked: Asked, scope: Scope) -> None:
         f"{len(kept)} of {len(rows)} linears have a shadow: {held / whole:.1%} of the weights, {size:.2f} MiB in "
         "float32, stay with the CPU"
     )
+    clipped = max((row for row in kept if row.hot), key=lambda row: row.beyond, default=None)
+    if clipped is not None:
+        scope.note(
+            f"of the inputs of linears with a shadow at most {clipped.beyond:.2%} of the values are clipped outside of "
+            f"the corrected channels, behind `{clipped.input}`"
+        )
     pruned = [row for row in rows if row.shadowed and not row.kept and row.loss is not None]
     if pruned:
         dearest = max(pruned, key=lambda row: row.loss or 0.0)
