@@ -47,7 +47,7 @@ def measured(module: Module, groups: Groups, asked: Asked, scope: Scope) -> Prof
     ids = calibrate.windows(scope.calibration, module)
     names = [[linear.name for linear in group] for group in groups]
     settings = f"{asked.coverage} {asked.max_channels} {WEIGHED} {WORTH} {asked.mode}"
-    key = store.key("outliers 4", calibrate.digest(ids), content(module.main.graph), repr(names), settings)
+    key = store.key("outliers 5", calibrate.digest(ids), content(module.main.graph), repr(names), settings)
 
     def build(folder: Path) -> None:
         rows = _rows(module, ids, groups, asked, scope)
@@ -136,9 +136,12 @@ def _hot_rows(linear: Linear, hot: Sequence[int]) -> np.ndarray:
     return hot_rows(linear, hot).numpy()
 
 
-def _output(found: OutputOutliers) -> RoundedOutput:
+def _output(found: OutputOutliers | None) -> RoundedOutput | None:
+    """None where no channel is corrected: the range is then none of the profile's."""
+    if found is None or not found.hot:
+        return None
     alone = Encoding.over(found.alone_low, found.alone_high, "uint8")
-    return RoundedOutput(Encoding.over(found.low, found.high, "uint8") if found.hot else alone, alone, found.hot)
+    return RoundedOutput(Encoding.over(found.low, found.high, "uint8"), alone, found.hot)
 
 
 def _weighed(
@@ -158,7 +161,7 @@ def _weighed(
             Encoding.over(*alone, "uint8"),
             row.hot,
             rows_of,
-            None if row.output is None else _output(row.output),
+            _output(row.output),
         )
     split = [group for group in groups if any(by_name[linear.name].shadowed for linear in group)]
     if not split:

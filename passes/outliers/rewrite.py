@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -109,23 +109,21 @@ def _profile(module: Module, groups: Groups, asked: Asked, scope: Scope) -> Prof
 def _rewrite(graph: ir.Graph, groups: Groups, rows: Mapping[str, LinearOutliers]) -> None:
     for group in groups:
         row = rows[group[0].name]
-        outputs = {name: _split_of(one, row.kept) for name, one in _outputs(group, rows)}
-        split(graph, group, _split_of(row, row.kept), row.input, outputs)
+        split(graph, group, _split_of(row), row.input, _outputs(group, rows))
     graph.sort()
 
 
-def _outputs(group: Sequence[Linear], rows: Mapping[str, LinearOutliers]) -> Iterator[tuple[str, OutputOutliers]]:
-    for linear in group:
-        output = rows[linear.name].output
-        if output is not None:
-            yield linear.name, output
+def _outputs(group: Sequence[Linear], rows: Mapping[str, LinearOutliers]) -> dict[str, Split]:
+    """The outputs that have channels to correct; all others keep the ranges that `quantize` gives them."""
+    found = {linear.name: rows[linear.name].output for linear in group if rows[linear.name].kept}
+    return {name: Split(one.low, one.high, one.hot) for name, one in found.items() if one is not None and one.hot}
 
 
-def _split_of(found: LinearOutliers | OutputOutliers, kept: bool) -> Split:
+def _split_of(row: LinearOutliers) -> Split:
     """The range with its corrected channels where the shadow is kept and has some, else that of clip search alone."""
-    if kept and found.hot:
-        return Split(found.low, found.high, found.hot)
-    return Split(found.alone_low, found.alone_high)
+    if row.kept and row.hot:
+        return Split(row.low, row.high, row.hot)
+    return Split(row.alone_low, row.alone_high)
 
 
 def _tell(profile: Profile, asked: Asked, scope: Scope) -> None:
