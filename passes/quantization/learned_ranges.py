@@ -57,7 +57,7 @@ def learned_ranges(
     """The ranges of the inputs and outputs of the linears `narrow`, which begin as `first`; cached."""
     training = training or Training()
     begin = {value.name or "": ends for value, ends in first.items()}
-    key = store.key("learned 1", calibrate.digest(ids), content(module.main.graph), repr(begin), training.key)
+    key = store.key("learned 2", calibrate.digest(ids), content(module.main.graph), repr(begin), training.key)
 
     def build(folder: Path) -> None:
         made = _Learning(module, ids, narrow, first, training, progress).run()
@@ -117,12 +117,10 @@ class _Learning:
         chance, best, found = np.random.default_rng(0), before, dict(own)
         for step in range(self.training.steps):
             chosen = chance.choice(len(inputs), min(self.training.windows, len(inputs)), replace=False)
-            optimizer.zero_grad()
-            with torch.enable_grad():
-                ranges = _placed(own, moved)
-                pairs = [(inputs[at], targets[at]) for at in chosen]
-                losses = list(in_order(lambda pair, r=ranges: block.loss(*pair, r), pairs))
-                torch.stack(losses).sum().backward()
+            pairs = [(inputs[at], targets[at]) for at in chosen]
+            gradients = list(in_order(lambda pair: _gradient(block, own, moved, *pair), pairs))
+            for index, leaf in enumerate(moved.values()):  # in the order of the windows: the same sum every time
+                leaf.grad = torch.stack([one[index] for one in gradients]).sum(0)
             for group in optimizer.param_groups:
                 group["lr"] = self.training.rate * (1 - step / self.training.steps)
             optimizer.step()
@@ -148,6 +146,17 @@ def _placed(own: Mapping[ir.Value, Ends], moved: Mapping[ir.Value, torch.Tensor]
         factor = moved[value].exp()
         found[value] = (low * factor[0], high * factor[1])
     return found
+
+
+def _gradient(
+    block: _Block, own: Mapping[ir.Value, Ends], moved: Mapping[ir.Value, torch.Tensor], env: Env, target: Env
+) -> list[torch.Tensor]:
+    """Of one window's loss, for each of `moved`; from a graph of its own, which one thread makes."""
+    with torch.enable_grad():
+        leaves = {value: leaf.detach().clone().requires_grad_() for value, leaf in moved.items()}
+        loss = block.loss(env, target, _placed(own, leaves))
+        found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    return [torch.zeros(2, device=loss.device) if one is None else one for one in found]
 
 
 def _fixed(ends: Ends, on: torch.device) -> Range:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import shutil
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -350,7 +352,7 @@ def test_ranges_for_outputs_and_learned_ones(variant: Path) -> None:
         assert again == 0
         off[ranges] = float(np.linalg.norm(DecoderOracle(module).forward(ids) - exact) / np.linalg.norm(exact))
     assert off["clip"] < 0.7 * off["mse"]
-    assert off["learned"] < 1.05 * off["clip"]
+    assert off["learned"] < 1.1 * off["clip"]
 
 
 def test_a_block_that_does_not_gain_keeps_its_ranges(variant: Path) -> None:
@@ -362,6 +364,8 @@ def test_a_block_that_does_not_gain_keeps_its_ranges(variant: Path) -> None:
     assert wild == first
     better = learned_ranges(module, ids, narrow, first, lambda _: None, Training(steps=20))
     assert better != first
+    shutil.rmtree(os.environ["EDGEC_CACHE"])  # learned anew it is the same to the last bit
+    assert learned_ranges(module, ids, narrow, first, lambda _: None, Training(steps=20)) == better
 
 
 @given(st.floats(-50, 0), st.floats(0.01, 50), st.integers(0, 2**31))
