@@ -30,7 +30,7 @@ ALLOWED = {
     "plan": "diagnostics ir sources calibration pipeline",
     "emit": "diagnostics files ir pipeline plan",
     "partition": "diagnostics ir bundle emit",
-    "packed": "diagnostics files ir bundle emit",
+    "packed": "diagnostics files kernels ir bundle emit",
     "registry": "plan diagnostics ir sources pipeline emit",
     "runtime": "diagnostics files ir bundle sources plan emit packed registry",
     "compile": "diagnostics files ir bundle oracle sources calibration pipeline plan emit partition packed registry"

@@ -13,12 +13,12 @@ import platform
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..files.cache import find, make
 from ..files.scratch import scratch_folder
+from .c_compiler import called, compiler, reason
 
 SOURCES = Path(__file__).with_name("lookup")
 LIBRARY = "libedgec_lookup.so"
@@ -27,7 +27,6 @@ _KIND = "kernels"
 _FLAGS = ("-O3", "-fPIC", "-std=c11", "-ffp-contract=off", "-Wall", "-Wextra")
 _AVX512 = "avx512f avx512bw avx512vl avx512dq avx512vbmi avx512vnni fma f16c"
 _OWN = {"avx2.c": "avx2 fma f16c", "avx512.c": _AVX512}  # instructions that one file is compiled for, on x86-64
-_SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -48,15 +47,15 @@ def library() -> Built:
     """The library for this machine; the compiler is asked once in a process."""
     if os.name != "posix":
         return Built(None, "kernels are built on Linux and macOS only")
-    compiler = _compiler()
-    if compiler is None:
+    found = compiler()
+    if found is None:
         return Built(None, "there is no C compiler (`cc`, `gcc`, `clang`, or what `CC` names)")
     try:
-        version = _said([*compiler, "--version"])
+        version = called([*found, "--version"])
         key = _key(version)
-        folder = find(_KIND, key) or make(_KIND, key, lambda work: _build(compiler, work))
+        folder = find(_KIND, key) or make(_KIND, key, lambda work: _build(found, work))
     except (OSError, subprocess.SubprocessError) as error:
-        return Built(None, f"`{compiler[0]}` does not build them: {_reason(error)}")
+        return Built(None, f"`{found[0]}` does not build them: {reason(error)}")
     return Built(folder / LIBRARY)
 
 
@@ -110,17 +109,6 @@ def _for_file(name: str) -> list[str]:
     return [f"-m{word}" for word in _OWN[name].split()] if has else []
 
 
-def _compiler() -> list[str] | None:
-    named = shlex.split(os.environ.get("CC", ""))
-    candidates: Sequence[list[str]] = [named] if named else [["cc"], ["gcc"], ["clang"]]
-    return next((one for one in candidates if shutil.which(one[0])), None)
-
-
-def _said(line: list[str]) -> str:
-    done = subprocess.run(line, capture_output=True, text=True, timeout=_SECONDS, check=True, stdin=subprocess.DEVNULL)
-    return done.stdout
-
-
 def _key(version: str) -> str:
     digest = hashlib.sha256(f"{version}\n{platform.machine()}\n{_script()}".encode())
     for path in sources():
@@ -128,23 +116,16 @@ def _key(version: str) -> str:
     return digest.hexdigest()
 
 
-def _build(compiler: list[str], work: Path) -> None:
+def _build(words: list[str], work: Path) -> None:
     with scratch_folder("kernels") as objects:
         made = []
         for name in _c_files():
             made.append(str(objects / name.replace(".c", ".o")))
-            line = [*compiler, *_FLAGS, *_for_file(name), "-c", str(SOURCES / name), "-o", made[-1]]
+            line = [*words, *_FLAGS, *_for_file(name), "-c", str(SOURCES / name), "-o", made[-1]]
             try:
-                _said(line)
+                called(line)
             except subprocess.CalledProcessError:  # a compiler that does not know these instructions
                 if not _for_file(name):
                     raise
-                _said([one for one in line if one not in _for_file(name)])
-        _said([*compiler, "-shared", *made, "-lm", "-o", str(work / LIBRARY)])
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, subprocess.CalledProcessError):
-        lines = [line for line in (error.stderr or "").splitlines() if line.strip()]
-        return lines[-1] if lines else f"it ends with {error.returncode}"
-    return str(error)
+                called([one for one in line if one not in _for_file(name)])
+        called([*words, "-shared", *made, "-lm", "-o", str(work / LIBRARY)])

@@ -6,9 +6,6 @@ import contextlib
 import ctypes
 import functools
 import hashlib
-import os
-import shlex
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -18,13 +15,13 @@ import numpy as np
 
 from ..diagnostics.diagnostic import EdgecError
 from ..files import cache
+from ..kernels.c_compiler import called, compiler
 from . import numpy_kernels
 from .layout import DamagedFileError, NotInPatternError, Segment
 
 SOURCE = Path(__file__).with_name("unpack.c")
 _SOURCES = (SOURCE, SOURCE.with_name("pack.c"))
 _LIBRARY, _KIND = "kernels.so", "packing"
-_SECONDS = 120  # for a compiler that does not come to an end
 
 
 class Kernels(NamedTuple):
@@ -43,21 +40,20 @@ IN_NUMPY = Kernels(numpy_kernels.pack, numpy_kernels.restore, False)
 @functools.cache
 def kernels() -> Kernels:
     """The fastest this machine has; without a compiler that works, those in numpy."""
-    compiler = _compiler()
-    if compiler is None:
+    found = compiler()
+    if found is None:
         return IN_NUMPY
     with contextlib.suppress(OSError, subprocess.SubprocessError, EdgecError):
-        return native(compiler)
+        return native(found)
     return IN_NUMPY
 
 
-def native(compiler: list[str]) -> Kernels:
-    """Those in C, built by `compiler` into the cache; OSError or SubprocessError where that fails."""
-    key = hashlib.sha256(repr(compiler).encode() + b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()
+def native(words: list[str]) -> Kernels:
+    """Those in C, built into the cache by the compiler that `words` call; OSError or SubprocessError if it fails."""
+    key = hashlib.sha256(repr(words).encode() + b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()
 
     def build(entry: Path) -> None:
-        words = [*compiler, "-O3", "-shared", "-fPIC", "-o", str(entry / _LIBRARY), str(_SOURCES[1])]
-        subprocess.run(words, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=_SECONDS)
+        called([*words, "-O3", "-shared", "-fPIC", "-o", str(entry / _LIBRARY), str(_SOURCES[1])])
 
     library = ctypes.CDLL(str(cache.make(_KIND, key, build) / _LIBRARY))
     data = ctypes.c_void_p
@@ -82,11 +78,6 @@ def native(compiler: list[str]) -> Kernels:
         return made
 
     return Kernels(pack, restore, True)
-
-
-def _compiler() -> list[str] | None:
-    words = shlex.split(os.environ.get("CC", "cc"))
-    return words if words and shutil.which(words[0]) else None
 
 
 def _check(array: np.ndarray, size: int) -> None:

@@ -84,7 +84,8 @@ class LutGemv(OpDefinition):
     def as_weight_use(self, node: ir.Node) -> Linear | None:
         """The integers [N, K] with their scales and zero points, by rows."""
         planes, scale, zero = (constant(value) for value in node.inputs[1:4])
-        if planes is None or scale is None or zero is None:
+        value = node.inputs[1]
+        if planes is None or scale is None or zero is None or value is None:
             return None
         outputs, block = node.attributes.get_int("outputs", 0), node.attributes.get_int("block_size", 32)
         bits = node.attributes.get_int("bits", 4)
@@ -94,7 +95,7 @@ class LutGemv(OpDefinition):
         held = _values(scale, outputs, ir.DataType.FLOAT, 0.5 if bits == 1 and symmetric else 1.0)
         zero_point = None if symmetric else _values(zero, outputs, ir.DataType.UINT4, 0.5)
         quant = QuantizedWeight(node, q, held, zero_point, block, 1)
-        return Linear(node.name or "", "own", node, node.inputs[1], True, None, quant, None)
+        return Linear(node.name or "", "own", node, value, True, None, quant, None)
 
     def example(self) -> OpExample:
         """70 outputs of 64 inputs in blocks of 32, 3 bits."""
