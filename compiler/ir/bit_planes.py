@@ -40,7 +40,8 @@ def from_planes(planes: np.ndarray) -> np.ndarray:
     made = np.zeros((count * PANEL, extents * EXTENT), np.uint8)
     for bit in range(bits):
         whole = planes[:, :, bit].reshape(count, extents, tiles, TILE, 4)
-        halves = np.stack([whole & np.uint8(15), whole >> np.uint8(4)], axis=-2).astype(np.uint8)  # [P, K/32, tile, output, half, group]
+        # [P, K/32, tile, output, half, group]
+        halves = np.stack([whole & np.uint8(15), whole >> np.uint8(4)], axis=-2).astype(np.uint8)
         places = np.unpackbits(halves[..., None], axis=-1, count=4, bitorder="little")
         made |= places.transpose(0, 2, 3, 1, 4, 5, 6).reshape(made.shape) << np.uint8(bit)
     return made
