@@ -9,6 +9,7 @@ as they will be, all variants side by side: variant j is the model without the s
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -137,6 +138,10 @@ class Rounded:
 
 
 @one_thread_an_operation()
+def _stepped(step: _Step, item: tuple[frozenset[ir.Node], Env]) -> Env:
+    return step(*item)
+
+
 def losses(
     module: Module,
     ids: np.ndarray,
@@ -158,7 +163,7 @@ def losses(
         if not index:  # nothing is rounded in front of the embedding
             streams = dict.fromkeys(streams, step(none, streams[none]))
             continue
-        made = in_order(lambda item, step=step: step(*item), list(streams.items()))
+        made = in_order(functools.partial(_stepped, step), list(streams.items()))
         streams = dict(zip(list(streams), made, strict=True))
     clock.tick(cut[-1].name)
     streams |= {group: streams[none] for group in groups if group not in streams}
