@@ -36,7 +36,11 @@ def job(module, folder: Path, **options) -> EmitJob:
 
 
 def test_options_are_parameters():
-    assert {row.name: row.default for row in parameters(MnnOptions)} == {"memory": "low", "threads": 4}
+    assert {row.name: row.default for row in parameters(MnnOptions)} == {
+        "memory": "low",
+        "threads": 4,
+        "store": "dense",
+    }
 
 
 def test_a_decoder_opens_from_its_entries(draft, tmp_path):
