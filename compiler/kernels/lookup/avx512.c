@@ -77,6 +77,10 @@ INLINE void store(const LookupLinear* w, int64_t n, float* y, __m512 value) {
   if (left > 0) _mm512_mask_storeu_ps(y + n, left >= 16 ? 0xffff : (__mmask16)((1u << left) - 1), value);
 }
 
+// Weights are read once and in order. The processor's own prefetching stops at every page, this does not: from memory
+// four tokens then take a third of the time.
+INLINE void ahead(const uint8_t* at) { _mm_prefetch((const char*)at + 12288, _MM_HINT_T0); }
+
 // `tiles` tiles of one panel, from `tile` on, for M tokens from `token` on.
 INLINE void panel(const LookupLinear* w, const LookupTables* t, int64_t token, int64_t number, int tile, float* y,
                   const int bits, const int M, const int tiles) {
@@ -93,6 +97,7 @@ INLINE void panel(const LookupLinear* w, const LookupTables* t, int64_t token, i
     for (int e = 0; e < w->block / 32; e++, table += 128, at += 256 * bits)
       if (M == 1)
         UNROLL for (int p = 0; p < bits; p++) UNROLL for (int i = 0; i < tiles; i++) {
+          ahead(at + p * 256 + i * 64);
           __m512i bytes = _mm512_loadu_si512(at + p * 256 + i * 64);
           for (int half = 0; half < 2; half++, bytes = _mm512_srli_epi16(bytes, 4)) {
             __m512i entry = _mm512_ternarylogic_epi32(bytes, low, group, 0xEA);
@@ -105,6 +110,7 @@ INLINE void panel(const LookupLinear* w, const LookupTables* t, int64_t token, i
           __m512i entries[8];
           UNROLL for (int m = 0; m < M; m++) entries[m] = _mm512_loadu_si512(table + m * stride + half * 64);
           UNROLL for (int p = 0; p < bits; p++) UNROLL for (int i = 0; i < tiles; i++) {
+            if (!half) ahead(at + p * 256 + i * 64);
             __m512i bytes = _mm512_loadu_si512(at + p * 256 + i * 64);
             if (half) bytes = _mm512_srli_epi16(bytes, 4);
             bytes = _mm512_ternarylogic_epi32(bytes, low, group, 0xEA);
