@@ -23,7 +23,10 @@ def rewrite(module: Module, scope: Scope, widths: Sequence[int], *, exact: bool,
     """Replace what the line selects and the op can hold; how many linears that were."""
     found = list(_taken(module, scope, widths))
     if not always:
-        found = [linear for linear in found if _worth(module, linear, scope, exact)]
+        uses: dict[ir.Value, list[str]] = {}
+        for linear in linears(module):
+            uses.setdefault(linear.initializer, []).append(linear.name)
+        found = [linear for linear in found if _worth(linear, uses[linear.initializer], scope, exact)]
     for linear in found:
         _replace(module, linear, exact)
     drop_unread_nodes(module.main.graph, lambda node: node.op_type in ("Transpose", "DequantizeLinear"))
@@ -68,11 +71,11 @@ def _refusal(linear: Linear, widths: Sequence[int]) -> str | None:
     return None
 
 
-def _worth(module: Module, linear: Linear, scope: Scope, exact: bool) -> bool:
-    """Whether lookup is faster here; `auto`."""
+def _worth(linear: Linear, users: Sequence[str], scope: Scope, exact: bool) -> bool:
+    """Whether lookup is faster here; `auto`. `users`: all linears with this weight."""
     if not scope.on_host:
         return scope.skip(linear.node, "the device's processor was not measured (`when = always` takes it)")
-    others = [one.name for one in linears(module) if one.initializer is linear.initializer and one.name != linear.name]
+    others = [name for name in users if name != linear.name]
     if others:
         return scope.skip(linear.node, f"it shares its weight with `{others[0]}`, planes would be a second copy")
     if scope.dry:

@@ -43,7 +43,7 @@ def compare(
     `half`: float weights were rounded to float16. `lookup`: how tables of linears by lookup are held, None without any.
     """
     bound = max(_BOUND[job.options.compute], _BOUND[lookup or "float32"], _HALF_BOUND if half else 0.0)
-    comparison = _Comparison(job, level, bound, kernels({"details": {"lookup": lookup}}))
+    comparison = _Comparison(job, level, bound, kernels(lookup))
     for file, model in before.items():
         if _float_bytes(model.graph) <= _WHOLE:
             comparison.whole(model, paths[file])

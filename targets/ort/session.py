@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,10 @@ import onnx_ir as ir
 
 from ...compiler.diagnostics.diagnostic import Diagnostic, EngineError, fail
 from ...compiler.diagnostics.warn import warn
-from ...compiler.emit.child_process import Child
-from ...compiler.emit.shared_child import join
+from ...compiler.emit.graph_in_child import GraphInChild
 from ...compiler.kernels.build import library
 
 WORKER = "edgec.targets.ort.worker"
-_SECONDS = 60.0  # for one call, and beside that the time to go through the weights on a slow, busy machine
-_SLOWEST = 2e6  # bytes a second
-_SPARE = 4 << 30  # bytes a graph may take beside its weights: activations, caches, the engine itself
-_EXPANDED = 16  # times the bytes of its files: 4-bit integers as floats, twice
 FAST = "all"  # ONNX Runtime may rewrite the graph
 EXACT = "none"  # it must not: its rewrite of DequantizeLinear + MatMul was found far off
 PLAIN = "plain"  # nor are its own ops used: they are replaced by what they stand for
@@ -81,47 +75,18 @@ class PlainGraph:
         return oracle.run(self._model, {name: array for name, array in feeds.items() if name in names})
 
 
-class BundledGraph:
-    """A graph of a bundle that may come from anywhere, in a process of its own with limits of time and memory.
-
-    All graphs of one bundle share the process.
-    """
+class BundledGraph(GraphInChild):
+    """A graph of a bundle that may come from anywhere; all graphs of one bundle share a process."""
 
     def __init__(self, path: Path, level: str, bundle: Path, what: str, libraries: Sequence[str] = ()) -> None:
-        size = sum(file.stat().st_size for file in path.parent.iterdir() if file.is_file())
-        self._what = what
-        self._process = join((WORKER, str(bundle)), lambda: _start(size))
-        try:
-            self._graph = self._process.call(
-                what, "load", path=str(path.absolute()), level=level, libraries=list(libraries)
-            )
-        except BaseException:
-            self._process.leave()
-            raise
-        self._ended = False
-
-    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name; EngineError where the engine refuses, dies or gives no answer in time."""
-        return self._process.call(self._what, "run", graph=self._graph, feeds=feeds)
-
-    def close(self) -> None:
-        """Leave the process; calling it twice is harmless."""
-        if not self._ended:
-            self._ended = True
-            self._process.leave()
-
-
-def _start(size: int) -> Child:
-    child = Child(WORKER, what="ONNX Runtime", timeout=_SECONDS + size / _SLOWEST)
-    if sys.platform == "linux":
-        child.call("limit", more=_SPARE + _EXPANDED * size)
-    return child
+        words = {"path": str(path.absolute()), "level": level, "libraries": list(libraries)}
+        super().__init__(WORKER, str(bundle), path.parent, what, "load", **words)
 
 
 def open_graph(bundle: Path, part: dict[str, Any], bucket: str) -> BundledGraph:
     """The graph that `part` (a manifest entry) has for `bucket`, with the optimisation it was checked under."""
     level = part.get("details", {}).get("optimisation", EXACT)
-    return _open(bundle, part, bucket, EXACT if level != FAST else FAST, kernels(part))
+    return _open(bundle, part, bucket, EXACT if level != FAST else FAST, kernels(part.get("details", {}).get("lookup")))
 
 
 def open_reference(bundle: Path, part: dict[str, Any], bucket: str) -> BundledGraph:
@@ -129,9 +94,11 @@ def open_reference(bundle: Path, part: dict[str, Any], bucket: str) -> BundledGr
     return _open(bundle, part, bucket, PLAIN)
 
 
-def kernels(part: dict[str, Any]) -> list[str]:
-    """The library of custom ops that a part wants, built of edgec's own sources; none: the ops' bodies run instead."""
-    if not part.get("details", {}).get("lookup"):
+def kernels(lookup: str | None) -> list[str]:
+    """The library of custom ops for linears by lookup (how their tables are held; None: there are none), built of
+    edgec's own sources. Where it cannot be built the ops' bodies run instead.
+    """
+    if not lookup:
         return []
     built = library()
     if built.path is not None:

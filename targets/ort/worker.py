@@ -19,9 +19,9 @@ def load(path: str, level: str, libraries: Sequence[str] = ()) -> int:
     return len(_open) - 1
 
 
-def run(graph: int, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def run(handle: int, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Outputs by name."""
-    return _open[graph].run(feeds)
+    return _open[handle].run(feeds)
 
 
 if __name__ == "__main__":

@@ -128,8 +128,8 @@ def test_a_graph_without_end_is_ended(copy, monkeypatch):
     path = copy / "m" / "cpu0.onnx"
     if not path.is_file():
         pytest.skip("a bundle of ONNX Runtime's")
-    monkeypatch.setattr("edgec.targets.ort.session._SECONDS", 3.0)
-    monkeypatch.setattr("edgec.targets.ort.session._SLOWEST", 1e12)
+    monkeypatch.setattr("edgec.compiler.emit.graph_in_child._SECONDS", 3.0)
+    monkeypatch.setattr("edgec.compiler.emit.graph_in_child._SLOWEST", 1e12)
     model = onnx.load(path, load_external_data=False)
     forever = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["again"]), helper.make_node("Identity", ["x"], ["y"])],

@@ -104,10 +104,8 @@ def test_a_used_file_cannot_spoil_the_document(name):
     assert b"\x1b" not in run.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_ends_the_command_with_its_code(number):
-    Path("u.py").write_text("import time, pathlib\npathlib.Path('began').touch()\ntime.sleep(60)")
-    Path("u.edge").write_text('use "u.py"\n')
+def ended_by(number):
+    """Exit code and standard error of `check u.edge`, which gets the signal once u.py has made `began`."""
     with subprocess.Popen([*EDGEC, "check", "u.edge"], stderr=subprocess.PIPE) as process:
         for _ in range(500):
             if Path("began").exists():
@@ -115,7 +113,14 @@ def test_a_signal_ends_the_command_with_its_code(number):
             time.sleep(0.02)
         process.send_signal(number)
         _, said = process.communicate(timeout=20)
-    assert (process.returncode, said) == (128 + number, b"interrupted\n")
+    return process.returncode, said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_the_command_with_its_code(number):
+    Path("u.py").write_text("import time, pathlib\npathlib.Path('began').touch()\ntime.sleep(60)")
+    Path("u.edge").write_text('use "u.py"\n')
+    assert ended_by(number) == (128 + number, b"interrupted\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -123,14 +128,7 @@ def test_a_signal_is_no_fault_of_what_turned_its_exception_into_another(number):
     lines = ("import pathlib, time", "pathlib.Path('began').touch()", "try:", "    time.sleep(60)")
     Path("u.py").write_text("\n".join((*lines, "except BaseException:", "    raise ValueError('mine')")))
     Path("u.edge").write_text('use "u.py"\n')
-    with subprocess.Popen([*EDGEC, "check", "u.edge"], stderr=subprocess.PIPE) as process:
-        for _ in range(500):
-            if Path("began").exists():
-                break
-            time.sleep(0.02)
-        process.send_signal(number)
-        process.communicate(timeout=20)
-    assert process.returncode == 128 + number
+    assert ended_by(number)[0] == 128 + number
 
 
 def test_a_folder_is_made_and_noted_before_a_signal_ends_the_command(tmp_path, monkeypatch):

@@ -90,7 +90,7 @@ def test_without_a_compiler_the_body_runs_and_it_is_said_once(bundles, monkeypat
     monkeypatch.setattr(session, "_told", False)
     expected = text(bundles[None], capsys)
     with collected() as said, pytest.warns(Warning, match="W0840"):
-        assert session.kernels({"details": {"lookup": "float32"}}) == []
+        assert session.kernels("float32") == []
     golden_error("W0840", said)
     monkeypatch.setattr(session, "_told", False)
     assert main(["run", str(bundles["float32"]), "--prompt", "def add(a, b):", "--tokens", "12"]) == 0
