@@ -49,7 +49,7 @@ def decoder(folder: Path, dimensions: dict[str, int], layers: int) -> Module:
     weights = {
         name: Weight(name, ir.DataType.FLOAT, shape, unread, "benchmark") for name, shape in arch.tensors().items()
     }
-    return Module("m", {"main": build(arch, weights)}, Level.SEMANTIC, arch, None, 1024)
+    return Module("m", {"main": build(arch, weights, 1024)}, Level.SEMANTIC, arch, None, 1024)
 
 
 def place(module: Module) -> None:

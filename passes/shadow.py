@@ -56,6 +56,13 @@ class Shadow(Pass):
         maximum=1,
         also_called=("keep", "shadow_layers"),
     )
+    crossings: float = param(
+        0.0,
+        doc="how often values may go between NPU and CPU for shadows, a layer on average: each input with a shadow is "
+        "there and back; those whose outliers matter most are kept; 0: as often as there are shadows",
+        minimum=0,
+        also_called=("max_crossings",),
+    )
     mode: str = param(
         "input",
         doc="what is corrected; input: what exceeds the range of a linear's input; output: what exceeds that of its "
@@ -76,6 +83,11 @@ class Shadow(Pass):
         also_called=("profile_file", "stats"),
     )
 
+    force: bool = param(
+        False,
+        doc="take the shadows although the CPU needs longer for them than the NPU for what it does meanwhile",
+    )
+
     @property
     def tolerance(self) -> Tolerance:
         """What outliers had broken is right again, and ranges are those of calibration text, not of random inputs."""
@@ -89,6 +101,7 @@ class Shadow(Pass):
             torch="shadow",
             decoder="shadow",
             npu="shadow",
+            hides=not self.force,
         )
 
     @property
@@ -103,4 +116,7 @@ class Shadow(Pass):
         from .outliers.asked import Asked
         from .outliers.rewrite import shadow
 
-        return shadow(module, Asked(self.coverage, self.max_channels, self.keep_layers, self.mode, self.profile), scope)
+        layers = module.arch.layers if module.arch is not None else 1
+        inputs = round(self.crossings * layers / 2) if self.crossings else None
+        asked = Asked(self.coverage, self.max_channels, self.keep_layers, self.mode, self.profile, inputs)
+        return shadow(module, asked, scope)

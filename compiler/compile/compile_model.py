@@ -81,6 +81,7 @@ def compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileO
 def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions) -> CompiledModel:
     from ..pipeline.measured_steps import late_changes, split_steps
     from ..registry import cache_steps
+    from .hidden_work import with_times
     from .weight_error import weight_errors
 
     say = options.progress
@@ -99,6 +100,7 @@ def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: Compile
     results += run_steps(module, shape_steps, plan, deploy, options)
     clock.lap("passes")
     cut = cut_module(module, deploy, plan.steps(deploy))
+    results = with_times(results, plan, deploy, module, plan.steps(deploy))
     say(f"{deploy.model}: writing {deploy.target}")
     emission = _emit(module, cut.parts, plan, deploy, directory, options)
     emission.notes = [*cut.notes, *emission.notes]

@@ -22,6 +22,7 @@ from ..pipeline.pass_interface import Scope
 from ..pipeline.step import Step
 from ..registry import cache_steps, find_target
 from .compile_model import cut_module, load_model, parts_by_target
+from .hidden_work import refusals
 from .remembered import held_before, key_of, remember
 
 if TYPE_CHECKING:
@@ -207,13 +208,15 @@ class _Deployed:
         return Diagnostic("W0310", message, at, help=help, severity="warning", models=(model,))
 
     def _taken(self, steps: Sequence[Step]) -> Iterator[Diagnostic]:
-        for cls, parts in parts_by_target(self.deploy, cut_module(self.module, self.deploy, steps).parts).items():
+        cut = cut_module(self.module, self.deploy, steps)
+        yield from refusals(self.plan, self.deploy, self.module, steps)
+        for cls, parts in parts_by_target(self.deploy, cut.parts).items():
             options = self.deploy.options if cls.name == self.deploy.target else cls.Options()
             request = TakesRequest(self.module, parts, self.plan.devices[0], options)
-            refusals = list(cls().takes(request))
-            open_ = self._provable(cls(), request, [one for one in refusals if one.unproven])
-            self.unproven += self._told([one for one in refusals if id(one) in open_], steps)
-            yield from self._told([one for one in refusals if id(one) not in open_], steps)
+            refused = list(cls().takes(request))
+            open_ = self._provable(cls(), request, [one for one in refused if one.unproven])
+            self.unproven += self._told([one for one in refused if id(one) in open_], steps)
+            yield from self._told([one for one in refused if id(one) not in open_], steps)
 
     def _told(self, refusals: Iterable[Refusal], steps: Sequence[Step]) -> Iterator[Diagnostic]:
         """Refusals at the lines of the plan that they follow from."""

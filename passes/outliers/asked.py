@@ -21,6 +21,7 @@ class Asked:
     keep_layers: float
     mode: str = "input"
     profile: str = ""  # the file as the plan names it
+    inputs: int | None = None  # how many inputs may have a shadow; None: all
 
     def most(self, inputs: int) -> int:
         """The most channels of so many that are corrected."""

@@ -77,19 +77,25 @@ def _stand_in(groups: Groups, asked: Asked) -> Profile:
             output = OutputOutliers(-1.0, 1.0, ends, 1.0, 1, 0.0, -1.0, 1.0, 0.0)
         seen = -1.0, 1.0
         rows.append(LinearOutliers(linear.name, name, n, k, seen, *seen, hot, 1.0, 1, 0.0, 0.0, *seen, 0.0, output))
-    return Profile("", asked.coverage, asked.max_channels, asked.mode, None, _with_kept(rows, len(rows)))
+    return Profile("", asked.coverage, asked.max_channels, asked.mode, None, tuple(rows))
 
 
-def _with_kept(rows: Sequence[LinearOutliers], count: int) -> tuple[LinearOutliers, ...]:
-    """The rows with the shadows that are kept: those of the inputs of the largest loss a linear, `count` at most."""
+def _with_kept(rows: Sequence[LinearOutliers], asked: Asked) -> tuple[LinearOutliers, ...]:
+    """The rows with the shadows that are kept: those of the largest loss, of as many linears and inputs as are asked.
+
+    The loss of an input counts by the linear, or as it is where the inputs are bounded.
+    """
+    count, most = asked.kept(len(rows)), len(rows) if asked.inputs is None else asked.inputs
     by_input: dict[str, list[LinearOutliers]] = {}
     for row in rows:
         by_input.setdefault(row.input, []).append(row)
     having = [group for group in by_input.values() if any(row.shadowed for row in group)]
     kept: set[str] = set()
-    for group in sorted(having, key=lambda group: -(group[0].loss or 0.0) / len(group)):
-        if len(kept) + len(group) <= count:
+    inputs = 0
+    for group in sorted(having, key=lambda one: -(one[0].loss or 0.0) / (len(one) if asked.inputs is None else 1)):
+        if len(kept) + len(group) <= count and inputs < most:
             kept |= {row.name for row in group}
+            inputs += 1
     return tuple(replace(row, kept=row.name in kept) for row in rows)
 
 
@@ -97,13 +103,13 @@ def _profile(module: Module, groups: Groups, asked: Asked, scope: Scope) -> Prof
     if asked.profile:
         made = given(groups, asked, scope)
     elif scope.dry:
-        return _stand_in(groups, asked)
+        made = _stand_in(groups, asked)
+        return replace(made, linears=_with_kept(made.linears, replace(asked, keep_layers=1.0, inputs=None)))
     else:
         from .profiling import measured
 
         made = measured(module, groups, asked, scope)
-    count = asked.kept(len(made.linears))
-    return replace(made, linears=_with_kept(made.linears, count))
+    return replace(made, linears=_with_kept(made.linears, asked))
 
 
 def _rewrite(graph: ir.Graph, groups: Groups, rows: Mapping[str, LinearOutliers]) -> None:

@@ -408,3 +408,13 @@ def test_outputs_with_outliers_are_computed_again(tmp_path: Path) -> None:
     assert all(row["hot"] == [] for row in rows["output"].values())
     found = parts_of(module)
     assert {part.device for part in found.parts} == {"cpu", "npu"}
+
+
+def test_crossings_are_bounded(variant: Path) -> None:
+    """Two crossings a layer are one input of each layer on average, whatever its number of linears."""
+    module = in_8_bits(variant)
+    told = scope()
+    Shadow(crossings=2).run(module, told)
+    kept = [row for row in told.tables[0].rows if row[-1] == "kept"]
+    inputs = {node.inputs[0] for node in module.main.graph if SHADOW.get(node) == "cpu" and node.op_type == "Gather"}
+    assert len(inputs) == 2 < len(kept)

@@ -1,0 +1,63 @@
+"""Whether the CPU's work beside the NPU hides: times from shapes and the device table, refused unless forced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from edgec.compiler.compile.dry_run import refuse_early
+from edgec.compiler.compile.lane_times import QUICK, SLOW, Beside, Work, cpu_seconds, npu_seconds, product
+from edgec.compiler.driver import load_plan
+from edgec.compiler.plan.devices import Cores, Device
+
+from .conftest import ROOT
+
+PLAN = """plan p
+device snapdragon_8_gen_3
+model m {{ source = hf("{model}")  context = 1024 }}
+calibration {{ text = "{text}"  samples = 8  length = 64 }}
+pipeline npu {{
+  quantize (weights = int8, block = channel, activations = uint8)  on "layers.*"
+  shadow (max_channels = 50%{settings})  on "layers.*"
+  bucket (tokens = [{tokens}], context = [1024])
+}}
+deploy m on npu through npu as qnn
+"""
+
+
+def refused(folder: Path, tokens: int, settings: str = "") -> list:
+    path = folder / f"p{tokens}{len(settings)}.edge"
+    model, text = ROOT / "examples" / "models" / "pycode-qwen3", ROOT / "examples" / "text" / "calibration.txt"
+    path.write_text(PLAN.format(model=model, text=text, tokens=tokens, settings=settings))
+    return [one for one in refuse_early(load_plan(path)).refused if one.code == "E0437"]
+
+
+def test_what_does_not_hide_is_refused_unless_forced(tmp_path: Path, golden_error: Callable[..., None]) -> None:
+    (found,) = refused(tmp_path, 512)
+    golden_error("E0437", [found], hide={str(tmp_path): "TMP"})
+    assert not refused(tmp_path, 512, ", force = true")
+    assert not refused(tmp_path, 1)
+
+
+PHONE = Device("p", "Phone", cores=(Cores("big", 1, 3.0), Cores("small", 4, 2.0)), bandwidth_gbs=50.0)
+
+
+def test_times_are_those_of_the_table() -> None:
+    work = product(64, 32, 1000)
+    assert work == Work(2 * 64 * 32 * 1000, 4 * (32 * 1000 + 64 * 1000))
+    assert cpu_seconds(work, PHONE) == pytest.approx(max(work.operations / 48e9, work.bytes / 25e9))
+    one = product(1, 32, 1000)
+    assert cpu_seconds(one, PHONE) == pytest.approx(one.bytes / 25e9)
+    linear = product(64, 4096, 1000, 8)
+    assert npu_seconds(linear, PHONE) == pytest.approx(4096e3 / 50e9)
+    fast = Device("p", "Phone", bandwidth_gbs=50.0, npu_int8_tops=1.0)
+    assert npu_seconds(linear, fast) == pytest.approx(linear.operations / 1e12)
+    assert cpu_seconds(work, fast) is None
+    assert npu_seconds(linear, Device("p", "Phone")) is None
+
+
+def test_a_verdict_is_of_both_calls() -> None:
+    assert Beside("b", ("q",), 1e-5 + QUICK, 1e-5).verdict == "yes"
+    assert Beside("b", ("q",), 1.1e-5 + QUICK, 1e-5).verdict == "behind slow calls only"
+    assert Beside("b", ("q",), 1.1e-5 + SLOW, 1e-5).verdict == "no"
