@@ -69,7 +69,7 @@ def _note(rows: Sequence[Beside], device: Device) -> str:
     calls = len(rows) / len({row.bucket for row in rows})
     return (
         f"on {device.marketing} the CPU's work hides behind the NPU in {quick} of {count(len(rows), 'call')} where a "
-        f"call of the NPU costs {_micro(QUICK)} µs, in {slow} where it costs {_micro(SLOW)}; what shadows add to a call "
+        f"call of the NPU costs {_micro(QUICK)} µs, in {slow} where it costs {_micro(SLOW)}; what they add to a call "
         f"of the model is {1e3 * calls * QUICK:.2g} to {1e3 * calls * SLOW:.2g} ms"
     )
 
