@@ -64,6 +64,9 @@ def _lines() -> dict[str, str]:
         "int4 block 32": ("weights = int4, block = 32", ("rtn", "mse", "awq", "gptq", "gptq tuned", "reconstruct")),
         "int4 block 64": ("weights = int4, block = 64", ("gptq",)),
         "int3 block 32": ("weights = int3, block = 32", ("gptq", "gptq tuned")),
+        "int2 block 32": ("weights = int2, block = 32", ("gptq", "gptq tuned")),
+        "ternary block 32": ("weights = ternary, block = 32", ("gptq", "gptq tuned")),
+        "int1 block 32": ("weights = int1, block = 32", ("gptq", "gptq tuned")),
     }
     for name, (settings, methods) in formats.items():
         for method in methods:

@@ -11,7 +11,7 @@ the same format.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..compiler.diagnostics.diagnostic import Diagnostic, PlanError
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from .quantization.round_to_nearest import QuantizedTensors
 
 _STEP = {
+    "int1": 1.0,
+    "ternary": 1.0,
     "int2": 1 / 2,
     "int3": 1 / 6,
     "int4": 1 / 14,
@@ -40,9 +42,10 @@ _SPREAD = {16: 1.5, 32: 1.8, 64: 2.1, 128: 2.4}  # how far weights of one block 
 _CHANNEL_SPREAD = 3.0
 _DAMPING = 0.01
 _CALIBRATED = ("awq", "gptq", "reconstruct")
-_NARROW = ("int4", "int3", "int2")
+_NARROW = ("int4", "int3", "int2", "ternary", "int1")
+_FEW = {"int1": "-1 and 1", "ternary": "-1, 0 and 1"}  # integers that lie around zero whatever the block holds
 _BETTER = "`method = gptq` with a `calibration` text loses a fraction of it (docs/figures.md)"
-_INTEGERS = ("int4", "int8", "int3", "int2")
+_INTEGERS = ("int4", "int8", "int3", "int2", "ternary", "int1")
 _MEANT = {  # formats as other tools spell them
     "w4a16": "weights = int4, activations = uint16` as qnn, elsewhere `weights = int4",
     "w4a8": "weights = int4, activations = uint8` as qnn, elsewhere `weights = int4",
@@ -64,6 +67,8 @@ _MEANT = {  # formats as other tools spell them
         for bits in (2, 3, 4)
         for size in ("", "_s", "_m", "_l")
     },
+    **dict.fromkeys(("binary", "w1", "i1", "1bit", "uint1", "bipolar"), "weights = int1"),
+    **dict.fromkeys(("trinary", "bitnet", "b158", "i2_s", "tq1_0", "tq2_0", "int1_58"), "weights = ternary"),
     **dict.fromkeys(("fp4", "nf4", "mxfp4", "nvfp4"), "weights = int4"),
     **dict.fromkeys(("fp8", "mxfp8"), "weights = int8"),
     **dict.fromkeys(
@@ -77,7 +82,7 @@ _ACTIVATIONS = {"fp16": 0.0, "uint16": 0.02, "uint8": 0.3}  # of random inputs, 
 
 @dataclass(frozen=True)
 class Quantize(Pass):
-    """Store weights as integers of 2, 3, 4 or 8 bits with a scale per block of inputs or per channel."""
+    """Store weights as integers of 1, 2, 3, 4 or 8 bits with a scale per block of inputs or per channel."""
 
     name: ClassVar[str] = "quantize"
     takes: ClassVar[tuple[Level, ...]] = (Level.SEMANTIC, Level.COMPRESSED)
@@ -86,7 +91,8 @@ class Quantize(Pass):
 
     weights: str = param(
         "stored",
-        doc="integer type of the weights; stored: that of the checkpoint, with `method = keep`; auto: a width of "
+        doc="integer type of the weights; ternary: -1, 0 and 1, two bits each; int1: -1 and 1; stored: that of the "
+        "checkpoint, with `method = keep`; auto: a width of "
         "`bits` and a block of `blocks` for each weight, chosen by "
         "what it costs the model, within `budget`",
         choices=(*_INTEGERS, "auto", "stored"),
@@ -257,8 +263,11 @@ class Quantize(Pass):
         if self.method == "keep":
             return self._changed_by_keep()
         if self.weights == "stored":
-            takes = "it needs `weights`: int4, int8, int3, int2 or auto (only `method = keep` takes those stored)"
+            takes = f"it needs `weights`: {', '.join(_INTEGERS)} or auto (only `method = keep` takes those stored)"
             return [("weights", takes, "write e.g. `quantize (weights = int4)`")]
+        if self.weights in _FEW and not self.symmetric:
+            why = f"`{self.weights}` has no zero point: its integers are {_FEW[self.weights]}"
+            return [("symmetric", why, "leave out `symmetric`, or use `weights = int2`")]
         if self.weights == "auto" and self.method not in _CALIBRATED:
             help = "leave out `method`, which is then gptq; or name the width: `weights = int4`"
             return [("method", "`weights = auto` goes with `method = gptq`, `awq` or `reconstruct`", help)]
@@ -362,6 +371,8 @@ class Quantize(Pass):
             widths, blocks = sorted(set(self.bits)), sorted(set(self.blocks))
             return tuple(self._format(bits, block) for bits in widths for block in blocks)
         block = None if isinstance(self.block, str) else self.block
+        if self.weights == "ternary":
+            return (replace(self._format(2, block), ternary=True),)
         return (self._format(int(self.weights.removeprefix("int")), block),)
 
     def _format(self, bits: int, block: int | None) -> WeightFormat:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -20,11 +20,24 @@ TWO_LEVEL: ScaleKind = "two_level"  # an integer of 1 to 15 per block times a fl
 MINIMUM: ScaleKind = "minimum"  # a float scale and the smallest value, a float too, per block
 
 
+class Integers(NamedTuple):
+    """The integers low, low + step, .., high."""
+
+    low: int
+    high: int
+    step: int = 1
+
+    @property
+    def reach(self) -> int:
+        """The largest size that both signs have."""
+        return min(self.high, -self.low)
+
+
 @dataclass(frozen=True)
 class WeightFormat:
     """How the integers and scales of a weight are laid out.
 
-    bits       what an integer needs: 2, 3, 4 or 8
+    bits       what an integer needs: 1, 2, 3, 4 or 8
     block      inputs that share one scale; None: all inputs of an output (per channel)
     symmetric  without zero points
     method     how the integers were chosen, by the plan's word
@@ -32,6 +45,7 @@ class WeightFormat:
     positive   no scale below zero, for engines that were not seen to take one
     signed     whether integers have a sign; what `quantize` makes has one if it is symmetric
     stored     bits an integer takes in a file where that is more than `bits`, else None
+    ternary    integers of two bits are -1, 0 or 1
     """
 
     bits: int
@@ -42,6 +56,7 @@ class WeightFormat:
     positive: bool = False
     signed: bool | None = None
     stored: int | None = None
+    ternary: bool = False
 
     def __post_init__(self) -> None:
         if self.signed is None:
@@ -56,6 +71,14 @@ class WeightFormat:
 
         width = 4 if self.bits <= 4 else 8
         return ir.DataType[f"INT{width}" if self.signed else f"UINT{width}"]
+
+    @property
+    def integers(self) -> Integers:
+        """Those that `quantize` chooses from: of one bit -1 and 1, of more around zero or from zero up."""
+        if self.ternary or (self.bits == 1 and self.symmetric):
+            return Integers(-1, 1, 2 if self.bits == 1 else 1)
+        half = 1 << (self.bits - 1)
+        return Integers(-half, half - 1) if self.symmetric else Integers(0, 2 * half - 1)
 
     @property
     def stored_bits(self) -> int:
@@ -73,7 +96,8 @@ class WeightFormat:
         Behind a comma what is out of the ordinary: `int3 per channel asymmetric, stored in 4 bits`.
         """
         sign = "u" if self.symmetric and not self.signed else ""
-        words = [f"{sign}int{self.bits} {self.granularity} {'symmetric' if self.symmetric else 'asymmetric'}"]
+        kind = "ternary" if self.ternary else f"{sign}int{self.bits}"
+        words = [f"{kind} {self.granularity} {'symmetric' if self.symmetric else 'asymmetric'}"]
         words += ["two-level scales"] if self.scales == TWO_LEVEL else []
         words += ["smallest value per block"] if self.scales == MINIMUM else []
         words += [f"stored in {self.stored} bits"] if self.stored else []
@@ -96,6 +120,7 @@ class WeightFormat:
             "block": self.block,
             "symmetric": self.symmetric,
             "scales": self.scales,
+            **({"ternary": True} if self.ternary else {}),
         }
 
     @classmethod
@@ -112,6 +137,7 @@ class WeightFormat:
             scales=row.get("scales") or "float",
             signed=not dtype.startswith("u"),
             stored=stored,
+            ternary=row.get("ternary", False),
         )
 
     def __str__(self) -> str:

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from ...compiler.diagnostics.diagnostic import PlanError
+from ...compiler.diagnostics.diagnostic import PlanError, fail
 from ...compiler.ir.annotations import FLOAT_WEIGHT, FORMAT
 from ...compiler.ir.linears import FLOATS, Linear, is_dequantize_blocks, linears
 from ...compiler.ir.module import Module, drop_unused_initializers
+from ...compiler.ir.sparsity import SPARSITY
 from ...compiler.ir.weight_format import WeightFormat
 from ...compiler.ir.weights import Weight, as_weight, transpose
 from ...compiler.pipeline.pass_interface import Scope
@@ -84,7 +85,7 @@ def candidates(graph: ir.Graph, module: Module, format_: WeightFormat, scope: Sc
     for linear in linears(module, graph):
         source = _current_format(linear).source
         if scope.selects(linear.name) and _refusal(linear, format_) is None and source is not None:
-            _check_block(linear, format_, scope)
+            _check_format(linear, format_, scope)
             wanted[linear.name] = dequantized.orient(linear, source)
     return wanted
 
@@ -100,7 +101,7 @@ def _to_solve(found: list[Linear], dequantized: _DequantizedValues) -> dict[str,
         if format_ is None or state.source is None or state.format_ == format_:
             continue
         if _refusal(linear, format_) is None:
-            _check_block(linear, format_, dequantized.scope)
+            _check_format(linear, format_, dequantized.scope)
             wanted[linear.name] = dequantized.orient(linear, state.source)
     return wanted
 
@@ -119,9 +120,18 @@ def _refusal(linear: Linear, format_: WeightFormat) -> str | None:
     return None
 
 
-def _check_block(linear: Linear, format_: WeightFormat, scope: Scope) -> None:
+def _check_format(linear: Linear, format_: WeightFormat, scope: Scope) -> None:
     if format_.block is not None and linear.shape[1] % format_.block:
         raise PlanError(indivisible(format_.block, {linear.name: linear.shape[1]}, scope.origin))
+    source = _current_format(linear).source
+    pattern = None if source is None else SPARSITY.get(source)
+    if pattern is not None and format_.bits == 1:
+        fail(
+            "E0463",
+            f"`{linear.name}` has zeros in the pattern {pattern}, which one bit, -1 or 1, cannot hold",
+            scope.origin,
+            help="use `weights = ternary`, or leave out `sparsify`",
+        )
 
 
 def _quantize(linear: Linear, module: Module, dequantized: _DequantizedValues) -> int:
@@ -131,7 +141,7 @@ def _quantize(linear: Linear, module: Module, dequantized: _DequantizedValues) -
         return scope.skip(linear.node, "it is looked up: `weights = auto` measures linears only")
     if (why := _refusal(linear, format_)) is not None or state.source is None:
         return scope.skip(linear.node, why or "it has no float weight")
-    _check_block(linear, format_, scope)
+    _check_format(linear, format_, scope)
     module.decisions[linear.name] = str(scope.origin) if scope.origin else "quantize"
     if state.format_ == format_:
         return False

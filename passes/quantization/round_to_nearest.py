@@ -5,6 +5,12 @@ For the weights w of one block (or of one whole row), b bits:
     symmetric    scale = fp16(max|w| / (2^(b-1) - 1))          q = clip(round(w / scale), -2^(b-1), 2^(b-1) - 1)
     asymmetric   scale = fp16((max(w,0) - min(w,0)) / (2^b - 1))
                  zero_point = round(-min(w,0) / scale)         q = clip(round(w / scale) + zero_point, 0, 2^b - 1)
+    one bit      scale = fp16(mean|w|)                         q = -1 or 1, by the sign of w
+    ternary      scale = fp16(mean of |w| > 0.7 mean|w|)       q = clip(round(w / scale), -1, 1)
+
+The last two stand for means, where the scale that reaches the largest weight would leave most at zero or far off: the
+least squared error (Rastegari et al. 2016, arXiv 1603.05279) and all but that (Li and Liu 2016, arXiv 1605.04711).
+Weights that are already -s, 0 and s in each block stay what they are.
 
 Scales are rounded to float16 before the integers are chosen, because that is how engines store them. One below
 float16's smallest number, 2^-24, is raised to it: an all-zero block has integers zero (or its zero point) and that
@@ -32,6 +38,7 @@ from ...compiler.ir.weights import Weight, derive
 
 _SMALLEST = np.float32(2.0**-24)
 _LARGEST = np.float32(65504.0)
+_TERNARY_ZERO = np.float32(0.7)  # of the mean magnitude: what lies below becomes zero
 
 
 @dataclass(frozen=True)
@@ -62,9 +69,13 @@ def quantise(w: np.ndarray, format_: WeightFormat) -> tuple[np.ndarray, np.ndarr
     """`w` float32 [rows, K] -> integers [rows, K] (int16), scales and zero points [rows, blocks]."""
     groups = _groups(w, format_)
     scale, zero = _scales(w, format_)
-    low, high = (-(1 << (format_.bits - 1)), (1 << (format_.bits - 1)) - 1) if format_.symmetric else (0, _top(format_))
+    low, high, step = format_.integers
     q = groups / scale[..., None]
+    if step > 1:
+        q = (q - low) / step
     np.rint(q, out=q)
+    if step > 1:
+        q = q * step + low
     if zero is not None:
         q += zero[..., None]
     return np.clip(q, low, high, out=q).astype(np.int16).reshape(w.shape), scale, zero
@@ -177,13 +188,25 @@ def _by_block(reduce: np.ufunc, w: np.ndarray, format_: WeightFormat) -> np.ndar
 
 
 def _scales(w: np.ndarray, format_: WeightFormat) -> tuple[np.ndarray, np.ndarray | None]:
+    if format_.symmetric and format_.integers.high == -format_.integers.low:
+        return _half(_means(np.abs(w), format_)), None
     if format_.symmetric:
-        scale = _half(_by_block(np.maximum, np.abs(w), format_) / np.float32((1 << (format_.bits - 1)) - 1))
+        scale = _half(_by_block(np.maximum, np.abs(w), format_) / np.float32(format_.integers.high))
         return (two_level(scale) if format_.scales == TWO_LEVEL else scale), None
     low = np.minimum(_by_block(np.minimum, w, format_), 0)
     high = np.maximum(_by_block(np.maximum, w, format_), 0)
     scale = _half((high - low) / np.float32(_top(format_)))
     return scale, np.clip(np.rint(-low / scale), 0, _top(format_))
+
+
+def _means(size: np.ndarray, format_: WeightFormat) -> np.ndarray:
+    """What -1 and 1 stand for in each block of the magnitudes `size`."""
+    count = np.float32(format_.block or size.shape[1])
+    mean = _by_block(np.add, size, format_) / count
+    if not format_.ternary:
+        return mean
+    large = _groups(size, format_) > _TERNARY_ZERO * mean[..., None]
+    return (_groups(size, format_) * large).sum(-1) / np.maximum(large.sum(-1), 1).astype(np.float32)
 
 
 def _half(scale: np.ndarray) -> np.ndarray:
@@ -202,7 +225,8 @@ def two_level(scale: np.ndarray) -> np.ndarray:
 
 
 def _check(name: str, w: np.ndarray, start: int, format_: WeightFormat, origin: Span | None) -> None:
-    largest = _LARGEST * ((1 << (format_.bits - 1)) - 1) / (1 if format_.symmetric else 2)
+    reach = format_.integers.high if format_.symmetric else ((1 << (format_.bits - 1)) - 1) / 2
+    largest = _LARGEST * reach / format_.integers.step  # the distance of -1 and 1 is a scale too, in bit planes
     if w.size and -largest <= w.min() and w.max() <= largest:  # false where one of them is NaN
         return
     finite = np.isfinite(w).all(axis=1)

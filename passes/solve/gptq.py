@@ -116,7 +116,7 @@ def joined(parts: list[Solved]) -> Solved:
         return parts[0]
     zeros = [part.grid.zero for part in parts if part.grid.zero is not None]
     scale, zero = torch.cat([part.grid.scale for part in parts]), torch.cat(zeros) if zeros else None
-    grid = Grid(scale, zero, parts[0].grid.bits, parts[0].grid.block)
+    grid = Grid(scale, zero, parts[0].grid.integers, parts[0].grid.block)
     q, target = torch.cat([part.q for part in parts]), torch.cat([part.target for part in parts])
     masks = [part.kept for part in parts if part.kept is not None]
     return Solved(q, grid, target, parts[0].notes, torch.cat(masks) if masks else None)
@@ -128,14 +128,14 @@ def parted(solved: Solved, counts: Sequence[int]) -> Iterator[Solved]:
     for rows in counts:
         own, at = slice(at, at + rows), at + rows
         zero = None if solved.grid.zero is None else solved.grid.zero[own]
-        grid = Grid(solved.grid.scale[own], zero, solved.grid.bits, solved.grid.block)
+        grid = Grid(solved.grid.scale[own], zero, solved.grid.integers, solved.grid.block)
         kept = None if solved.kept is None else solved.kept[own]
         yield Solved(solved.q[own], grid, solved.target[own], solved.notes, kept)
 
 
 def rescaled(solved: Solved, scale: torch.Tensor, hessian: torch.Tensor, damping: float) -> Solved:
     """The same weights on a grid with the given scales [N, K/B]: rounded, then coordinate descent."""
-    grid = Grid(scale, solved.grid.zero, solved.grid.bits, solved.grid.block)
+    grid = Grid(scale, solved.grid.zero, solved.grid.integers, solved.grid.block)
     rounded = grid.quantise(solved.target if solved.kept is None else torch.where(solved.kept, solved.target, 0.0))
     q = descend(solved.target, rounded, grid, damped(hessian, damping), 2 * _SWEEPS, solved.kept)
     return Solved(q, grid, solved.target, solved.notes, solved.kept)
@@ -238,7 +238,7 @@ def _better_scales(w: torch.Tensor, q: torch.Tensor, grid: Grid, matrix: torch.T
         left.diagonal(dim1=1, dim2=2).add_(1e-6 * left.diagonal(dim1=1, dim2=2).mean(1, keepdim=True) + 1e-30)
         scale[at : at + rows] = torch.linalg.solve(left, right[at : at + rows])
     scale = half(torch.where(scale / grid.scale > _TIMID, scale, grid.scale))
-    made = Grid(scale, grid.zero, grid.bits, grid.block)
+    made = Grid(scale, grid.zero, grid.integers, grid.block)
     better = objective(w, made.value(q), matrix) < objective(w, grid.value(q), matrix)
     made.scale = torch.where(better[:, None], made.scale, grid.scale)
     return made

@@ -51,11 +51,11 @@ def _refit(w: torch.Tensor, wanted: torch.Tensor, grid: Grid) -> Grid:
     q = grid.blocks(grid.quantise(w))
     if grid.zero is None:
         scale = (q * wanted).sum(-1) / q.pow(2).sum(-1).clamp_min(1.0)
-        return Grid(half(torch.where(scale / grid.scale > 0, scale, grid.scale)), None, grid.bits, grid.block)
-    zero = torch.round((q - wanted / grid.scale[..., None]).mean(-1)).clamp_(0, grid.high)
+        return Grid(half(torch.where(scale / grid.scale > 0, scale, grid.scale)), None, grid.integers, grid.block)
+    zero = torch.round((q - wanted / grid.scale[..., None]).mean(-1)).clamp_(0, grid.integers.high)
     v = q - zero[..., None]
     scale = (v * wanted).sum(-1) / v.pow(2).sum(-1).clamp_min(1.0)
-    return Grid(half(torch.where(scale > 0, scale, grid.scale)), zero, grid.bits, grid.block)
+    return Grid(half(torch.where(scale > 0, scale, grid.scale)), zero, grid.integers, grid.block)
 
 
 def _shrink(e: torch.Tensor, beta: torch.Tensor, power: float) -> torch.Tensor:

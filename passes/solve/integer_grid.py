@@ -2,9 +2,10 @@
 
     scale [N, K/B] float32 with values float16 can hold     zero [N, K/B] integers, None when symmetric
     symmetric: q in -2^(b-1) .. 2^(b-1)-1                    asymmetric: q, zero in 0 .. 2^b-1
+    ternary: q in -1, 0, 1                                   one bit: q in -1, 1
 
-A symmetric grid reaches one step further on one side. A scale below zero turns that side to where a block needs it,
-so that all 2^b integers are of use and no zero point is stored.
+A symmetric grid of two bits or more reaches one step further on one side. A scale below zero turns that side to where a
+block needs it, so that all 2^b integers are of use and no zero point is stored.
 
 The search tries scales between a part of the largest weight and a little more, and keeps per row and block the one of
 the least e H e^T (H the block of the Hessian, [B, B]), of the least sum h e^2, or of the least sum |e|^p.
@@ -17,18 +18,22 @@ from dataclasses import dataclass
 
 import torch
 
-from ...compiler.ir.weight_format import WeightFormat
+from ...compiler.ir.weight_format import Integers, WeightFormat
 
 SMALLEST = 2.0**-24
 COARSE, FINE = 12, 4  # scales that are tried for all rows, and around each row's best of these
 _LOWEST, _HIGHEST = 0.35, 1.15  # of the scale that just reaches the largest weight
+_LOWEST_OF_FEW = 0.1
 _CHUNK = {"cpu": 1 << 16}  # elements of one candidate's error that are made at once: what a core's cache holds
 _LARGE = 1 << 24  # the same on a GPU
 
 
-def ends(bits: int, symmetric: bool) -> tuple[int, int]:
-    """The least and the largest integer."""
-    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if symmetric else (0, (1 << bits) - 1)
+def nearest_(x: torch.Tensor, integers: Integers) -> torch.Tensor:
+    """`x` in place as the nearest of `integers`, which have no zero point."""
+    low, high, step = integers
+    if step == 1:
+        return x.round_().clamp_(low, high)
+    return x.sub_(low).div_(step).round_().mul_(step).add_(low).clamp_(low, high)
 
 
 @dataclass(frozen=True)
@@ -39,16 +44,22 @@ class GridKind:
     block: int
     symmetric: bool
     positive: bool = False
+    ternary: bool = False
 
     @property
-    def ends(self) -> tuple[int, int]:
-        """The least and the largest integer."""
-        return ends(self.bits, self.symmetric)
+    def integers(self) -> Integers:
+        """The integers there are."""
+        return WeightFormat(self.bits, self.block, self.symmetric, ternary=self.ternary).integers
 
 
 def kind_of(format_: WeightFormat, k: int) -> GridKind:
-    """The grids of a weight with `k` inputs. Eight bits gain nothing by a scale below zero."""
-    return GridKind(format_.bits, format_.block or k, format_.symmetric, format_.positive or format_.bits == 8)
+    """The grids of a weight with `k` inputs.
+
+    Eight bits gain nothing by a scale below zero, and what reaches as far on both sides is the same with one.
+    """
+    even = format_.symmetric and format_.integers.high == -format_.integers.low
+    positive = format_.positive or format_.bits == 8 or even
+    return GridKind(format_.bits, format_.block or k, format_.symmetric, positive, format_.ternary)
 
 
 @dataclass
@@ -57,25 +68,15 @@ class Grid:
 
     scale: torch.Tensor
     zero: torch.Tensor | None
-    bits: int
+    integers: Integers
     block: int
-
-    @property
-    def low(self) -> int:
-        """The least integer."""
-        return ends(self.bits, self.zero is None)[0]
-
-    @property
-    def high(self) -> int:
-        """The largest integer."""
-        return ends(self.bits, self.zero is None)[1]
 
     def quantise(self, w: torch.Tensor) -> torch.Tensor:
         """Nearest integers, float32 [N, K]."""
-        q = torch.round(self.blocks(w) / self.scale[..., None])
+        q = self.blocks(w) / self.scale[..., None]
         if self.zero is not None:
-            q = q + self.zero[..., None]
-        return q.clamp_(self.low, self.high).reshape(w.shape)
+            q = q.round_() + self.zero[..., None]
+        return nearest_(q, self.integers).reshape(w.shape)
 
     def value(self, q: torch.Tensor) -> torch.Tensor:
         """What the integers [N, K] stand for."""
@@ -98,30 +99,30 @@ class Columns:
 
     scale: torch.Tensor
     zero: torch.Tensor | None
-    bits: int
+    integers: Integers
     block: int
 
     @classmethod
     def of(cls, grid: Grid) -> Columns:
         """The same grid, transposed."""
-        return cls(_turned(grid.scale), None if grid.zero is None else _turned(grid.zero), grid.bits, grid.block)
+        return cls(_turned(grid.scale), None if grid.zero is None else _turned(grid.zero), grid.integers, grid.block)
 
     @classmethod
     def blank(cls, w: torch.Tensor, kind: GridKind) -> Columns:
         """For `w` [N, K], to be filled block by block."""
         scale = w.new_ones(w.shape[1] // kind.block, len(w))
-        return cls(scale, None if kind.symmetric else torch.zeros_like(scale), kind.bits, kind.block)
+        return cls(scale, None if kind.symmetric else torch.zeros_like(scale), kind.integers, kind.block)
 
     def grid(self) -> Grid:
         """The same grid row by row, as `Grid`."""
-        return Grid(_turned(self.scale), None if self.zero is None else _turned(self.zero), self.bits, self.block)
+        return Grid(_turned(self.scale), None if self.zero is None else _turned(self.zero), self.integers, self.block)
 
     def nearest(self, w: torch.Tensor, group: int) -> torch.Tensor:
         """Integers of a column of block `group`."""
-        q = torch.round(w / self.scale[group])
+        q = w / self.scale[group]
         if self.zero is not None:
-            q += self.zero[group]
-        return q.clamp_(*ends(self.bits, self.zero is None))
+            q.round_().add_(self.zero[group])
+        return nearest_(q, self.integers)
 
     def value(self, q: torch.Tensor, group: int) -> torch.Tensor:
         """What integers of that column stand for."""
@@ -147,21 +148,21 @@ def fit(w: torch.Tensor, kind: GridKind, hessian: torch.Tensor | None = None) ->
         scales.append(scale)
         zeros.append(zero)
     zero = None if kind.symmetric else torch.stack([z for z in zeros if z is not None], 1)
-    return Grid(torch.stack(scales, 1), zero, kind.bits, kind.block)
+    return Grid(torch.stack(scales, 1), zero, kind.integers, kind.block)
 
 
 def spanning(w: torch.Tensor, kind: GridKind) -> Grid:
     """The grid that reaches from each block's least to its largest weight, and zero."""
     blocks = w.reshape(len(w), -1, kind.block)
     least, largest = blocks.amin(-1).clamp_max(0), blocks.amax(-1).clamp_min(0)
-    low, high = kind.ends
+    low, high, _ = kind.integers
     if kind.symmetric and kind.positive:
-        return Grid(half(torch.maximum(largest, -least) / high), None, kind.bits, kind.block)
+        return Grid(half(torch.maximum(largest, -least) / high), None, kind.integers, kind.block)
     if kind.symmetric:
         up, down = torch.maximum(largest / high, least / low), torch.maximum(least / -high, largest / -low)
-        return Grid(half(torch.where(down < up, -down, up)), None, kind.bits, kind.block)
+        return Grid(half(torch.where(down < up, -down, up)), None, kind.integers, kind.block)
     scale = half((largest - least) / high)
-    return Grid(scale, torch.round(-least / scale).clamp_(0, high), kind.bits, kind.block)
+    return Grid(scale, torch.round(-least / scale).clamp_(0, high), kind.integers, kind.block)
 
 
 def fit_block(
@@ -178,7 +179,8 @@ def _fit_rows(
     w: torch.Tensor, kind: GridKind, hessian: torch.Tensor | None, power: float
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """A coarse search over all scales, then a fine one around each row's best."""
-    ends_of = (_HIGHEST if kind.symmetric else 1.0, _LOWEST)
+    few = kind.integers.reach == 1 and kind.symmetric and kind.positive  # -1 and 1 stand for means, not for the largest
+    ends_of = (_HIGHEST if kind.symmetric else 1.0, _LOWEST_OF_FEW if few else _LOWEST)
     coarse = torch.linspace(*ends_of, COARSE)
     step = float(coarse[0] - coarse[1]) / (FINE + 1)
     best = _Best(w, kind, hessian, power)
@@ -204,7 +206,7 @@ class _Best:
 
     def try_(self, part: torch.Tensor) -> None:
         """Keep `part` [R], below zero for a turned scale, where its grid errs less."""
-        high = self.kind.ends[1]
+        high = self.kind.integers.high
         if self.kind.symmetric:
             scale = half(torch.maximum(self.largest, -self.least) / high * part)
             self._keep(part, scale, None)
@@ -214,12 +216,12 @@ class _Best:
             self._keep(part, scale, zero)
 
     def _keep(self, part: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None) -> None:
-        low, high = self.kind.ends
-        q = torch.div(self.w, scale[:, None]).round_()
+        q = torch.div(self.w, scale[:, None])
         if zero is None:
-            q.clamp_(low, high)
+            nearest_(q, self.kind.integers)
         else:
-            q.clamp_(low - zero[:, None], high - zero[:, None])
+            low, high, _ = self.kind.integers
+            q.round_().clamp_(low - zero[:, None], high - zero[:, None])
         found = error(q.mul_(-scale[:, None]).add_(self.w), self.hessian, self.power)
         better = found < self.error
         for name, new in (("error", found), ("part", part), ("scale", scale), ("zero", zero)):

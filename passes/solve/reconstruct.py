@@ -55,17 +55,18 @@ class _Rounding:
     def __init__(self, solved: Solved) -> None:
         self.grid, self.shape = solved.grid, solved.q.shape
         self.shift = 0 if self.grid.zero is None else self.grid.zero[..., None]
-        low, high = self.grid.low, self.grid.high
+        low, high, self.step = self.grid.integers
         place = (self.grid.blocks(solved.target) / self.grid.scale[..., None] + self.shift).clamp(low, high)
-        self.floor = place.floor().clamp(low, high - 1)
-        self.u = torch.logit((place - self.floor).clamp(_EDGE, 1 - _EDGE)).requires_grad_()
+        self.floor = (((place - low) / self.step).floor() * self.step + low).clamp(low, high - self.step)
+        self.u = torch.logit(((place - self.floor) / self.step).clamp(_EDGE, 1 - _EDGE)).requires_grad_()
         self.t = torch.zeros_like(self.grid.scale).requires_grad_()
         self.fixed = torch.zeros_like(self.u, dtype=torch.bool)
         self.kept = solved.kept
 
     def value(self) -> torch.Tensor:
         h = torch.where(self.fixed, (self.u > 0).float(), torch.sigmoid(self.u))
-        made = ((self.floor + h - self.shift) * (self.grid.scale * self.t.exp())[..., None]).reshape(self.shape)
+        scale = (self.grid.scale * self.t.exp())[..., None]
+        made = ((self.floor + self.step * h - self.shift) * scale).reshape(self.shape)
         return made if self.kept is None else made * self.kept
 
     def fix(self, left: float) -> None:
@@ -79,11 +80,11 @@ class _Rounding:
     def solved(self, before: Solved) -> Solved:
         with torch.no_grad():
             scale = half(self.grid.scale * self.t.exp())
-            q = (self.floor + (self.u > 0)).reshape(self.shape)
+            q = (self.floor + self.step * (self.u > 0)).reshape(self.shape)
             if self.kept is not None:
                 zero = 0 if self.grid.zero is None else self.grid.zero.repeat_interleave(self.grid.block, 1)
                 q = torch.where(self.kept, q, zero)
-        grid = Grid(scale, self.grid.zero, self.grid.bits, self.grid.block)
+        grid = Grid(scale, self.grid.zero, self.grid.integers, self.grid.block)
         return Solved(q, grid, before.target, before.notes, self.kept)
 
 

@@ -48,6 +48,8 @@ def test_it_keeps_the_numbers(module):
 
 
 @pytest.mark.parametrize("words", [
+    {"weights": "int1", "block": 32},
+    {"weights": "ternary", "block": 128},
     {"weights": "int2", "block": 32},
     {"weights": "int3", "block": 64},
     {"weights": "int4", "block": 32, "symmetric": False},

@@ -30,6 +30,7 @@ from ....compiler.ir.packing import pack_rows
 from ....compiler.ir.weight_format import WeightFormat
 from ....compiler.ir.weights import BLOCK_BYTES, DryWeight, Weight
 
+NARROWEST = 2  # bits of MNN's smallest code book
 LOOKED_UP = 4  # bits at least of rows that are looked up: MNN's embedding reads narrower ones wrong
 ROW_MULTIPLE = 8  # eight rows fill whole bytes at any width
 SHORT = 65535  # larger dimensions are stored in 32 bits
@@ -113,7 +114,8 @@ def write_quantized(
     if isinstance(weight.q, DryWeight):
         return planned(weight, looked_up)
     rows, columns = weight.q.dims[0], int(np.prod(weight.q.dims[1:], dtype=np.int64))
-    offset, bits, block = file.tell(), max(LOOKED_UP if looked_up else 1, weight.format.bits), weight.block or columns
+    offset, block = file.tell(), weight.block or columns
+    bits = max(LOOKED_UP if looked_up else NARROWEST, weight.format.bits)
     head = header(rows, columns, bits)
     file.write(head)
     written = len(head)
@@ -148,7 +150,7 @@ def planned(weight: Weight | QuantizedWeight, looked_up: bool = False) -> Blob:
     dims = weight.q.dims if isinstance(weight, QuantizedWeight) else weight.dims
     rows, columns = dims[0], int(np.prod(dims[1:], dtype=np.int64))
     if isinstance(weight, QuantizedWeight):
-        bits, block = max(LOOKED_UP if looked_up else 1, weight.format.bits), weight.block or columns
+        bits, block = max(LOOKED_UP if looked_up else NARROWEST, weight.format.bits), weight.block or columns
         return Blob(0, 0, 0, 0, rows, columns, bits, block, weight.symmetric, True)
     return Blob(0, 0, 0, 0, rows, columns, 16, 0, True, False)
 
