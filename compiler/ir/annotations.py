@@ -38,6 +38,7 @@ class Transform(Enum):
     PACK = "packing"  # the same numbers in the layout of an engine
     PRUNE = "pruning"  # some of the numbers zero, the others the same or re-fitted
     PERMUTE = "permutation"  # rows or columns in another order
+    JOIN = "joining"  # rows of several one behind the other: a fact about one is none about all
     MEASURE = "measuring"  # another quantity, such as scales: no fact about the weight is one about it
 
 
@@ -279,3 +280,20 @@ SHADOW: Annotation[str] = define(
     Annotation("edgec.shadow", Subject.NODE, show=str, parse=_one_of("clip", "main", "cpu", "sum"))
 )  # clip: bounds what linears in 8 bits read; main: a linear behind it; cpu: its shadow, which computes what lies
 # beyond the bounds; sum: adds the two
+_SAME_ROWS = frozenset(Transform) - {Transform.TRANSPOSE, Transform.PERMUTE, Transform.JOIN, Transform.MEASURE}
+
+
+def _joined(text: str) -> tuple[tuple[str, int], ...]:
+    rows = [row.rpartition(":") for row in text.split()]
+    return tuple((name, _count(number)) for name, _, number in rows)
+
+
+JOINED: Annotation[tuple[tuple[str, int], ...]] = define(
+    Annotation(
+        "edgec.joined",
+        Subject.TENSOR,
+        _SAME_ROWS,
+        show=lambda rows: " ".join(f"{name}:{n}" for name, n in rows),
+        parse=_joined,
+    )
+)  # on a weight that `fuse` has made: the linears whose rows it holds, with their number, in order

@@ -31,7 +31,7 @@ from ..runtime.decoder_inputs import as_float
 from ..runtime.engines import open_graph, open_model, open_reference, target_of
 from ..runtime.kv_cache import canonical, numpy_dtype
 from ..runtime.plain_graph import run_parts
-from .shipped_module import with_weights
+from .shipped_module import apart, with_weights
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -234,7 +234,8 @@ def _split_engine(
     entry = manifest.part(next(iter(manifest.parts_of(name))))
     target = target_of(entry)
     shipped = target.shipped_weights(manifest.bundle, entry)
-    compressed = None if shipped is None else with_weights(module, shipped)
+    rows = manifest.model(name)["weights"]
+    compressed = None if shipped is None else with_weights(module, apart(shipped, rows))
     if compressed is None:
         part.unsplit = "its weights cannot be read from the bundle as those of the float model's linears"
         return

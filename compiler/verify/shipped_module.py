@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import onnx_ir as ir
 
+from ..ir.annotations import JOINED
 from ..ir.linears import Linear, linears
 from ..ir.module import Module, drop_unread_nodes, drop_unused_initializers, initializer
-from ..ir.weights import Weight
+from ..ir.weights import Weight, slice_rows
 
 
 def with_weights(module: Module, shipped: Mapping[str, Weight]) -> Module | None:
@@ -22,6 +24,19 @@ def with_weights(module: Module, shipped: Mapping[str, Weight]) -> Module | None
         _put(graph, linear, shipped[linear.name])
     drop_unread_nodes(graph, lambda node: node.op_type == "Transpose")
     drop_unused_initializers(graph)
+    return made
+
+
+def apart(shipped: Mapping[str, Weight], rows: Sequence[Mapping[str, Any]]) -> dict[str, Weight]:
+    """`shipped` with the rows of joined linears under their own names; `rows`: the weights of the manifest."""
+    made = dict(shipped)
+    for row in rows:
+        text = row.get("facts", {}).get(JOINED.key)
+        whole = None if text is None else made.pop(row["name"], None)
+        start = 0
+        for name, count in JOINED.parse(text) if whole is not None and JOINED.parse is not None else ():
+            made[name] = slice_rows(name, whole, start, start + count)
+            start += count
     return made
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...compiler.diagnostics.diagnostic import fail
-from ...compiler.ir.annotations import ROTATED
+from ...compiler.ir.annotations import JOINED, ROTATED
 from ...compiler.ir.fold_into_weights import (
     bias_of,
     own_gain,
@@ -46,6 +46,7 @@ def rotate(module: Module, residual: bool, values: bool, seed: int, scope: Scope
         changes += _turn_residual(module, orthogonal(arch.hidden, seed), scope)
         done = (*done, "residual")
     if values and "values" not in done:
+        _demand_v(module, scope)
         changes += _turn_values(module, orthogonal(arch.head_dim, seed + 1))
         done = (*done, "values")
     ROTATED.set(module.main, done)
@@ -89,6 +90,19 @@ def _behind_norms(module: Module, found: dict[str, Linear]) -> dict[str, np.ndar
 def _is_residual_norm(node: ir.Node, found: dict[str, Linear]) -> bool:
     """Norms whose readers are linears; those of a head's q and k are not."""
     return all(use.node.name in found for use in node.outputs[0].uses())
+
+
+def _demand_v(module: Module, scope: Scope) -> None:
+    """E0464 where v_proj is a part of another linear: only its rows would turn."""
+    for linear in linears(module):
+        rows = JOINED.get(linear.stored) if linear.stored is not None else None
+        if rows is not None and any(name.endswith(".v_proj") for name, _ in rows):
+            fail(
+                "E0464",
+                f"`{linear.name}` holds the rows of `v_proj` and of others: its values cannot be rotated alone",
+                scope.origin,
+                help="put `rotate` in front of `fuse`, or write `rotate (values = false)`",
+            )
 
 
 def _turn_values(module: Module, r: np.ndarray) -> int:

@@ -23,6 +23,7 @@ import torch
 
 from ...compiler.calibration.torch_graph import run
 from ...compiler.files import cache
+from ...compiler.ir.annotations import JOINED
 from ...compiler.ir.fold_into_weights import bias_of, own_gain, permute_columns, permute_rows, set_weight
 from ...compiler.ir.linears import Linear, linears
 from ...compiler.ir.module import Module, constant
@@ -60,8 +61,8 @@ class Site:
 def sites(module: Module) -> list[Site]:
     """All places of a decoder, from the inside to the hidden states."""
     arch, names = module.arch, [linear.name for linear in linears(module)]
-    if arch is None:
-        return []
+    if arch is None or any(linear.stored is not None and JOINED.get(linear.stored) for linear in linears(module)):
+        return []  # the rows of joined linears move together
 
     def ending(*ends: str) -> tuple[str, ...]:
         return tuple(name for name in names if name.endswith(ends))

@@ -7,6 +7,7 @@
     Add, then RMSNormalization                   LayerNorm with two inputs: the sum and its norm
     Reshape, (norm,) Transpose, RotaryEmbedding  RoPE for q and k at once, their norms included
     Attention, Transpose, Reshape                Attention, which keeps K and V itself
+    Slice of a linear                            StridedSlice of its columns
     Swish, Mul                                   BinaryOp MUL_SILU
 
 Each node of the graph is visited once and must find its operands in a form it knows; a node that does not fit (a
@@ -52,6 +53,7 @@ class DecoderLowering(AttentionLowering):
             "Add": self._add,
             "Mul": self._mul,
             "Swish": self._swish,
+            "Slice": self._slice,
             "RMSNormalization": self._norm,
             "Reshape": self._reshape,
             "Transpose": self._transpose,
@@ -141,6 +143,21 @@ class DecoderLowering(AttentionLowering):
                 self._scale(node, angle, numbers(factor).astype(np.float32))
                 return
         self._refuse(node, "it multiplies neither a gate and a projection nor the rotary angles and a constant")
+
+    def _slice(self, node: ir.Node) -> None:
+        """Columns of a linear's result, where several linears are one."""
+        bounds = [constant(value) for value in node.inputs[1:]]
+        if not isinstance(self._form(node.inputs[0]), Pending) or len(bounds) != 3 or None in bounds:
+            self._refuse(node, "it cuts what is no linear's result, or at bounds that are not constant")
+        start, stop, axis = (int(numbers(bound).item()) for bound in bounds if bound is not None)
+        x = self._packed(node, 0)
+        if axis != 2 or not 0 <= start < stop <= x.width:
+            self._refuse(node, "it cuts another axis than the linear's outputs")
+        name, ends = node.name or "slice", (("start", start), ("end", stop), ("axis", 1), ("step", 1))
+        held = [self.net.const(f"{name}.{key}", np.array([value], np.int32)) for key, value in ends]
+        kind = ("StridedSliceParam", {"fromType": 1})
+        made = self.net.one("StridedSlice", [x.index, *held], name, *kind, layout="NC4HW4")
+        self._set(node, HiddenState(made, stop - start))
 
     def _swish(self, node: ir.Node) -> None:
         alpha = node.attributes.get("alpha")

@@ -1,0 +1,1 @@
+"""What `fuse` does to a graph."""
