@@ -168,6 +168,7 @@ def _compile(command: argparse.ArgumentParser) -> None:
     add("--verify-each", action="store_true", help=compared)
     add("--explain-skips", action="store_true", help="print each node that a pass did not change, and why")
     _no_prove(command)
+    _memory(command)
     add("--quiet", action="store_true", help="print no progress")
 
 
@@ -179,6 +180,16 @@ def _no_prove(command: argparse.ArgumentParser) -> None:
 def _prove(command: argparse.ArgumentParser) -> None:
     _plan(command)
     command.add_argument("--quiet", action="store_true", help="print no progress")
+
+
+def _estimate(command: argparse.ArgumentParser) -> None:
+    _plan(command)
+    _memory(command)
+
+
+def _memory(command: argparse.ArgumentParser) -> None:
+    most = "refuse the plan before the start if its compile is estimated to take more memory, such as 16GB"
+    command.add_argument("--memory", type=_size, metavar="SIZE", help=most)
 
 
 def _profile(command: argparse.ArgumentParser) -> None:
@@ -270,6 +281,9 @@ def _run_schema(_arguments: argparse.Namespace) -> int:
 _COMMANDS: dict[str, _Command] = {
     "compile": _Command("compile a plan into a bundle", "compile:run_compile", _compile, tidies=True),
     "check": _Command("find every mistake in a plan, without reading a weight", "check:run_check", _check, tidies=True),
+    "estimate": _Command(
+        "estimate rates on the device, and time and memory of the compile", "estimate:run_estimate", _estimate
+    ),
     "prove": _Command("run what no conformance table holds of a plan, and keep the rows", "prove:run_prove", _prove),
     "profile": _Command(
         "measure what passes such as `shadow` profile of the plan's models", "profile:run_profile", _profile
@@ -306,6 +320,15 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"`{text}` is not a positive integer")
     return int(text)
+
+
+def _size(text: str) -> int:
+    from .commands.sizes import read_size
+
+    try:
+        return read_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _seed(text: str) -> int:

@@ -22,6 +22,7 @@ from .diagnostics.warn import collected
 from .files.cache import make_root
 
 if TYPE_CHECKING:
+    from .compile.estimate_plan import Estimate as Estimate
     from .compile.profile import Profiled as Profiled
     from .compile.prove import Proven as Proven
     from .plan.plan import Deploy, Plan
@@ -139,6 +140,21 @@ def prove_plan(plan: Plan, progress: Progress = lambda _text: None) -> list[Prov
         raise
 
 
+def estimate_plan(plan: Plan, progress: Progress = lambda _text: None, memory: int | None = None) -> Estimate:
+    """What the bundle will do on its device and what the compile takes; E0962 if that is above `memory` bytes."""
+    from .compile.estimate_plan import estimate_plan as estimate
+    from .compile.estimate_plan import within_memory
+
+    try:
+        _check_request(plan, CompileOptions())
+        made = estimate(plan, progress)
+        within_memory(plan, made, memory)
+        return made
+    except EdgecError as error:
+        error.sources = error.sources or plan.sources
+        raise
+
+
 def profile_plan(plan: Plan, progress: Progress = lambda _text: None) -> list[Profiled]:
     """What the passes of `plan` measure of its models, and nothing else; PlanError with what is wrong or refused."""
     from .compile.profile import profiles
@@ -168,6 +184,7 @@ def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions
     then kept as `<name>.rejected`, and what stood at `output` is untouched.
     """
     from .bundle.write import rejected_path, write_bundle
+    from .compile.estimate_plan import refuse_by_estimate
     from .compile.prove import settle
     from .runtime.check_texts import check_texts
 
@@ -180,6 +197,7 @@ def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions
         wrong, warnings = check_texts(plan)
         doubts: list[Diagnostic] = []
         settle(plan, options.prove, options.progress, wrong, doubts)
+        refuse_by_estimate(plan, options.memory, options.progress)
         models = compile_models(plan, directory, options)
         measured = measure_models(plan, models, directory, options.progress)
         known = _with_warnings(plan, [*_judged(plan, [*warnings, *doubts]), *told])
@@ -235,7 +253,7 @@ def _finish(
     plan: Plan, models: list[CompiledModel], measured: Measured, directory: Path, options: CompileOptions
 ) -> tuple[CompileResult, list[Diagnostic]]:
     from .bundle.manifest import write_manifest
-    from .compile.manifest_content import assemble
+    from .compile.manifest_content import assemble, write_offsets
     from .compile.pack_models import pack_models
     from .plan.measure import Finished
     from .report.html import write_report
@@ -243,6 +261,7 @@ def _finish(
 
     packed = pack_models(models, directory)
     options.progress("sealing the bundle")
+    write_offsets(models, directory)
     manifest = assemble(plan, models, measured, directory, packed)
     for model in models:  # the bundle holds no path of this machine; `verify` asks the cache
         remember(manifest["inputs"][model.name], model.decl.source.path)

@@ -203,7 +203,7 @@ class _Checker:
         ]
         graphs = {name for name, checked in self.models.items() if checked.arch is None}
         requires = [
-            check_requirement(condition, self.declared, self.loaded, self.reader, graphs)
+            check_requirement(condition, self.declared, self.loaded, self.reader, graphs, plan.devices)
             for statement in self.declared.requires
             for condition in statement.conditions
         ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from ..compiler.diagnostics.nearest import nearest, same_word
-from ..compiler.plan.measure import Measure
+from ..compiler.plan.devices import Device
+from ..compiler.plan.measure import Measure, subject_of
 from ..compiler.plan.plan import Comparison, Require
 from ..compiler.registry import measures
 from . import ast
@@ -15,23 +16,25 @@ from .printer import show
 from .settings import SIZES, UNITS, Reader, unit_help
 
 _COMPARISONS: dict[str, Comparison] = {"<=": "<=", ">=": ">=", "<": "<", ">": ">"}
-_LATER = ("decode.rate", "prefill.rate", "peak_memory")
 
 
 def check_requirement(
-    condition: ast.Condition, declared: Declared, loaded: Loaded, reader: Reader, graphs: Collection[str]
+    condition: ast.Condition,
+    declared: Declared,
+    loaded: Loaded,
+    reader: Reader,
+    graphs: Collection[str],
+    devices: Sequence[Device],
 ) -> Require | None:
     """The requirement with its bound in plain numbers; `graphs` are the models that are no language models."""
     report = reader.report
     subject = condition.subject
-    model, _, name = subject.rpartition(".")
     installed = measures()
+    name, owner = subject_of(subject, installed)
+    model = owner or ""
     known = [f"bundle.{one}" for one, cls in installed.items() if cls.of == "bundle"]
     known += [f"{decl}.{one}" for decl in declared.models for one, cls in installed.items() if cls.of == "model"]
-    if subject in _LATER:
-        message = f"`{subject}` is not measured yet"
-        report.error("E0117", message, condition.span, help=f"what can be required: {', '.join(known)}")
-        return None
+    known += [one for one, cls in installed.items() if cls.of == "device"]
     if subject not in known:
         of_model = name in installed and installed[name].of == "model"
         if not of_model or not (model in loaded.lost_names("model") or loaded.gave_up):
@@ -43,6 +46,10 @@ def check_requirement(
     if measure.decoders_only and model in graphs:
         message = f"`{model}` is an ONNX graph, {name} is measured on language models"
         report.error("E0219", message, condition.span)
+        return None
+    if measure.unit == "tok/s" and (without := _without_speed(devices)):
+        message = f"`{subject}` cannot be estimated for `{without[0].name}`: no bandwidth of it is published"
+        report.error("E0117", message, condition.span, help="name a chip of `edgec devices` with a memory rate")
         return None
     op = _COMPARISONS.get(condition.op)
     if op is None:
@@ -58,10 +65,18 @@ def check_requirement(
     return Require(subject, op, bound, relative, show(condition), condition.span)
 
 
+def _without_speed(devices: Sequence[Device]) -> list[Device]:
+    """The devices that no rate can be estimated for."""
+    from ..compiler.estimate.lane_speed import chip_speed  # a plan without such a line needs no fit
+
+    return [device for device in devices if not chip_speed(device).lanes]
+
+
 def _meant(subject: str, known: Collection[str]) -> str | None:
-    """The measure that has the last word of `subject` for another name, of the same model or bundle."""
+    """The measure that has the last word of `subject` for another name, of the same model or bundle, or the device."""
     owner, _, word = subject.rpartition(".")
-    names = [f"{owner}.{name}" for name, measure in measures().items() if same_word(word, measure.also_called)]
+    meant = [(name, measure) for name, measure in measures().items() if same_word(word, measure.also_called)]
+    names = [name if measure.of == "device" else f"{owner}.{name}" for name, measure in meant]
     return next((name for name in names if name in known), None)
 
 
@@ -83,7 +98,7 @@ def _can_measure(
 
 
 def _bound(condition: ast.Condition, measure: type[Measure], reader: Reader) -> float | None:
-    report, bound, size = reader.report, condition.bound, measure.unit == "B"
+    report, bound, size, rate = reader.report, condition.bound, measure.unit == "B", measure.unit == "tok/s"
     if isinstance(bound, ast.Product):
         if bound.name.text != "baseline":
             help = "only `baseline`, the float model's own value, can be multiplied"
@@ -91,6 +106,7 @@ def _bound(condition: ast.Condition, measure: type[Measure], reader: Reader) -> 
             return None
         if not measure.has_baseline:
             noun, example = ("a size", "a size like `3.4 GiB`") if size else (f"`{condition.subject}`", "a number")
+            noun, example = ("a rate", "a rate like `15 tok/s`") if rate else (noun, example)
             report.error("E0201", f"{noun} has no baseline", bound.span, help=f"write {example}")
             return None
         return float(bound.factor)
@@ -102,6 +118,13 @@ def _bound(condition: ast.Condition, measure: type[Measure], reader: Reader) -> 
         return None
     if size and isinstance(value, ast.Quantity) and value.unit in SIZES:
         return float(value.value * SIZES[value.unit])
+    if rate and isinstance(value, ast.Quantity) and value.unit == "tok/s" and value.value > 0:
+        return float(value.value)
+    if rate:
+        example = show(value) if isinstance(value, ast.Number) else "15"
+        help = f"write e.g. `{example} tok/s`"
+        report.error("E0202", f"`{condition.subject}` is a rate above 0", value.span, help=help)
+        return None
     if size:
         example = f"{show(value)} MB" if isinstance(value, ast.Number) else "3.4 GiB"
         report.error("E0202", f"`{condition.subject}` is a size", value.span, help=f"give it a unit, e.g. `{example}`")

@@ -28,17 +28,19 @@ ALLOWED = {
     "calibration": "diagnostics files ir oracle sources",
     "pipeline": "diagnostics files ir oracle sources calibration",
     "plan": "diagnostics ir sources calibration pipeline",
+    "estimate": "plan",
     "emit": "diagnostics files ir pipeline plan",
+    "memory": "ir emit",
     "partition": "diagnostics ir bundle emit",
     "packed": "diagnostics files kernels ir bundle emit",
     "registry": "plan diagnostics ir sources pipeline emit",
-    "runtime": "diagnostics files ir bundle sources plan emit packed registry",
-    "compile": "diagnostics files ir bundle oracle sources calibration pipeline plan emit partition packed registry"
-    " runtime",
+    "runtime": "diagnostics files ir bundle sources plan estimate emit packed registry",
+    "compile": "diagnostics files ir bundle oracle sources calibration pipeline plan estimate emit memory partition"
+    " packed registry runtime",
     "report": "diagnostics ir pipeline plan compile",
     "verify": "diagnostics ir bundle oracle sources emit packed registry runtime",
     "driver": "diagnostics files bundle sources plan compile runtime report",
-    "commands": "diagnostics files ir bundle plan packed registry runtime verify driver",
+    "commands": "diagnostics files ir bundle plan estimate packed registry runtime compile verify driver",
     "python": "diagnostics files bundle sources plan packed report runtime verify driver commands",
     "cli": "diagnostics commands",
 }

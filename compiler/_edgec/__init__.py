@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from edgec.compiler.python.calls import CheckResult as CheckResult
     from edgec.compiler.python.calls import check as check
     from edgec.compiler.python.calls import compile as compile
+    from edgec.compiler.python.calls import estimate as estimate
     from edgec.compiler.python.calls import inspect as inspect
     from edgec.compiler.python.calls import load as load
     from edgec.compiler.python.calls import prove as prove
@@ -55,6 +56,7 @@ _PLACES = {
     "cache": "python.cache_calls",
     "check": "python.calls",
     "compile": "python.calls",
+    "estimate": "python.calls",
     "inspect": "python.calls",
     "load": "python.calls",
     "open": "python.opened_bundle",

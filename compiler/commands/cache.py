@@ -12,11 +12,11 @@ from ..diagnostics.diagnostic import Diagnostic
 from ..diagnostics.wording import count
 from ..files.cache import cache_root
 from ..files.cache_contents import Held, contents, prune, remove_damaged
+from .sizes import read_size
 from .streams import print_json
 from .terminal import show
 
 _SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
 def run_cache(arguments: argparse.Namespace) -> int:
@@ -55,7 +55,7 @@ def _prune(arguments: argparse.Namespace) -> int:
         usage.error("prune needs --older AGE or --max-size SIZE")
     try:
         older = None if arguments.older is None else _age(arguments.older)
-        size = None if arguments.max_size is None else _size(arguments.max_size)
+        size = None if arguments.max_size is None else read_size(arguments.max_size)
     except ValueError as error:
         return usage.error(str(error))
     gone = prune(older, size)
@@ -109,10 +109,3 @@ def _age(text: str) -> float:
     if match is None:
         raise ValueError(f"`{text}` is no age: write e.g. `30d` (m, h, d, w)")
     return int(match[1]) * _SECONDS[match[2]]
-
-
-def _size(text: str) -> int:
-    match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,3})?) ?([KMG]i?B|B)", text)
-    if match is None:
-        raise ValueError(f"`{text}` is no size: write e.g. `5GiB` ({', '.join(_BYTES)})")
-    return int(float(match[1]) * _BYTES[match[2]])

@@ -35,6 +35,7 @@ def run_compile(arguments: argparse.Namespace) -> int:
             verify_each=arguments.verify_each,
             explain_skips=arguments.explain_skips,
             prove=not arguments.no_prove,
+            memory=arguments.memory,
             progress=progress.say,
         )
         broken: tuple[Diagnostic, ...] = ()

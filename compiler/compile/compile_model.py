@@ -39,6 +39,7 @@ class CompileOptions:
     time_passes: bool = False
     verify_each: bool = False
     explain_skips: bool = False
+    memory: int | None = None  # bytes that the compile may take, by its estimate; None: not asked
     prove: bool = True  # run what no conformance table holds; off: it is refused
     progress: Progress = lambda _text: None
 

@@ -9,6 +9,7 @@ a compile starts with this, `edgec check` ends with it. What only numbers or an 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from .remembered import held_before, key_of, remember
 
 if TYPE_CHECKING:
     from ..emit.capabilities import Refusal
+    from ..emit.part import Part
     from ..emit.target import Target
     from ..ir.module import Module
     from ..plan.plan import Deploy, Plan
@@ -152,6 +154,18 @@ def _text_problems(plan: Plan, deploy: Deploy, module: Module) -> Iterable[Diagn
     return ()
 
 
+def dry_parts(plan: Plan, deploy: Deploy) -> tuple[Module, list[Part]]:
+    """The module of a deploy line behind its steps, and its parts, both with dry weights; PlanError with a mistake."""
+    from ..ir.weights import WeightsUnread
+
+    module = dried(load_model(plan.models[deploy.model]))
+    deployed = _Deployed(plan, deploy, module)
+    for step in deployed.steps():
+        with suppress(WeightsUnread):  # a pass that computes with weights leaves shapes as they are
+            deployed.run(step)
+    return module, cut_module(module, deploy, deployed.steps()).parts
+
+
 @dataclass
 class _Deployed:
     """One deploy line: its module after the dry steps, and which line chose what."""
@@ -164,14 +178,18 @@ class _Deployed:
     proofs: list[Proof] = field(default_factory=list)
     warnings: list[Diagnostic] = field(default_factory=list)
 
+    def steps(self) -> list[Step]:
+        """Every step of the line, that of its cache among them, in the order they run."""
+        before, behind = split_steps(self.plan.steps(self.deploy))
+        return [*before, *cache_steps(self.deploy.kv, self.deploy.span), *behind]
+
     def refused(self) -> Iterator[Diagnostic]:
         from ..ir.weights import WeightsUnread
 
-        before, behind = split_steps(self.plan.steps(self.deploy))
-        steps = [*before, *cache_steps(self.deploy.kv, self.deploy.span), *behind]
+        steps = self.steps()
         for step in steps:
             try:
-                self._run(step)
+                self.run(step)
             except PlanError as error:
                 yield from error.diagnostics
                 if step.pass_.leaves is not None and step.pass_.leaves >= Level.PLACED:
@@ -185,7 +203,7 @@ class _Deployed:
         except WeightsUnread:
             return
 
-    def _run(self, step: Step) -> None:
+    def run(self, step: Step) -> None:
         from ..pipeline.run_steps import apply
 
         scope = Scope(step.on, step.except_, step.span, self.plan.calibration, dry=True)

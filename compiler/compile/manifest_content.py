@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,10 @@ from ..files.full_disk import writes
 from ..ir.annotations import Subject, texts
 from ..ir.linears import Linear, linears
 from ..ir.module import MAIN, BucketShape
+from ..memory.memory_plan import memory_entry, plan_memory
 from ..sources.tokenizer.text_config import read_sampling, read_text_config
 from ..sources.tokenizer.tokenizer_file import open_tokenizer
+from .estimate_plan import estimate_compiled
 from .pack_models import saved_bytes
 from .sparsity_bought import sparsity_bought
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from ..plan.devices import Device
     from ..plan.plan import Plan
     from .compile_model import CompiledModel
+    from .estimate_plan import Estimate
     from .requirements import Measured
 
 TOOLS = ("edgec", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-qnn", "MNN", "numpy", "tokenizers")
@@ -54,17 +58,23 @@ def assemble(
     parts: dict[str, Any] = {}
     for model in models:
         parts.update(model.emission.parts)
+    needs = {model.name: _memory(model, directory, packed) for model in models}
+    estimate = estimate_compiled(plan, models)
     return {
         "plan": _plan(plan),
         "devices": [_device(device) for device in plan.devices],
         "tools": _tool_versions(),
         "inputs": {model.name: _inputs(model) for model in models},
         "tokenizers": {name: {k: v for k, v in facts.items() if k != "models"} for name, facts in tokenizers.items()},
-        "models": {model.name: _model(plan, model, folders.get(model.name), directory) for model in models},
+        "models": {
+            model.name: _model(plan, model, folders.get(model.name), directory, _costs(estimate, model.name))
+            for model in models
+        },
         "parts": parts,
         "speculation": _speculation(plan),
         "sampling": {model.name: _sampling(model) for model in models if model.compressed.arch is not None},
-        "memory": {model.name: _memory(model, directory, packed) for model in models},
+        "memory": needs,
+        "estimate": _estimate(estimate),
         "measured": _measured(measured),
         "libraries": _libraries(models),
         "notes": [f"{model.name}: {note}" for model in models for note in model.notes()],
@@ -148,7 +158,9 @@ def _tokenizer_facts(source: Path, arch: Any) -> dict[str, Any]:
     }
 
 
-def _model(plan: Plan, model: CompiledModel, tokenizer: str | None, directory: Path) -> dict[str, Any]:
+def _model(
+    plan: Plan, model: CompiledModel, tokenizer: str | None, directory: Path, costs: Mapping[str, float]
+) -> dict[str, Any]:
     arch, main = model.compressed.arch, model.compressed.main
     options = {key: _json_value(value) for key, value in vars(model.deploy.options).items()}
     entry: dict[str, Any] = {
@@ -169,7 +181,7 @@ def _model(plan: Plan, model: CompiledModel, tokenizer: str | None, directory: P
     if bought := sparsity_bought(model):
         entry["sparse"] = bought
     if model.emission.engine == "chain":
-        entry["buckets"] = _buckets(model)
+        entry["buckets"] = [{**row, **_cost(costs, row["name"])} for row in _buckets(model)]
     if arch is not None:
         # a pass may have untied what the checkpoint tied
         entry["arch"] = {**arch_entry(arch, model.decl.context), "tied": arch.tied and _tied(model.compressed)}
@@ -178,26 +190,46 @@ def _model(plan: Plan, model: CompiledModel, tokenizer: str | None, directory: P
     return entry
 
 
+def _cost(costs: Mapping[str, float], bucket: str) -> dict[str, float]:
+    return {"cost": costs[bucket]} if bucket in costs else {}
+
+
 def _folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+def write_offsets(models: Sequence[CompiledModel], directory: Path) -> None:
+    """Write `memory_plan.json`: where each value lies in its part's arena, for a runtime that allocates them itself."""
+    offsets = {model.name: plan_memory(model.cut.parts).offsets() for model in models}
+    path = directory / "memory_plan.json"
+    with writes(path):
+        path.write_text(json.dumps(offsets, separators=(",", ":"), sort_keys=True) + "\n", encoding="utf-8")
+
+
 def _memory(model: CompiledModel, directory: Path, packed: dict[str, Any] | None) -> dict[str, Any]:
-    """Bytes of the weights as an engine reads them and of each bucket's K/V cache at full capacity."""
-    arch = model.compressed.arch
+    """Bytes of the weights as an engine reads them, of each bucket's K/V cache, of its parts' arenas, and of all."""
     saved = sum(
         entry["size"] - (directory / entry["file"]).stat().st_size
         for name, entry in (packed or {"files": {}})["files"].items()
         if name.startswith(f"{model.name}/")
     )
-    needs: dict[str, Any] = {"weights": _folder_bytes(directory / model.name) + saved, "kv": {}}
-    if arch is None:
-        return needs
     width = {"float32": 4, "uint8": 1}.get(model.emission.kv.get("dtype", ""), 2)
-    for row in _buckets(model) or [{"name": MAIN, "context": None}]:
-        positions = row["context"] or model.decl.context
-        needs["kv"][row["name"]] = 2 * arch.layers * arch.kv_heads * arch.head_dim * positions * width
-    return needs
+    shapes = [(row["name"], row["tokens"], row["context"]) for row in _buckets(model)] or [(MAIN, None, None)]
+    weights = _folder_bytes(directory / model.name) + saved
+    planned = plan_memory(model.cut.parts)
+    return memory_entry(planned, weights, model.compressed.arch, model.decl.context, shapes, width)
+
+
+def _estimate(made: Estimate) -> dict[str, Any]:
+    """Rates on the device, of the parts as they were made."""
+    rates = {"decode_rate": made.decode, "prefill_rate": made.prefill}
+    return {"device": made.device, **rates, "histogram": made.histogram.name}
+
+
+def _costs(made: Estimate, model: str) -> dict[str, float]:
+    """Bucket -> microseconds of a call on the device; none for a device without published figures."""
+    calls = next(one.calls for one in made.models if one.name == model)
+    return {f"t{call.tokens}_c{call.context}": round(1e6 * call.seconds, 3) for call in calls}
 
 
 def _role(plan: Plan, name: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..diagnostics.diagnostic import Diagnostic, Label
+from ..plan.measure import subject_of
 from ..registry import find_target, measures
 from .compile_model import CompiledModel, Progress, load_model
 
@@ -92,11 +93,11 @@ def check_requirements(plan: Plan, finished: Finished, measured: Measured) -> li
     """Record every `require` line in `measured` and return those that do not hold."""
     broken = []
     for line in plan.requires:
-        of, _, name = line.subject.rpartition(".")
+        name, of = subject_of(line.subject, measures())
         measure = measures()[name]()
         value, base = measure.value(finished, of if measure.of == "model" else None)
         holds, text = line.holds(value, base), measure.describe(value, base)
-        if (judged := measured.judged.get(of)) is not None and measure.needs_evaluation:
+        if (judged := measured.judged.get(of or "")) is not None and measure.needs_evaluation:
             text += f"; {judged}"
         row = {"line": line.text, "measured": value, "baseline": base, "holds": holds, "text": text}
         row |= {"subject": line.subject, "op": line.op, "bound": line.value, "relative": line.relative_to_baseline}

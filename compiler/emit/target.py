@@ -118,6 +118,7 @@ class Target:
     capabilities: ClassVar[Capabilities]
     engine: ClassVar[str] = "chain"
     seconds_per_weight: ClassVar[float] = 1e-10  # of a linear and a token, on two cores: what `engine_time` goes by
+    float_bytes: ClassVar[float] = 2.0  # of a float in its files and in its cache
     also_called: ClassVar[tuple[str, ...]] = ()  # what people type who mean it: engines and formats it writes for
 
     def mode(self, options: Any) -> str:

@@ -12,7 +12,7 @@ from ..diagnostics.diagnostic import Diagnostic, PlanError, render
 from ..diagnostics.wording import count
 
 if TYPE_CHECKING:
-    from ..driver import CompileResult, Proven
+    from ..driver import CompileResult, Estimate, Proven
     from ..plan.plan import Plan
 
 Defines = Mapping[str, object]
@@ -128,6 +128,27 @@ def compile(
         checked = check(checked, defines=defines, folder=folder, fast=True).raise_errors()
     options = CompileOptions(jobs=jobs, verify_each=verify_each, prove=prove, progress=progress or (lambda _text: None))
     return compile_plan(checked, None if output is None else Path(output), options)
+
+
+def estimate(
+    plan: str | Path | Plan,
+    *,
+    defines: Defines | None = None,
+    folder: str | Path = ".",
+    memory: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Estimate:
+    """What the bundle of a plan will do on its device and what its compile takes; no weight is read.
+
+    `decode` and `prefill` are tokens a second, None for a device without published figures; `models`, `pair`, `memory`
+    and `compile` hold the rest. PlanError (E0962) if the compile is estimated to take more than `memory` bytes.
+    Arguments as for `compile`.
+    """
+    from ..driver import estimate_plan
+    from ..plan.plan import Plan
+
+    checked = plan if isinstance(plan, Plan) else check(plan, defines=defines, folder=folder, fast=True).raise_errors()
+    return estimate_plan(checked, progress or (lambda _text: None), memory)
 
 
 def prove(

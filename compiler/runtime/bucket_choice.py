@@ -1,21 +1,23 @@
 """The sequence of buckets (static shapes) that processes a given number of tokens.
 
 A bucket t{T}_c{C} takes T new positions on top of at most C - T past ones; padding fills what is left of T. Of all
-sequences of buckets that hold `count` tokens the one with the least
+sequences of full calls with at most one padded call at the end, the one with the least sum of costs is taken
+(`estimate/prompt_calls.py`), and each call uses the smallest context C that holds the past and its T positions. The
+cost of a call is the bundle's estimate for the device; where there is none,
 
-    sum over calls of (CALL_COST + T)
+    CALL_COST + T
 
-is taken, larger buckets first: a call reads all the weights whatever its T, which costs as much as computing some
-tens of tokens. Each call then uses the smallest context C that holds the past and its T positions.
+because a call reads all the weights whatever its T, which costs as much as computing some tens of tokens.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-CALL_COST = 32  # in tokens; from emulated runs of one model at T = 1, 4, 16, 64, 128 (docs/running.md)
+from ..estimate.prompt_calls import Bucket, cheapest
+
+CALL_COST = 32.0  # in tokens; from emulated runs of one model at T = 1, 4, 16, 64, 128 (docs/running.md)
 
 
 class Buckets:
@@ -26,6 +28,10 @@ class Buckets:
         shapes = [(entry["tokens"], entry["context"], name) for name, entry in self.entries.items()]
         self.dynamic = next((name for tokens, _context, name in shapes if tokens is None), None)
         self._static = sorted(shape for shape in shapes if shape[0] is not None)
+        self._costs = [
+            Bucket(tokens, longest, self.entries[name].get("cost", CALL_COST + tokens))
+            for tokens, longest, name in self._static
+        ]
         self.reach: dict[int, int] = {}  # tokens -> the longest context among the buckets of so many tokens
         for tokens, longest, _name in self._static:
             self.reach[tokens] = max(longest, self.reach.get(tokens, 0))
@@ -43,17 +49,5 @@ class Buckets:
 
     def plan(self, count: int, length: int) -> list[int] | None:
         """T of each call that takes its share of `count` tokens after `length`; None when no context holds them."""
-        best: list[tuple[float, int]] = [(0.0, 0)]  # for r tokens left: cost, and the T of the next call
-        for left in range(1, count + 1):
-            start = length + count - left
-            fitting = [t for t, longest in self.reach.items() if start + t <= longest]
-            options = [(CALL_COST + t + best[max(0, left - t)][0], -t) for t in fitting]
-            cost, negative = min(options, default=(math.inf, 0))
-            best.append((cost, -negative))
-        if math.isinf(best[count][0]):
-            return None
-        calls, left = [], count
-        while left > 0:
-            calls.append(best[left][1])
-            left -= calls[-1]
-        return calls
+        found = cheapest(self._costs, count, length)
+        return None if found is None else list(found.tokens)

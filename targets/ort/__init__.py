@@ -48,6 +48,7 @@ class OrtTarget(Target):
     """ONNX files with external weights, for ONNX Runtime on a CPU."""
 
     name: ClassVar[str] = "ort"
+    float_bytes: ClassVar[float] = 4.0
     also_called: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "onnxruntime_genai", "cpu")
     Options: ClassVar[type] = OrtOptions
     capabilities: ClassVar[Capabilities] = Capabilities(

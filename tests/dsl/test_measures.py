@@ -66,11 +66,14 @@ def test_an_installed_measure_is_measured_reported_and_can_fail(plugin: Plugin, 
     assert rows[1]["text"] in report
 
 
+DEVICE = "decode.rate, peak_memory, prefill.rate"
+
+
 @pytest.mark.parametrize(
     ("require", "code", "help"),
     [
         ("bundle.file <= 2", "E0116", "did you mean `bundle.files`?"),
-        ("m.files <= 2", "E0116", "what can be required: bundle.files, bundle.size, m.perplexity, m.share"),
+        ("m.files <= 2", "E0116", f"what can be required: bundle.files, bundle.size, m.perplexity, m.share, {DEVICE}"),
         ("bundle.files <= 2 * baseline", "E0201", "write a number"),
         ("bundle.files <= 2 MB", "E0201", "write a number"),
         ("bundle.size <= 2 * baseline", "E0201", "write a size like `3.4 GiB`"),

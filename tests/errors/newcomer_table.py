@@ -121,7 +121,7 @@ MISTAKES = {
         "`quantize (weights = int4)`",
         then="quantize (weights = int4)",
     ),
-    "tok/s": cpu("bundle.size     <= 12 MB", "chat.speed >= 20 tok/s", "E0116", "chat.perplexity"),
+    "tok/s": cpu("bundle.size     <= 12 MB", "chat.speed >= 20 tok/s", "E0116", "decode.rate"),
     "a bucket beyond the context": npu("context = [256]", "context = [512]", "E0408", "256"),
     "kv = int8": npu("as qnn", "as qnn { kv = int8 }", "E0204", "uint8", then="as qnn { kv = fp16 }"),
     "AWQ": cpu("int4, block", "int4, method = AWQ, block", "E0204", "`awq`", then="int4, method = awq, block"),

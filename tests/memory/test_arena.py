@@ -1,0 +1,55 @@
+"""Buffers in one arena: none that are needed at once overlap, and the arena is hardly larger than it has to be."""
+
+import pytest
+from edgec.compiler.ir.levels import Level
+from edgec.compiler.memory.arena import ALIGNMENT, peak_bytes, plan_arena
+from edgec.compiler.memory.lifetimes import Lifetime, lifetimes
+from hypothesis import given
+from hypothesis import strategies as st
+
+BUFFERS = st.lists(
+    st.builds(
+        lambda size, first, long: Lifetime(f"{size}@{first}", size, first, first + long),
+        st.integers(0, 5000), st.integers(0, 30), st.integers(0, 12),
+    ),
+    max_size=40,
+)  # fmt: skip
+
+
+@given(BUFFERS)
+def test_what_is_needed_at_once_does_not_overlap(buffers):
+    arena = plan_arena(buffers)
+    assert len(arena.placed) == sum(one.size > 0 for one in buffers)
+    for at, one in enumerate(arena.placed):
+        assert one.offset % ALIGNMENT == 0
+        assert one.offset + one.buffer.size <= arena.size
+        for other in arena.placed[at + 1 :]:
+            apart = one.buffer.last < other.buffer.first or other.buffer.last < one.buffer.first
+            assert apart or other.offset >= one.offset + one.buffer.size
+    assert peak_bytes(buffers) <= arena.peak <= arena.size
+
+
+def test_a_chain_needs_two_of_its_buffers():
+    chain = [Lifetime(f"v{i}", 640, i, i + 1) for i in range(10)]
+    assert plan_arena(chain).size == 1280
+
+
+@pytest.mark.parametrize("tokens", [1, 16])
+def test_a_decoder_s_arena_is_its_peak(stage, tokens):
+    module = stage("m", "pycode-qwen3", 256, Level.STATIC, (tokens,))
+    graph = next(iter(module.graphs.values())).graph
+    buffers = lifetimes(graph, 4)
+    arena = plan_arena(buffers)
+    assert arena.size <= 1.05 * arena.peak
+    assert arena.size < 0.2 * sum(one.size for one in buffers)
+    names = {one.name for one in buffers}
+    assert "logits" in names
+    assert not any(name.startswith("past_") and name.endswith("_in") for name in names)
+    logits = next(one for one in buffers if one.name == "logits")
+    assert logits.size == 4 * tokens * 2048
+
+
+def test_a_graph_of_free_shape_has_no_sizes(stage):
+    module = stage("m", "pycode-qwen3", 256, Level.SEMANTIC)
+    with pytest.raises(ValueError, match="no static shape"):
+        lifetimes(module.main.graph, 4)
