@@ -23,7 +23,6 @@ from ..pipeline.pass_interface import Scope
 from ..pipeline.step import Step
 from ..registry import cache_steps, find_target
 from .compile_model import cut_module, load_model, parts_by_target
-from .hidden_work import refusals
 from .remembered import held_before, key_of, remember
 
 if TYPE_CHECKING:
@@ -227,6 +226,8 @@ class _Deployed:
 
     def _taken(self, steps: Sequence[Step]) -> Iterator[Diagnostic]:
         cut = cut_module(self.module, self.deploy, steps)
+        from .hidden_work import refusals  # over arrays, which a remembered run does without
+
         yield from refusals(self.plan, self.deploy, self.module, steps)
         for cls, parts in parts_by_target(self.deploy, cut.parts).items():
             options = self.deploy.options if cls.name == self.deploy.target else cls.Options()
