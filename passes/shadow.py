@@ -73,8 +73,14 @@ class Shadow(Pass):
 
     rare: str = param(
         "clip",
-        doc="what becomes of outliers outside of the corrected channels; clip: they are clipped, and counted in a note",
-        choices=("clip",),
+        doc="what becomes of outliers outside of the corrected channels, which notes count; clip: they are clipped; "
+        "read: the channels of the largest in a call are corrected too, from weights in a file that is mapped",
+        choices=("clip", "read"),
+    )
+    rare_channels: int = param(
+        16,
+        doc="with `rare = read`: how many channels of an input may be read in a call; what is beyond them is clipped",
+        minimum=1,
     )
     profile: str = param(
         "",
@@ -118,5 +124,6 @@ class Shadow(Pass):
 
         layers = module.arch.layers if module.arch is not None else 1
         inputs = round(self.crossings * layers / 2) if self.crossings else None
-        asked = Asked(self.coverage, self.max_channels, self.keep_layers, self.mode, self.profile, inputs)
+        rare = self.rare_channels if self.rare == "read" else 0
+        asked = Asked(self.coverage, self.max_channels, self.keep_layers, self.mode, self.profile, inputs, rare)
         return shadow(module, asked, scope)

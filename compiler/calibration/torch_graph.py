@@ -322,8 +322,19 @@ def _gelu(node: ir.Node, x: Inputs) -> torch.Tensor:
     return F.gelu(x[0], approximate="none" if how is None else how.as_string())
 
 
+def _reduce_max(node: ir.Node, x: Inputs) -> torch.Tensor:
+    """Over the axes of its second input."""
+    return torch.amax(x[0], tuple(x[1].tolist()), keepdim=bool(_number(node, "keepdims", 1)))
+
+
+def _top_k(node: ir.Node, x: Inputs) -> tuple[torch.Tensor, ...]:
+    values, places = torch.topk(x[0], int(x[1].item()), int(_number(node, "axis", -1)))
+    return values, places
+
+
 _RULES: Mapping[str, TorchOp] = {
     **BODY_RULES,
+    "Abs": lambda node, x: torch.abs(x[0]),
     "Add": lambda node, x: x[0] + x[1],
     "Attention": _attention,
     "Cast": lambda node, x: x[0].to(_torch_type(int(_number(node, "to", 1)))),
@@ -336,12 +347,14 @@ _RULES: Mapping[str, TorchOp] = {
     "MatMul": lambda node, x: x[0] @ x[1],
     "Mul": lambda node, x: x[0] * x[1],
     "RMSNormalization": _rms_norm,
+    "ReduceMax": _reduce_max,
     "Reshape": _reshape,
     "RotaryEmbedding": _rotary,
     "Shape": _shape,
     "Sin": lambda node, x: torch.sin(x[0]),
     "Slice": lambda node, x: _slice(x),
     "Swish": lambda node, x: F.silu(x[0] * _number(node, "alpha", 1.0)) / _number(node, "alpha", 1.0),
+    "TopK": _top_k,
     "Transpose": lambda node, x: x[0].permute(_ints(node, "perm")),
     "Unsqueeze": lambda node, x: _unsqueeze(x),
 }

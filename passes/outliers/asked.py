@@ -22,6 +22,7 @@ class Asked:
     mode: str = "input"
     profile: str = ""  # the file as the plan names it
     inputs: int | None = None  # how many inputs may have a shadow; None: all
+    rare: int = 0  # further channels that are read in each call
 
     def most(self, inputs: int) -> int:
         """The most channels of so many that are corrected."""

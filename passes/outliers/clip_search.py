@@ -5,7 +5,8 @@
 
 The range is [max(least x, -t), min(largest x, t)]; t is searched on a geometric grid from the largest |x| down. Without
 corrected channels this is clip search alone: the range of the least error of the linear's output, as far as channels
-are independent. With them the channels of the most w_k excess_k are left out of the sum, up to a number.
+are independent. With them the channels of the most w_k excess_k are left out of the sum, up to a number. Where a number
+of rare channels is corrected in every call as well, nothing is clipped as long as a call has half as many on average.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 STEPS, OCTAVE = 72, 6  # thresholds, and how many of them halve t
+CALL = 64  # tokens of a call, as far as rare channels are concerned
 _INTEGERS = 255
 
 
@@ -30,6 +32,8 @@ class ChannelValues:
     high: float
     sums: np.ndarray
     squares: np.ndarray  # sum of x^2, [K]
+    calls: int = 1  # of CALL tokens
+    largest: np.ndarray | None = None  # calls whose largest |x| lies from threshold j up to the next larger, [STEPS, K]
 
     @property
     def thresholds(self) -> np.ndarray:
@@ -41,6 +45,12 @@ class ChannelValues:
         zeroth, first, second = np.cumsum(self.sums, axis=1)
         t = self.thresholds[:, None]
         return np.maximum(second - 2 * t * first + t * t * zeroth, 0.0) / self.count
+
+    def calls_beyond(self) -> np.ndarray:
+        """Share of the calls in which a channel lies beyond each threshold, [STEPS, K]."""
+        if self.largest is None:
+            raise ValueError("calls were not counted")
+        return np.cumsum(self.largest, axis=0) / self.calls
 
     def beyond(self, index: int) -> np.ndarray:
         """How many values of each channel lie beyond threshold `index`, [K]; the first is the largest value itself."""
@@ -69,8 +79,11 @@ class ClipRange:
     clipped: int  # values that are clipped and not corrected
 
 
-def search(seen: ChannelValues, weights: np.ndarray, most: int, coverage: float = 0.0) -> ClipRange:
-    """The range of the least cost with at most `most` corrected channels; `weights` [K] are the w_k."""
+def search(seen: ChannelValues, weights: np.ndarray, most: int, coverage: float = 0.0, rare: int = 0) -> ClipRange:
+    """The range of the least cost with at most `most` corrected channels; `weights` [K] are the w_k.
+
+    `rare`: how many channels besides are corrected in each call.
+    """
     excess = seen.excess() * weights  # [STEPS, K]
     mean = seen.squares / seen.count
     t = seen.thresholds
@@ -80,6 +93,11 @@ def search(seen: ChannelValues, weights: np.ndarray, most: int, coverage: float 
     order = np.argsort(-excess, axis=1, kind="stable")
     ranked = np.take_along_axis(excess, order, axis=1)
     left = ranked[:, most:].sum(1)
+    read = np.zeros(STEPS, bool)
+    if rare:
+        others = np.take_along_axis(seen.calls_beyond(), order, axis=1)[:, most:].sum(1)
+        read = others <= rare / 2
+        left = np.where(read, 0.0, left)
     cost = noise.sum(1) + left
     best = int(np.argmin(cost))
     whole = ranked[best].sum()
@@ -88,7 +106,7 @@ def search(seen: ChannelValues, weights: np.ndarray, most: int, coverage: float 
     worth = int((ranked[best] > rounding[best] * weights[order[best]]).sum())  # more than rounding costs it anyway
     count = min(most, max(needed, worth)) if whole > 0 else 0
     hot = tuple(sorted(int(k) for k in order[best, :count]))
-    remaining = noise[best].sum() + ranked[best, count:].sum()
+    remaining = noise[best].sum() + (0.0 if read[best] else ranked[best, count:].sum())
     energy = float((mean * weights).sum()) or 1.0
     clipped = seen.beyond(best)
     return ClipRange(

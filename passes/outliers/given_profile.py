@@ -30,8 +30,15 @@ def given(groups: Groups, asked: Asked, scope: Scope) -> Profile:
     if held.mode != asked.mode:
         message = f"{shown} was made with `mode = {held.mode}`, the line asks for {asked.mode}"
         fail("E0433", message, scope.origin, help=f"write `mode = {held.mode}`, or {_AGAIN}")
+    if held.rare != asked.rare:
+        message = f"{shown} was made with {_rare(held.rare)}, the line asks for {_rare(asked.rare)}"
+        fail("E0433", message, scope.origin, help=f"write {_rare(held.rare)}, or {_AGAIN}")
     _compare(held, groups, shown, scope)
     return held
+
+
+def _rare(channels: int) -> str:
+    return f"`rare = read, rare_channels = {channels}`" if channels else "`rare = clip`"
 
 
 def _compare(held: Profile, groups: Groups, shown: str, scope: Scope) -> None:

@@ -23,7 +23,7 @@ from ...compiler.calibration.torch_graph import Constants, Env, Segment, device,
 from ...compiler.diagnostics.diagnostic import EngineError, fail
 from ...compiler.ir.activation_encodings import Encoding
 from ...compiler.ir.module import Module
-from .clip_search import STEPS, ChannelValues, thresholds
+from .clip_search import CALL, STEPS, ChannelValues, thresholds
 
 _BATCH = 8  # windows
 Progress = Callable[[str], None]
@@ -75,7 +75,8 @@ class _Counting:
         self.value, self.low, self.high = value, float("inf"), float("-inf")
         self.sums: torch.Tensor | None = None
         self.squares: torch.Tensor | None = None
-        self.rows = 0
+        self.largest: torch.Tensor | None = None
+        self.rows = self.calls = 0
 
     def widen(self, x: torch.Tensor) -> None:
         low, high = torch.aminmax(x)
@@ -87,25 +88,35 @@ class _Counting:
     def count(self, x: torch.Tensor) -> None:
         flat = x.flatten(0, -2)
         channels = flat.shape[1]
-        if self.sums is None or self.squares is None:
+        if self.sums is None or self.squares is None or self.largest is None:
             self.sums = torch.zeros(3, STEPS * channels, dtype=torch.float64)
             self.squares = torch.zeros(channels, dtype=torch.float64)
+            self.largest = torch.zeros(STEPS * channels, dtype=torch.float64)
         size = flat.abs()
         edges = torch.from_numpy(thresholds(max(-self.low, self.high))[::-1].astype(np.float32).copy()).to(x.device)
-        place = STEPS - torch.bucketize(size, edges, right=True)  # 0: at the largest; STEPS: below the smallest
-        inside = place < STEPS
-        at = (place * channels + torch.arange(channels, device=x.device))[inside].cpu()
+        at, inside = _places(size, edges)
         values = size[inside].double().cpu()
         for power in range(3):
             self.sums[power] += torch.bincount(at, values**power, minlength=STEPS * channels)
+        calls = torch.cat([part.abs().amax(-2).flatten(0, -2) for part in x.split(CALL, -2)])
+        self.largest += torch.bincount(_places(calls, edges)[0], minlength=STEPS * channels)
         self.squares += flat.double().square().sum(0).cpu()
         self.rows += len(flat)
+        self.calls += len(calls)
 
     def done(self) -> ChannelValues:
-        if self.sums is None or self.squares is None:
+        if self.sums is None or self.squares is None or self.largest is None:
             raise ValueError(f"`{self.value.name}` was not seen")
-        sums = self.sums.reshape(3, STEPS, -1).numpy()
-        return ChannelValues(self.rows, self.low, self.high, sums, self.squares.numpy())
+        sums, largest = self.sums.reshape(3, STEPS, -1).numpy(), self.largest.reshape(STEPS, -1).numpy()
+        return ChannelValues(self.rows, self.low, self.high, sums, self.squares.numpy(), self.calls, largest)
+
+
+def _places(size: torch.Tensor, edges: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Threshold times channels plus channel of each of `size` [n, K] above the least threshold, and which those are."""
+    channels = size.shape[1]
+    place = STEPS - torch.bucketize(size, edges, right=True)  # 0: at the largest; STEPS: below the smallest
+    inside = place < STEPS
+    return (place * channels + torch.arange(channels, device=size.device))[inside].cpu(), inside
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,21 @@ class Rounded:
     hot: tuple[int, ...]
     rows: Callable[[], np.ndarray]  # float weights [N, h] of the hot channels
     output: RoundedOutput | None = None  # None: outputs are left as they are
+    rare: int = 0  # further channels that are corrected in each call, those of the largest values beyond the range
+
+    def rest(self, x: torch.Tensor) -> torch.Tensor:
+        """What lies beyond the shadow's range outside of the hot channels."""
+        over = x - x.clamp(self.shadowed.low, self.shadowed.high)
+        over[..., list(self.hot)] = 0
+        return over
+
+    def read(self, over: torch.Tensor) -> torch.Tensor:
+        """What of `rest` is corrected: the channels of the largest values of each call."""
+        made = []
+        for part in over.split(CALL, -2):
+            place = part.abs().amax(-2, keepdim=True).topk(min(self.rare, over.shape[-1]), -1).indices
+            made.append(part * torch.zeros_like(part[..., :1, :]).scatter(-1, place, 1.0))
+        return torch.cat(made, -2)
 
 
 @one_thread_an_operation()
@@ -148,18 +174,22 @@ def losses(
     how: Mapping[ir.Node, Rounded],
     groups: Sequence[frozenset[ir.Node]],
     progress: Progress,
-) -> tuple[list[float], float]:
-    """The loss of removing the shadows of each group of linears, and that of removing all of them."""
+) -> tuple[list[float], float, dict[ir.Node, float]]:
+    """The loss of removing the shadows of each group of linears, that of removing all of them, and what stays clipped.
+
+    The last: by linear, the share of its input's values that lie beyond the range and are not corrected.
+    """
     on = device()
     cut = segments(module.main.graph)
     clock = TimeLeft(progress, "weighing shadows at", [float(i + 1) for i in range(len(cut))])
     every, none = frozenset(node for group in groups for node in group), frozenset[ir.Node]()
+    clipped: dict[ir.Node, float] = {}
     streams: dict[frozenset[ir.Node], Env] = dict.fromkeys((none, every), plain_inputs(module, ids, on))
     for index, segment in enumerate(cut[:-1]):
         clock.tick(segment.name)
         streams |= {group: streams[none] for group in groups if not group.isdisjoint(segment.nodes)}
         keep = {value for after in cut[index + 1 :] for value in after.reads}
-        step = _Step(segment, Constants(on=on), _HotRows(how), keep)
+        step = _Step(segment, Constants(on=on), _HotRows(how), keep, clipped)
         if not index:  # nothing is rounded in front of the embedding
             streams = dict.fromkeys(streams, step(none, streams[none]))
             continue
@@ -168,11 +198,11 @@ def losses(
     clock.tick(cut[-1].name)
     streams |= {group: streams[none] for group in groups if group not in streams}
     logits = _logits(module)
-    head = _Step(cut[-1], Constants(on=on), _HotRows(how), {logits})
+    head = _Step(cut[-1], Constants(on=on), _HotRows(how), {logits}, clipped)
     base = head(none, streams[none])[logits]
     found = in_order(lambda item: _divergence(base, head(*item)[logits]), list(streams.items()))
     by_variant = dict(zip(list(streams), found, strict=True))
-    return [by_variant[group] for group in groups], by_variant[every]
+    return [by_variant[group] for group in groups], by_variant[every], clipped
 
 
 class _HotRows:
@@ -196,23 +226,31 @@ class _Step:
     constants: Constants
     hot: _HotRows
     keep: set[ir.Value]
+    clipped: dict[ir.Node, float]  # filled by the model with all its shadows
 
     def __call__(self, without: frozenset[ir.Node], env: Env) -> Env:
         """`env` behind the segment, with the shadows of the linears `without` left out."""
         values = dict(env)
         with torch.no_grad():
             for node in self.segment.nodes:
-                made = self._outputs(node, values, node in without)
+                made = self._outputs(node, values, node in without, not without)
                 values.update(zip(node.outputs, made, strict=False))
         return {value: x for value, x in values.items() if value in self.keep}
 
-    def _outputs(self, node: ir.Node, values: Env, removed: bool) -> tuple[torch.Tensor, ...]:
+    def _outputs(self, node: ir.Node, values: Env, removed: bool, counted: bool) -> tuple[torch.Tensor, ...]:
         how, read = self.hot.how.get(node), node.inputs[0]
         if how is None or read is None:
             return outputs_of(node, values, self.constants)
         x, shadow = values[read], not removed
         encoding = how.shadowed if shadow else how.alone
-        (y,) = outputs_of(node, {**values, read: rounded(x, encoding)}, self.constants)
+        inside = rounded(x, encoding)
+        if shadow and (how.hot or how.rare):
+            over = how.rest(x)
+            corrected = how.read(over) if how.rare else torch.zeros_like(over)
+            inside = inside + corrected
+            if counted:
+                self.clipped[node] = float((over != corrected).double().mean())
+        (y,) = outputs_of(node, {**values, read: inside}, self.constants)
         if how.output is not None:
             y = how.output.of(y, shadow)
         if shadow and how.hot:

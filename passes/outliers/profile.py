@@ -1,6 +1,6 @@
 """The outlier profile of a model: a row for each linear in 8 bits, as a file that can be read, plotted and used again.
 
-{"version": 2, "model": digest, "linears": [{"name": …, "hot": [3, 17], "coverage": 0.98, "loss": 0.0021, …}, …]}
+{"version": 3, "model": digest, "linears": [{"name": …, "hot": [3, 17], "coverage": 0.98, "loss": 0.0021, …}, …]}
 
 The digest is over the names, shapes and float weights of the linears, so that a profile is told from another model's.
 """
@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class LinearOutliers:
     coverage: float
     needed: int
     error: float
-    beyond: float  # share of the input's values that are clipped and not corrected
+    beyond: float  # share of the input's values that are clipped and neither corrected nor read
     alone_low: float
     alone_high: float
     alone_error: float
@@ -79,6 +79,7 @@ class Profile:
     coverage: float
     max_channels: float
     mode: str
+    rare: int  # channels that are read in each call, besides the hot ones
     loss_of_all: float | None
     linears: tuple[LinearOutliers, ...]
 
@@ -86,7 +87,7 @@ class Profile:
         """The profile as JSON."""
         rows = [asdict(row) for row in self.linears]
         head: dict[str, Any] = {"version": VERSION, "model": self.model, "coverage": self.coverage}
-        head |= {"max_channels": self.max_channels, "mode": self.mode}
+        head |= {"max_channels": self.max_channels, "mode": self.mode, "rare": self.rare}
         return json.dumps({**head, "loss_of_all": self.loss_of_all, "linears": rows}, indent=1) + "\n"
 
 
@@ -108,7 +109,7 @@ def read(path: Path) -> Profile:
         all_ = held["loss_of_all"]
         return Profile(
             str(held["model"]), float(held["coverage"]), float(held["max_channels"]), str(held["mode"]),
-            None if all_ is None else float(all_), rows,
+            int(held["rare"]), None if all_ is None else float(all_), rows,
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"a row of it is not as edgec writes them ({error})") from None

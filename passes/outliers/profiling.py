@@ -46,13 +46,14 @@ def measured(module: Module, groups: Groups, asked: Asked, scope: Scope) -> Prof
         )
     ids = calibrate.windows(scope.calibration, module)
     names = [[linear.name for linear in group] for group in groups]
-    settings = f"{asked.coverage} {asked.max_channels} {WEIGHED} {WORTH} {asked.mode}"
-    key = store.key("outliers 5", calibrate.digest(ids), content(module.main.graph), repr(names), settings)
+    settings = f"{asked.coverage} {asked.max_channels} {WEIGHED} {WORTH} {asked.mode} {asked.rare}"
+    key = store.key("outliers 6", calibrate.digest(ids), content(module.main.graph), repr(names), settings)
 
     def build(folder: Path) -> None:
         rows = _rows(module, ids, groups, asked, scope)
-        rows, of_all = _weighed(module, ids, groups, rows, scope)
-        made = Profile(model_digest(groups), asked.coverage, asked.max_channels, asked.mode, of_all, tuple(rows))
+        rows, of_all = _weighed(module, ids, groups, rows, asked, scope)
+        head = (asked.coverage, asked.max_channels, asked.mode, asked.rare)
+        made = Profile(model_digest(groups), *head, of_all, tuple(rows))
         (folder / "profile.json").write_text(made.text(), encoding="utf-8")
 
     return read(cache.make(KIND, key, build) / "profile.json")
@@ -94,7 +95,7 @@ def _of_group(
     """
     seen = all_[value]
     weights = output_weights(seen, group)
-    alone, with_hot = _both(seen, weights, asked)
+    alone, with_hot = _both(seen, weights, asked, asked.rare)
     hot = () if asked.mode == "output" or not _worth(alone, with_hot, asked) else with_hot.hot
     few = asked.mode != "output" and search(seen, weights, max(1, len(weights) // _EIGHTH)).error < _GONE * alone.error
     values = seen.count * len(weights)
@@ -110,9 +111,9 @@ def _of_group(
     return rows, few
 
 
-def _both(seen: ChannelValues, weights: np.ndarray, asked: Asked) -> tuple[ClipRange, ClipRange]:
+def _both(seen: ChannelValues, weights: np.ndarray, asked: Asked, rare: int) -> tuple[ClipRange, ClipRange]:
     """The range without corrected channels, and the one with as many as are allowed."""
-    return search(seen, weights, 0), search(seen, weights, asked.most(len(weights)), asked.coverage)
+    return search(seen, weights, 0), search(seen, weights, asked.most(len(weights)), asked.coverage, rare)
 
 
 def _worth(alone: ClipRange, with_hot: ClipRange, asked: Asked, share: float = WORTH) -> bool:
@@ -125,7 +126,7 @@ def _of_output(seen: ChannelValues, asked: Asked) -> OutputOutliers:
     A channel costs a row of all inputs: there is a shadow only where few channels are nearly all of the error.
     """
     mean = seen.squares / seen.count
-    alone, found = _both(seen, 1 / np.maximum(mean, mean.max() * _SILENT + 1e-30), asked)
+    alone, found = _both(seen, 1 / np.maximum(mean, mean.max() * _SILENT + 1e-30), asked, 0)
     hot = found.hot if _worth(alone, found, asked, _GONE) else ()
     return OutputOutliers(
         found.low, found.high, hot, found.coverage, found.needed, found.error, alone.low, alone.high, alone.error
@@ -145,7 +146,7 @@ def _output(found: OutputOutliers | None) -> RoundedOutput | None:
 
 
 def _weighed(
-    module: Module, ids: np.ndarray, groups: Groups, rows: list[LinearOutliers], scope: Scope
+    module: Module, ids: np.ndarray, groups: Groups, rows: list[LinearOutliers], asked: Asked, scope: Scope
 ) -> tuple[list[LinearOutliers], float | None]:
     """The rows with what removing each shadow costs the model."""
     by_name = {row.name: row for row in rows}
@@ -162,11 +163,13 @@ def _weighed(
             row.hot,
             rows_of,
             _output(row.output),
+            asked.rare if row.hot else 0,
         )
     split = [group for group in groups if any(by_name[linear.name].shadowed for linear in group)]
     if not split:
         return rows, None
     members = [frozenset(linear.node for linear in group) for group in split]
-    found, of_all = losses(module, ids[:WEIGHED], how, members, scope.progress)
+    found, of_all, clipped = losses(module, ids[:WEIGHED], how, members, scope.progress)
     loss = {linear.name: one for group, one in zip(split, found, strict=True) for linear in group}
-    return [replace(row, loss=loss.get(row.name)) for row in rows], of_all
+    left = {linear.name: clipped[linear.node] for linear in nodes if linear.node in clipped} if asked.rare else {}
+    return [replace(row, loss=loss.get(row.name), beyond=left.get(row.name, row.beyond)) for row in rows], of_all

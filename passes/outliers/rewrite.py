@@ -24,8 +24,9 @@ def shadow(module: Module, asked: Asked, scope: Scope) -> int:
     before = activations.take_out(module)
     groups = _groups(module, scope)
     if groups:
+        _demand_scales(groups, asked, scope)
         profile = _profile(module, groups, asked, scope)
-        _rewrite(module.main.graph, groups, {row.name: row for row in profile.linears})
+        _rewrite(module.main.graph, groups, {row.name: row for row in profile.linears}, asked.rare)
         if not scope.dry:
             scope.profile = profile.text()
             _tell(profile, asked, scope)
@@ -63,6 +64,20 @@ def _groups(module: Module, scope: Scope) -> Groups:
     return list(found.values())
 
 
+def _demand_scales(groups: Groups, asked: Asked, scope: Scope) -> None:
+    """E0438 where rows are to be read of weights that have more than a scale for each output."""
+    for linear in (linear for group in groups for linear in group) if asked.rare else ():
+        quant = linear.quant
+        if quant is None or quant.block is not None or quant.minimum is not None:
+            kind = "floats" if quant is None else f"{quant.format}"
+            fail(
+                "E0438",
+                f"`rare = read` reads rows of integers with a scale for each output, and `{linear.name}` has {kind}",
+                scope.origin,
+                help="write `block = channel` on its `quantize` line, or `rare = clip`",
+            )
+
+
 def _stand_in(groups: Groups, asked: Asked) -> Profile:
     """Every linear split, at its first channels: the ops and types of a compile, and nothing is measured."""
     rows = []
@@ -77,7 +92,7 @@ def _stand_in(groups: Groups, asked: Asked) -> Profile:
             output = OutputOutliers(-1.0, 1.0, ends, 1.0, 1, 0.0, -1.0, 1.0, 0.0)
         seen = -1.0, 1.0
         rows.append(LinearOutliers(linear.name, name, n, k, seen, *seen, hot, 1.0, 1, 0.0, 0.0, *seen, 0.0, output))
-    return Profile("", asked.coverage, asked.max_channels, asked.mode, None, tuple(rows))
+    return Profile("", asked.coverage, asked.max_channels, asked.mode, asked.rare, None, tuple(rows))
 
 
 def _with_kept(rows: Sequence[LinearOutliers], asked: Asked) -> tuple[LinearOutliers, ...]:
@@ -112,10 +127,10 @@ def _profile(module: Module, groups: Groups, asked: Asked, scope: Scope) -> Prof
     return replace(made, linears=_with_kept(made.linears, asked))
 
 
-def _rewrite(graph: ir.Graph, groups: Groups, rows: Mapping[str, LinearOutliers]) -> None:
+def _rewrite(graph: ir.Graph, groups: Groups, rows: Mapping[str, LinearOutliers], rare: int) -> None:
     for group in groups:
         row = rows[group[0].name]
-        split(graph, group, _split_of(row), row.input, _outputs(group, rows))
+        split(graph, group, _split_of(row, rare), row.input, _outputs(group, rows))
     graph.sort()
 
 
@@ -125,10 +140,10 @@ def _outputs(group: Sequence[Linear], rows: Mapping[str, LinearOutliers]) -> dic
     return {name: Split(one.low, one.high, one.hot) for name, one in found.items() if one is not None and one.hot}
 
 
-def _split_of(row: LinearOutliers) -> Split:
+def _split_of(row: LinearOutliers, rare: int) -> Split:
     """The range with its corrected channels where the shadow is kept and has some, else that of clip search alone."""
     if row.kept and row.hot:
-        return Split(row.low, row.high, row.hot)
+        return Split(row.low, row.high, row.hot, min(rare, row.inputs - len(row.hot)))
     return Split(row.alone_low, row.alone_high)
 
 
@@ -147,6 +162,12 @@ def _tell(profile: Profile, asked: Asked, scope: Scope) -> None:
         scope.note(
             f"of the inputs of linears with a shadow at most {clipped.beyond:.2%} of the values are clipped outside of "
             f"the corrected channels, behind `{clipped.input}`"
+        )
+    mapped = sum(row.inputs * row.outputs for row in kept if row.hot) if asked.rare else 0
+    if mapped:
+        scope.note(
+            f"in each call up to {asked.rare} rare channels of an input are read from {mapped / 2**20:.2f} MiB of "
+            "integers, which are stored once more by inputs and mapped"
         )
     pruned = [row for row in rows if row.shadowed and not row.kept and row.loss is not None]
     if pruned:

@@ -4,7 +4,7 @@
 
     x -+- Clip -------------- MatMul W ---------------+- Add -- y
        +- Gather hot -+-------- Sub - MatMul W[:, hot] -+             the second row on the CPU
-                      +- Clip --+
+                      +- Clip --+                                     and with it rare channels (`rare.py`)
 
 Linears that read one input share its Clip, Gather and Sub. With `outputs` a linear's own result is clipped too, and
 what its hot channels have beyond that range is computed again from their float rows and added by the same sum. What the
@@ -25,6 +25,8 @@ from ...compiler.ir.annotations import FLOAT_WEIGHT, SHADOW, Transform
 from ...compiler.ir.linears import Linear
 from ...compiler.ir.module import initializer
 from ...compiler.ir.weights import Weight, as_weight, cast, derive, from_array
+from .new_nodes import cpu_node, node_before
+from .rare import RareChannels
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Split:
     low: float
     high: float
     hot: tuple[int, ...] = ()
+    rare: int = 0  # further channels that are corrected in each call, those of the largest values beyond the range
 
     @property
     def encoding(self) -> Encoding:
@@ -51,15 +54,18 @@ def split(
     x = linears[0].node.inputs[0]
     if x is None or any(linear.node.inputs[0] is not x for linear in linears):
         raise ValueError("linears that are split together read one value")
-    beyond = _beyond(graph, x, how, base, linears[0].node) if how.hot else None
+    before = linears[0].node
+    beyond = _beyond(graph, x, how, base, before) if how.hot else None
+    rare = RareChannels(graph, x, how.encoding, how.hot, how.rare, base, before) if how.hot and how.rare else None
     for linear in linears:
         own = (outputs or {}).get(linear.name)
-        made = _shadow(graph, linear, x, beyond, how.hot, own)
+        corrections = _corrections(graph, linear, beyond, rare, how, own)
+        made = _shadow(graph, linear, x, corrections, own)
         if made is not None:
             _add(graph, linear, made)
         if own is not None and not linear.node.outputs[0].is_graph_output():
             _clip_output(graph, linear, own)
-    clipped = _node(graph, "Clip", [x, *_ends(graph, how, base)], f"{base}.clip", x, linears[0].node)
+    clipped = node_before(graph, "Clip", [x, *_ends(graph, how, base)], f"{base}.clip", x, linears[0].node)
     SHADOW.set(clipped, "clip")
     for linear in linears:
         linear.node.replace_input_with(0, clipped.outputs[0])
@@ -87,33 +93,43 @@ def _beyond(graph: ir.Graph, x: ir.Value, how: Split, base: str, before: ir.Node
     shape = ir.Shape([*list(x.shape or ())[:-1], len(how.hot)])
     index = initializer(graph, f"{base}.hot.channels", from_array("", np.array(how.hot, np.int64)))
     like = ir.Value(type=x.type, shape=shape)
-    gathered = _node(graph, "Gather", [x, index], f"{base}.hot", like, before, axis=len(shape) - 1)
-    inside = _node(graph, "Clip", [gathered.outputs[0], *_ends(graph, how, base)], f"{base}.hot_inside", like, before)
+    gathered = cpu_node(graph, "Gather", [x, index], f"{base}.hot", like, before, axis=len(shape) - 1)
+    ends = _ends(graph, how, base)
+    inside = cpu_node(graph, "Clip", [gathered.outputs[0], *ends], f"{base}.hot_inside", like, before)
     read = [gathered.outputs[0], inside.outputs[0]]
-    beyond = _node(graph, "Sub", read, f"{base}.beyond", like, before)
-    for node in (gathered, inside, beyond):
-        SHADOW.set(node, "cpu")
-    return beyond.outputs[0]
+    return cpu_node(graph, "Sub", read, f"{base}.beyond", like, before).outputs[0]
+
+
+def _corrections(
+    graph: ir.Graph,
+    linear: Linear,
+    beyond: ir.Value | None,
+    rare: RareChannels | None,
+    how: Split,
+    output: Split | None,
+) -> ir.Value | None:
+    """What the input's hot channels and its rare ones add to a linear; None where it has none."""
+    if beyond is None:
+        return None
+    name, node, like = f"{linear.name}.shadow", linear.node, linear.node.outputs[0]
+    more = output is not None and bool(output.hot)
+    last = f"{name}.input" if more else name
+    made = _product(graph, beyond, hot_rows(linear, how.hot), last if rare is None else f"{name}.hot", like, node)
+    if rare is None:
+        return made
+    summed = cpu_node(graph, "Add", [made, rare.product(linear, f"{name}.rare")], last, like, node)
+    return summed.outputs[0]
 
 
 def _shadow(
-    graph: ir.Graph, linear: Linear, x: ir.Value, beyond: ir.Value | None, hot: Sequence[int], output: Split | None
+    graph: ir.Graph, linear: Linear, x: ir.Value, made: ir.Value | None, output: Split | None
 ) -> ir.Value | None:
-    """What is added to a linear: of its input's hot channels, and of its own; None where it has neither."""
+    """What is added to a linear: `made` of its input, and of its own hot channels; None where it has neither."""
     name, node, like = f"{linear.name}.shadow", linear.node, linear.node.outputs[0]
-    both = beyond is not None and output is not None and bool(output.hot)
-    made = None
-    if beyond is not None:
-        rows = hot_rows(linear, hot)
-        made = _product(graph, beyond, rows, f"{name}.input" if both else name, like, node)
     if output is None or not output.hot:
         return made
     again = _again(graph, linear, x, made, output)
-    if made is None:
-        return again
-    summed = _node(graph, "Add", [made, again], name, like, node)
-    SHADOW.set(summed, "cpu")
-    return summed.outputs[0]
+    return again if made is None else cpu_node(graph, "Add", [made, again], name, like, node).outputs[0]
 
 
 def _again(graph: ir.Graph, linear: Linear, x: ir.Value, made: ir.Value | None, how: Split) -> ir.Value:
@@ -125,16 +141,12 @@ def _again(graph: ir.Graph, linear: Linear, x: ir.Value, made: ir.Value | None, 
     shape = ir.Shape([*list(x.shape or ())[:-1], len(how.hot)])
     few = ir.Value(type=x.type, shape=shape)
     y = _product(graph, x, _output_rows(linear, how.hot), f"{name}.output", few, node)
-    nodes = []
     if made is not None:
         index = initializer(graph, f"{name}.output.channels", from_array("", np.array(how.hot, np.int64)))
-        added = _node(graph, "Gather", [made, index], f"{name}.added", few, node, axis=len(shape) - 1)
-        less = _node(graph, "Sub", [y, added.outputs[0]], f"{name}.less", few, node)
-        nodes, y = [added, less], less.outputs[0]
-    inside = _node(graph, "Clip", [y, *_ends(graph, how, f"{name}.output")], f"{name}.inside", few, node)
-    over = _node(graph, "Sub", [y, inside.outputs[0]], f"{name}.over", few, node)
-    for one in (*nodes, inside, over):
-        SHADOW.set(one, "cpu")
+        added = cpu_node(graph, "Gather", [made, index], f"{name}.added", few, node, axis=len(shape) - 1)
+        y = cpu_node(graph, "Sub", [y, added.outputs[0]], f"{name}.less", few, node).outputs[0]
+    inside = cpu_node(graph, "Clip", [y, *_ends(graph, how, f"{name}.output")], f"{name}.inside", few, node)
+    over = cpu_node(graph, "Sub", [y, inside.outputs[0]], f"{name}.over", few, node)
     place = np.zeros((n, len(how.hot)), np.float32)
     place[list(how.hot), range(len(how.hot))] = 1
     last = f"{name}.place" if made is not None else name
@@ -157,10 +169,8 @@ def _product(graph: ir.Graph, x: ir.Value, rows: Weight, name: str, like: ir.Val
     """x [.., K] times float rows [N, K]."""
     held = initializer(graph, rows.name, rows)
     turned = ir.Value(type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(rows.dims[::-1]))
-    transposed = _node(graph, "Transpose", [held], f"{name}.turned", turned, before, perm=[1, 0])
-    made = _node(graph, "MatMul", [x, transposed.outputs[0]], name, like, before)
-    SHADOW.set(made, "cpu")
-    return made.outputs[0]
+    transposed = node_before(graph, "Transpose", [held], f"{name}.turned", turned, before, perm=[1, 0])
+    return cpu_node(graph, "MatMul", [x, transposed.outputs[0]], name, like, before).outputs[0]
 
 
 def _add(graph: ir.Graph, linear: Linear, made: ir.Value) -> None:
@@ -197,18 +207,3 @@ def _clip_output(graph: ir.Graph, linear: Linear, how: Split) -> None:
 def _ends(graph: ir.Graph, how: Split, base: str) -> list[ir.Value]:
     ends = {"low": how.encoding.low, "high": how.encoding.high}
     return [initializer(graph, f"{base}.{key}", from_array("", np.array(end, np.float32))) for key, end in ends.items()]
-
-
-def _node(
-    graph: ir.Graph,
-    op: str,
-    inputs: Sequence[ir.Value],
-    name: str,
-    like: ir.Value,
-    before: ir.Node,
-    **attributes: int | list[int],
-) -> ir.Node:
-    output = ir.Value(name=f"{name}.out", type=like.type, shape=like.shape)
-    node = ir.node(op, inputs, attributes, outputs=[output], name=name)
-    graph.insert_before(before, node)
-    return node

@@ -24,7 +24,7 @@ calibration {{ text = "{root}/examples/text/calibration.txt"  samples = 4  lengt
 pipeline p {{
   quantize (weights = int8, block = channel)                       on "lm_head"
   quantize (weights = int8, block = channel, activations = uint8)  on "layers.*"
-  shadow   ()                                                      on ["layers.*.self_attn.?_proj", "layers.*_proj"]
+  shadow   (rare = read, rare_channels = 4)                        on ["layers.*.self_attn.?_proj", "layers.*_proj"]
   bucket   (tokens = [16], context = [64])
 }}
 deploy m on npu through p as qnn
@@ -55,7 +55,8 @@ def test_the_schedule_has_two_lanes(bundle: Path) -> None:
     assert len(contexts) == 1
     kept = {t.node for t in schedule.transfers if t.node.endswith("q_proj.shadow")}
     assert kept == {"layers.0.self_attn.q_proj.shadow", "layers.1.self_attn.q_proj.shadow"}
-    held = [np.prod(row["shape"]) for row in manifest.model("m")["weights"] if row["name"].endswith(".shadow")]
+    names = (".shadow.hot", ".shadow")
+    held = [np.prod(row["shape"]) for row in manifest.model("m")["weights"] if row["name"].endswith(names)]
     assert 0 < sum(held) < 0.05 * sum(np.prod(row["shape"]) for row in manifest.model("m")["weights"])
 
 
@@ -79,3 +80,23 @@ def test_every_part_is_verified_and_the_lanes_run(bundle: Path) -> None:
     made = run_bundle(bundle, "def f(", 3)
     assert made["lanes"].keys() == {"npu", "cpu"}
     assert all(facts["seconds"] > 0 for facts in made["lanes"].values())
+
+
+def test_rare_rows_are_read_from_a_mapped_file(bundle: Path) -> None:
+    """The integers of all channels lie in the weights' file by inputs; a call gathers rows of them."""
+    manifest = load_manifest(bundle)
+    reads = 0
+    for part in manifest.parts_of("m"):
+        entry = manifest.part(part)
+        if entry["device"] == "cpu":
+            graph = ir.load(bundle / next(iter(entry["graphs"].values()))["file"]).graph
+            found = [
+                node for node in graph if node.op_type == "Gather" and (node.name or "").endswith(".rare.integers")
+            ]
+            held = [node.inputs[0] for node in found]
+            assert all(isinstance(one.const_value, ir.ExternalTensor) for one in held if one is not None)
+            reads += len(found)
+    assert reads >= 4
+    text = (bundle / "report.html").read_text()
+    assert "hides behind the NPU" in text
+    assert "The CPU beside the NPU of Snapdragon 8 Gen 3" in text

@@ -277,7 +277,15 @@ def test_a_profile_is_used_again_and_for_its_model_only(variant: Path, tmp_path:
     golden_error("E0433", code_of(lambda: other_settings.run(in_8_bits(variant), scope())), hide=hide)
 
 
-HEAD = {"version": 2, "model": "", "coverage": 0.8, "max_channels": 0.03, "mode": "both", "loss_of_all": None}
+HEAD = {
+    "version": 3,
+    "model": "",
+    "coverage": 0.8,
+    "max_channels": 0.03,
+    "mode": "both",
+    "rare": 0,
+    "loss_of_all": None,
+}
 
 
 @pytest.mark.parametrize(
