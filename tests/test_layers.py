@@ -40,7 +40,7 @@ ALLOWED = {
     "report": "diagnostics ir pipeline plan compile",
     "verify": "diagnostics ir bundle oracle sources emit packed registry runtime",
     "driver": "diagnostics files bundle sources plan compile runtime report",
-    "commands": "diagnostics files ir bundle plan estimate packed registry runtime compile verify driver",
+    "commands": "diagnostics files ir bundle plan estimate packed registry runtime compile report verify driver",
     "python": "diagnostics files bundle sources plan packed report runtime verify driver commands",
     "cli": "diagnostics commands",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from pathlib import Path
 from typing import Any
 
 from ..diagnostics.diagnostic import fail
@@ -30,6 +31,7 @@ def run_run(arguments: argparse.Namespace) -> int:
     if arguments.prompt is None:
         fail("E0953", "`edgec run` needs a prompt", help="add --prompt TEXT (or --inputs FILE.npz for a graph model)")
     stream = None if arguments.json else _stream
+    spans: list[dict[str, Any]] = []
     result = run_bundle(
         arguments.bundle,
         arguments.prompt,
@@ -43,13 +45,31 @@ def run_run(arguments: argparse.Namespace) -> int:
         stream=stream,
         oracle=arguments.oracle,
         tell=_tell,
+        timed=spans.extend,
     )
+    if arguments.timeline is not None:
+        _write_timeline(arguments.timeline, result, spans)
     if arguments.json:
         print_json({**result, **meanwhile()})
     else:
         print()
         print(_summary(result), file=sys.stderr)
     return 0
+
+
+_WHOLE = "leave out `--timeline`, or deploy the model `as qnn` or `as ort`"
+
+
+def _write_timeline(path: Path, result: dict[str, Any], spans: list[dict[str, Any]]) -> None:
+    """The page of `--timeline`; E0963 where there are no lanes to draw or it cannot be written."""
+    from ..report.timeline_page import write_timeline
+
+    if not spans:
+        fail("E0963", "the model runs as a whole: there are no parts whose times could be drawn", help=_WHOLE)
+    try:
+        write_timeline(path, f"{len(result['tokens'])} tokens behind {result['prompt_tokens']}", spans, result["lanes"])
+    except OSError as error:
+        fail("E0963", f"`{path}` cannot be written: {error.strerror}", help="name a file in a folder that is there")
 
 
 def _stream(text: str) -> None:

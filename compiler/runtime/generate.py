@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,11 @@ class Runner:
             "lanes": self._lanes(),
         }
 
+    def spans(self) -> list[dict[str, Any]]:
+        """When each part of the last generation ran: lane, part, start and end in seconds of one clock."""
+        engine = self._open.get(self.model)
+        return [asdict(span) for span in engine.timeline.spans] if isinstance(engine, ChainModel) else []
+
     def _lanes(self) -> dict[str, Any]:
         """What each lane of the model took, and how much of it beside another; empty for a model of one lane."""
         engine = self._open.get(self.model)
@@ -153,8 +159,9 @@ def run_bundle(
     stream: Callable[[str], None] | None = None,
     oracle: bool = False,
     tell: Callable[[str], None] = lambda _sentence: None,
+    timed: Callable[[list[dict[str, Any]]], None] = lambda _spans: None,
 ) -> dict[str, Any]:
-    """Continue `prompt` by at most `tokens` tokens; `stream` gets the text as it is made.
+    """Continue `prompt` by at most `tokens` tokens; `stream` gets the text as it is made, `timed` when parts ran.
 
     `oracle`: in ONNX Runtime where an engine is slow here; without it `tell` gets what a call will take, if it is long.
     """
@@ -170,6 +177,7 @@ def run_bundle(
             ids, tokens, speculation, sampling, seed, bucket_tokens, lambda new: say(text.push(new))
         )
         say(text.rest())
+        timed(runner.spans())
     return result
 
 
