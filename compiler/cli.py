@@ -217,6 +217,12 @@ def _run(command: argparse.ArgumentParser) -> None:
     add("--timeline", type=Path, metavar="FILE", help="write an HTML page of when the parts of each lane ran")
     add("--inputs", type=Path, metavar="NPZ", help="inputs by name, for a model that is not a language model")
     add("--outputs", type=Path, metavar="NPZ", help="file to write that model's outputs to")
+    _device(command)
+
+
+def _device(command: argparse.ArgumentParser) -> None:
+    chip = "of a bundle for several chips, the one whose files are meant, such as sm8650 (default: the first)"
+    command.add_argument("--device", metavar="NAME", help=chip)
 
 
 def _verify(command: argparse.ArgumentParser) -> None:
@@ -227,6 +233,17 @@ def _verify(command: argparse.ArgumentParser) -> None:
     add("--windows", type=_positive, default=32, metavar="N", help=count)
     moved = "folder or file of the float model MODEL, if it is not where the manifest says; may be repeated"
     add("--source", type=_assignment, action="append", default=[], metavar="MODEL=PATH", help=moved)
+    _device(command)
+
+
+def _push(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("bundle", type=Path, help="the directory that `edgec compile` wrote")
+    add("--serial", metavar="S", help="the phone, if several are connected (`adb devices` lists them)")
+    add("--to", metavar="FOLDER", help="folder on the phone (default /data/local/tmp/edgec/<plan name>)")
+    found = "copy the engines' libraries from this folder and those below it to FOLDER/lib"
+    add("--libraries", type=Path, metavar="DIR", help=found)
+    add("--device", metavar="NAME", help="the phone's chip, where the phone does not say it")
 
 
 def _unpack(command: argparse.ArgumentParser) -> None:
@@ -238,6 +255,7 @@ def _unpack(command: argparse.ArgumentParser) -> None:
 def _inspect(command: argparse.ArgumentParser) -> None:
     kinds = "a .edge, .plan, .onnx, .mnn or .bin file, a model's folder, or a bundle"
     command.add_argument("file", type=Path, help=kinds)
+    _device(command)
 
 
 def _passes(command: argparse.ArgumentParser) -> None:
@@ -296,6 +314,7 @@ _COMMANDS: dict[str, _Command] = {
         _verify,
         tidies=True,
     ),
+    "push": _Command("copy a bundle onto a phone, through adb", "push:run_push", _push, tidies=True),
     "unpack": _Command(
         "restore the packed weight files of a bundle, as engines read them", "unpack:run_unpack", _unpack, tidies=True
     ),

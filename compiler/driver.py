@@ -255,6 +255,7 @@ def _finish(
     from .bundle.manifest import write_manifest
     from .compile.manifest_content import assemble, write_offsets
     from .compile.pack_models import pack_models
+    from .phone.run_script import write_run_script
     from .plan.measure import Finished
     from .report.html import write_report
     from .sources.origin import remember
@@ -269,5 +270,6 @@ def _finish(
     finished = Finished(directory, manifest, size, measured.perplexity, measured.baseline)
     broken = check_requirements(plan, finished, measured)
     write_report(directory / "report.html", plan, models, measured, manifest)
+    write_run_script(directory, manifest)
     sealed = write_manifest(directory, manifest)
     return CompileResult(directory, sealed.data, models, measured, plan.warnings), broken

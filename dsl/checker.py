@@ -15,13 +15,13 @@ from pathlib import Path
 from ..compiler.calibration.calibration_text import Calibration
 from ..compiler.diagnostics.diagnostic import Diagnostic, EdgecError, Label, PlanError
 from ..compiler.diagnostics.foreign_code import ForeignFailure
-from ..compiler.diagnostics.nearest import nearest_help, same_word
+from ..compiler.diagnostics.nearest import nearest_help
 from ..compiler.emit.capabilities import Wording
 from ..compiler.emit.target import CheckRequest, undeployable
 from ..compiler.pipeline.measured_steps import unmeasured
 from ..compiler.pipeline.step import Step
 from ..compiler.plan.accepted_warnings import FOUND_LATER, accepted, never_came
-from ..compiler.plan.devices import Device, devices
+from ..compiler.plan.devices import Device, devices, resolve_device
 from ..compiler.plan.plan import Deploy, Evaluation, ModelDecl, Plan
 from ..compiler.registry import cache_steps, capabilities, find_target
 from . import ast
@@ -145,28 +145,41 @@ class _Checker:
             return ()
         value = self.lets.resolve(statement.value)
         items = value.items if isinstance(value, ast.ListLiteral) else (value,)
-        if len(items) > 1:
-            message = "a plan is for one device"
-            self.report.error(
-                "E0218", message, statement.value.span, help="make a plan for each, and `include` the rest"
-            )
-        found = [self._device(item) for item in items if item is not None]
-        return tuple(device for device in found if device is not None)
+        if not items:
+            help = "add e.g. `device snapdragon_8_gen_3`, or `device host` for this machine"
+            self.report.error("E0212", "the plan names no device", statement.value.span, help=help)
+        found = [(item, device) for item in items if item is not None and (device := self._device(item)) is not None]
+        self._share_a_bundle(found)
+        return tuple(dict.fromkeys(device for _, device in found))
 
     def _device(self, value: ast.Value) -> Device | None:
-        known = devices()
-        if not isinstance(value, ast.Word):
-            help = "write the name alone, e.g. `device snapdragon_8_gen_3`"
+        if isinstance(value, ast.Word):
+            text = value.text
+        elif isinstance(value, ast.String):
+            text = value.value
+        else:
+            help = "write the name, e.g. `device snapdragon_8_gen_3`, `device sm8650` or a list of them"
             self.report.error("E0201", "a device is a name", value.span, help=help)
             return None
-        if value.text not in known:
-            help = nearest_help(value.text, known, "device") or "`edgec devices` lists them"
-            for name, device in known.items():
-                if same_word(value.text, (device.sm or "", *device.also_called)):
-                    help = f"{device.marketing} is `{name}`"
-                    help = f"{value.text.upper()} is `{name}`" if device.sm == value.text.upper() else help
-            self.report.error("E0103", f"unknown device `{value.text}`", value.span, help=help)
-        return known.get(value.text)
+        found = resolve_device(text)
+        if found is None:
+            help = nearest_help(text, devices(), "device") or "`edgec devices` lists them"
+            self.report.error("E0103", f"unknown device `{text}`", value.span, help=help)
+        return found
+
+    def _share_a_bundle(self, found: Sequence[tuple[ast.Value, Device]]) -> None:
+        """E0218 for devices one bundle cannot hold: this machine beside a phone, or one chip twice."""
+        first: dict[Device, ast.Value] = {}
+        for value, device in found:
+            if device in first:
+                message = f"`{device.name}` is named twice"
+                also = [Label(first[device].span, "first here")]
+                self.report.error("E0218", message, value.span, also=also, help="name each chip once")
+            first.setdefault(device, value)
+        hosts = [value for device, value in first.items() if device.is_host]
+        if hosts and len(first) > 1:
+            message = "a bundle for this machine's CPU cannot be one for phones too"
+            self.report.error("E0218", message, hosts[0].span, help="make a plan for each, and `include` the rest")
 
     def _calibration(self) -> Calibration | None:
         block = self.declared.calibration
@@ -191,7 +204,7 @@ class _Checker:
             pipelines.check(pipeline)
             self._fit_models(pipelines, pipeline.name.text)
         self._calibrated(pipelines)
-        checker = Deploys(self.reader, self.loaded, self.declared, plan.devices[0] if plan.devices else None)
+        checker = Deploys(self.reader, self.loaded, self.declared, plan.devices)
         deploys: dict[str, Deploy] = {}
         for line in self._once(self.declared.deploys):
             deploy = checker.check(line)
@@ -343,10 +356,11 @@ class _Checker:
             return
         wording = Wording(capabilities)
         for deploy in plan.deploys:
-            request = CheckRequest(plan, deploy, plan.steps(deploy), plan.devices[0], self.models[deploy.model].arch)
-            target = find_target(deploy.target)
+            arch, target = self.models[deploy.model].arch, find_target(deploy.target)
+            requests = [CheckRequest(plan, deploy, plan.steps(deploy), device, arch) for device in plan.devices]
             try:
-                for found in (*undeployable(target, request, wording), *target().check(request)):
+                of_each = [one for request in requests for one in target().check(request)]
+                for found in dict.fromkeys((*undeployable(target, requests[0], wording), *of_each)):
                     if wrong and found.severity != "error":
                         continue
                     self.report.take(PlanError(replace(found, models=(deploy.model,))), deploy.span)

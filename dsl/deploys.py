@@ -31,7 +31,7 @@ class Deploys:
     reader: Reader
     loaded: Loaded
     declared: Declared
-    device: Device | None
+    devices: tuple[Device, ...]
 
     @property
     def report(self) -> DiagnosticCollector:
@@ -114,8 +114,9 @@ class Deploys:
             help = f"targets for `{place.text}`: {', '.join(fits)}" if fits else None
             message = f"target `{deploy.target.text}` does not run on `{place.text}`"
             self.report.error("E0213", message, deploy.target.span, f"it runs on {serves}", help=help)
-        if place.text == "npu" and self.device is not None and not self.device.has_npu:
-            message = f"`{self.device.name}` has no NPU"
+        without = [device for device in self.devices if not device.has_npu]
+        if place.text == "npu" and without:
+            message = f"`{without[0].name}` has no NPU"
             self.report.error("E0214", message, place.span, help="deploy on `cpu`, or name a chip as the device")
 
     def check_speculate(

@@ -35,12 +35,13 @@ ALLOWED = {
     "packed": "diagnostics files kernels ir bundle emit",
     "registry": "plan diagnostics ir sources pipeline emit",
     "runtime": "diagnostics files ir bundle sources plan estimate emit packed registry",
+    "phone": "diagnostics files bundle packed runtime",
     "compile": "diagnostics files ir bundle oracle sources calibration pipeline plan estimate emit memory partition"
     " packed registry runtime",
     "report": "diagnostics ir pipeline plan compile",
     "verify": "diagnostics ir bundle oracle sources emit packed registry runtime",
-    "driver": "diagnostics files bundle sources plan compile runtime report",
-    "commands": "diagnostics files ir bundle plan estimate packed registry runtime compile report verify driver",
+    "driver": "diagnostics files bundle sources plan compile phone runtime report",
+    "commands": "diagnostics files ir bundle plan estimate packed registry runtime phone compile report verify driver",
     "python": "diagnostics files bundle sources plan packed report runtime verify driver commands",
     "cli": "diagnostics commands",
 }

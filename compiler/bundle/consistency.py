@@ -34,7 +34,8 @@ def unlisted(data: Mapping[str, Any]) -> list[str]:
     if packed and data["packed"]["reader"] not in data["files"]:
         found.append(f"`{data['packed']['reader']}` restores packed files, and `files` does not list it")
     for name, part in data["parts"].items():
-        named = [part["file"], *(graph.get("file", part["file"]) for graph in part["graphs"].values())]
+        forms = [part, *part.get("chips", {}).values()]
+        named = [file for one in forms for file in (one["file"], *_graph_files(one))]
         found += [
             f"part `{name}` is in `{file}`, which `files` does not list"
             for file in dict.fromkeys(named)
@@ -44,6 +45,10 @@ def unlisted(data: Mapping[str, Any]) -> list[str]:
         if f"{entry['directory']}/tokenizer.json" not in data["files"]:
             found.append(f"tokenizer `{name}` is in `{entry['directory']}`, of which `files` lists no tokenizer.json")
     return found
+
+
+def _graph_files(part: Mapping[str, Any]) -> list[str]:
+    return [graph.get("file", part["file"]) for graph in part["graphs"].values()]
 
 
 def _packed(data: Mapping[str, Any]) -> Iterator[str]:
@@ -61,11 +66,24 @@ def _parts(data: Mapping[str, Any]) -> Iterator[str]:
     for name, part in data["parts"].items():
         if part["model"] not in data["models"]:
             yield f"part `{name}` belongs to a model `{part['model']}` that is not there"
+        yield from _chips(name, part, {device["name"] for device in data["devices"]})
         for key, graph in part["graphs"].items():
             for side in ("inputs", "outputs"):
                 names = [spec["name"] for spec in graph[side]]
                 if len(set(names)) < len(names):
                     yield f"graph `{key}` of part `{name}` names one of its {side} twice"
+
+
+def _chips(name: str, part: Mapping[str, Any], built: set[str]) -> Iterator[str]:
+    """A part with files for each chip has them for every device of the bundle, of the same buckets."""
+    chips = part.get("chips")
+    if chips is None:
+        return
+    if set(chips) != built:
+        yield f"part `{name}` has files for {sorted(chips)}, the bundle is for {sorted(built)}"
+    for chip, own in chips.items():
+        if set(own["graphs"]) != set(part["graphs"]):
+            yield f"part `{name}` has other graphs on `{chip}` than by itself"
 
 
 def _tokenizers(data: Mapping[str, Any]) -> Iterator[str]:

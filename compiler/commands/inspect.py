@@ -17,7 +17,7 @@ PLANS = (".edge", ".plan")
 
 def run_inspect(arguments: argparse.Namespace) -> int:
     """Print what `arguments.file` is and holds."""
-    facts = describe(arguments.file)
+    facts = describe(arguments.file, arguments.device)
     if arguments.json:
         print_json({**facts, **meanwhile()})
     else:
@@ -26,15 +26,18 @@ def run_inspect(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """The facts of a file or folder, as plain JSON values; `kind` says what it is."""
+def describe(path: Path, device: str | None = None) -> dict[str, Any]:
+    """The facts of a file or folder, as plain JSON values; `kind` says what it is.
+
+    `device`: whose files of a bundle for several chips.
+    """
     if not path.exists():
         fail("E0954", f"`{path}` does not exist")
     if not (path.is_dir() or path.is_file()):
         fail("E0954", f"`{path}` is a named pipe or a device, not a file", help="save what it gives as a file")
     if path.is_dir():
         if (path / MANIFEST).is_file():
-            return _bundle(path)
+            return _bundle(path, device)
     elif path.suffix in PLANS:
         return _plan(path)
     from ..registry import sources, targets
@@ -50,10 +53,11 @@ def describe(path: Path) -> dict[str, Any]:
     fail("E0954", f"`{path}` is not a kind of file that edgec can describe", help=known)
 
 
-def _bundle(path: Path) -> dict[str, Any]:
+def _bundle(path: Path, device: str | None) -> dict[str, Any]:
     from ..bundle.manifest import load_manifest
+    from ..runtime.on_device import for_device
 
-    manifest = load_manifest(path)
+    manifest = for_device(load_manifest(path), device)
     data = manifest.data
     return {
         "kind": "bundle",

@@ -13,7 +13,7 @@ from ..diagnostics.diagnostic import fail
 from ..diagnostics.explain import codes, explanation
 from ..diagnostics.nearest import nearest_help
 from ..diagnostics.plugin_pages import page_files
-from ..plan.devices import Device, devices
+from ..plan.devices import Device, devices, resolve_device
 from ..plan.parameters import Parameter, parameters
 from ..registry import broken_plugins, passes
 from .streams import print_json
@@ -77,13 +77,14 @@ def _print_pass(cls: type, facts: dict[str, Any]) -> None:
 def run_devices(arguments: argparse.Namespace) -> int:
     """List the known devices, or the figures of one with their sources."""
     known = devices()
-    if arguments.name and arguments.name not in known:
+    named = resolve_device(arguments.name) if arguments.name else None
+    if arguments.name and named is None:
         _unknown("E0103", "device", arguments.name, known)
     if arguments.json:
-        chosen = [known[arguments.name]] if arguments.name else list(known.values())
+        chosen = list(known.values()) if named is None else [named]
         print_json([asdict(device) for device in chosen])
-    elif arguments.name:
-        _print_device(known[arguments.name])
+    elif named is not None:
+        _print_device(named)
     else:
         width = max(map(len, known))
         print(f"{'name':<{width}}  {'chip':<24}  {'model':<7} {'SoC':>4}  {'HTP':<4} {'VTCM':>5}  {'memory':>9}")

@@ -21,7 +21,12 @@ def run_run(arguments: argparse.Namespace) -> int:
 
     if arguments.inputs is not None:
         result = run_graph(
-            arguments.bundle, arguments.inputs, arguments.outputs, model=arguments.model, oracle=arguments.oracle
+            arguments.bundle,
+            arguments.inputs,
+            arguments.outputs,
+            model=arguments.model,
+            oracle=arguments.oracle,
+            device=arguments.device,
         )
         print_json({**result, **meanwhile()})
         return 0
@@ -46,6 +51,7 @@ def run_run(arguments: argparse.Namespace) -> int:
         oracle=arguments.oracle,
         tell=_tell,
         timed=spans.extend,
+        device=arguments.device,
     )
     if arguments.timeline is not None:
         _write_timeline(arguments.timeline, result, spans)
@@ -96,7 +102,9 @@ def run_verify(arguments: argparse.Namespace) -> int:
     from ..verify.verify_bundle import verify_bundle
 
     sources = dict(arguments.source)
-    result = verify_bundle(arguments.bundle, text=arguments.text, windows=arguments.windows, sources=sources)
+    result = verify_bundle(
+        arguments.bundle, text=arguments.text, windows=arguments.windows, sources=sources, device=arguments.device
+    )
     if arguments.json:
         print_json({**result, **meanwhile()})
     else:

@@ -180,6 +180,7 @@ def cut_module(module: Module, deploy: Deploy, steps: Sequence[Step]) -> PartGra
     if target.engine == "chain":
         moved = [] if target.capabilities.lookups else look_up_on_cpu(module, deploy.device, kept)
         beside = shadows_on_cpu(module, deploy.device)
+        beside += target().before_cut(module, deploy.options)
         notes = (*moved, *lost_sharing(module, deploy.device), *beside)
         return replace(partition(module, deploy.device), notes=notes)
     return PartGraph([Part(f"{module.name}.{deploy.device}0", deploy.device, dict(module.graphs))])
@@ -212,6 +213,8 @@ def _emit(
             directory=directory,
             folder=deploy.model,
             device=plan.devices[0],
+            devices=plan.devices,
+            jobs=options.jobs,
             options=deploy.options if name == deploy.target else target.Options(),
             beside=name != deploy.target,
             origin=deploy.span,

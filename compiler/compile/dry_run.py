@@ -231,11 +231,13 @@ class _Deployed:
         yield from refusals(self.plan, self.deploy, self.module, steps)
         for cls, parts in parts_by_target(self.deploy, cut.parts).items():
             options = self.deploy.options if cls.name == self.deploy.target else cls.Options()
-            request = TakesRequest(self.module, parts, self.plan.devices[0], options)
-            refused = list(cls().takes(request))
-            open_ = self._provable(cls(), request, [one for one in refused if one.unproven])
-            self.unproven += self._told([one for one in refused if id(one) in open_], steps)
-            yield from self._told([one for one in refused if id(one) not in open_], steps)
+            on_chips = any(part.device == "npu" for part in parts)  # a CPU takes the same on every chip
+            for device in self.plan.devices if on_chips else self.plan.devices[:1]:
+                request = TakesRequest(self.module, parts, device, options)
+                refused = list(cls().takes(request))
+                open_ = self._provable(cls(), request, [one for one in refused if one.unproven])
+                self.unproven += self._told([one for one in refused if id(one) in open_], steps)
+                yield from self._told([one for one in refused if id(one) not in open_], steps)
 
     def _told(self, refusals: Iterable[Refusal], steps: Sequence[Step]) -> Iterator[Diagnostic]:
         """Refusals at the lines of the plan that they follow from."""

@@ -206,6 +206,18 @@ def write_offsets(models: Sequence[CompiledModel], directory: Path) -> None:
         path.write_text(json.dumps(offsets, separators=(",", ":"), sort_keys=True) + "\n", encoding="utf-8")
 
 
+def _of_other_chips(model: CompiledModel, directory: Path) -> int:
+    """Bytes of files that only other chips than the first read: no device holds them."""
+    forms = [part.get("chips", {}) for part in model.emission.parts.values()]
+    first = {file for chips in forms for own in [*chips.values()][:1] for file in _files(own)}
+    others = {file for chips in forms for own in [*chips.values()][1:] for file in _files(own)} - first
+    return sum((directory / file).stat().st_size for file in others)
+
+
+def _files(own: dict[str, Any]) -> set[str]:
+    return {own["file"], *(graph["file"] for graph in own["graphs"].values())}
+
+
 def _memory(model: CompiledModel, directory: Path, packed: dict[str, Any] | None) -> dict[str, Any]:
     """Bytes of the weights as an engine reads them, of each bucket's K/V cache, of its parts' arenas, and of all."""
     saved = sum(
@@ -215,7 +227,7 @@ def _memory(model: CompiledModel, directory: Path, packed: dict[str, Any] | None
     )
     width = {"float32": 4, "uint8": 1}.get(model.emission.kv.get("dtype", ""), 2)
     shapes = [(row["name"], row["tokens"], row["context"]) for row in _buckets(model)] or [(MAIN, None, None)]
-    weights = _folder_bytes(directory / model.name) + saved
+    weights = _folder_bytes(directory / model.name) - _of_other_chips(model, directory) + saved
     planned = plan_memory(model.cut.parts)
     return memory_entry(planned, weights, model.compressed.arch, model.decl.context, shapes, width)
 

@@ -68,6 +68,13 @@ class EmitJob:
     origin: Span | None = None  # the deploy line
     progress: Callable[[str], None] = lambda _text: None
     prove: bool = False  # run what no conformance table holds, where the dry run could not see it
+    devices: tuple[Device, ...] = ()  # all chips the bundle is for, `device` first; empty: `device` alone
+    jobs: int = 1  # files that may be made at the same time
+
+    @property
+    def chips(self) -> tuple[Device, ...]:
+        """Every device that files are needed for, `device` first."""
+        return self.devices or (self.device,)
 
 
 @dataclass(repr=False)
@@ -152,6 +159,10 @@ class Target:
     def prover(self, request: TakesRequest) -> Prover | None:
         """What runs the uses of these parts that no table holds (`Refusal.unproven`); None: they are refused."""
         return None
+
+    def before_cut(self, module: Module, options: Any) -> Sequence[str]:
+        """Mark ops of a placed module that have to be in parts of their own (`annotations.SHARD`); notes for people."""
+        return ()
 
     def emit(self, job: EmitJob) -> Emission:
         """Write the parts, read them back, and return the manifest's entries."""

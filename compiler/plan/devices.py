@@ -6,6 +6,7 @@ A figure nobody published is absent (None), never guessed; `sources` tells where
 from __future__ import annotations
 
 import functools
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,3 +61,24 @@ def _device(name: str, row: dict) -> Device:
     cores = tuple(Cores(**group) for group in row.pop("cores", ()))
     names = tuple(row.pop("also_called", ()))
     return Device(name=name, cores=cores, also_called=names, sources=row.pop("source", {}), **row)
+
+
+def resolve_device(name: str) -> Device | None:
+    """The device that `name` means: its name in plans, its part number with or without a speed grade (`SM8650`,
+    `SM8650-AC`, as `ro.soc.model` says it), or the name it is sold under; None if it is no known one.
+    """
+    folded = _fold(name)
+    for device in devices().values():
+        if folded in map(_fold, (device.name, device.sm or device.name, device.marketing, *device.also_called)):
+            return device
+        if device.sm is not None and re.fullmatch(device.sm.lower() + "[a-z]{0,2}", folded):
+            return device
+    return None
+
+
+def _fold(name: str) -> str:
+    """`Qualcomm Snapdragon 8+ Gen 1 Mobile Platform` and `snapdragon_8_plus_gen_1` are one name."""
+    text = name.lower().replace("+", "plus")
+    for word in ("qualcomm", "snapdragon", "mobile platform", "for galaxy"):
+        text = text.replace(word, "")
+    return re.sub(r"[^a-z0-9]", "", text)

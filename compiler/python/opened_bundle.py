@@ -81,7 +81,7 @@ class Bundle:
 
     def __init__(self, path: str | Path) -> None:
         self._manifest = load_manifest(Path(path))
-        self._runners: dict[tuple[str | None, bool], Runner] = {}
+        self._runners: dict[tuple[str | None, bool, str | None], Runner] = {}
 
     @property
     def path(self) -> Path:
@@ -121,6 +121,7 @@ class Bundle:
         seed: int = 0,
         stream: Callable[[str], None] | None = None,
         oracle: bool = False,
+        device: str | None = None,
     ) -> Generation:
         """Continue `prompt`, a text or token ids, by at most `tokens` tokens.
 
@@ -130,12 +131,13 @@ class Bundle:
         temperature  0 takes the most likely token; by default 0, or the model's own with `accept = sample`
         stream       called with each piece of text as it is complete
         oracle       run NPU parts in ONNX Runtime instead of the emulator, which takes a hundred times as long
+        device       the chip whose files are run, of a bundle for several; by default the first
 
         The hashes of all files are compared with the manifest before the first call.
         """
         from ..sources.tokenizer.tokenizer import TextStream
 
-        runner = self._runner(model, oracle)
+        runner = self._runner(model, oracle, device)
         ids = prompt
         if isinstance(prompt, str):
             ids = runner.tokenizer.chat(prompt) if chat else runner.tokenizer.encode(prompt)
@@ -154,32 +156,41 @@ class Bundle:
         model: str | None = None,
         bucket: str | None = None,
         oracle: bool = False,
+        device: str | None = None,
     ) -> dict[str, np.ndarray]:
         """Outputs by name of a model that is a plain graph, for arrays by input name.
 
-        `bucket` names one of several static shapes; by default the first. `oracle`: as for `generate`.
+        `bucket` names one of several static shapes; by default the first. `oracle`, `device`: as for
+        `generate`.
         """
         from ..runtime.engines import open_graph, open_oracle
         from ..runtime.generate import choose_model
+        from ..runtime.on_device import for_device
         from ..runtime.plain_graph import run_parts
 
-        manifest = runnable(self._manifest)
+        manifest = for_device(runnable(self._manifest), device)
         check_files(manifest)
         opener = open_oracle if oracle else open_graph
         return run_parts(manifest, choose_model(manifest, model), dict(inputs), bucket, opener=opener)
 
     def verify(
-        self, text: str | Path | None = None, *, windows: int = 32, sources: Mapping[str, str | Path] | None = None
+        self,
+        text: str | Path | None = None,
+        *,
+        windows: int = 32,
+        sources: Mapping[str, str | Path] | None = None,
+        device: str | None = None,
     ) -> Verification:
         """Compare the files with the manifest, each part with its entry, and its numbers with the float model.
 
         text     a text file: perplexity is measured on its first `windows` windows of 256 tokens
         sources  model -> folder or file of its float model, where that is no longer at the path in the plan
+        device   the chip whose files are run, of a bundle for several; those of the others are read
         """
         from ..verify.verify_bundle import verify_bundle
 
         given = {name: str(path) for name, path in (sources or {}).items()}
-        found = verify_bundle(self.path, text, windows, given)
+        found = verify_bundle(self.path, text, windows, given, device)
         return Verification(found["problems"], found["parts"], found["perplexity"], found["baseline"])
 
     @property
@@ -193,12 +204,13 @@ class Bundle:
             runner.close()
         self._runners = {}
 
-    def _runner(self, model: str | None, oracle: bool = False) -> Runner:
+    def _runner(self, model: str | None, oracle: bool = False, device: str | None = None) -> Runner:
         from ..runtime.generate import Runner
 
-        if (model, oracle) not in self._runners:
-            self._runners[model, oracle] = Runner(self.path, model, oracle)
-        return self._runners[model, oracle]
+        key = (model, oracle, device)
+        if key not in self._runners:
+            self._runners[key] = Runner(self.path, model, oracle, device)
+        return self._runners[key]
 
     def __enter__(self) -> Bundle:
         return self

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..diagnostics.wording import join_or
 from .markup import code, escape, prose, section, size, table, written
 from .plots import stack
 from .weights import by_kind, bytes_per_token, kind_of, mean_bits
@@ -27,13 +28,17 @@ def header(plan: Plan, measured: Measured, manifest: Mapping[str, Any], total: i
         said = f"all {len(rows)} requirements hold" if len(rows) > 1 else "what is required holds"
         verdict = f"<p class='verdict good'>✓ {said}</p>"
     device = plan.devices[0]
-    chip = device.marketing + (f" ({device.sm}, HTP {device.arch})" if device.arch else "")
+    chip = join_or([_chip(one) for one in plan.devices], "and")
     cards = [_bundle(plan, manifest, total)]
     cards += [_model(name, entry, measured, manifest, device) for name, entry in manifest["models"].items()]
     return (
         f"<header><p class=eyebrow>edgec report</p><h1>{escape(plan.name)}</h1>"
         f"<p class=lead>compiled for {escape(chip)}</p>{verdict}<div class=cards>{''.join(cards)}</div></header>"
     )
+
+
+def _chip(device: Device) -> str:
+    return device.marketing + (f" ({device.sm}, HTP {device.arch})" if device.arch else "")
 
 
 def _card(title: str, lead: str, figures: Sequence[tuple[str, str, str]]) -> str:

@@ -20,6 +20,7 @@ from ..sources.tokenizer.tokenizer import TextStream
 from .chain import ChainModel
 from .engines import open_model
 from .expected_time import expected_time
+from .on_device import for_device
 from .sample import Sampling
 from .speculate import Decoder
 from .text_process import BundledTokenizer
@@ -31,11 +32,12 @@ if TYPE_CHECKING:
 class Runner:
     """A bundle opened for running; the engines start when they are first needed and end with `close`.
 
-    `oracle`: parts whose engine is slow on this machine run in ONNX Runtime.
+    `oracle`: parts whose engine is slow on this machine run in ONNX Runtime. `device`: whose files, of a bundle for
+    several chips.
     """
 
-    def __init__(self, bundle: Path, model: str | None = None, oracle: bool = False) -> None:
-        self.manifest = runnable(load_manifest(bundle))
+    def __init__(self, bundle: Path, model: str | None = None, oracle: bool = False, device: str | None = None) -> None:
+        self.manifest = for_device(runnable(load_manifest(bundle)), device)
         check_files(self.manifest)
         self.model = choose_model(self.manifest, model)
         entry = self.manifest.tokenizer(self.model)
@@ -160,12 +162,14 @@ def run_bundle(
     oracle: bool = False,
     tell: Callable[[str], None] = lambda _sentence: None,
     timed: Callable[[list[dict[str, Any]]], None] = lambda _spans: None,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """Continue `prompt` by at most `tokens` tokens; `stream` gets the text as it is made, `timed` when parts ran.
 
     `oracle`: in ONNX Runtime where an engine is slow here; without it `tell` gets what a call will take, if it is long.
+    `device`: whose files are run, of a bundle for several chips.
     """
-    runner = Runner(Path(bundle), model, oracle)
+    runner = Runner(Path(bundle), model, oracle, device)
     if not oracle and (expected := runner.expected_time(bucket_tokens, speculation)) is not None:
         tell(expected)
     say = stream or (lambda _text: None)

@@ -20,6 +20,7 @@ from .chain import Opener
 from .decoder_inputs import as_tensor
 from .engines import open_graph, open_oracle
 from .generate import choose_model
+from .on_device import for_device
 from .run_schedule import run_schedule
 
 Tap = Callable[[str, Mapping[str, np.ndarray]], None]  # part, its outputs
@@ -31,12 +32,14 @@ def run_graph(
     outputs: Path | str | None = None,
     model: str | None = None,
     oracle: bool = False,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """Outputs by name with dtype, shape and range; written to `outputs` (.npz) if given.
 
-    `oracle`: in ONNX Runtime where a part's own engine is slow on this machine.
+    `oracle`: in ONNX Runtime where a part's own engine is slow on this machine. `device`: as for
+    `run_bundle`.
     """
-    manifest = runnable(load_manifest(Path(bundle)))
+    manifest = for_device(runnable(load_manifest(Path(bundle))), device)
     check_files(manifest)
     name = choose_model(manifest, model)
     made = run_parts(manifest, name, read_arrays(Path(inputs)), opener=open_oracle if oracle else open_graph)

@@ -21,6 +21,7 @@ from ..diagnostics.diagnostic import EdgecError
 from ..oracle.text_perplexity import module_perplexity, read_text
 from ..packed.packed_bundle import runnable
 from ..registry import find_source, source_names
+from ..runtime.on_device import chosen_device, for_device
 from ..runtime.text_process import BundledTokenizer
 from ..sources import origin
 
@@ -54,8 +55,12 @@ def verify_bundle(
     text: Path | str | None = None,
     windows: int = 32,
     sources: Mapping[str, str] | None = None,
+    device: str | None = None,
 ) -> dict[str, Any]:
-    """Problems, errors per part and, with `text`, perplexities. `sources`: model -> path of its float model."""
+    """Problems, errors per part and, with `text`, perplexities. `sources`: model -> path of its float model.
+
+    Of a bundle for several chips the binaries of all are read; what runs is the first chip's, or that of `device`.
+    """
     result: dict[str, Any] = {"ok": False, "problems": [], "parts": {}, "perplexity": {}, "baseline": {}}
     problems: list[str] = result["problems"]
     try:
@@ -65,6 +70,8 @@ def verify_bundle(
             raise
         problems.append(error.diagnostics[0].message)
         return result
+    if device is not None:
+        chosen_device(manifest, device)
     for name in sources or {}:
         manifest.model(name)
     problems += file_problems(manifest)
@@ -76,7 +83,8 @@ def verify_bundle(
             problems += [diagnostic.message for diagnostic in error.diagnostics]
     if restored is not None:
         given = None if text is None else Path(text)
-        verification = _Verification(restored, given, windows, sources or {}, result)
+        problems += other_chips(restored, device)
+        verification = _Verification(for_device(restored, device), given, windows, sources or {}, result)
         for name in manifest.models:
             try:
                 verification.model(name)
@@ -86,6 +94,24 @@ def verify_bundle(
         problems += unjudged(manifest, result)
     result["ok"] = not problems
     return result
+
+
+def other_chips(manifest: Manifest, device: str | None) -> list[str]:
+    """What is wrong with the binaries of the chips whose parts are not run."""
+    from ..runtime.engines import target_of
+
+    built = [one["name"] for one in manifest.data["devices"]]
+    run = built[0] if device is None else chosen_device(manifest, device)
+    problems: list[str] = []
+    for chip in built:
+        own = for_device(manifest, chip)
+        for name, part in manifest.parts.items() if chip != run else ():
+            if "chips" not in part:
+                continue
+            entry, target = own.part(name), target_of(own.part(name))
+            wrong = [*target.verify_part(own.bundle, entry), *target.weights_read_back(own.bundle, entry)[1]]
+            problems += [f"part `{name}` on {chip}: {problem}" for problem in wrong]
+    return problems
 
 
 def unjudged(manifest: Manifest, result: Mapping[str, Any]) -> list[str]:

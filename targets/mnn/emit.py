@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,12 +50,19 @@ def _emit_llm(job: EmitJob) -> Emission:
         "embedding": made.embedding,
         "weights": {name: blob.describe() for name, blob in made.blobs.items()},
     }
-    libraries = [*_LIBRARIES, _LLM_LIBRARY]
+    libraries = _sourced([*_LIBRARIES, _LLM_LIBRARY])
     stored = {name: _stored(blob) for name, blob in made.blobs.items()}
     if "embed_tokens" not in stored:  # in a file of its own
         stored["embed_tokens"] = StoredWeight((job.directory / job.folder / BF16_FILE).stat().st_size, "bfloat16")
     sparse = _sparse(f"{job.folder}/{WEIGHTS}", made.blobs, made.linears)
     return Emission("mnn-llm", {part.name: entry}, libraries, made.notes, stored=stored, sparse=sparse)
+
+
+def _sourced(libraries: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """With the version whose files these are, and where a phone's libraries of it come from."""
+    made = version("MNN")
+    source = f"MNN {made}, built with Android's NDK for arm64-v8a (project/android, -DMNN_BUILD_LLM=ON)"
+    return [{**row, "version": made, "from": source} for row in libraries]
 
 
 def _emit_graph(job: EmitJob) -> Emission:
@@ -72,7 +80,7 @@ def _emit_graph(job: EmitJob) -> Emission:
     }
     stored = {name: _stored(blob) for name, blob in made.blobs.items()}
     sparse = _sparse(f"{job.folder}/{weight_file(Path(made.file))}", made.blobs, made.linears)
-    return Emission("chain", {part.name: entry}, list(_LIBRARIES), made.notes, stored=stored, sparse=sparse)
+    return Emission("chain", {part.name: entry}, _sourced(_LIBRARIES), made.notes, stored=stored, sparse=sparse)
 
 
 def set_memory(folder: Path, memory: str, parts: Mapping[str, dict[str, Any]]) -> None:

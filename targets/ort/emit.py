@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 import onnx_ir as ir
@@ -109,8 +110,12 @@ def _entry(job: EmitJob, part: Part, level: str, lookup: str | None) -> dict[str
 def _libraries(job: EmitJob, lookup: str | None) -> list[dict[str, str]]:
     if job.device.is_host:
         return []
-    found = [{"file": "libonnxruntime.so", "engine": "ort", "why": "runs the parts on the CPU"}]
+    made = version("onnxruntime")
+    source = f"Maven com.microsoft.onnxruntime:onnxruntime-android:{made}, jni/arm64-v8a"
+    row = {"file": "libonnxruntime.so", "engine": "ort", "why": "runs the parts on the CPU"}
+    found = [{**row, "version": made, "from": source}]
     if lookup:
-        why = f"multiplies linears by table lookup; `{job.folder}/{KERNELS}/{SCRIPT}` builds it"
-        found.append({"file": LIBRARY, "engine": "ort", "why": why})
+        script = f"{job.folder}/{KERNELS}/{SCRIPT}"
+        why = f"multiplies linears by table lookup; `{script}` builds it"
+        found.append({"file": LIBRARY, "engine": "ort", "why": why, "from": f"`{script}` of the bundle, with the NDK"})
     return found

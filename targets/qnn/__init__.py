@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ...compiler.diagnostics.diagnostic import Diagnostic
     from ...compiler.emit.conformance.proof import Prover
     from ...compiler.emit.engine_protocols import CallTime, GraphSession
+    from ...compiler.ir.module import Module
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,20 @@ class QnnOptions:
         "there are none; off: stored dense",
         choices=("auto", "on", "off"),
         also_called=("sparse", "sparsity", "sparse_weights", "compress"),
+    )
+    container: str = param(
+        "per_chip",
+        doc="several chips in the `device` line: a binary for each, in which buckets share weights; multi_soc: QNN's "
+        "own container, one file in which chips share weights and which holds one graph, so one bucket",
+        choices=("per_chip", "multi_soc"),
+    )
+    shard: int | str = param(
+        "auto",
+        doc="number of consecutive parts the layers are cut into, each a context binary of its own; auto: as few as "
+        "keep each below what a device loads (2 GB) and its compile within this machine's memory",
+        choices=("auto",),
+        minimum=1,
+        also_called=("shards", "num_shards", "splits", "num_splits", "split"),
     )
 
 
@@ -75,6 +90,12 @@ class QnnTarget(Target):
         from .sparse_store import least_rows
 
         return HtpProver(Chip.of(request.device), request.parts, least_rows(request.options, request.parts))
+
+    def before_cut(self, module: Module, options: Any) -> Sequence[str]:
+        """Mark the layers of each shard; see `shards.py`."""
+        from .shards import mark
+
+        return mark(module, options)
 
     def emit(self, job: EmitJob) -> Emission:
         """Write the context binaries of one part; see `emit.py`."""

@@ -1,11 +1,13 @@
 """Emit the NPU parts of one model: all buckets in one context binary, twins in the cache, manifest entries.
 
-A context holds at most 256 graphs; what is more goes, part by part, into further binaries (`_ctx0`, `_ctx1`, …).
+A context holds at most 256 graphs; what is more goes, part by part, into further binaries (`_ctx0`, `_ctx1`, …). So
+does each shard. Which binaries there are and how they are made: `binaries.py`.
 
     <bundle>/<model>/<model>_ctx.bin             every graph, weights shared; cannot be loaded on the host
     <bundle>/<model>/<model>_ctx.<graph>.onnx    EPContext model of one graph, for ONNX Runtime on the phone
     <bundle>/<model>/<model>_ctx.graphs.zip      what other machines run in its place; see `carried_graphs.py`
     <bundle>/<model>/genie_config.json           for a decoder that lies on the NPU whole
+    <bundle>/<model>/<chip>/…                    the same for each of several chips, with `container = per_chip`
     <cache>/qnn-target/<digest>/                 the target-level graphs; an entry's key is in the manifest
 
 Nothing here depends on the clock or on a path: the same inputs give the same bytes.
@@ -14,7 +16,8 @@ Nothing here depends on the clock or on a path: the same inputs give the same by
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +31,25 @@ from ...compiler.emit.target import Emission, EmitJob
 from ...compiler.files import cache
 from ...compiler.ir import kv_names
 from ...compiler.ir.activation_encodings import Encoding
+from .binaries import Binary, contexts, make_binaries
 from .carried_graphs import DATA, carry
 from .check.graphs import refused_uses
 from .conformance.legality import local_evidence
 from .guard import Guard, random_feeds
 from .htp.chip import Chip, tool_versions
-from .htp.compile import Compiled, compile_shared
+from .htp.compile import Compiled
 from .htp.context_binary import TensorSpec, check_encodings
 from .htp.sparse_option import known_build
 from .lower.builder import WeightStore
 from .lower.lower_graphs import lower
 from .lower.lowering import Lowered
+from .shards import MULTI_SOC, PER_CHIP, own_binaries
 from .sparse_store import ROWS, asked
 from .stored_weights import stored_weights
 from .twins import TARGET_KIND, store_targets, twin
 
 OTHER_BUILD = "install the version in constraints.txt, or write `as qnn { sparse_store = off }`"
 _TOGETHER = 512 << 20  # bytes of weights up to which two compilers run at once: each takes some ten times as much
-MOST_GRAPHS = 256  # of one context: 257 fail with QNN_CONTEXT_ERROR_GET_BINARY_FAILED, be they ever so small
 KV = {
     "dtype": "float16",
     "layout": {
@@ -61,40 +65,104 @@ KV = {
 
 def emit(job: EmitJob) -> Emission:
     """Lower, check, compile, read back; see the module's text for the files."""
-    chip = Chip.of(job.device)
+    chips = [Chip.of(device) for device in job.chips]
     with blamed_on(job.origin):
         sparse = _sparse_store(job)
         rows = ROWS if sparse else 1
         graphs = _lower_parts(job, rows)
         uses = [use for lowered in graphs.values() for use in lowered.uses]
-        _refuse_unproven(job, uses, chip, rows)
+        for chip in chips:
+            _refuse_unproven(job, uses, chip, rows)
         names = [
             {bucket: _graph_name(job, index, bucket) for bucket in part.graphs} for index, part in enumerate(job.parts)
         ]
-        shares = contexts([len(own) for own in names])
-        parts, made, notes = {}, [], []
-        for number, share in enumerate(shares):
-            file = f"{job.folder}_ctx{number if len(shares) > 1 else ''}"
-            own = {name: graphs[name] for index in share for name in names[index].values()}
-            key = store_targets(own)
-            packs = _guarded(job, own, key, chip, notes) if sparse else None
-            compiled = _compile(job, own, key, chip, file, packs is not None)
-            made.append(compiled)
-            notes += _carried(job, own, key, compiled)
-            parts |= {job.parts[i].name: _entry(job, names[i], compiled, key, chip, own, packs) for i in share}
-    notes += local_evidence(uses, chip.arch)
+        groups = _groups(job, names, graphs)
+        notes: list[str] = []
+        packs = {(group, chip): _guarded(job, group, chip, notes) for group in groups for chip in chips if sparse}
+        binaries = _binaries(job, groups, chips, packs)
+        made = make_binaries(list(binaries.values()), job.jobs, job.progress)
+        compiled = dict(zip(binaries, made, strict=True))
+        parts: dict[str, dict[str, Any]] = {}
+        for (group, chip), one in compiled.items():
+            notes += _carried(job, group, one)
+            for index, own in product(group.parts, chips if _container(job) else (chip,)):
+                entry = _entry(job, names[index], one, group, own, packs.get((group, own)))
+                _add(parts, job.parts[index].name, entry, own, several=len(chips) > 1)
+    for arch in dict.fromkeys(chip.arch for chip in chips):
+        notes += local_evidence(uses, arch)
     if not all(one.reproducible for one in made):
         notes.append(
             f"the context binaries of `{job.module.name}` may have other bytes the next time: the HTP compiler orders "
             "by addresses, and this system refuses fixed ones (Docker's default seccomp profile does)"
         )
+    genie = False
     if job.module.arch is not None:
         from .genie.config import write_config
 
-        reason = write_config(job, made)
-        notes += [f"no genie_config.json for `{job.module.name}`: {reason}"] if reason else []
+        of_chips = [[one for (_, chip), one in compiled.items() if chip == own] for own in chips]
+        reasons = [write_config(job, of_chip) for of_chip in of_chips if of_chip]
+        notes += [f"no genie_config.json for `{job.module.name}`: {reasons[0]}"] if reasons[0] else []
+        genie = reasons[0] is None
     stored = stored_weights(job.module, [part for part in job.parts if part.name in parts], sparse_parts(parts))
-    return Emission("chain", parts, _libraries(chip), notes, _kv(made), stored=stored)
+    libraries = _libraries(chips, made[0].info.build, genie)
+    return Emission("chain", parts, libraries, list(dict.fromkeys(notes)), _kv(made), stored=stored)
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Parts that share a context: their positions, their graphs by name, and where these lie in the cache."""
+
+    parts: tuple[int, ...]
+    graphs: Mapping[str, Lowered]
+    key: str
+    file: str
+
+
+def _groups(job: EmitJob, names: Sequence[Mapping[str, str]], graphs: Mapping[str, Lowered]) -> list[_Group]:
+    """The parts by the context that holds them, their graphs put into the cache."""
+    shards = [part.shard for part in job.parts] if own_binaries(job.parts) else None
+    shares = contexts([len(own) for own in names], shards, alone=_container(job))
+    groups = []
+    for number, share in enumerate(shares):
+        own = {name: graphs[name] for index in share for name in names[index].values()}
+        file = f"{job.folder}_ctx{number if len(shares) > 1 else ''}"
+        groups.append(_Group(tuple(share), own, store_targets(own), file))
+    return groups
+
+
+def _container(job: EmitJob) -> bool:
+    """Whether all chips go into one file."""
+    return getattr(job.options, "container", PER_CHIP) == MULTI_SOC and len(job.chips) > 1
+
+
+def _binaries(
+    job: EmitJob,
+    groups: Sequence[_Group],
+    chips: Sequence[Chip],
+    packs: Mapping[tuple[_Group, Chip], tuple[int, int] | None],
+) -> dict[tuple[_Group, Chip], Binary]:
+    """What is to be compiled, by group and chip; a container stands under its first chip."""
+    root, found = job.directory / job.folder, {}
+    container = _container(job)
+    for group in groups:
+        entry = cache.entry(TARGET_KIND, group.key)
+        for chip in chips[:1] if container else chips:
+            own = tuple(chips) if container else (chip,)
+            folder = root if container or len(chips) == 1 else root / chip.name
+            sparse = packs.get((group, chip)) is not None
+            found[group, chip] = Binary(own, group.key, entry, tuple(group.graphs), folder, group.file, sparse)
+    return found
+
+
+def _add(parts: dict[str, dict[str, Any]], name: str, entry: dict[str, Any], chip: Chip, several: bool) -> None:
+    """Put a part's entry for one chip into the manifest: the first one's is the part's own, `chips` has all."""
+    own = parts.setdefault(name, {**entry, "chips": {}} if several else entry)
+    if several:
+        files = {
+            bucket: {key: graph[key] for key in ("graph", "file", "details")}
+            for bucket, graph in entry["graphs"].items()
+        }
+        own["chips"][chip.name] = {"file": entry["file"], "graphs": files, "details": entry["details"]}
 
 
 def _sparse_store(job: EmitJob) -> bool:
@@ -110,16 +178,14 @@ def _sparse_store(job: EmitJob) -> bool:
     fail("E0643", message + "store was tried", job.origin, help=OTHER_BUILD, kind=EngineError)
 
 
-def _guarded(
-    job: EmitJob, graphs: Mapping[str, Lowered], key: str, chip: Chip, notes: list[str]
-) -> tuple[int, int] | None:
+def _guarded(job: EmitJob, group: _Group, chip: Chip, notes: list[str]) -> tuple[int, int] | None:
     """Bytes of the first graph without and with the sparse store, if every graph computes the same with it; else a
     note says why not.
     """
-    sizes = None
+    sizes, key = None, group.key
     together = (cache.entry(TARGET_KIND, key) / DATA).stat().st_size < _TOGETHER
     with Guard(chip, together) as guard:
-        for name, lowered in graphs.items():
+        for name, lowered in group.graphs.items():
             job.progress(f"{job.module.name}: holding `{name}` with sparse weights against its dense form")
             feeds = random_feeds(lowered.model, lowered.encodings)
 
@@ -157,37 +223,9 @@ def _refuse_unproven(job: EmitJob, uses: Sequence[Use], chip: Chip, rows: int) -
         raise PlanError(*grouped(refused))
 
 
-def contexts(graphs: Sequence[int]) -> list[list[int]]:
-    """Which parts share a context: consecutive ones, `graphs` of them being the number of graphs of each part.
-
-    All buckets of a part are in one context, where they share its weights.
-    """
-    shares: list[list[int]] = []
-    room = 0
-    for part, number in enumerate(graphs):
-        if number > room:
-            shares.append([])
-            room = MOST_GRAPHS
-        shares[-1].append(part)
-        room -= number
-    return shares
-
-
-def _compile(job: EmitJob, graphs: Mapping[str, Lowered], key: str, chip: Chip, name: str, sparse: bool) -> Compiled:
-    """One context binary of `graphs`, which lie in the cache under `key`."""
-    job.progress(f"{job.module.name}: compiling {len(graphs)} graphs for v{chip.arch}")
-    folder = job.directory / job.folder
-    compiled = compile_shared(cache.entry(TARGET_KIND, key), list(graphs), chip, folder, name, sparse=sparse)
-    job.progress(
-        f"{job.module.name}: {compiled.info.bytes / 1e6:.1f} MB in {compiled.seconds:.1f} s, "
-        f"compiler's peak {compiled.peak_rss / 1e6:.0f} MB"
-    )
-    return compiled
-
-
-def _carried(job: EmitJob, graphs: Mapping[str, Lowered], key: str, compiled: Compiled) -> list[str]:
+def _carried(job: EmitJob, group: _Group, compiled: Compiled) -> list[str]:
     """Put beside the binary what other machines need to run in its place; a note where that takes too much."""
-    if carry(cache.entry(TARGET_KIND, key), list(graphs), compiled.binary) is not None:
+    if carry(cache.entry(TARGET_KIND, group.key), list(group.graphs), compiled.binary) is not None:
         return []
     where = f"the weights of `{job.module.name}` lie in its context binary in a form that edgec does not read"
     return [f"{where}: on a PC the bundle runs where it was compiled, elsewhere `edgec run` cannot run it (E0613)"]
@@ -223,13 +261,12 @@ def _entry(
     job: EmitJob,
     names: Mapping[str, str],
     compiled: Compiled,
-    key: str,
+    group: _Group,
     chip: Chip,
-    lowered: Mapping[str, Lowered],
     sparse: tuple[int, int] | None,
 ) -> dict[str, Any]:
     """The manifest's entry of one part; `sparse`: a graph's bytes without and with the sparse store it is made with."""
-    graphs = {}
+    graphs, lowered = {}, group.graphs
     for bucket, name in names.items():
         spec, encodings = compiled.info.graphs[compiled.names[name]], lowered[name].encodings
         check_encodings(compiled.binary.name, (*spec.inputs, *spec.outputs), encodings)
@@ -241,7 +278,7 @@ def _entry(
             "details": {"target_graph": name},
         }
     precision = "fp16" if not any(lowered[name].encodings for name in names.values()) else "integers"
-    details = {"twins": key, "chip": asdict(chip), "qnn_build": compiled.info.build, "precision": precision}
+    details = {"twins": group.key, "chip": asdict(chip), "qnn_build": compiled.info.build, "precision": precision}
     details["reproducible"] = compiled.reproducible
     return {
         "model": job.module.name,
@@ -261,13 +298,23 @@ def _tensor(spec: TensorSpec, encodings: Mapping[str, Encoding]) -> dict[str, An
     return made
 
 
-def _libraries(chip: Chip) -> list[dict[str, str]]:
-    """What a phone needs beside its own libcdsprpc.so to load the binary."""
-    arch = f"V{chip.arch}"
-    rows = {
-        "libQnnHtp.so": "the HTP backend",
-        "libQnnSystem.so": "reads the context binary",
-        f"libQnnHtp{arch}Stub.so": "talks to the NPU",
-        f"libQnnHtp{arch}Skel.so": "runs on the NPU; ADSP_LIBRARY_PATH points at its folder",
-    }
-    return [{"file": file, "engine": "qnn", "why": why} for file, why in rows.items()]
+def _libraries(chips: Sequence[Chip], build: str, genie: bool) -> list[dict[str, str]]:
+    """What a phone needs beside its own libcdsprpc.so to load the binary; `arch`: on phones with this NPU.
+
+    `build`: of the QNN that made the binary (`v2.51.0.…`): a phone needs this one or a later one.
+    """
+    version = ".".join(build.removeprefix("v").split(".")[:3])
+    sdk = {"engine": "qnn", "version": version, "from": f"QAIRT SDK {version}, lib/aarch64-android"}
+    rows = [
+        {"file": "libQnnHtp.so", "why": "the HTP backend", **sdk},
+        {"file": "libQnnSystem.so", "why": "reads the context binary", **sdk},
+    ]
+    for arch in dict.fromkeys(chip.arch for chip in chips):
+        stub = {"file": f"libQnnHtpV{arch}Stub.so", "why": "talks to the NPU", **sdk}
+        skel = {"file": f"libQnnHtpV{arch}Skel.so", "why": "runs on the NPU; ADSP_LIBRARY_PATH points at its folder"}
+        place = f"QAIRT SDK {version}, lib/hexagon-v{arch}/unsigned"
+        rows += [{**row, "arch": f"v{arch}"} for row in (stub, {**sdk, **skel, "from": place})]
+    if genie:
+        why = "Qualcomm's runtime for language models, where that is used"
+        rows.append({"file": "libGenie.so", "why": why, "optional": "true", **sdk})
+    return rows

@@ -22,8 +22,9 @@ def weights_read_back(bundle: Path, part: dict[str, Any]) -> tuple[dict[str, int
 def verify_part(bundle: Path, part: dict[str, Any]) -> list[str]:
     """What the binary lacks or has otherwise; graphs of other parts in the same binary are no concern."""
     path = bundle / part["file"]
+    asked = part["details"]["chip"]["soc_model"]
     try:
-        info = read(path)
+        info = read(path, soc_model=asked)
     except EngineError as error:
         return [diagnostic.message for diagnostic in error.diagnostics]
     expected = {
@@ -33,7 +34,6 @@ def verify_part(bundle: Path, part: dict[str, Any]) -> list[str]:
     graphs = {name: spec for name, spec in info.graphs.items() if name in expected}
     own = ContextInfo(info.build, info.soc_model, info.bytes, graphs, info.vtcm_bytes)
     problems = [f"`{path.name}`: {problem}" for problem in compare(own, expected)]
-    asked = part["details"]["chip"]["soc_model"]
     if info.soc_model != asked:
         problems.append(f"`{path.name}` is for SoC {info.soc_model}, the manifest says {asked}")
     return problems

@@ -83,7 +83,7 @@ def test_passes_shows_types_ranges_and_defaults() -> None:
     assert "channel" in shown
 
 
-@pytest.mark.parametrize("words", [["passes", "quantise"], ["devices", "snapdragon_8_gen3"], ["explain", "E9999"]])
+@pytest.mark.parametrize("words", [["passes", "quantise"], ["devices", "snapdragon_9_gen_3"], ["explain", "E9999"]])
 def test_unknown_names_are_errors(words: list[str]) -> None:
     done = edgec(*words)
     assert done.returncode == 1

@@ -86,7 +86,7 @@ MISTAKES = {
     "a string not closed": cpu('text/modules.txt"', "text/modules.txt", "E0003", 'missing `"`'),
     "a path's typo": cpu("pycode-qwen3", "pycode-qwne3", "E0301", "pycode-qwen3"),
     "a Hub id": cpu(SOURCE, 'hf("Qwen/Qwen3-0.6B")', "E0301", "hf download Qwen/Qwen3-0.6B --local-dir"),
-    "sm8650": npu("snapdragon_8_gen_3", "sm8650", "E0103", "`snapdragon_8_gen_3`"),
+    "a chip before HTP": npu("snapdragon_8_gen_3", "sm8250", "E0103", "`edgec devices`"),
     "hyphens": npu("snapdragon_8_gen_3", "snapdragon-8-gen-3", "E0001", "`snapdragon_8_gen_3`"),
     "auto with rtn": cpu(
         "int4, block = size",
@@ -132,18 +132,14 @@ MISTAKES = {
     "no hf()": cpu(SOURCE, f'"{MODELS}/pycode-qwen3"', "E0201", 'hf("'),
     "a context missing": cpu("  context = 256", "", "E0205", "context = "),
     "one plan, two devices": cpu("device host", "device host\ndevice snapdragon_8_gen_3", "E0109", "include"),
-    "two devices in a list": npu(
-        "device snapdragon_8_gen_3", "device [snapdragon_8_gen_3, snapdragon_8_elite]", "E0218", "include"
-    ),
+    "this machine beside a phone": cpu("device host", "device [host, snapdragon_8_gen_3]", "E0218", "include"),
     "two speculations": npu("{ k = 3 }", "{ k = 3 }\nspeculate draft -> chat { k = 2 }", "E0109", "speculate"),
     "as onnx": cpu("as mnn", "as onnx", "E0104", "`ort`", then="as ort"),
     "as genie": npu("as qnn", "as genie", "E0104", "qnn"),
     "the npu as mnn": npu("on npu through npu as qnn", "on npu through npu as mnn", "E0213", "qnn"),
     "a gpu": cpu("on cpu", "on gpu", "E0115", "`cpu`"),
     "the host's npu": npu("device snapdragon_8_gen_3", "device host", "E0214", "name a chip"),
-    "8 Gen 4": npu(
-        "snapdragon_8_gen_3", "snapdragon_8_gen_4", "E0103", "snapdragon_8_elite", then="snapdragon_8_elite"
-    ),
+    "8 Elit": npu("snapdragon_8_gen_3", "snapdragon_8_elit", "E0103", "snapdragon_8_elite", then="snapdragon_8_elite"),
     "k without its bucket": npu("{ k = 3", "{ k = 4", "E0210", "tokens = [1, 4, 5, 64]"),
     "draft is target": npu("draft -> chat", "chat -> chat", "E0208", "smaller model"),
     "a draft not deployed": npu("deploy draft on cpu as mnn\n", "", "E0209", "deploy draft on cpu"),

@@ -10,7 +10,7 @@ import pytest
 from edgec.compiler.diagnostics.diagnostic import EngineError
 from edgec.compiler.emit.child_process import Child
 from edgec.compiler.ir.save import save_graphs
-from edgec.targets.qnn.emit import contexts
+from edgec.targets.qnn.binaries import contexts
 from edgec.targets.qnn.htp.chip import Chip
 from edgec.targets.qnn.htp.compile import compile_twin
 from edgec.targets.qnn.htp.emulator import QnnSession, open_shared

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ....compiler.diagnostics.diagnostic import Diagnostic, EdgecError, Label
 from ..htp.chip import NO_FP16, Chip
+from ..shards import check_shards
 from .integer_formats import ACKNOWLEDGE, described, integer_format, integers, safer
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def check(request: CheckRequest) -> list[Diagnostic]:
     problems += _device(request, at)
     problems += _buckets(request, at)
     problems += _two_ropes(request, at)
+    problems += check_shards(request, at)
     for step in request.steps:
         if step.demands.weights:
             problems += integer_format(step, chip) if integers(request) else _format(step, chip)

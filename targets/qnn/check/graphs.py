@@ -13,9 +13,11 @@ from ..conformance.legality import legality
 from ..htp.chip import Chip
 from ..lower.builder import WeightStore
 from ..lower.lower_graphs import lowerings
+from ..shards import check_container
 from ..sparse_store import least_rows
 
 _OF_BUCKETS = {"tokens", "context", "rows"}  # numbers of a use that buckets decide
+_ONE_BUCKET = "write `container = per_chip`: a binary for each chip, or one bucket"
 _OF_MODELS = {"n", "k", "vocab", "size", "heads", "kv_heads", "head_dim"}  # those that nothing in a plan changes
 
 
@@ -28,6 +30,8 @@ def refused_graphs(request: TakesRequest) -> list[Refusal]:
             lowering.visit()
             found += lowering.refused
             uses += lowering.uses
+    if (why := check_container(request.parts, request.options)) is not None:
+        found.append(Refusal("E0644", why, request.module.name, _ONE_BUCKET, "shape"))
     return [*dict.fromkeys(found), *refused_uses(uses, Chip.of(request.device).arch)]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -45,14 +45,21 @@ def compile_shared(
     name: str,
     child: Child | None = None,
     sparse: bool = False,
+    others: Sequence[Chip] = (),
 ) -> Compiled:
     """Compile `folder/<graph>.onnx` into one binary `destination/<name>.bin`; nothing is left when it fails.
 
-    `sparse`: with HTP's sparse store.
+    `sparse`: with HTP's sparse store. `others`: further chips, of which the one graph is prepared in the same file.
     """
     with scratch_folder("qnn") as work:
         _stage(folder, work)
         request = {key: value for key, value in asdict(chip).items() if key != "name"}
+        if others:
+            chips = (chip, *others)
+            request |= {
+                "soc_model": _listed(one.soc_model for one in chips),
+                "arch": _listed(one.arch for one in chips),
+            }
         share = len(graphs) > 1
         call = {"folder": str(work), "graphs": list(graphs), "share": share, "sparse": sparse, **request}
         if child is None:
@@ -63,8 +70,12 @@ def compile_shared(
             answer, fixed = child.call("compile", **call), False
         if "rejected" in answer:
             raise _refusal(answer, chip)
-        made = _collect(work, graphs, chip, destination, name, answer, child)
+        made = _collect(work, graphs, (chip, *others), destination, name, answer, child)
         return replace(made, reproducible=fixed)
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ",".join(map(str, numbers))
 
 
 def compile_twin(
@@ -87,7 +98,7 @@ def _stage(folder: Path, work: Path) -> None:
 def _collect(
     work: Path,
     graphs: Sequence[str],
-    chip: Chip,
+    chips: Sequence[Chip],
     destination: Path,
     name: str,
     answer: Mapping[str, Any],
@@ -103,7 +114,7 @@ def _collect(
         fail("E0612", f"the engine wrote {len(made)} binaries for `{name}`, expected one", kind=EngineError)
     binary = work / made.pop()
     expected = {names[graph]: interface(model) for graph, model in models.items()}
-    info = verify(binary, expected, chip.soc_model, child)
+    info, *_ = [verify(binary, expected, chip.soc_model, child) for chip in chips]
     destination.mkdir(parents=True, exist_ok=True)
     final = destination / f"{name}.bin"
     written = [final]

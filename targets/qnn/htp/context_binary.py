@@ -59,17 +59,21 @@ class ContextInfo:
     bytes: int
     graphs: Mapping[str, GraphSpec]
     vtcm_bytes: Mapping[str, int | None]
+    socs: tuple[int, ...] = ()  # of a container: every chip it holds a context for
 
 
-def read(path: Path, child: Child | None = None) -> ContextInfo:
-    """The metadata of `path`; a truncated or foreign file is an error, never a crash."""
+def read(path: Path, child: Child | None = None, soc_model: int | None = None) -> ContextInfo:
+    """The metadata of `path`; a truncated or foreign file is an error, never a crash.
+
+    `soc_model`: of this chip, where the file is a container for several.
+    """
     if not path.is_file():
         fail("E0610", f"context binary `{path.name}` is missing", kind=EngineError)
     if child is None:
         with start_worker(f"the reader of `{path.name}`") as own:
-            raw = own.call("describe", path=str(path.absolute()))
+            raw = own.call("describe", path=str(path.absolute()), soc_model=soc_model)
     else:
-        raw = child.call("describe", path=str(path.absolute()))
+        raw = child.call("describe", path=str(path.absolute()), soc_model=soc_model)
     if "error" in raw:
         fail(
             "E0610",
@@ -79,7 +83,7 @@ def read(path: Path, child: Child | None = None) -> ContextInfo:
         )
     graphs = {name: GraphSpec(_specs(g["inputs"]), _specs(g["outputs"])) for name, g in raw["graphs"].items()}
     vtcm = {name: g["vtcm_bytes"] for name, g in raw["graphs"].items()}
-    return ContextInfo(raw["build"], raw["soc_model"], path.stat().st_size, graphs, vtcm)
+    return ContextInfo(raw["build"], raw["soc_model"], path.stat().st_size, graphs, vtcm, tuple(raw.get("socs", ())))
 
 
 def _specs(tensors: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
@@ -112,7 +116,7 @@ def _differences(graph: str, kind: str, have: Mapping[str, TensorSpec], want: Ma
 
 def verify(path: Path, expected: Mapping[str, GraphSpec], soc_model: int, child: Child | None = None) -> ContextInfo:
     """Read `path` back; an EngineError lists everything that is not as it was meant."""
-    info = read(path, child)
+    info = read(path, child, soc_model)
     problems = compare(info, expected)
     if info.soc_model != soc_model:
         problems.append(f"the binary is for SoC {info.soc_model}, asked for {soc_model}")
@@ -143,6 +147,7 @@ def describe(path: Path) -> dict[str, Any]:
         "kind": "qnn context binary",
         "build": info.build,
         "soc_model": info.soc_model,
+        **({"soc_models": list(info.socs)} if info.socs else {}),
         "bytes": info.bytes,
         "graphs": {
             name: {

@@ -41,7 +41,7 @@ def _devices() -> list[Any]:
     return [device for device in ort.get_ep_devices() if device.ep_name == PROVIDER]
 
 
-def provider_options(soc_model: int, arch: int, vtcm_mb: int) -> dict[str, str]:
+def provider_options(soc_model: int | str, arch: int | str, vtcm_mb: int) -> dict[str, str]:
     """The compiler options for one chip: fp16 arithmetic, the highest graph optimisation."""
     import onnxruntime_qnn
 

@@ -17,6 +17,7 @@ from typing import Any
 from ....compiler.emit.child_process import limit_memory, peak_rss, serve
 from ....compiler.oracle.onnx_runtime import session
 from . import provider as htp
+from .multi_soc import is_container, read_container
 from .read_context import read_context
 from .sparse_option import switch
 
@@ -30,11 +31,18 @@ _HANDLES = itertools.count()
 
 
 def compile_graphs(
-    folder: str, graphs: list[str], soc_model: int, arch: int, vtcm_mb: int, share: bool, sparse: bool = False
+    folder: str,
+    graphs: list[str],
+    soc_model: int | str,
+    arch: int | str,
+    vtcm_mb: int,
+    share: bool,
+    sparse: bool = False,
 ) -> dict[str, Any]:
     """Compile `<graph>.onnx` of `folder`, in order, to `<graph>_ctx.onnx`; with `share`, into one binary.
 
-    `sparse`: weights whose zeros fit HTP's patterns are stored so.
+    `sparse`: weights whose zeros fit HTP's patterns are stored so. `soc_model` and `arch` may be lists, with commas:
+    a container for several chips is written.
 
     The engine hashes the model's path into graph names and bytes, so the paths it sees are relative and fixed:
     the folder becomes the working directory. Returns {"rejected": [...]} or {"seconds", "peak_rss"}.
@@ -158,8 +166,10 @@ def _log_since(mark: int) -> str:
     return os.pread(2, _log_size() - mark, mark).decode("utf-8", "replace") if _log_size() > mark else ""
 
 
-def describe(path: str) -> dict[str, Any]:
-    """Metadata of a context binary."""
+def describe(path: str, soc_model: int | None = None) -> dict[str, Any]:
+    """Metadata of a context binary; of a container for several chips, that of one of them."""
+    if is_container(Path(path)):
+        return read_container(Path(path), soc_model)
     return read_context(Path(path))
 
 

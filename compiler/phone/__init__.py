@@ -1,0 +1,1 @@
+"""A bundle on a phone: the script in it, and `edgec push`."""
