@@ -69,7 +69,7 @@ def rows(shapes: dict[str, tuple[int, int]], blocks: tuple[int, ...], threads: i
                 row = {"shape": name, "block": block, "bits": bits}
                 for where, copies in (("hot", 1), ("cold", min(64, 2 * cache // size + 1))):
                     models = [
-                        (lookup_model(outputs, inputs, bits, block, False, copies), (str(built.path),)),
+                        (lookup_model(outputs, inputs, bits, block, 8, copies), (str(built.path),)),
                         (packed_model(outputs, inputs, stored_bits(bits), block, copies), ()),
                     ]
                     own, other = zip(*(_times(models, inputs, count, threads) for count in TOKENS), strict=True)

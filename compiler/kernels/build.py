@@ -25,8 +25,12 @@ LIBRARY = "libedgec_lookup.so"
 SCRIPT = "build.sh"
 _KIND = "kernels"
 _FLAGS = ("-O3", "-fPIC", "-std=c11", "-ffp-contract=off", "-Wall", "-Wextra")
-_AVX512 = "avx512f avx512bw avx512vl avx512dq avx512vbmi avx512vnni fma f16c"
-_OWN = {"avx2.c": "avx2 fma f16c", "avx512.c": _AVX512}  # instructions that one file is compiled for, on x86-64
+_AVX512_BW = "avx512f avx512bw avx512vl avx512dq fma f16c"
+_OWN = {
+    "avx2.c": "avx2 fma f16c",
+    "avx512.c": f"{_AVX512_BW} avx512vbmi avx512vnni",
+    "avx512_bw.c": _AVX512_BW,
+}  # instructions that one file is compiled for, on x86-64
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """How long one token takes on this machine, by lookup and by ONNX Runtime's own kernel; measured once for each shape.
 
-    times(N, K, bits, block, exact) = (seconds of LutGemv, seconds of MatMulNBits with int8 activations)
+    times(N, K, bits, block, tables) = (seconds of LutGemv, seconds of MatMulNBits with int8 activations)
 
 Both run alone in a session of their own with the threads that `edgec run` gives it. A weight of many outputs is
 measured with fewer and its time scaled: at that size time goes with the bytes. The times are kept in the cache under
@@ -35,30 +35,30 @@ _ROUNDS, _CALLS = 8, 5
 _LEAST_SECONDS = 2e-3
 
 
-def times(outputs: int, inputs: int, bits: int, block: int, exact: bool) -> tuple[float, float] | None:
+def times(outputs: int, inputs: int, bits: int, block: int, tables: int) -> tuple[float, float] | None:
     """Seconds of both for one token; None where no kernel can be built."""
     built = library().path
     if built is None:
         return None
-    key = _key(built, outputs, inputs, bits, block, exact)
+    key = _key(built, outputs, inputs, bits, block, tables)
     known = read_note(_KIND, key)
     if known is not None:
         lookup, other = json.loads(known)
         return lookup, other
     measured = min(outputs, max(64, _WEIGHTS // inputs // 64 * 64))
     factor = outputs / measured
-    lookup, other = measure(measured, inputs, bits, block, exact, built)
+    lookup, other = measure(measured, inputs, bits, block, tables, built)
     write_note(_KIND, key, json.dumps([lookup * factor, other * factor]))
     return lookup * factor, other * factor
 
 
 def measure(
-    outputs: int, inputs: int, bits: int, block: int, exact: bool, built: Path, tokens: int = 1, threads: int = 0
+    outputs: int, inputs: int, bits: int, block: int, tables: int, built: Path, tokens: int = 1, threads: int = 0
 ) -> tuple[float, float]:
     """Seconds of both on random weights."""
     x = np.random.default_rng(0).standard_normal((tokens, inputs)).astype(np.float32)
     runs = [
-        bound(lookup_model(outputs, inputs, bits, block, exact), x, threads, (str(built),)),
+        bound(lookup_model(outputs, inputs, bits, block, tables), x, threads, (str(built),)),
         bound(packed_model(outputs, inputs, stored_bits(bits), block), x, threads),
     ]
     found = least(runs)
@@ -95,11 +95,11 @@ def bound(model: ir.Model, x: np.ndarray, threads: int, libraries: Sequence[str]
     return lambda: opened.run_with_iobinding(binding)
 
 
-def lookup_model(outputs: int, inputs: int, bits: int, block: int, exact: bool, copies: int = 1) -> ir.Model:
+def lookup_model(outputs: int, inputs: int, bits: int, block: int, tables: int, copies: int = 1) -> ir.Model:
     """`copies` linears of one input by lookup, each with random weights of its own."""
     model, x = _model(inputs)
     rng = np.random.default_rng(1)
-    attributes = {"bits": bits, "block_size": block, "outputs": outputs, "exact": int(exact)}
+    attributes = {"bits": bits, "block_size": block, "outputs": outputs, "tables": tables}
     for number in range(copies):
         held = {
             "planes": to_planes(rng.integers(0, 1 << bits, (outputs, inputs)).astype(np.uint8), bits),

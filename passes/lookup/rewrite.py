@@ -19,16 +19,16 @@ from ...compiler.pipeline.pass_interface import Scope
 BLOCKS = (32, 64, 128)
 
 
-def rewrite(module: Module, scope: Scope, widths: Sequence[int], *, exact: bool, always: bool) -> int:
+def rewrite(module: Module, scope: Scope, widths: Sequence[int], *, tables: int, always: bool) -> int:
     """Replace what the line selects and the op can hold; how many linears that were."""
     found = list(_taken(module, scope, widths))
     if not always:
         uses: dict[ir.Value, list[str]] = {}
         for linear in linears(module):
             uses.setdefault(linear.initializer, []).append(linear.name)
-        found = [linear for linear in found if _worth(linear, uses[linear.initializer], scope, exact)]
+        found = [linear for linear in found if _worth(linear, uses[linear.initializer], scope, tables)]
     for linear in found:
-        _replace(module, linear, exact)
+        _replace(module, linear, tables)
     drop_unread_nodes(module.main.graph, lambda node: node.op_type in ("Transpose", "DequantizeLinear"))
     drop_unused_initializers(module.main.graph)
     return len(found)
@@ -71,7 +71,7 @@ def _refusal(linear: Linear, widths: Sequence[int]) -> str | None:
     return None
 
 
-def _worth(linear: Linear, users: Sequence[str], scope: Scope, exact: bool) -> bool:
+def _worth(linear: Linear, users: Sequence[str], scope: Scope, tables: int) -> bool:
     """Whether lookup is faster here; `auto`. `users`: all linears with this weight."""
     if not scope.on_host:
         return scope.skip(linear.node, "the device's processor was not measured (`when = always` takes it)")
@@ -83,7 +83,7 @@ def _worth(linear: Linear, users: Sequence[str], scope: Scope, exact: bool) -> b
     from .host_times import times
 
     quant = _quant(linear)
-    held = times(linear.shape[0], linear.shape[1], quant.format.bits, quant.block or 0, exact)
+    held = times(linear.shape[0], linear.shape[1], quant.format.bits, quant.block or 0, tables)
     if held is None:
         return scope.skip(linear.node, "there is no kernel on this machine to measure")
     lookup, other = held
@@ -99,7 +99,7 @@ def _quant(linear: Linear) -> QuantizedWeight:
     return linear.quant
 
 
-def _replace(module: Module, linear: Linear, exact: bool) -> None:
+def _replace(module: Module, linear: Linear, tables: int) -> None:
     model, quant = module.main, _quant(linear)
     bits, name = quant.format.bits, f"{linear.name}.lookup"
     held = [
@@ -110,7 +110,7 @@ def _replace(module: Module, linear: Linear, exact: bool) -> None:
     old = linear.node.outputs[0]
     made = ir.Value(name=f"{old.name}.lookup", type=old.type, shape=old.shape)
     inputs = [linear.node.inputs[0], *(initializer(model.graph, weight.name, weight) for weight in held)]
-    attributes = {"bits": bits, "block_size": quant.block, "outputs": linear.shape[0], "exact": int(exact)}
+    attributes = {"bits": bits, "block_size": quant.block, "outputs": linear.shape[0], "tables": tables}
     node = LutGemv().node(model, f"{linear.name}.lookup", inputs, made, **attributes)
     node.metadata_props.update(linear.node.metadata_props)
     model.graph.insert_before(linear.node, node)

@@ -96,6 +96,8 @@ class OrtTarget(Target):
         return expanded("ONNX Runtime")
 
     def emission_bound(self, part: dict[str, Any]) -> float:
-        """Sums in another order; with `compute = int8` or tables of int8 in steps of 1/127, layers deep."""
+        """Sums in another order; with `compute = int8` or tables of int8 in steps of 1/127, layers deep; of 11 bits."""
         details = part.get("details", {})
-        return 0.15 if "int8" in (details.get("compute"), details.get("lookup")) else 2e-3
+        if "int8" in (details.get("compute"), details.get("lookup")):
+            return 0.15
+        return 0.01 if details.get("lookup") == "fp16" else 2e-3

@@ -24,7 +24,8 @@ from .lookup import is_lookup, panels_alone
 from .session import OrtGraph, kernels, run_alone
 
 _WHOLE = 64 << 20  # bytes of float32 weights up to which a graph is run whole
-_BOUND = {"float32": 2e-4, "int8": 0.15}  # sums in another order, or activations in steps of 1/127, layers deep
+# sums in another order, of 11 bits, or activations in steps of 1/127, layers deep
+_BOUND = {"float32": 2e-4, "fp16": 5e-3, "int8": 0.15}
 _HALF_BOUND = 2e-3  # float weights rounded to float16, layers deep
 _TOKENS = 3
 _PIECES, _PIECE = 4, 64  # how many rows of a weight are looked at, from its first to its last

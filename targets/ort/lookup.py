@@ -16,13 +16,13 @@ from ...compiler.ir.ops.lut_gemv import LUT_GEMV, LutGemv
 from ...compiler.ir.opset import IR_VERSION, OPSET
 from ...compiler.ir.weights import from_array
 
+_KINDS = {8: "int8", 16: "fp16", 32: "float32"}  # by the bits of a sum
+
 
 def table_kind(models: Iterable[ir.Model]) -> str | None:
-    """How the tables of these graphs are held: `int8` if any is, else `float32`; None without a lookup."""
-    found = [node for model in models for node in model.graph if is_lookup(node)]
-    if not found:
-        return None
-    return "float32" if all(node.attributes.get_int("exact", 0) for node in found) else "int8"
+    """How the tables of these graphs are held, those of least exactness if they differ; None without a lookup."""
+    found = [node.attributes.get_int("tables", 8) for model in models for node in model.graph if is_lookup(node)]
+    return _KINDS[min(found)] if found else None
 
 
 def is_lookup(node: ir.Node) -> bool:

@@ -1,7 +1,8 @@
 // Random cases of one kernel beside the plain one, in a process of their own: for processors that are emulated.
 //
-//     cases NAME COUNT SEED    ->    prints "NAME: COUNT cases, W wrong, largest difference D in 10^9"
-//     cases NAME time K N BITS BLOCK    ->    multiplies once, so that an emulator can count its instructions
+//     cases NAME COUNT SEED    ->    prints "NAME: COUNT cases, W wrong, largest difference D in 10^9, with float16 H"
+//     cases NAME WHAT K N BITS BLOCK    ->    runs once, so that an emulator can count its instructions: WHAT is int8, half or
+//                                             float (a product with such tables), tables (of int8) or dequantise
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +22,7 @@ typedef struct {
   LookupLinear w;
   LookupTables t;
   int64_t tokens, panels;
-  float* x;
+  float *x, typical;
 } Case;
 
 static int quick;  // weights of zeros: they are only counted
@@ -54,50 +55,112 @@ static Case make(int64_t inputs, int64_t outputs, int bits, int block, int token
   uint8_t* zero = symmetric ? NULL : filled(scales);
   for (size_t i = 0; zero && i < scales; i++) zero[i] %= 2 << bits;
   c.w = (LookupLinear){filled((size_t)(c.panels * inputs * 8 * bits)), scale, zero, (uint8_t)(1 << bits), outputs, inputs, bits, block};
-  c.t = (LookupTables){zeros(sums), zeros(sums * 4), zeros(sums), zeros(sums)};
+  c.t = (LookupTables){zeros(sums), zeros(sums * 2), zeros(sums * 4), zeros(sums), zeros(sums)};
   c.x = zeros((size_t)(tokens * inputs) * sizeof(float));
   for (int64_t i = 0; i < tokens * inputs; i++) c.x[i] = (float)between(-1000, 1000) / 300.0f;
   return c;
 }
 
-// The largest difference over the largest value; the tables are the plain kernel's, so sums of lookups are the same.
-static float difference(const LookupKernels* k, Case* c) {
+static float root(float square) {  // without a library of mathematics
+  float found = square > 1 ? square : 1;
+  for (int i = 0; i < 60; i++) found = 0.5f * (found + square / found);
+  return found;
+}
+
+// What an output is typically: the largest root of the sum of its squared summands.
+static float typical(const Case* c) {
+  const int64_t n = c->w.outputs;
+  float *w = zeros((size_t)(c->w.inputs * n) * sizeof(float)), largest = 1e-18f;
+  lookup_plain.dequantise(&c->w, 0, c->panels, w);
+  for (int64_t m = 0; m < c->tokens; m++)
+    for (int64_t o = 0; o < n; o++) {
+      float squares = 0;
+      for (int64_t k = 0; k < c->w.inputs; k++) {
+        float part = c->x[m * c->w.inputs + k] * w[k * n + o];
+        squares += part * part;
+      }
+      if (squares > largest) largest = squares;
+    }
+  return root(largest);
+}
+
+static float apart(const float* ours, const float* plain, const Case* c) {
+  float worst = 0;
+  for (int64_t i = 0; i < c->tokens * c->w.outputs; i++) {
+    float difference = __builtin_fabsf(ours[i] - plain[i]);
+    if (!(difference <= worst)) worst = difference;
+  }
+  return worst / c->typical;
+}
+
+// Of the kernel's product, over the plain kernel's tables; with `own`, of the plain product over the kernel's tables.
+// Tables of float16 are held against those of floats: their bound is that of the exact product.
+static float compared(const LookupKernels* k, Case* c, LookupKind kind, int own) {
   size_t count = (size_t)(c->tokens * c->w.outputs);
   float *ours = zeros(count * sizeof(float)), *plain = zeros(count * sizeof(float));
-  lookup_plain.tables(&c->w, c->x, c->tokens, &c->t);
-  lookup_plain.multiply(&c->w, &c->t, c->tokens, 0, c->panels, plain);
-  k->multiply(&c->w, &c->t, c->tokens, 0, c->panels, ours);
-  float worst = 0, largest = 1e-9f;
-  for (size_t i = 0; i < count; i++) {
-    float apart = __builtin_fabsf(ours[i] - plain[i]);
-    if (!(apart <= worst)) worst = apart;
-    if (__builtin_fabsf(plain[i]) > largest) largest = __builtin_fabsf(plain[i]);
-  }
-  return worst / largest;
+  const LookupKind other = kind == LOOKUP_HALF ? LOOKUP_FLOAT : kind;
+  lookup_plain.tables[other](&c->w, c->x, c->tokens, &c->t);
+  lookup_plain.multiply[other](&c->w, &c->t, c->tokens, 0, c->panels, plain);
+  if (other != kind) lookup_plain.tables[kind](&c->w, c->x, c->tokens, &c->t);
+  if (own) k->tables[kind](&c->w, c->x, c->tokens, &c->t);
+  (own ? lookup_plain.multiply : k->multiply)[kind](&c->w, &c->t, c->tokens, 0, c->panels, ours);
+  return apart(ours, plain, c);
+}
+
+// How many of the weights are not the same number.
+static int unequal(const LookupKernels* k, Case* c) {
+  size_t count = (size_t)(c->w.inputs * c->w.outputs);
+  float *ours = zeros(count * sizeof(float)), *plain = zeros(count * sizeof(float));
+  lookup_plain.dequantise(&c->w, 0, c->panels, plain);
+  k->dequantise(&c->w, 0, c->panels, ours);
+  int found = 0;
+  for (size_t i = 0; i < count; i++) found += !(ours[i] == plain[i]);
+  return found;
+}
+
+static void once(const LookupKernels* k, const char* what, Case* c) {
+  const char* kinds[LOOKUP_KINDS] = {"int8", "half", "float"};
+  float* y = zeros((size_t)(c->w.outputs * (strcmp(what, "dequantise") ? 1 : c->w.inputs)) * sizeof(float));
+  if (!strcmp(what, "dequantise")) k->dequantise(&c->w, 0, c->panels, y);
+  if (!strcmp(what, "tables")) k->tables[LOOKUP_INT8](&c->w, c->x, 1, &c->t);
+  for (int kind = 0; kind < LOOKUP_KINDS; kind++)
+    if (!strcmp(what, kinds[kind])) {
+      lookup_plain.tables[kind](&c->w, c->x, 1, &c->t);
+      k->multiply[kind](&c->w, &c->t, 1, 0, c->panels, y);
+    }
+  printf("%d\n", (int)y[0]);
 }
 
 int main(int argc, char** argv) {
   const LookupKernels* k = argc > 1 ? lookup_named(argv[1]) : NULL;
   if (!k) return printf("no kernel `%s` here\n", argc > 1 ? argv[1] : ""), 2;
-  if (argc > 6 && !strcmp(argv[2], "time")) {
+  if (argc > 6) {
     quick = 1;
     Case c = make(atoi(argv[3]), atoi(argv[4]), atoi(argv[5]), atoi(argv[6]), 1, 1);
-    float* y = zeros((size_t)c.w.outputs * sizeof(float));
-    lookup_plain.tables(&c.w, c.x, 1, &c.t);
-    k->multiply(&c.w, &c.t, 1, 0, c.panels, y);
-    return printf("%d\n", (int)y[0]), 0;
+    return once(k, argv[2], &c), 0;
   }
   int count = argc > 2 ? atoi(argv[2]) : 100, wrong = 0;
   state = argc > 3 ? (uint64_t)atoi(argv[3]) : 1;
-  float worst = 0;
+  float worst[LOOKUP_KINDS] = {0};
   for (int i = 0; i < count; i++) {
     used = 0;
     int block = 32 << between(0, 2);
     Case c = make(block * between(1, 4), between(1, 150), between(1, 4), block, between(1, 3), between(0, 1));
-    float apart = difference(k, &c);
-    if (!(apart <= worst)) worst = apart;
-    wrong += !(apart < 1e-5f);
+    // A table's entry of int8 may be the next one where two roundings are as near.
+    const float allowed[LOOKUP_KINDS] = {1e-5f, 1e-3f, 1e-5f}, rounded[LOOKUP_KINDS] = {2e-2f, 1e-3f, 1e-5f};
+    int bad = unequal(k, &c) != 0;
+    c.typical = typical(&c);
+    for (int kind = 0; kind < LOOKUP_KINDS; kind++) {
+      if (k->multiply[kind] != lookup_plain.multiply[kind] || k == &lookup_plain) {
+        float off = compared(k, &c, kind, 0);
+        if (!(off <= worst[kind])) worst[kind] = off;
+        bad |= !(off < allowed[kind]);
+      }
+      if (k->tables[kind] != lookup_plain.tables[kind]) bad |= !(compared(k, &c, kind, 1) < rounded[kind]);
+    }
+    wrong += bad;
   }
-  printf("%s: %d cases, %d wrong, largest difference %d in 10^9\n", k->name, count, wrong, (int)(worst * 1e9f));
+  printf("%s: %d cases, %d wrong, largest difference %d in 10^9, with float16 %d\n", k->name, count, wrong,
+         (int)(worst[LOOKUP_INT8] * 1e9f), (int)(worst[LOOKUP_HALF] * 1e9f));
   return wrong != 0;
 }

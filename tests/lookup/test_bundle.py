@@ -47,6 +47,7 @@ def bundles(tmp_path_factory):
     """By how tables are held; None: without lookup."""
     folder = tmp_path_factory.mktemp("lookup")
     lines = {None: "", "float32": "lut_gemv (when = always, tables = float32)", "int8": "lut_gemv (when = always)"}
+    lines["fp16"] = "lut_gemv (when = always, tables = fp16)"
     return {name: compiled(folder / str(name), line) for name, line in lines.items()}
 
 
@@ -62,7 +63,7 @@ def test_float_tables_write_the_same_text(bundles, capsys):
 
 
 def test_the_bundle_says_and_holds_what_it_needs(bundles):
-    for kind in ("float32", "int8"):
+    for kind in ("float32", "fp16", "int8"):
         manifest, held = details(bundles[kind])
         assert (held["lookup"], held["kernels"]) == (kind, "draft/kernels")
         assert (bundles[kind] / "draft" / "kernels" / "plain.c").is_file()
@@ -75,12 +76,12 @@ def test_the_bundle_says_and_holds_what_it_needs(bundles):
 
 
 def test_verify_holds_it_against_its_own_weights(bundles, capsys):
-    for kind, bound in (("float32", 2e-3), ("int8", 0.15)):
+    for kind, bound in (("float32", 2e-3), ("fp16", 0.01), ("int8", 0.15)):
         part = json.loads((bundles[kind] / "manifest.json").read_text())["parts"]["draft.cpu0"]
         assert find_target("ort")().emission_bound(part) == bound
         main(["verify", str(bundles[kind]), "--json"])
         (found,) = json.loads(capsys.readouterr().out)["parts"].values()
-        assert found["emission"] < (1e-4 if kind == "float32" else 0.1)
+        assert found["emission"] < {"float32": 1e-4, "fp16": 2e-3, "int8": 0.1}[kind]
 
 
 def test_without_a_compiler_the_body_runs_and_it_is_said_once(bundles, monkeypatch, capsys, golden_error):

@@ -11,6 +11,13 @@ MISTAKES = {
     "neon_dot": ("neon.c", "vdupq_n_u32(0x30201000)", "vdupq_n_u32(0x20301000)"),
     "hvx": ("hvx.c", "Q6_V_vand_VV(odd, low), place[2]", "Q6_V_vand_VV(odd, low), place[0]"),
 }
+OTHER_MISTAKES = {  # in tables of floats, of halves, in how tables are made, in the weights themselves
+    "exact_tile": ("neon", "neon.c", "vdupq_n_u32(0x03020100)", "vdupq_n_u32(0x03020000)"),
+    "half_tile": ("neon", "neon.c", "vorrq_u8(first, vdupq_n_u8(1))", "first"),
+    "tables": ("neon", "neon.c", "q & 2 ? four[3] : -four[3]", "q & 2 ? four[3] : four[3]"),
+    "dequantise": ("neon", "neon.c", "(pattern >> i & 1) << p", "(pattern >> i & 1) << (p & 1)"),
+    "hvx dequantise": ("hvx", "hvx.c", "(u >> i & 1) << p", "(u >> i & 1) << (p & 1)"),
+}
 PAIRS = [(machine, kernel) for machine in MACHINES.values() for kernel in machine.kernels]
 
 
@@ -40,6 +47,15 @@ def test_a_thousand_random_cases(cases, machine, kernel):
 def test_a_mistake_is_found(cases, machine, kernel, tmp_path):
     cases(machine)
     done = machine.run(machine.build(tmp_path, "cases", MISTAKES[kernel]), kernel, 20, 1)
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("what", OTHER_MISTAKES)
+def test_a_mistake_elsewhere_is_found(cases, what, tmp_path):
+    kernel, *change = OTHER_MISTAKES[what]
+    machine = next(machine for machine, other in PAIRS if other == kernel)
+    cases(machine)
+    done = machine.run(machine.build(tmp_path, "cases", tuple(change)), kernel, 20, 1)
     assert done.returncode == 1
 
 

@@ -1,13 +1,9 @@
 """`ai.edgec::LutGemv`: a linear whose integers lie in bit planes, for kernels that multiply by table lookup.
 
-    y[.., N] = x[.., K] @ W[N, K]^T      w[n, k] = scale[n, k / B] * (u[n, k] - zero[n, k / B] / 2)     0 <= u < 2^bits
+    y[.., N] = x[.., K] @ W[N, K]^T      W of planes, scale and zero as `plane_weight.py` has it
 
-    planes   uint8 [P, K/32, bits, 4, 64]    (`bit_planes.py`)              P = ceil(N / 64), panels filled up
-    scale    float16 [P, K/B, 64]
-    zero     uint8 [P, K/B, 64], or [1, 1, 1] for all blocks: zero points in halves
-
-With `exact = 0` a kernel may round the sums in its tables to int8, with a step for every block of inputs, as the
-kernels of `compiler/kernels/lookup` do; the body does not round.
+With `tables = 8` a kernel may round the sums in its tables to int8, with a step for every block of inputs, with 16 to
+float16, as the kernels of `compiler/kernels/lookup` do; the body does not round.
 """
 
 from __future__ import annotations
@@ -17,60 +13,18 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from ..annotations import FORMAT, Transform
-from ..bit_planes import EXTENT, PANEL, from_panels, from_planes, panels, to_panels, to_planes
-from ..linears import Linear, QuantizedWeight
-from ..module import constant, initializer
+from ..linears import Linear
+from ..module import initializer
 from ..opset import IR_VERSION, OPSET
-from ..sparsity import PACKED_SPARSITY, SPARSITY
-from ..weight_format import WeightFormat
-from ..weights import Weight, derive, from_array
+from ..weights import from_array
 from .op_definition import OpDefinition, OpExample
+from .plane_weight import BODY, example_weight, weight_use
 
 LUT_GEMV = "LutGemv"
-_BODY = f"""{LUT_GEMV} <bits: int = 4, block_size: int = 32, outputs: int = 64, exact: int = 0>
+_BODY = f"""{LUT_GEMV} <bits: int = 4, block_size: int = 32, outputs: int = 64, tables: int = 8>
 (x, planes, scale, zero) => (y)
 {{
-    last = Constant <value_ints = [-1]> ()
-    none = Constant <value_ints = [0]> ()
-    one = Constant <value = uint8 {{1}}> ()
-    places = Constant <value = uint8[8] {{0, 1, 2, 3, 4, 5, 6, 7}}> ()
-    column = Unsqueeze (planes, last)
-    moved = BitShift <direction = "RIGHT"> (column, places)
-    bit = BitwiseAnd (moved, one)
-    apart = Constant <value_ints = [0, 0, 0, 4, 16, 4, 2, 4]> ()
-    by_place = Reshape (bit, apart)
-    ordered = Transpose <perm = [0, 3, 4, 1, 6, 5, 7, 2]> (by_place)
-    width = Constant <value_int: int = @bits> ()
-    used = Reshape (width, last)
-    powers = Constant <value = float[4] {{1, 2, 4, 8}}> ()
-    weights = Slice (powers, none, used, none)
-    digits = Cast <to = 1> (ordered)
-    integers = MatMul (digits, weights)
-    size = Constant <value_int: int = @block_size> ()
-    block = Reshape (size, last)
-    panel = Constant <value_ints = [{PANEL}]> ()
-    by_block = Concat <axis = 0> (none, panel, last, block)
-    half = Constant <value_float = 0.5> ()
-    flat_rows = Constant <value_ints = [0, {PANEL}, -1]> ()
-    rows = Reshape (integers, flat_rows)
-    blocks = Reshape (rows, by_block)
-    zero_float = Cast <to = 1> (zero)
-    zero_halves = Mul (zero_float, half)
-    zero_rows = Transpose <perm = [0, 2, 1]> (zero_halves)
-    zeros = Unsqueeze (zero_rows, last)
-    shifted = Sub (blocks, zeros)
-    scale_float = Cast <to = 1> (scale)
-    scale_rows = Transpose <perm = [0, 2, 1]> (scale_float)
-    scales = Unsqueeze (scale_rows, last)
-    scaled = Mul (shifted, scales)
-    shape = Shape <start = -1> (x)
-    flat = Concat <axis = 0> (last, shape)
-    filled = Reshape (scaled, flat)
-    count = Constant <value_int: int = @outputs> ()
-    end = Reshape (count, last)
-    weight = Slice (filled, none, end, none)
-    turned = Transpose <perm = [1, 0]> (weight)
+{BODY}
     y = MatMul (x, turned)
 }}"""
 
@@ -83,35 +37,15 @@ class LutGemv(OpDefinition):
 
     def as_weight_use(self, node: ir.Node) -> Linear | None:
         """The integers [N, K] with their scales and zero points, by rows."""
-        planes, scale, zero = (constant(value) for value in node.inputs[1:4])
-        value = node.inputs[1]
-        if planes is None or scale is None or zero is None or value is None:
-            return None
-        outputs, block = node.attributes.get_int("outputs", 0), node.attributes.get_int("block_size", 32)
-        bits = node.attributes.get_int("bits", 4)
-        symmetric = zero.size == 1
-        q = _integers(planes, outputs, bits, block, symmetric)
-        # one bit stands for -1 and 1, which lie twice as far apart as 0 and 1
-        held = _values(scale, outputs, ir.DataType.FLOAT, 0.5 if bits == 1 and symmetric else 1.0)
-        zero_point = None if symmetric else _values(zero, outputs, ir.DataType.UINT4, 0.5)
-        quant = QuantizedWeight(node, q, held, zero_point, block, 1)
-        return Linear(node.name or "", "own", node, value, True, None, quant, None)
+        return weight_use(node, 1)
 
     def example(self) -> OpExample:
         """70 outputs of 64 inputs in blocks of 32, 3 bits."""
-        rng = np.random.default_rng(5)
-        u, zero = rng.integers(0, 8, (70, 64)), rng.integers(0, 8, (70, 2))
-        scale = rng.uniform(0.5, 1.5, (70, 2)).astype(np.float16)
-        x = rng.normal(size=(1, 3, 64)).astype(np.float32)
-        w = (u - np.repeat(zero, 32, axis=1)) * np.repeat(scale.astype(np.float64), 32, axis=1)
+        tensors, w = example_weight()
+        x = np.random.default_rng(6).normal(size=(1, 3, 64)).astype(np.float32)
         inputs, outputs = (_activation("x", (1, 3, 64)), _activation("y", (1, 3, 70)))
         graph = ir.Graph([inputs], [outputs], nodes=[], opset_imports={"": OPSET}, name="example")
         model = ir.Model(graph, ir_version=IR_VERSION)
-        tensors = {
-            "planes": to_planes(u.astype(np.uint8), 3),
-            "scale": to_panels(scale),
-            "zero": to_panels(2 * zero.astype(np.uint8)),
-        }
         held = [initializer(graph, name, from_array(name, array)) for name, array in tensors.items()]
         graph.append(self.node(model, "linear", [inputs, *held], outputs, bits=3, block_size=32, outputs=70))
         return OpExample(model, {"x": x}, {"y": (x.astype(np.float64) @ w.T).astype(np.float32)})
@@ -119,35 +53,3 @@ class LutGemv(OpDefinition):
 
 def _activation(name: str, shape: tuple[int, ...]) -> ir.Value:
     return ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(shape))
-
-
-def _integers(planes: Weight, outputs: int, bits: int, block: int, symmetric: bool) -> Weight:
-    """Signed integers of a symmetric weight, else unsigned ones [N, K], both in four bits."""
-    dtype = ir.DataType.INT4 if symmetric else ir.DataType.UINT4
-
-    def rows(start: int, stop: int) -> np.ndarray:
-        first = start // PANEL
-        found = from_planes(planes.rows(first, panels(stop)))[start - first * PANEL : stop - first * PANEL]
-        if not symmetric:
-            return found.astype(dtype.numpy())
-        signed = 2 * found.astype(np.int8) - 1 if bits == 1 else found.astype(np.int8) - (1 << (bits - 1))
-        return signed.astype(dtype.numpy())
-
-    shape = (outputs, planes.dims[1] * EXTENT)
-    made = derive(planes.name, dtype, shape, rows, planes, Transform.PACK, "unpacked")
-    if (pattern := PACKED_SPARSITY.get(planes)) is not None:
-        SPARSITY.set(made, pattern)
-    if FORMAT.get(made) is None:
-        FORMAT.set(made, WeightFormat(bits, block, symmetric, method=""))
-    return made
-
-
-def _values(held: Weight, outputs: int, dtype: ir.DataType, factor: float) -> Weight:
-    """One value a block [N, K/B], times `factor`."""
-
-    def rows(start: int, stop: int) -> np.ndarray:
-        first = start // PANEL
-        found = from_panels(held.rows(first, panels(stop)))[start - first * PANEL : stop - first * PANEL]
-        return (found.astype(np.float32) * np.float32(factor)).astype(dtype.numpy())
-
-    return derive(held.name, dtype, (outputs, held.dims[1]), rows, held, Transform.CAST, "by rows")

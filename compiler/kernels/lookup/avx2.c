@@ -82,14 +82,206 @@ static void multiply(const LookupLinear* w, const LookupTables* t, int64_t token
     for (int64_t m = 0; m < tokens; m++) panel(w, t, m, n, y);
 }
 
-static LookupKernels kernels;
+// Sums 0 to 7 and 8 to 15: the last input's sign is that of the half.
+INLINE void sixteen_sums(const float* four, __m256 out[2]) {
+  const __m256 minus = _mm256_set1_ps(-0.0f);
+  const __m256i number = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  __m256 sum = _mm256_setzero_ps();
+  for (int i = 0; i < 3; i++) {
+    __m256 clear = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_srli_epi32(number, i), 31));
+    sum = _mm256_add_ps(sum, _mm256_xor_ps(_mm256_set1_ps(four[i]), _mm256_andnot_ps(clear, minus)));
+  }
+  out[0] = _mm256_sub_ps(sum, _mm256_set1_ps(four[3])), out[1] = _mm256_add_ps(sum, _mm256_set1_ps(four[3]));
+}
+
+// The largest sum of four magnitudes, and the sum of all.
+INLINE float largest_of_block(const float* in, int block, float* sum) {
+  __m256 total = _mm256_setzero_ps(), largest = _mm256_setzero_ps();
+  for (int k = 0; k < block; k += 8) {
+    __m256 v = _mm256_loadu_ps(in + k), a = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v);
+    total = _mm256_add_ps(total, v);
+    a = _mm256_add_ps(a, _mm256_permute_ps(a, 0xB1));
+    largest = _mm256_max_ps(_mm256_add_ps(a, _mm256_permute_ps(a, 0x4E)), largest);
+  }
+  float held[8], most[8];
+  _mm256_storeu_ps(held, total), _mm256_storeu_ps(most, largest);
+  *sum = ((held[0] + held[4]) + (held[1] + held[5])) + ((held[2] + held[6]) + (held[3] + held[7]));
+  return most[0] > most[4] ? most[0] : most[4];
+}
+
+static void tables(const LookupLinear* w, const float* x, int64_t tokens, LookupTables* t) {
+  for (int64_t b = 0; b < tokens * w->inputs / w->block; b++) {
+    const float* in = x + b * w->block;
+    float largest = largest_of_block(in, w->block, &t->total[b]);
+    t->step[b] = largest / 127.0f;
+    const __m256 inverse = _mm256_set1_ps(largest > 0 ? 127.0f / largest : 0);
+    for (int k = 0; k < w->block; k += 4) {
+      __m256 sums[2];
+      sixteen_sums(in + k, sums);
+      __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(sums[0], inverse)), c = _mm256_cvtps_epi32(_mm256_mul_ps(sums[1], inverse));
+      __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, c), 0xD8);
+      __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+      _mm_storeu_si128((__m128i*)(t->sums + (b * w->block + k) * 4), bytes);
+    }
+  }
+}
+
+static void half_tables(const LookupLinear* w, const float* x, int64_t tokens, LookupTables* t) {
+  for (int64_t b = 0; b < tokens * w->inputs / w->block; b++) {
+    const float* in = x + b * w->block;
+    t->step[b] = lookup_half_step(largest_of_block(in, w->block, &t->total[b]));
+    const __m256 inverse = _mm256_set1_ps(1 / t->step[b]);
+    for (int k = 0; k < w->block; k += 4) {
+      __m256 sums[2];
+      sixteen_sums(in + k, sums);
+      for (int h = 0; h < 2; h++)
+        _mm_storeu_si128((__m128i*)(t->half + (b * w->block + k) * 4 + h * 8),
+                         _mm256_cvtps_ph(_mm256_mul_ps(sums[h], inverse), _MM_FROUND_TO_NEAREST_INT));
+    }
+  }
+}
+
+static void exact_tables(const LookupLinear* w, const float* x, int64_t tokens, LookupTables* t) {
+  for (int64_t b = 0; b < tokens * w->inputs / w->block; b++) {
+    const float* in = x + b * w->block;
+    largest_of_block(in, w->block, &t->total[b]);
+    t->step[b] = 1;
+    for (int k = 0; k < w->block; k += 4) {
+      __m256 sums[2];
+      sixteen_sums(in + k, sums);
+      for (int h = 0; h < 2; h++) _mm256_storeu_ps(t->exact + (b * w->block + k) * 4 + h * 8, sums[h]);
+    }
+  }
+}
+
+// The tables of 32 inputs as floats, in `held` if they are not.
+INLINE const float* wide_tables(const LookupTables* t, int64_t entry, LookupKind kind, float* held) {
+  if (kind == LOOKUP_FLOAT) return t->exact + entry;
+  for (int i = 0; i < 128; i += 8)
+    _mm256_storeu_ps(held + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(t->half + entry + i))));
+  return held;
+}
+
+// Tables of floats: two lookups of eight sums, and the fourth bit chooses.
+INLINE void multiply_wide(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y,
+                          const LookupKind kind) {
+  const int64_t blocks = w->inputs / w->block;
+  const float middle = ((1 << w->bits) - 1) / 2.0f;
+  for (int64_t n = from; n < to; n++)
+    for (int64_t m = 0; m < tokens; m++) {
+      const uint8_t* at = w->planes + n * lookup_panel_bytes(w);
+      int64_t entry = m * w->inputs * 4;
+      float sum[LOOKUP_PANEL] = {0}, held[128];
+      for (int64_t b = 0; b < blocks; b++) {
+        __m256 value[8];
+        for (int i = 0; i < 8; i++) value[i] = _mm256_setzero_ps();
+        for (int e = 0; e < w->block / 32; e++, entry += 128) {
+          const float* table = wide_tables(t, entry, kind, held);
+          for (int p = 0; p < w->bits; p++, at += 256) {
+            const __m256 weight = _mm256_set1_ps(0.5f * (float)(1 << p));
+            for (int i = 0; i < 8; i++) {
+              const __m256i bytes = _mm256_loadu_si256((const __m256i*)(at + i * 32));
+              __m256 found = _mm256_setzero_ps();
+              for (int g = 0; g < 8; g++) {
+                const int shift = g < 4 ? 8 * g : 8 * (g - 4) + 4;
+                __m256i number = _mm256_srli_epi32(bytes, shift);
+                __m256 few = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + g * 16), number);
+                __m256 many = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + g * 16 + 8), number);
+                __m256 fourth = _mm256_castsi256_ps(_mm256_slli_epi32(bytes, 28 - shift));
+                found = _mm256_add_ps(found, _mm256_blendv_ps(few, many, fourth));
+              }
+              value[i] = _mm256_fmadd_ps(found, weight, value[i]);
+            }
+          }
+        }
+        const __m256 step = _mm256_set1_ps(t->step[m * blocks + b]);
+        for (int i = 0; i < 8; i++) {
+          int64_t place = (n * blocks + b) * LOOKUP_PANEL + i * 8;
+          __m256 scale = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(w->scale + place)));
+          value[i] = _mm256_fmadd_ps(value[i], step, offset(w, place, middle, t->total[m * blocks + b]));
+          _mm256_storeu_ps(sum + i * 8, _mm256_fmadd_ps(scale, value[i], _mm256_loadu_ps(sum + i * 8)));
+        }
+      }
+      for (int64_t i = 0; i < LOOKUP_PANEL && n * LOOKUP_PANEL + i < w->outputs; i++)
+        y[m * w->outputs + n * LOOKUP_PANEL + i] = sum[i];
+    }
+}
+
+static void multiply_half(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y) {
+  multiply_wide(w, t, tokens, from, to, y, LOOKUP_HALF);
+}
+
+static void multiply_exact(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y) {
+  multiply_wide(w, t, tokens, from, to, y, LOOKUP_FLOAT);
+}
+
+// Bit i of each number of four bits, times 2^p, one byte each.
+INLINE __m256i bit_table(int i, int p) {
+  uint8_t held[16];
+  for (int u = 0; u < 16; u++) held[u] = (uint8_t)((u >> i & 1) << p);
+  return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)held));
+}
+
+// Eight outputs of 32 inputs. The first level of lookup makes four integers of each four bits of a plane; the second is
+// one multiply-add, exact: an integer of four bits times a scale of eleven.
+INLINE void dequantise_eight(const uint8_t* at, __m256 scale, __m256 shift, int64_t stride, float* out, int count,
+                             const int bits) {
+  const __m256i low = _mm256_set1_epi8(15);
+  for (int half = 0; half < 2; half++) {
+    __m256i u[4];
+    for (int i = 0; i < 4; i++) u[i] = _mm256_setzero_si256();
+    for (int p = 0; p < bits; p++) {
+      __m256i bytes = _mm256_loadu_si256((const __m256i*)(at + p * 256));
+      bytes = _mm256_and_si256(half ? _mm256_srli_epi16(bytes, 4) : bytes, low);
+      for (int i = 0; i < 4; i++) u[i] = _mm256_or_si256(u[i], _mm256_shuffle_epi8(bit_table(i, p), bytes));
+    }
+    for (int g = 0; g < 4; g++)
+      for (int i = 0; i < 4; i++) {
+        __m256i one = _mm256_and_si256(_mm256_srli_epi32(u[i], 8 * g), _mm256_set1_epi32(15));
+        __m256 value = _mm256_fmadd_ps(_mm256_cvtepi32_ps(one), scale, shift);
+        float *to = out + (half * 16 + g * 4 + i) * stride, held[8];
+        if (count >= 8) {
+          _mm256_storeu_ps(to, value);
+        } else {
+          _mm256_storeu_ps(held, value);
+          for (int n = 0; n < count; n++) to[n] = held[n];
+        }
+      }
+  }
+}
+
+INLINE void dequantise_panels(const LookupLinear* w, int64_t from, int64_t to, float* out, const int bits) {
+  const int64_t blocks = w->inputs / w->block;
+  for (int64_t n = from; n < to; n++) {
+    const uint8_t* at = w->planes + n * lookup_panel_bytes(w);
+    for (int64_t b = 0; b < blocks; b++)
+      for (int i = 0; i < 8; i++) {
+        const int64_t place = (n * blocks + b) * LOOKUP_PANEL + i * 8, first = n * LOOKUP_PANEL + i * 8;
+        if (first >= w->outputs) break;
+        const __m256 scale = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(w->scale + place)));
+        const __m256 shift = _mm256_mul_ps(scale, offset(w, place, 0, 1));
+        for (int64_t e = b * w->block / 32; e < (b + 1) * w->block / 32; e++)
+          dequantise_eight(at + e * bits * 256 + i * 32, scale, shift, w->outputs, out + e * 32 * w->outputs + first,
+                           (int)(w->outputs - first < 8 ? w->outputs - first : 8), bits);
+      }
+  }
+}
+
+static void dequantise(const LookupLinear* w, int64_t from, int64_t to, float* out) {
+  switch (w->bits) {
+    case 1: dequantise_panels(w, from, to, out, 1); break;
+    case 2: dequantise_panels(w, from, to, out, 2); break;
+    case 3: dequantise_panels(w, from, to, out, 3); break;
+    default: dequantise_panels(w, from, to, out, 4);
+  }
+}
+
+static const LookupKernels kernels = {
+    "avx2", {tables, half_tables, exact_tables}, {multiply, multiply_half, multiply_exact}, dequantise};
 
 const LookupKernels* lookup_avx2(void) {
   __builtin_cpu_init();
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return NULL;
-  kernels = lookup_plain;  // its tables, and its exact product
-  kernels.name = "avx2", kernels.multiply = multiply;
-  return &kernels;
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &kernels : NULL;
 }
 #else
 const LookupKernels* lookup_avx2(void) { return NULL; }

@@ -113,7 +113,7 @@ static int panel(const LookupLinear* w, const LookupTables* t, int64_t token, in
 
 static void multiply(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y) {
   if (w->inputs > LARGEST_INPUTS) {
-    lookup_plain.multiply(w, t, tokens, from, to, y);
+    lookup_plain.multiply[LOOKUP_INT8](w, t, tokens, from, to, y);
     return;
   }
   // 16 in the upper half: the second of the two groups in a table
@@ -125,11 +125,82 @@ static void multiply(const LookupLinear* w, const LookupTables* t, int64_t token
   }
 }
 
+static int32_t integers[32][LOOKUP_PANEL] __attribute__((aligned(128)));  // of 32 inputs
+static float values[16][LOOKUP_PANEL] __attribute__((aligned(128)));          // of a block: by integer and output
+static uint8_t bit_tables[4][128] __attribute__((aligned(128)));              // bit i of a pattern, times 2^p: table i of vector p
+
+static void make_bit_tables(void) {
+  for (int p = 0; p < 4; p++)
+    for (int i = 0; i < 4; i++)  // table 0 and 1: low bytes of halfwords; 2 and 3: high bytes
+      for (int u = 0; u < 32; u++) bit_tables[p][((i & 1) * 32 + u) * 2 + (i >> 1)] = (uint8_t)((u >> i & 1) << p);
+}
+
+// The first level of lookup: four integers of each four bits of a plane. Bytes are [32 outputs][4 groups], twice.
+static inline void panel_integers(const uint8_t* at, int bits) {
+  const HVX_Vector low = splat(15);
+  for (int side = 0; side < 2; side++)
+    for (int half = 0; half < 2; half++) {
+      HVX_Vector u[4] = {Q6_V_vzero(), Q6_V_vzero(), Q6_V_vzero(), Q6_V_vzero()};
+      for (int p = 0; p < bits; p++) {
+        const HVX_Vector bytes = *(const HVX_UVector*)(at + p * 256 + side * 128), table = *(const HVX_Vector*)bit_tables[p];
+        const HVX_Vector pattern = Q6_V_vand_VV(half ? Q6_Vuh_vlsr_VuhR(bytes, 4) : bytes, low);
+        u[0] = Q6_V_vor_VV(u[0], Q6_Vb_vlut32_VbVbR(pattern, table, 0));
+        u[1] = Q6_V_vor_VV(u[1], Q6_Vb_vlut32_VbVbR(Q6_V_vor_VV(pattern, splat(32)), table, 1));
+        u[2] = Q6_V_vor_VV(u[2], Q6_Vb_vlut32_VbVbR(Q6_V_vor_VV(pattern, splat(64)), table, 2));
+        u[3] = Q6_V_vor_VV(u[3], Q6_Vb_vlut32_VbVbR(Q6_V_vor_VV(pattern, splat(96)), table, 3));
+      }
+      for (int i = 0; i < 4; i++)
+        for (int g = 0; g < 4; g++)
+          *(HVX_Vector*)(integers[half * 16 + g * 4 + i] + side * 32) =
+              Q6_V_vand_VV(Q6_Vuw_vlsr_VuwR(u[i], 8 * g), Q6_V_vsplat_R(15));
+    }
+}
+
+// The second level: of 32 outputs the values that their integers number.
+static inline HVX_Vector chosen(const int32_t* u, int side, int count) {
+  const HVX_Vector number = *(const HVX_Vector*)u;
+  HVX_Vector made = *(const HVX_Vector*)(values[0] + side * 32);
+  for (int c = 1; c < count; c++)
+    made = Q6_V_vmux_QVV(Q6_Q_vcmp_eq_VwVw(number, Q6_V_vsplat_R(c)), *(const HVX_Vector*)(values[c] + side * 32), made);
+  return made;
+}
+
+static void dequantise(const LookupLinear* w, int64_t from, int64_t to, float* out) {
+  const int64_t blocks = w->inputs / w->block;
+  make_bit_tables();
+  for (int64_t n = from; n < to; n++) {
+    const uint8_t* at = w->planes + n * lookup_panel_bytes(w);
+    const int64_t left = w->outputs - n * LOOKUP_PANEL;
+    for (int64_t b = 0; b < blocks; b++) {
+      for (int i = 0; i < LOOKUP_PANEL; i++) {
+        const int64_t place = (n * blocks + b) * LOOKUP_PANEL + i;
+        const float scale = lookup_half(w->scale[place]), zero = 0.5f * (w->zero_point ? w->zero_point[place] : w->zero);
+        for (int u = 0; u < 1 << w->bits; u++) values[u][i] = ((float)u - zero) * scale;
+      }
+      for (int64_t e = b * w->block / 32; e < (b + 1) * w->block / 32; e++) {
+        panel_integers(at + e * w->bits * 256, w->bits);
+        for (int k = 0; k < 32; k++) {
+          float* row = out + (e * 32 + k) * w->outputs + n * LOOKUP_PANEL;
+          float held[LOOKUP_PANEL] __attribute__((aligned(128)));
+          for (int side = 0; side < 2; side++) {
+            HVX_Vector made = chosen(integers[k] + side * 32, side, 1 << w->bits);
+            if (left >= LOOKUP_PANEL)
+              *(HVX_UVector*)(row + side * 32) = made;
+            else
+              *(HVX_Vector*)(held + side * 32) = made;
+          }
+          for (int64_t i = 0; left < LOOKUP_PANEL && i < left; i++) row[i] = held[i];
+        }
+      }
+    }
+  }
+}
+
 static LookupKernels kernels;
 
 const LookupKernels* lookup_hvx(void) {
-  kernels = lookup_plain;  // its tables, and its exact product
-  kernels.name = "hvx", kernels.multiply = multiply;
+  kernels = lookup_plain;  // its tables, and its products with tables of floats
+  kernels.name = "hvx", kernels.multiply[LOOKUP_INT8] = multiply, kernels.dequantise = dequantise;
   return &kernels;
 }
 #else

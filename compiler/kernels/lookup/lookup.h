@@ -30,28 +30,38 @@ typedef struct {
   int block;                // 32, 64 or 128
 } LookupLinear;
 
-// Tables of `tokens` rows: sums [tokens][K / 4][16], step and total [tokens][K / block].
-// A sum is held as int8, sum = step * int8, one step for a block; or as float, and the steps are 1.
+// How a sum is held. As int8, sum = step * int8; as float16, sum = step * half, where the step is a power of two that puts
+// the block's largest sum into [2^11, 2^12): nothing overflows, and what is lost is a rounding to 11 bits; as float: the
+// steps are 1.
+typedef enum { LOOKUP_INT8, LOOKUP_HALF, LOOKUP_FLOAT, LOOKUP_KINDS } LookupKind;
+
+// Tables of `tokens` rows: sums [tokens][K / 4][16] of one kind, step and total [tokens][K / block].
 typedef struct {
   int8_t* sums;
+  uint16_t* half;
   float* exact;
   float* step;
   float* total;
 } LookupTables;
 
+typedef void (*LookupMakeTables)(const LookupLinear*, const float* x, int64_t tokens, LookupTables*);
+// outputs of panels [first, last) for all tokens: y[token * outputs + n]
+typedef void (*LookupMultiply)(const LookupLinear*, const LookupTables*, int64_t tokens, int64_t first, int64_t last, float* y);
+// the weights themselves, of panels [first, last): w[k * outputs + n], exact in float32
+typedef void (*LookupDequantise)(const LookupLinear*, int64_t first, int64_t last, float* w);
+
 // What one kind of processor has of its own.
 typedef struct {
   const char* name;
-  void (*tables)(const LookupLinear*, const float* x, int64_t tokens, LookupTables*);
-  void (*exact_tables)(const LookupLinear*, const float* x, int64_t tokens, LookupTables*);
-  // outputs of panels [first, last) for all tokens: y[token * outputs + n]
-  void (*multiply)(const LookupLinear*, const LookupTables*, int64_t tokens, int64_t first, int64_t last, float* y);
-  void (*multiply_exact)(const LookupLinear*, const LookupTables*, int64_t tokens, int64_t first, int64_t last, float* y);
+  LookupMakeTables tables[LOOKUP_KINDS];
+  LookupMultiply multiply[LOOKUP_KINDS];
+  LookupDequantise dequantise;
 } LookupKernels;
 
 extern const LookupKernels lookup_plain;
 const LookupKernels* lookup_avx2(void);    // NULL where the library was built without it, or the processor lacks it
 const LookupKernels* lookup_avx512(void);  // the same; VBMI and VNNI
+const LookupKernels* lookup_avx512_bw(void);  // without them
 const LookupKernels* lookup_neon(void);
 const LookupKernels* lookup_neon_dot(void);  // with dot products
 const LookupKernels* lookup_hvx(void);
@@ -73,6 +83,35 @@ static inline float lookup_half(uint16_t h) {
   float value;
   __builtin_memcpy(&value, &bits, 4);
   return value;
+}
+
+// Rounded to nearest, to even.
+static inline uint16_t lookup_to_half(float value) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &value, 4);
+  uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
+  bits &= 0x7fffffff;
+  if (bits > 0x7f800000) return sign | 0x7e00;
+  if (bits >= 0x477ff000) return sign | 0x7c00;
+  if (bits < 0x38800000) {  // subnormal: in steps of 2^-24
+    float size;
+    __builtin_memcpy(&size, &bits, 4);
+    return sign | (uint16_t)__builtin_rintf(size * 0x1p24f);
+  }
+  bits += 0xfff + (bits >> 13 & 1);
+  return sign | (uint16_t)((bits - (112u << 23)) >> 13);
+}
+
+// The step of float16 tables whose largest sum is `largest`.
+static inline float lookup_half_step(float largest) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &largest, 4);
+  int exponent = (int)(bits >> 23) - 127 - 11;
+  if (largest == 0 || bits >= 0x7f800000 || exponent < -126) return 1;
+  bits = (uint32_t)(exponent + 127) << 23;
+  float step;
+  __builtin_memcpy(&step, &bits, 4);
+  return step;
 }
 
 #endif

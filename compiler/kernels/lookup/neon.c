@@ -113,23 +113,240 @@ __attribute__((target("arch=armv8.2-a+dotprod"))) static void multiply_dot(
   OVER_BITS(dot_tile)
 }
 
-static LookupKernels kernels, dot_kernels;
-
-const LookupKernels* lookup_neon(void) {
-  kernels = lookup_plain;  // its tables, and its exact product
-  kernels.name = "neon", kernels.multiply = multiply;
-  return &kernels;
+// Sums of each pattern, four to a vector: the first two inputs' signs change within one, the others' from one to the next.
+INLINE void sixteen_sums(const float* four, float32x4_t out[4]) {
+  const float32x4_t first = {-four[0], four[0], -four[0], four[0]}, second = {-four[1], -four[1], four[1], four[1]};
+  const float32x4_t both = vaddq_f32(first, second);
+  for (int q = 0; q < 4; q++) {
+    float32x4_t three = vaddq_f32(both, vdupq_n_f32(q & 1 ? four[2] : -four[2]));
+    out[q] = vaddq_f32(three, vdupq_n_f32(q & 2 ? four[3] : -four[3]));
+  }
 }
+
+// The largest sum of four magnitudes, and the sum of all.
+INLINE float largest_of_block(const float* in, int block, float* sum) {
+  float32x4_t total = vdupq_n_f32(0), largest = vdupq_n_f32(0);
+  for (int k = 0; k < block; k += 16) {
+    float32x4x4_t v = vld4q_f32(in + k);
+    float32x4_t fours = vaddq_f32(vaddq_f32(v.val[0], v.val[1]), vaddq_f32(v.val[2], v.val[3]));
+    float32x4_t sizes = vaddq_f32(vaddq_f32(vabsq_f32(v.val[0]), vabsq_f32(v.val[1])),
+                                  vaddq_f32(vabsq_f32(v.val[2]), vabsq_f32(v.val[3])));
+    total = vaddq_f32(total, fours), largest = vmaxnmq_f32(largest, sizes);
+  }
+  *sum = vaddvq_f32(total);
+  return vmaxvq_f32(largest);
+}
+
+static void tables(const LookupLinear* w, const float* x, int64_t tokens, LookupTables* t) {
+  for (int64_t b = 0; b < tokens * w->inputs / w->block; b++) {
+    const float* in = x + b * w->block;
+    const float largest = largest_of_block(in, w->block, &t->total[b]);
+    t->step[b] = largest / 127.0f;
+    const float inverse = largest > 0 ? 127.0f / largest : 0;
+    for (int k = 0; k < w->block; k += 4) {
+      float32x4_t sums[4];
+      int32x4_t whole[4];
+      sixteen_sums(in + k, sums);
+      for (int q = 0; q < 4; q++) whole[q] = vcvtnq_s32_f32(vmulq_n_f32(sums[q], inverse));
+      int16x8_t a = vcombine_s16(vqmovn_s32(whole[0]), vqmovn_s32(whole[1]));
+      int16x8_t c = vcombine_s16(vqmovn_s32(whole[2]), vqmovn_s32(whole[3]));
+      vst1q_s8(t->sums + (b * w->block + k) * 4, vcombine_s8(vqmovn_s16(a), vqmovn_s16(c)));
+    }
+  }
+}
+
+static void half_tables(const LookupLinear* w, const float* x, int64_t tokens, LookupTables* t) {
+  for (int64_t b = 0; b < tokens * w->inputs / w->block; b++) {
+    const float* in = x + b * w->block;
+    t->step[b] = lookup_half_step(largest_of_block(in, w->block, &t->total[b]));
+    const float inverse = 1 / t->step[b];
+    for (int k = 0; k < w->block; k += 4) {
+      float32x4_t sums[4];
+      sixteen_sums(in + k, sums);
+      for (int q = 0; q < 4; q++)
+        vst1_u16(t->half + (b * w->block + k) * 4 + q * 4, vreinterpret_u16_f16(vcvt_f16_f32(vmulq_n_f32(sums[q], inverse))));
+    }
+  }
+}
+
+static void exact_tables(const LookupLinear* w, const float* x, int64_t tokens, LookupTables* t) {
+  for (int64_t b = 0; b < tokens * w->inputs / w->block; b++) {
+    const float* in = x + b * w->block;
+    largest_of_block(in, w->block, &t->total[b]);
+    t->step[b] = 1;
+    for (int k = 0; k < w->block; k += 4) {
+      float32x4_t sums[4];
+      sixteen_sums(in + k, sums);
+      for (int q = 0; q < 4; q++) vst1q_f32(t->exact + (b * w->block + k) * 4 + q * 4, sums[q]);
+    }
+  }
+}
+
+// sum += scale * (value * step + (middle - zero) * total) for sixteen outputs of one block
+INLINE void add_wide_block(const LookupLinear* w, int64_t place, const float32x4_t value[4], float step, float middle,
+                           float total, float32x4_t sum[4]) {
+  const int32x4_t none[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
+  add_block(w, place, none, 0, middle, total, sum);
+  for (int q = 0; q < 4; q++) {
+    float32x4_t scale = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(w->scale + place + q * 4)));
+    sum[q] = vfmaq_f32(sum[q], scale, vmulq_n_f32(value[q], step));
+  }
+}
+
+// Tables of floats: TBL over the 64 bytes of one group's sums, four outputs an instruction.
+INLINE void exact_tile(const LookupLinear* w, const LookupTables* t, int64_t token, int64_t number, int tile, float* y) {
+  const int64_t blocks = w->inputs / w->block;
+  const uint8_t* at = w->planes + number * lookup_panel_bytes(w) + tile * 64;
+  const float middle = ((1 << w->bits) - 1) / 2.0f;
+  const uint8_t* table = (const uint8_t*)(t->exact + token * w->inputs * 4);
+  const uint32x4_t bytes_of = vdupq_n_u32(0x03020100), low = vdupq_n_u32(15);
+  float32x4_t sum[4] = {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)};
+  for (int64_t b = 0; b < blocks; b++) {
+    float32x4_t value[4] = {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)};
+    for (int e = 0; e < w->block / 32; e++, table += 512, at += 256 * w->bits)
+      for (int g = 0; g < 8; g++) {
+        const uint8x16x4_t entries = vld1q_u8_x4(table + g * 64);
+        const int32x4_t shift = vdupq_n_s32(-(g < 4 ? 8 * g : 8 * (g - 4) + 4));
+        for (int p = 0; p < w->bits; p++)
+          for (int q = 0; q < 4; q++) {
+            uint32x4_t pattern = vandq_u32(vshlq_u32(vreinterpretq_u32_u8(vld1q_u8(at + p * 256 + q * 16)), shift), low);
+            uint8x16_t places = vreinterpretq_u8_u32(vmlaq_n_u32(bytes_of, pattern, 0x04040404));
+            float32x4_t found = vreinterpretq_f32_u8(vqtbl4q_u8(entries, places));
+            value[q] = vfmaq_n_f32(value[q], found, 0.5f * (float)(1 << p));
+          }
+      }
+    int64_t block = token * blocks + b;
+    add_wide_block(w, (number * blocks + b) * LOOKUP_PANEL + tile * 16, value, t->step[block], middle, t->total[block], sum);
+  }
+  store(w, number * LOOKUP_PANEL + tile * 16, y + token * w->outputs, sum);
+}
+
+// Sixteen halves of one group's table by the patterns of 16 outputs: the places of both bytes of each.
+INLINE void half_lookups(const uint8x16x2_t table, uint8x16_t patterns, float16x8_t out[2]) {
+  const uint8x16_t first = vshlq_n_u8(patterns, 1), second = vorrq_u8(first, vdupq_n_u8(1));
+  out[0] = vreinterpretq_f16_u8(vqtbl2q_u8(table, vzip1q_u8(first, second)));
+  out[1] = vreinterpretq_f16_u8(vqtbl2q_u8(table, vzip2q_u8(first, second)));
+}
+
+INLINE void widened(float32x4_t value[4], const float16x8_t found[2], float weight) {
+  for (int h = 0; h < 2; h++) {
+    value[h * 2] = vfmaq_n_f32(value[h * 2], vcvt_f32_f16(vget_low_f16(found[h])), weight);
+    value[h * 2 + 1] = vfmaq_n_f32(value[h * 2 + 1], vcvt_high_f32_f16(found[h]), weight);
+  }
+}
+
+// The lookups of eight groups: each widened and added in float. Two of them added in float16 would cost as much again as the
+// tables' rounding does.
+INLINE void add_eight(const uint8_t* table, uint8x16x4_t bytes, float weight, float32x4_t value[4]) {
+  for (int g = 0; g < 8; g++) {
+    float16x8_t found[2];
+    uint8x16_t patterns = g < 4 ? vandq_u8(bytes.val[g], vdupq_n_u8(15)) : vshrq_n_u8(bytes.val[g - 4], 4);
+    half_lookups(vld1q_u8_x2(table + g * 32), patterns, found);
+    widened(value, found, weight);
+  }
+}
+
+INLINE void half_tile(const LookupLinear* w, const LookupTables* t, int64_t token, int64_t number, int tile, float* y) {
+  const int64_t blocks = w->inputs / w->block;
+  const uint8_t* at = w->planes + number * lookup_panel_bytes(w) + tile * 64;
+  const float middle = ((1 << w->bits) - 1) / 2.0f;
+  const uint8_t* table = (const uint8_t*)(t->half + token * w->inputs * 4);
+  float32x4_t sum[4] = {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)};
+  for (int64_t b = 0; b < blocks; b++) {
+    float32x4_t value[4] = {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)};
+    for (int e = 0; e < w->block / 32; e++, table += 256)
+      for (int p = 0; p < w->bits; p++, at += 256) add_eight(table, vld4q_u8(at), 0.5f * (float)(1 << p), value);
+    int64_t block = token * blocks + b;
+    add_wide_block(w, (number * blocks + b) * LOOKUP_PANEL + tile * 16, value, t->step[block], middle, t->total[block], sum);
+  }
+  store(w, number * LOOKUP_PANEL + tile * 16, y + token * w->outputs, sum);
+}
+
+#define OVER_TILES(tile)                                 \
+  for (int64_t n = from; n < to; n++)                    \
+    for (int64_t m = 0; m < tokens; m++)                 \
+      for (int i = 0; i < 4; i++) tile(w, t, m, n, i, y);
+
+static void multiply_exact(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y) {
+  OVER_TILES(exact_tile)
+}
+
+static void multiply_half(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y) {
+  OVER_TILES(half_tile)
+}
+
+// Sixteen outputs of 32 inputs: w[k * stride + n]. The first level of lookup (TBL) makes four integers of each four bits of a
+// plane; the second is one multiply-add, exact: an integer of four bits times a scale of eleven.
+INLINE void dequantise_tile(const uint8_t* at, const float32x4_t scale[4], const float32x4_t shift[4], int64_t stride,
+                            float* out, int count, const int bits) {
+  for (int g = 0; g < 8; g++) {
+    uint8x16_t u[4] = {vdupq_n_u8(0), vdupq_n_u8(0), vdupq_n_u8(0), vdupq_n_u8(0)};
+    for (int p = 0; p < bits; p++) {
+      const uint8x16_t bytes = vld4q_u8(at + p * 256).val[g & 3];
+      const uint8x16_t patterns = g < 4 ? vandq_u8(bytes, vdupq_n_u8(15)) : vshrq_n_u8(bytes, 4);
+      for (int i = 0; i < 4; i++) {
+        uint8_t bit[16];
+        for (int pattern = 0; pattern < 16; pattern++) bit[pattern] = (uint8_t)((pattern >> i & 1) << p);
+        u[i] = vorrq_u8(u[i], vqtbl1q_u8(vld1q_u8(bit), patterns));
+      }
+    }
+    for (int i = 0; i < 4; i++) {
+      float held[16], *to = count < 16 ? held : out + (g * 4 + i) * stride;
+      for (int q = 0; q < 4; q++) {
+        uint16x8_t wide = q < 2 ? vmovl_u8(vget_low_u8(u[i])) : vmovl_high_u8(u[i]);
+        float32x4_t value = vcvtq_f32_u32(q & 1 ? vmovl_high_u16(wide) : vmovl_u16(vget_low_u16(wide)));
+        vst1q_f32(to + q * 4, vfmaq_f32(shift[q], value, scale[q]));
+      }
+      if (count < 16)
+        for (int n = 0; n < count; n++) out[(g * 4 + i) * stride + n] = held[n];
+    }
+  }
+}
+
+INLINE void dequantise_panels(const LookupLinear* w, int64_t from, int64_t to, float* out, const int bits) {
+  const int64_t blocks = w->inputs / w->block;
+  for (int64_t n = from; n < to; n++)
+    for (int64_t b = 0; b < blocks; b++)
+      for (int i = 0; i < 4 && n * LOOKUP_PANEL + i * 16 < w->outputs; i++) {
+        const int64_t place = (n * blocks + b) * LOOKUP_PANEL + i * 16, first = n * LOOKUP_PANEL + i * 16;
+        float32x4_t scale[4], shift[4];
+        for (int q = 0; q < 4; q++) {
+          float zero[4];
+          for (int l = 0; l < 4; l++) zero[l] = -0.5f * (w->zero_point ? w->zero_point[place + q * 4 + l] : w->zero);
+          scale[q] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(w->scale + place + q * 4)));
+          shift[q] = vmulq_f32(scale[q], vld1q_f32(zero));
+        }
+        const int count = (int)(w->outputs - first < 16 ? w->outputs - first : 16);
+        for (int64_t e = b * w->block / 32; e < (b + 1) * w->block / 32; e++)
+          dequantise_tile(w->planes + n * lookup_panel_bytes(w) + e * bits * 256 + i * 64, scale, shift, w->outputs,
+                          out + e * 32 * w->outputs + first, count, bits);
+      }
+}
+
+static void dequantise(const LookupLinear* w, int64_t from, int64_t to, float* out) {
+  switch (w->bits) {
+    case 1: dequantise_panels(w, from, to, out, 1); break;
+    case 2: dequantise_panels(w, from, to, out, 2); break;
+    case 3: dequantise_panels(w, from, to, out, 3); break;
+    default: dequantise_panels(w, from, to, out, 4);
+  }
+}
+
+static const LookupKernels kernels = {
+    "neon", {tables, half_tables, exact_tables}, {multiply, multiply_half, multiply_exact}, dequantise};
+static const LookupKernels dot_kernels = {
+    "neon_dot", {tables, half_tables, exact_tables}, {multiply_dot, multiply_half, multiply_exact}, dequantise};
+
+const LookupKernels* lookup_neon(void) { return &kernels; }
 
 const LookupKernels* lookup_neon_dot(void) {
 #if defined(__linux__)
-  if (!(getauxval(AT_HWCAP) & HAS_DOT_PRODUCT)) return NULL;
-#elif !defined(__APPLE__)
+  return getauxval(AT_HWCAP) & HAS_DOT_PRODUCT ? &dot_kernels : NULL;
+#elif defined(__APPLE__)
+  return &dot_kernels;
+#else
   return NULL;
 #endif
-  dot_kernels = lookup_plain;
-  dot_kernels.name = "neon_dot", dot_kernels.multiply = multiply_dot;
-  return &dot_kernels;
 }
 #else
 const LookupKernels* lookup_neon(void) { return NULL; }

@@ -1,7 +1,9 @@
 // `ai.edgec::LutGemv` as a custom op of ONNX Runtime: y = x W^T, W in bit planes (lookup.h).
 //
 // Inputs: x float32 [.., K], planes uint8, scale float16, zero points uint8 (one, or one for each block). Attributes:
-// outputs, bits, block_size, exact. Threads are those of the session.
+// outputs, bits, block_size, tables (bits of an entry: 8, 16 or 32). Threads are those of the session.
+//
+// `ai.edgec::LutDequant`, the weights of the same planes, float32 [K, outputs]: without x, and without `tables`.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +16,8 @@
 typedef struct {
   const OrtApi* api;
   const LookupKernels* kernels;
-  int64_t outputs, bits, block, exact;
+  int64_t outputs, bits, block;
+  LookupKind kind;  // of tables
 } Kernel;
 
 typedef struct {
@@ -35,13 +38,12 @@ static OrtStatus* refuse(const OrtApi* api, const char* what) {
   return ort_CreateStatus(api)(ORT_INVALID_ARGUMENT, what);
 }
 
-static OrtStatus* create(const OrtCustomOp* op, const OrtApi* api, const void* info, void** made) {
-  (void)op;
-  Kernel k = {.api = api, .kernels = lookup_best()};
+// What both ops are made of.
+static OrtStatus* create(const OrtApi* api, const void* info, LookupKind kind, void** made) {
+  Kernel k = {.api = api, .kernels = lookup_best(), .kind = kind};
   TRY(ort_KernelInfoGetAttribute_int64(api)(info, "outputs", &k.outputs));
   TRY(ort_KernelInfoGetAttribute_int64(api)(info, "bits", &k.bits));
   TRY(ort_KernelInfoGetAttribute_int64(api)(info, "block_size", &k.block));
-  TRY(ort_KernelInfoGetAttribute_int64(api)(info, "exact", &k.exact));
   const char* forced = getenv("EDGEC_LOOKUP_KERNEL");  // for tests and benchmarks
   if (forced && *forced) k.kernels = lookup_named(forced);
   if (!k.kernels) return refuse(api, "LutGemv: this processor cannot run the kernel of EDGEC_LOOKUP_KERNEL");
@@ -52,6 +54,18 @@ static OrtStatus* create(const OrtCustomOp* op, const OrtApi* api, const void* i
   *held = k;
   *made = held;
   return NULL;
+}
+
+static OrtStatus* create_gemv(const OrtCustomOp* op, const OrtApi* api, const void* info, void** made) {
+  (void)op;
+  int64_t entry = 0;
+  TRY(ort_KernelInfoGetAttribute_int64(api)(info, "tables", &entry));
+  if (entry != 8 && entry != 16 && entry != 32) return refuse(api, "LutGemv: an entry of its tables has 8, 16 or 32 bits");
+  return create(api, info, entry == 8 ? LOOKUP_INT8 : entry == 16 ? LOOKUP_HALF : LOOKUP_FLOAT, made);
+}
+
+static OrtStatus* create_dequant(const OrtCustomOp* op, const OrtApi* api, const void* info, void** made) {
+  return (void)op, create(api, info, LOOKUP_INT8, made);
 }
 
 // Data, number of elements, and (where wanted) dimensions of input `index`.
@@ -79,54 +93,72 @@ static void task(void* data, size_t number) {
   const Work* work = data;
   int64_t first = (int64_t)number * PANELS_OF_A_TASK, last = first + PANELS_OF_A_TASK;
   const LookupKernels* kernels = work->kernel->kernels;
-  (work->kernel->exact ? kernels->multiply_exact : kernels->multiply)(
-      work->linear, work->tables, work->tokens, first, last < work->panels ? last : work->panels, work->y);
+  if (last > work->panels) last = work->panels;
+  if (work->tables)
+    kernels->multiply[work->kernel->kind](work->linear, work->tables, work->tokens, first, last, work->y);
+  else
+    kernels->dequantise(work->linear, first, last, work->y);
+}
+
+static OrtStatus* on_threads(Work* work, void* context) {
+  work->panels = (work->linear->outputs + LOOKUP_PANEL - 1) / LOOKUP_PANEL;
+  size_t tasks = (size_t)(work->panels + PANELS_OF_A_TASK - 1) / PANELS_OF_A_TASK;
+  return ort_KernelContext_ParallelFor(work->kernel->api)(context, task, tasks, 0, work);
 }
 
 static OrtStatus* multiply(const Kernel* k, void* context, const LookupLinear* w, const float* x, int64_t rows, float* y) {
   int64_t held = rows < LOOKUP_TOKENS ? rows : LOOKUP_TOKENS, blocks = w->inputs / w->block;
-  size_t sums = (size_t)(held * w->inputs) * 4 * (k->exact ? sizeof(float) : 1), each = (size_t)(held * blocks) * sizeof(float);
+  size_t entry = k->kind == LOOKUP_INT8 ? 1 : k->kind == LOOKUP_HALF ? sizeof(uint16_t) : sizeof(float);
+  size_t sums = (size_t)(held * w->inputs) * 4 * entry, each = (size_t)(held * blocks) * sizeof(float);
   char* memory = malloc(sums + 2 * each);
   if (!memory) return refuse(k->api, "LutGemv: no memory for its tables");
-  LookupTables t = {(int8_t*)memory, (float*)memory, (float*)(memory + sums), (float*)(memory + sums + each)};
-  Work work = {k, w, &t, 0, (w->outputs + LOOKUP_PANEL - 1) / LOOKUP_PANEL, NULL};
-  size_t tasks = (size_t)(work.panels + PANELS_OF_A_TASK - 1) / PANELS_OF_A_TASK;
+  LookupTables t = {(int8_t*)memory, (uint16_t*)memory, (float*)memory, (float*)(memory + sums), (float*)(memory + sums + each)};
+  Work work = {.kernel = k, .linear = w, .tables = &t};
   OrtStatus* status = NULL;
   for (int64_t m = 0; m < rows && !status; m += work.tokens) {
     work.tokens = rows - m < held ? rows - m : held;
     work.y = y + m * w->outputs;
-    (k->exact ? k->kernels->exact_tables : k->kernels->tables)(w, x + m * w->inputs, work.tokens, &t);
-    status = ort_KernelContext_ParallelFor(k->api)(context, task, tasks, 0, &work);
+    k->kernels->tables[k->kind](w, x + m * w->inputs, work.tokens, &t);
+    status = on_threads(&work, context);
   }
   free(memory);
   return status;
 }
 
-static OrtStatus* compute(void* kernel, void* context) {
+// Planes, scales and zero points, from input `first` on, for `w`, whose inputs are known.
+static OrtStatus* weights(const Kernel* k, const void* context, size_t first, LookupLinear* w) {
+  const OrtApi* api = k->api;
+  int64_t planes = 0, scales = 0, zeros = 0;
+  const void* data;
+  if (w->inputs < 1 || w->inputs > INT32_MAX || w->inputs % w->block) return refuse(api, "LutGemv: the block does not divide the inputs");
+  TRY(input(api, context, first, &data, &planes, NULL, NULL));
+  w->planes = data;
+  TRY(input(api, context, first + 1, &data, &scales, NULL, NULL));
+  w->scale = data;
+  int64_t padded = (w->outputs + LOOKUP_PANEL - 1) / LOOKUP_PANEL * LOOKUP_PANEL;
+  if (planes != padded * w->inputs / 8 * w->bits || scales != padded * (w->inputs / w->block))
+    return refuse(api, "LutGemv: planes or scales are not those of this shape");
+  TRY(input(api, context, first + 2, &data, &zeros, NULL, NULL));
+  if (zeros == scales)
+    w->zero_point = data;
+  else if (zeros == 1)
+    w->zero = *(const uint8_t*)data;
+  else
+    return refuse(api, "LutGemv: zero points are not those of this shape");
+  return NULL;
+}
+
+static OrtStatus* compute_gemv(void* kernel, void* context) {
   const Kernel* k = kernel;
   const OrtApi* api = k->api;
   LookupLinear w = {.outputs = k->outputs, .bits = (int)k->bits, .block = (int)k->block};
-  int64_t dims[8], elements = 0, planes = 0, scales = 0, zeros = 0;
+  int64_t dims[8], elements = 0;
   size_t rank = 0;
-  const void *x, *data;
+  const void* x;
   TRY(input(api, context, 0, &x, &elements, dims, &rank));
   if (rank < 1) return refuse(api, "LutGemv: x has no dimension");
   w.inputs = dims[rank - 1];
-  if (w.inputs < 1 || w.inputs > INT32_MAX || w.inputs % w.block) return refuse(api, "LutGemv: the block does not divide the inputs");
-  TRY(input(api, context, 1, &data, &planes, NULL, NULL));
-  w.planes = data;
-  TRY(input(api, context, 2, &data, &scales, NULL, NULL));
-  w.scale = data;
-  int64_t padded = (w.outputs + LOOKUP_PANEL - 1) / LOOKUP_PANEL * LOOKUP_PANEL;
-  if (planes != padded * w.inputs / 8 * w.bits || scales != padded * (w.inputs / w.block))
-    return refuse(api, "LutGemv: planes or scales are not those of this shape");
-  TRY(input(api, context, 3, &data, &zeros, NULL, NULL));
-  if (zeros == scales)
-    w.zero_point = data;
-  else if (zeros == 1)
-    w.zero = *(const uint8_t*)data;
-  else
-    return refuse(api, "LutGemv: zero points are not those of this shape");
+  TRY(weights(k, context, 1, &w));
   dims[rank - 1] = w.outputs;
   void *value, *y;
   TRY(ort_KernelContext_GetOutput(api)(context, 0, dims, rank, &value));
@@ -134,41 +166,62 @@ static OrtStatus* compute(void* kernel, void* context) {
   return elements ? multiply(k, context, &w, x, elements / w.inputs, y) : NULL;
 }
 
-static const char* name(const OrtCustomOp* op) { return (void)op, "LutGemv"; }
+static OrtStatus* compute_dequant(void* kernel, void* context) {
+  const Kernel* k = kernel;
+  const OrtApi* api = k->api;
+  LookupLinear w = {.outputs = k->outputs, .bits = (int)k->bits, .block = (int)k->block};
+  int64_t dims[8], elements = 0;
+  size_t rank = 0;
+  const void* planes;
+  TRY(input(api, context, 0, &planes, &elements, dims, &rank));
+  if (rank != 5) return refuse(api, "LutDequant: planes have five dimensions");
+  w.inputs = dims[1] * 32;
+  TRY(weights(k, context, 0, &w));
+  int64_t made[2] = {w.inputs, w.outputs};
+  void *value, *y;
+  TRY(ort_KernelContext_GetOutput(api)(context, 0, made, 2, &value));
+  TRY(ort_GetTensorMutableData(api)(value, &y));
+  return on_threads(&(Work){.kernel = k, .linear = &w, .y = y}, context);
+}
+
+static const char* gemv_name(const OrtCustomOp* op) { return (void)op, "LutGemv"; }
+static const char* dequant_name(const OrtCustomOp* op) { return (void)op, "LutDequant"; }
 static const char* provider(const OrtCustomOp* op) { return (void)op, NULL; }  // the CPU
 static size_t four(const OrtCustomOp* op) { return (void)op, 4; }
+static size_t three(const OrtCustomOp* op) { return (void)op, 3; }
 static size_t one(const OrtCustomOp* op) { return (void)op, 1; }
 static int nothing(const OrtCustomOp* op) { return (void)op, 0; }
-static int input_type(const OrtCustomOp* op, size_t index) {
-  (void)op;
-  return index == 0 ? ORT_FLOAT : index == 2 ? ORT_FLOAT16 : ORT_UINT8;
-}
+static int weight_type(const OrtCustomOp* op, size_t index) { return (void)op, index == 1 ? ORT_FLOAT16 : ORT_UINT8; }
+static int input_type(const OrtCustomOp* op, size_t index) { return index ? weight_type(op, index - 1) : ORT_FLOAT; }
 static int output_type(const OrtCustomOp* op, size_t index) { return (void)op, (void)index, ORT_FLOAT; }
 static int required(const OrtCustomOp* op, size_t index) { return (void)op, (void)index, ORT_REQUIRED; }
 static int in_memory(const OrtCustomOp* op, size_t index) { return (void)op, (void)index, 0; }
 static int first_version(const OrtCustomOp* op) { return (void)op, 1; }
 static int last_version(const OrtCustomOp* op) { return (void)op, 1; }
 
+#define SHARED                                                                                                          \
+  .version = ORT_API_VERSION, .GetExecutionProviderType = provider, .GetOutputType = output_type,                       \
+  .GetOutputTypeCount = one, .KernelDestroy = free, .GetInputCharacteristic = required,                                 \
+  .GetOutputCharacteristic = required, .GetInputMemoryType = in_memory, .GetVariadicInputMinArity = nothing,            \
+  .GetVariadicInputHomogeneity = nothing, .GetVariadicOutputMinArity = nothing,                                         \
+  .GetVariadicOutputHomogeneity = nothing, .GetStartVersion = first_version, .GetEndVersion = last_version
+
 static const OrtCustomOp lut_gemv = {
-    .version = ORT_API_VERSION,
-    .GetName = name,
-    .GetExecutionProviderType = provider,
+    SHARED,
+    .GetName = gemv_name,
     .GetInputType = input_type,
     .GetInputTypeCount = four,
-    .GetOutputType = output_type,
-    .GetOutputTypeCount = one,
-    .KernelDestroy = free,
-    .GetInputCharacteristic = required,
-    .GetOutputCharacteristic = required,
-    .GetInputMemoryType = in_memory,
-    .GetVariadicInputMinArity = nothing,
-    .GetVariadicInputHomogeneity = nothing,
-    .GetVariadicOutputMinArity = nothing,
-    .GetVariadicOutputHomogeneity = nothing,
-    .CreateKernelV2 = create,
-    .KernelComputeV2 = compute,
-    .GetStartVersion = first_version,
-    .GetEndVersion = last_version,
+    .CreateKernelV2 = create_gemv,
+    .KernelComputeV2 = compute_gemv,
+};
+
+static const OrtCustomOp lut_dequant = {
+    SHARED,
+    .GetName = dequant_name,
+    .GetInputType = weight_type,
+    .GetInputTypeCount = three,
+    .CreateKernelV2 = create_dequant,
+    .KernelComputeV2 = compute_dequant,
 };
 
 // What ONNX Runtime calls in a library of custom ops.
@@ -179,6 +232,7 @@ OrtStatus* RegisterCustomOps(void* options, const OrtApiBase* base) {
   if (!domain) {
     TRY(ort_CreateCustomOpDomain(api)("ai.edgec", &domain));
     TRY(ort_CustomOpDomain_Add(api)(domain, &lut_gemv));
+    TRY(ort_CustomOpDomain_Add(api)(domain, &lut_dequant));
   }
   return ort_AddCustomOpDomain(api)(options, domain);
 }

@@ -26,6 +26,22 @@ static void tables(const LookupLinear* w, const float* x, int64_t tokens, Lookup
   }
 }
 
+static void half_tables(const LookupLinear* w, const float* x, int64_t tokens, LookupTables* t) {
+  for (int64_t b = 0; b < tokens * w->inputs / w->block; b++) {
+    const float* in = x + b * w->block;
+    float largest = 0, total = 0;
+    for (int k = 0; k < w->block; k += 4) {
+      float sum = 0;
+      for (int i = 0; i < 4; i++) sum += __builtin_fabsf(in[k + i]), total += in[k + i];
+      if (sum > largest) largest = sum;
+    }
+    t->step[b] = lookup_half_step(largest), t->total[b] = total;
+    float inverse = 1 / t->step[b];
+    for (int k = 0; k < w->block; k += 4)
+      for (int p = 0; p < 16; p++) t->half[(b * w->block + k) * 4 + p] = lookup_to_half(signed_sum(in + k, p) * inverse);
+  }
+}
+
 static void exact_tables(const LookupLinear* w, const float* x, int64_t tokens, LookupTables* t) {
   for (int64_t b = 0; b < tokens * w->inputs / w->block; b++) {
     const float* in = x + b * w->block;
@@ -37,7 +53,7 @@ static void exact_tables(const LookupLinear* w, const float* x, int64_t tokens, 
 }
 
 // One output for one token. `at` is the panel's first byte, `lane` the output within the panel.
-static float one(const LookupLinear* w, const LookupTables* t, int64_t token, int64_t panel, int lane, int exact) {
+static float one(const LookupLinear* w, const LookupTables* t, int64_t token, int64_t panel, int lane, LookupKind kind) {
   const uint8_t* at = w->planes + panel * lookup_panel_bytes(w);
   int64_t blocks = w->inputs / w->block, first = token * blocks;
   float y = 0, middle = ((1 << w->bits) - 1) / 2.0f;
@@ -50,44 +66,75 @@ static float one(const LookupLinear* w, const LookupTables* t, int64_t token, in
         for (int g = 0; g < 8; g++) {
           int pattern = bytes[g & 3] >> (g < 4 ? 0 : 4) & 15;
           int64_t entry = (token * w->inputs + e * 32 + g * 4) * 4 + pattern;
-          if (exact)
-            sum += t->exact[entry] * (float)(1 << p);
-          else
+          if (kind == LOOKUP_INT8)
             whole += t->sums[entry] * (1 << p);
+          else
+            sum += (kind == LOOKUP_HALF ? lookup_half(t->half[entry]) : t->exact[entry]) * (float)(1 << p);
         }
       }
     int64_t place = (panel * blocks + b) * LOOKUP_PANEL + lane;
     float zero = 0.5f * (w->zero_point ? w->zero_point[place] : w->zero);
-    float value = (exact ? sum : (float)whole) * 0.5f * t->step[first + b] + (middle - zero) * t->total[first + b];
+    float value = (kind == LOOKUP_INT8 ? (float)whole : sum) * 0.5f * t->step[first + b] + (middle - zero) * t->total[first + b];
     y += lookup_half(w->scale[place]) * value;
   }
   return y;
 }
 
-static void all(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y, int exact) {
+static void all(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y, LookupKind kind) {
   for (int64_t m = 0; m < tokens; m++)
     for (int64_t n = from * LOOKUP_PANEL; n < to * LOOKUP_PANEL && n < w->outputs; n++)
-      y[m * w->outputs + n] = one(w, t, m, n / LOOKUP_PANEL, (int)(n % LOOKUP_PANEL), exact);
+      y[m * w->outputs + n] = one(w, t, m, n / LOOKUP_PANEL, (int)(n % LOOKUP_PANEL), kind);
 }
 
 static void multiply(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y) {
-  all(w, t, tokens, from, to, y, 0);
+  all(w, t, tokens, from, to, y, LOOKUP_INT8);
+}
+
+static void multiply_half(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y) {
+  all(w, t, tokens, from, to, y, LOOKUP_HALF);
 }
 
 static void multiply_exact(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y) {
-  all(w, t, tokens, from, to, y, 1);
+  all(w, t, tokens, from, to, y, LOOKUP_FLOAT);
 }
 
-const LookupKernels lookup_plain = {"plain", tables, exact_tables, multiply, multiply_exact};
+// Two levels of lookup. The first: four bits of each plane give that bit of four integers, one byte each. The second: the
+// integers of a block and an output number its 2^bits values.
+static void dequantise(const LookupLinear* w, int64_t from, int64_t to, float* out) {
+  static const uint32_t four[16] = {0x00000000, 0x00000001, 0x00000100, 0x00000101, 0x00010000, 0x00010001,
+                                    0x00010100, 0x00010101, 0x01000000, 0x01000001, 0x01000100, 0x01000101,
+                                    0x01010000, 0x01010001, 0x01010100, 0x01010101};
+  const int64_t blocks = w->inputs / w->block;
+  for (int64_t n = from * LOOKUP_PANEL; n < to * LOOKUP_PANEL && n < w->outputs; n++) {
+    const uint8_t* at = w->planes + n / LOOKUP_PANEL * lookup_panel_bytes(w) + n % LOOKUP_PANEL * 4;
+    for (int64_t b = 0; b < blocks; b++) {
+      const int64_t place = (n / LOOKUP_PANEL * blocks + b) * LOOKUP_PANEL + n % LOOKUP_PANEL;
+      const float scale = lookup_half(w->scale[place]), zero = 0.5f * (w->zero_point ? w->zero_point[place] : w->zero);
+      float value[16];
+      for (int u = 0; u < 1 << w->bits; u++) value[u] = ((float)u - zero) * scale;
+      for (int64_t e = b * w->block / 32; e < (b + 1) * w->block / 32; e++)
+        for (int g = 0; g < 8; g++) {
+          uint32_t u = 0;
+          for (int p = 0; p < w->bits; p++)
+            u |= four[at[(e * w->bits + p) * 256 + (g & 3)] >> (g < 4 ? 0 : 4) & 15] << p;
+          for (int i = 0; i < 4; i++) out[(e * 32 + g * 4 + i) * w->outputs + n] = value[u >> 8 * i & 15];
+        }
+    }
+  }
+}
+
+const LookupKernels lookup_plain = {
+    "plain", {tables, half_tables, exact_tables}, {multiply, multiply_half, multiply_exact}, dequantise};
 
 // From the fastest to the one that any processor runs.
 static const LookupKernels* able(int i) {
   switch (i) {
     case 0: return lookup_avx512();
-    case 1: return lookup_avx2();
-    case 2: return lookup_neon_dot();
-    case 3: return lookup_neon();
-    case 4: return lookup_hvx();
+    case 1: return lookup_avx512_bw();
+    case 2: return lookup_avx2();
+    case 3: return lookup_neon_dot();
+    case 4: return lookup_neon();
+    case 5: return lookup_hvx();
     default: return &lookup_plain;
   }
 }
@@ -99,7 +146,7 @@ const LookupKernels* lookup_best(void) {
 }
 
 const LookupKernels* lookup_named(const char* name) {
-  for (int i = 0; i < 6; i++)
+  for (int i = 0; i < 7; i++)
     if (able(i) && !strcmp(able(i)->name, name)) return able(i);
   return NULL;
 }

@@ -1,0 +1,206 @@
+// What both AVX-512 kernels share: tables, products with tables of floats, and the weights themselves.
+#ifndef EDGEC_LOOKUP_AVX512_H
+#define EDGEC_LOOKUP_AVX512_H
+
+#include <immintrin.h>
+
+#include "lookup.h"
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 8")
+
+// signs[i]: the sign bit of input i in each of the 16 sums
+INLINE void signs(__m512 out[4]) {
+  __m512i number = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  for (int i = 0; i < 4; i++) {
+    __m512i set = _mm512_slli_epi32(_mm512_srli_epi32(number, i), 31);
+    out[i] = _mm512_castsi512_ps(_mm512_andnot_si512(set, _mm512_set1_epi32((int)0x80000000)));
+  }
+}
+
+INLINE __m512 sixteen_sums(const float* four, const __m512 sign[4]) {
+  __m512 sum = _mm512_xor_ps(_mm512_set1_ps(four[0]), sign[0]);
+  for (int i = 1; i < 4; i++) sum = _mm512_add_ps(sum, _mm512_xor_ps(_mm512_set1_ps(four[i]), sign[i]));
+  return sum;
+}
+
+// The largest sum of four magnitudes, and the sum of all.
+INLINE float largest_of_block(const float* in, int block, float* sum) {
+  float largest = 0;
+  __m512 total = _mm512_setzero_ps();
+  for (int k = 0; k < block; k += 16) {
+    __m512 v = _mm512_loadu_ps(in + k), a = _mm512_abs_ps(v);
+    total = _mm512_add_ps(total, v);
+    a = _mm512_add_ps(a, _mm512_permute_ps(a, 0xB1));
+    a = _mm512_add_ps(a, _mm512_permute_ps(a, 0x4E));
+    float four = _mm512_reduce_max_ps(a);
+    if (four > largest) largest = four;
+  }
+  *sum = _mm512_reduce_add_ps(total);
+  return largest;
+}
+
+static void tables(const LookupLinear* w, const float* x, int64_t tokens, LookupTables* t) {
+  __m512 sign[4];
+  signs(sign);
+  for (int64_t b = 0; b < tokens * w->inputs / w->block; b++) {
+    const float* in = x + b * w->block;
+    float largest = largest_of_block(in, w->block, &t->total[b]);
+    t->step[b] = largest / 127.0f;
+    __m512 inverse = _mm512_set1_ps(largest > 0 ? 127.0f / largest : 0);
+    for (int k = 0; k < w->block; k += 4) {
+      __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(sixteen_sums(in + k, sign), inverse));
+      _mm_storeu_si128((__m128i*)(t->sums + (b * w->block + k) * 4), _mm512_cvtsepi32_epi8(rounded));
+    }
+  }
+}
+
+static void half_tables(const LookupLinear* w, const float* x, int64_t tokens, LookupTables* t) {
+  __m512 sign[4];
+  signs(sign);
+  for (int64_t b = 0; b < tokens * w->inputs / w->block; b++) {
+    const float* in = x + b * w->block;
+    t->step[b] = lookup_half_step(largest_of_block(in, w->block, &t->total[b]));
+    __m512 inverse = _mm512_set1_ps(1 / t->step[b]);
+    for (int k = 0; k < w->block; k += 4)
+      _mm256_storeu_si256((__m256i*)(t->half + (b * w->block + k) * 4),
+                          _mm512_cvtps_ph(_mm512_mul_ps(sixteen_sums(in + k, sign), inverse), _MM_FROUND_TO_NEAREST_INT));
+  }
+}
+
+static void exact_tables(const LookupLinear* w, const float* x, int64_t tokens, LookupTables* t) {
+  __m512 sign[4];
+  signs(sign);
+  for (int64_t b = 0; b < tokens * w->inputs / w->block; b++) {
+    const float* in = x + b * w->block;
+    __m512 total = _mm512_setzero_ps();
+    for (int k = 0; k < w->block; k += 16) total = _mm512_add_ps(total, _mm512_loadu_ps(in + k));
+    t->step[b] = 1, t->total[b] = _mm512_reduce_add_ps(total);
+    for (int k = 0; k < w->block; k += 4)
+      _mm512_storeu_ps(t->exact + (b * w->block + k) * 4, sixteen_sums(in + k, sign));
+  }
+}
+
+// What stands beside the lookups in the sum of one block and sixteen outputs: (middle - zero) * total.
+INLINE __m512 offset(const LookupLinear* w, int64_t place, float middle, float total) {
+  if (!w->zero_point) return _mm512_set1_ps((middle - 0.5f * w->zero) * total);
+  __m512 zero = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)(w->zero_point + place))));
+  return _mm512_mul_ps(_mm512_fnmadd_ps(zero, _mm512_set1_ps(0.5f), _mm512_set1_ps(middle)), _mm512_set1_ps(total));
+}
+
+INLINE __m512 scales(const LookupLinear* w, int64_t place) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(w->scale + place)));
+}
+
+INLINE void store(const LookupLinear* w, int64_t n, float* y, __m512 value) {
+  int64_t left = w->outputs - n;
+  if (left > 0) _mm512_mask_storeu_ps(y + n, left >= 16 ? 0xffff : (__mmask16)((1u << left) - 1), value);
+}
+
+// Tables of floats, held so or as halves that are widened where they are read.
+INLINE void multiply_wide(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y,
+                          const LookupKind kind) {
+  const int64_t blocks = w->inputs / w->block;
+  const float middle = ((1 << w->bits) - 1) / 2.0f;
+  for (int64_t n = from; n < to; n++)
+    for (int64_t m = 0; m < tokens; m++) {
+      const uint8_t* at = w->planes + n * lookup_panel_bytes(w);
+      int64_t entry = m * w->inputs * 4;
+      __m512 sum[4];
+      for (int i = 0; i < 4; i++) sum[i] = _mm512_setzero_ps();
+      for (int64_t b = 0; b < blocks; b++) {
+        __m512 value[4];
+        for (int i = 0; i < 4; i++) value[i] = _mm512_setzero_ps();
+        for (int e = 0; e < w->block / 32; e++, entry += 128) {
+          __m512 table[8];
+          UNROLL for (int g = 0; g < 8; g++)
+            table[g] = kind == LOOKUP_FLOAT
+                           ? _mm512_loadu_ps(t->exact + entry + g * 16)
+                           : _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(t->half + entry + g * 16)));
+          for (int p = 0; p < w->bits; p++, at += 256) {
+            const __m512 weight = _mm512_set1_ps(0.5f * (float)(1 << p));
+            UNROLL for (int i = 0; i < 4; i++) {
+              __m512i bytes = _mm512_loadu_si512(at + i * 64);  // VPERMPS reads the low four bits of each lane
+              __m512 found = _mm512_setzero_ps();
+              UNROLL for (int g = 0; g < 8; g++) {
+                __m512i number = _mm512_srli_epi32(bytes, g < 4 ? 8 * g : 8 * (g - 4) + 4);
+                found = _mm512_add_ps(found, _mm512_permutexvar_ps(number, table[g]));
+              }
+              value[i] = _mm512_fmadd_ps(found, weight, value[i]);
+            }
+          }
+        }
+        const __m512 step = _mm512_set1_ps(t->step[m * blocks + b]);
+        for (int i = 0; i < 4; i++) {
+          int64_t place = (n * blocks + b) * LOOKUP_PANEL + i * 16;
+          value[i] = _mm512_fmadd_ps(value[i], step, offset(w, place, middle, t->total[m * blocks + b]));
+          sum[i] = _mm512_fmadd_ps(scales(w, place), value[i], sum[i]);
+        }
+      }
+      for (int i = 0; i < 4; i++) store(w, n * LOOKUP_PANEL + i * 16, y + m * w->outputs, sum[i]);
+    }
+}
+
+static void multiply_half(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y) {
+  multiply_wide(w, t, tokens, from, to, y, LOOKUP_HALF);
+}
+
+static void multiply_exact(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y) {
+  multiply_wide(w, t, tokens, from, to, y, LOOKUP_FLOAT);
+}
+
+// Bit i of each number of four bits, times 2^p, one byte each.
+INLINE __m512i bit_table(int i, int p) {
+  uint8_t held[16];
+  for (int u = 0; u < 16; u++) held[u] = (uint8_t)((u >> i & 1) << p);
+  return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)held));
+}
+
+// Sixteen outputs of 32 inputs. The first level of lookup makes four integers of each four bits of a plane; the second is
+// one multiply-add, exact: an integer of four bits times a scale of eleven.
+INLINE void dequantise_tile(const uint8_t* at, __m512 scale, __m512 shift, int64_t stride, float* out, __mmask16 some,
+                            const int bits) {
+  const __m512i low = _mm512_set1_epi8(15);
+  for (int half = 0; half < 2; half++) {
+    __m512i u[4];
+    UNROLL for (int i = 0; i < 4; i++) u[i] = _mm512_setzero_si512();
+    UNROLL for (int p = 0; p < bits; p++) {
+      __m512i bytes = _mm512_loadu_si512(at + p * 256);
+      bytes = _mm512_and_si512(half ? _mm512_srli_epi16(bytes, 4) : bytes, low);
+      UNROLL for (int i = 0; i < 4; i++) u[i] = _mm512_or_si512(u[i], _mm512_shuffle_epi8(bit_table(i, p), bytes));
+    }
+    UNROLL for (int g = 0; g < 4; g++) UNROLL for (int i = 0; i < 4; i++) {
+      __m512i one = _mm512_and_si512(_mm512_srli_epi32(u[i], 8 * g), _mm512_set1_epi32(15));
+      float* to = out + (half * 16 + g * 4 + i) * stride;
+      _mm512_mask_storeu_ps(to, some, _mm512_fmadd_ps(_mm512_cvtepi32_ps(one), scale, shift));
+    }
+  }
+}
+
+INLINE void dequantise_panels(const LookupLinear* w, int64_t from, int64_t to, float* out, const int bits) {
+  const int64_t blocks = w->inputs / w->block;
+  for (int64_t n = from; n < to; n++) {
+    const uint8_t* at = w->planes + n * lookup_panel_bytes(w);
+    for (int64_t b = 0; b < blocks; b++)
+      for (int i = 0; i < 4; i++) {
+        const int64_t place = (n * blocks + b) * LOOKUP_PANEL + i * 16, first = n * LOOKUP_PANEL + i * 16;
+        const int64_t left = w->outputs - first;
+        if (left <= 0) break;
+        const __m512 scale = scales(w, place), shift = _mm512_mul_ps(scale, offset(w, place, 0, 1));
+        const __mmask16 some = left >= 16 ? 0xffff : (__mmask16)((1u << left) - 1);
+        for (int64_t e = b * w->block / 32; e < (b + 1) * w->block / 32; e++)
+          dequantise_tile(at + e * bits * 256 + i * 64, scale, shift, w->outputs, out + e * 32 * w->outputs + first, some, bits);
+      }
+  }
+}
+
+static void dequantise(const LookupLinear* w, int64_t from, int64_t to, float* out) {
+  switch (w->bits) {
+    case 1: dequantise_panels(w, from, to, out, 1); break;
+    case 2: dequantise_panels(w, from, to, out, 2); break;
+    case 3: dequantise_panels(w, from, to, out, 3); break;
+    default: dequantise_panels(w, from, to, out, 4);
+  }
+}
+
+#endif
