@@ -8,7 +8,8 @@ section 3.1) without the rotations that run online. RMSNorm commutes with R1 onc
 that read it: |x R1| = |x|. Activations lose their outliers, so that fewer bits represent them. R is a Hadamard matrix
 with random signs (sizes m 2^k with m = 1, 12 or 20), else a random orthogonal one. Where a norm stands behind
 attention or MLP (Gemma 3), R1 cannot pass its gain: only R2 is possible. A tied head is untied, since
-embedding and head are rotated differently. With R2 the V caches contain rotated values; K does not change.
+embedding and head are rotated differently. With R2 the V caches contain rotated values; K does not change. `learned`
+trains factors for channels behind them (`rotation/learned_scales.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from ..compiler.diagnostics.diagnostic import PlanError
 from ..compiler.ir.levels import Level
 from ..compiler.pipeline.demands import Demands
 from ..compiler.pipeline.pass_interface import Pass, Scope, Tolerance
@@ -39,6 +41,11 @@ class Rotate(Pass):
 
     residual: bool = param(True, doc="rotate the residual stream (R1 of SpinQuant)")
     values: bool = param(True, doc="rotate the values of each head, and with them the V cache (R2 of SpinQuant)")
+    learned: bool = param(
+        False,
+        doc="train a factor for each channel of what linears read, block by block together with ranges of 8 bits, and "
+        "fold it into the weights on both sides: what the rotations leave of outliers, and those inside the MLP",
+    )
     seed: int = param(0, doc="seed of the random signs of the rotation matrices", minimum=0)
 
     @property
@@ -48,20 +55,40 @@ class Rotate(Pass):
 
     @property
     def moves_cache(self) -> bool:
-        """R2 rotates what the V cache holds."""
-        return self.values
+        """R2 rotates what the V cache holds; a learned factor scales it."""
+        return self.values or self.learned
 
     @property
     def moves_inside(self) -> bool:
         """R1 rotates what parts pass to each other, R2 the V cache."""
-        return self.residual or self.values
+        return self.residual or self.values or self.learned
 
     def demands(self) -> Demands:
         """Which ops write and read the hidden states is known of decoders alone."""
-        return Demands(decoder="rotate")
+        if not self.learned:
+            return Demands(decoder="rotate")
+        setting = "rotate (learned = true)"
+        return Demands(decoder="rotate", calibration=setting, without_calibration="leave out `learned`", torch=setting)
 
     def run(self, module: Module, scope: Scope) -> int:
         """Return how many weights were rotated; a second run finds the marks of the first and does nothing."""
         from .rotation.rewrite import rotate
 
-        return rotate(module, self.residual, self.values, self.seed, scope)
+        if not scope.dry and (problem := self.demands().without_torch(scope.origin)):
+            raise PlanError(problem)
+        turned = rotate(module, self.residual, self.values, self.seed, scope)
+        return turned + (self._learn(module, scope) if self.learned else 0)
+
+    @staticmethod
+    def _learn(module: Module, scope: Scope) -> int:
+        from ..compiler.ir.annotations import ROTATED
+
+        done = ROTATED.get(module.main) or ()
+        if "learned" in done:
+            return 0
+        ROTATED.set(module.main, (*done, "learned"))
+        if scope.dry:
+            return 0
+        from .rotation.learned_scales import learn_scales
+
+        return learn_scales(module, scope)
