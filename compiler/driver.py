@@ -190,6 +190,7 @@ def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions
 
     options = options or CompileOptions()
     _check_request(plan, options)
+    plan = _measured_k(plan, options)
     final = output if output is not None else Path("build") / plan.name
     made: list[CompileResult] = []
 
@@ -214,6 +215,21 @@ def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions
         error.sources = error.sources or plan.sources
         raise
     return made[0]
+
+
+def _measured_k(plan: Plan, options: CompileOptions) -> Plan:
+    """The plan with `k = auto`, and buckets, decided by the pair's own acceptance, measured where it is not known."""
+    if not any(line.auto for line in plan.speculates):
+        return plan
+    from .compile.acceptance import measure_acceptance
+    from .compile.decide import decide
+
+    try:
+        measure_acceptance(plan, options.progress)
+        return decide(plan)
+    except EdgecError as error:
+        error.sources = error.sources or plan.sources
+        raise
 
 
 def _check_request(plan: Plan, options: CompileOptions) -> None:

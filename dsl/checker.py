@@ -119,6 +119,7 @@ class _Checker:
             sources=self.loaded.sources,
         )
         plan = self._deployed(plan)
+        plan = self._decided(plan)
         self._possible(plan)
         self._measurable(plan)
         self._targets_agree(plan)
@@ -228,6 +229,18 @@ class _Checker:
             requires=tuple(x for x in requires if x is not None),
         )
 
+    def _decided(self, plan: Plan) -> Plan:
+        """The plan with every `auto` settled, once nothing is wrong that it depends on."""
+        from ..compiler.compile.decide import decide, undecided  # a plan without `auto` needs no estimate
+
+        if self.report.errors or self.loaded.lost or not plan.devices or not undecided(plan):
+            return plan
+        try:
+            return decide(plan)
+        except PlanError as error:
+            self.report.take(error, plan.deploys[0].span)
+            return plan
+
     def _calibrated(self, pipelines: Pipelines) -> None:
         """Steps that read calibration text need some."""
         if self.declared.calibration is not None or self.loaded.lost_names("calibration"):
@@ -245,7 +258,8 @@ class _Checker:
         for deploy in plan.deploys:
             model = plan.models.get(deploy.model)
             pipeline = plan.pipelines.get(deploy.pipeline or "")
-            for step in (*(pipeline.steps if pipeline else ()), *cache_steps(deploy.kv, deploy.span)):
+            steps = deploy.decided or (pipeline.steps if pipeline else ())
+            for step in (*steps, *cache_steps(deploy.kv, deploy.span)):
                 problems = [step.demands.without_torch(step.span)]
                 if model is not None:
                     problems.append(step.demands.beyond_context(model.name, model.context, step.span))
@@ -287,7 +301,8 @@ class _Checker:
         targets = {line.target for line in plan.speculates}
         for deploy in plan.deploys:
             pipeline = plan.pipelines.get(deploy.pipeline or "")
-            for step in pipeline.steps if pipeline and deploy.model not in targets else ():
+            steps = deploy.decided or (pipeline.steps if pipeline else ())
+            for step in steps if deploy.model not in targets else ():
                 smallest = min((tokens for tokens, _ in step.demands.buckets), default=1)
                 if smallest > 1:
                     message = f"`{deploy.model}` has no bucket of one token: each token it writes costs a padded call"

@@ -149,10 +149,12 @@ class Deploys:
         self._larger_draft(speculate, models)
         deploy = deploys.get(speculate.target.text)
         pipeline = pipelines.get(deploy.pipeline) if deploy is not None and deploy.pipeline else None
-        if pipeline is not None:
-            self._bucket(speculate, block.k, pipeline)
+        auto = isinstance(block.k, str)
+        k = 3 if isinstance(block.k, str) else block.k
+        if pipeline is not None and not auto:
+            self._bucket(speculate, k, pipeline)
         accept = "greedy" if block.accept == "greedy" else "sample"
-        return Speculate(speculate.draft.text, speculate.target.text, block.k, accept, speculate.span)
+        return Speculate(speculate.draft.text, speculate.target.text, k, accept, speculate.span, auto)
 
     def _larger_draft(self, speculate: ast.Speculate, models: Mapping[str, ModelDecl]) -> None:
         """W0305 where the draft computes more per token than the target that checks it."""

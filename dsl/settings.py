@@ -109,7 +109,13 @@ class DeployBlock:
 class SpeculateBlock:
     """The keys of a `speculate` line."""
 
-    k: int = param(3, doc="tokens the draft proposes per round", minimum=1, maximum=64)
+    k: int | str = param(
+        3,
+        doc="tokens the draft proposes per round; auto: as many as pay, by acceptance and cost of a drafted token",
+        choices=("auto",),
+        minimum=1,
+        maximum=64,
+    )
     accept: str = param("greedy", doc="rule by which the target accepts a token", choices=("greedy", "sample"))
 
 

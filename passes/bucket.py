@@ -8,17 +8,23 @@ from, so that they can share them in the file that is emitted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from ..compiler.diagnostics.diagnostic import PlanError, fail
 from ..compiler.ir.levels import Level
 from ..compiler.pipeline.demands import Demands
-from ..compiler.pipeline.pass_interface import Pass, Scope
+from ..compiler.pipeline.pass_interface import Circumstances, FiguresTable, Pass, Scope
 from ..compiler.plan.parameters import param
 
 if TYPE_CHECKING:
+    from ..compiler.estimate.choose_buckets import Choice, Chosen
+    from ..compiler.estimate.histogram import Histogram
     from ..compiler.ir.module import BucketShape, Module
+
+AUTO = "auto"
+_WASTE = 0.2
+_HEAD = ("buckets", "padding", "bytes read", "estimated time", "binary, of its largest graph's")
 
 
 @dataclass(frozen=True)
@@ -31,28 +37,88 @@ class Bucket(Pass):
     selects: ClassVar[bool] = False
     keeps_shapes: ClassVar[bool] = True
 
-    tokens: tuple[int, ...] = param(doc="new tokens per call, one graph for each number", minimum=1)
-    context: tuple[int, ...] = param(doc="positions a graph attends to, the new tokens included", minimum=2)
+    tokens: tuple[int | str, ...] = param(
+        doc="new tokens per call, one graph for each number; auto: chosen from how long prompts are",
+        choices=(AUTO,),
+        minimum=1,
+    )
+    context: tuple[int | str, ...] = param(
+        doc="positions a graph attends to, the new tokens included; auto: chosen from how long prompts are",
+        choices=(AUTO,),
+        minimum=2,
+    )
+    max_waste: float = param(
+        _WASTE, doc="auto: the share of computed slots that may be padding", minimum=0, maximum=1, unit="%"
+    )
+    histogram: str = param(
+        "", doc="auto: a file with a line `tokens count` for each length of prompt; without it docs/estimate.md's"
+    )
+    chosen: Chosen | None = field(default=None, kw_only=True, compare=False, repr=False)  # what `auto` came to
 
     def validate(self) -> list[str | tuple[str, ...]]:
         """Both lists have to rise, and a bucket of C positions takes fewer than C tokens."""
         problems: list[str | tuple[str, ...]] = []
-        for field in ("tokens", "context"):
-            values = getattr(self, field)
+        for key in ("tokens", "context"):
+            values = getattr(self, key)
             if not values:
-                problems.append((field, f"`{field}` is empty: a bucket needs at least one"))
-            if list(values) != sorted(set(values)):
+                problems.append((key, f"`{key}` is empty: a bucket needs at least one"))
+            if AUTO in values:
+                if len(values) > 1:
+                    problems.append((key, f"`{key}` is `auto` or a list of numbers, not both"))
+            elif list(values) != sorted(set(values)):
                 fixed = ", ".join(map(str, sorted(set(values))))
-                problems.append((field, f"`{field}` has to be in rising order without repetitions: [{fixed}]"))
-        if self.tokens and self.context and min(self.tokens) >= max(self.context):
-            problems.append(
-                ("context", f"no context is longer than {min(self.tokens)} tokens: a bucket of C positions takes fewer")
-            )
+                problems.append((key, f"`{key}` has to be in rising order without repetitions: [{fixed}]"))
+        if not self.undecided:
+            for key in ("max_waste", "histogram"):
+                if getattr(self, key) not in (_WASTE, ""):
+                    problems.append((key, f"`{key}` has no effect without `tokens = auto` or `context = auto`"))
+            if self.tokens and self.context and min(_numbers(self.tokens)) >= max(_numbers(self.context)):
+                least = min(_numbers(self.tokens))
+                message = f"no context is longer than {least} tokens: a bucket of C positions takes fewer"
+                problems.append(("context", message))
         return problems
+
+    @property
+    def undecided(self) -> bool:
+        """Whether tokens or contexts are left to be chosen."""
+        return AUTO in self.tokens or AUTO in self.context
+
+    def decided(self, by: Circumstances) -> Bucket:
+        """The buckets that the prompts of the histogram take least time with."""
+        from ..compiler.estimate.choose_buckets import choose_buckets
+
+        tokens, context = _numbers(self.tokens), _numbers(self.context)
+        if tokens and by.verify is not None and by.verify not in tokens:
+            wanted = ", ".join(map(str, sorted({*tokens, by.verify})))
+            fail("E0210", f"no bucket of {by.verify} tokens for the rounds of speculation", by.origin,
+                 help=f"it has to be k + 1: `tokens = [{wanted}]`, or `tokens = auto`")  # fmt: skip
+        longest = max(context, default=by.context)
+        if tokens and min(tokens) >= longest:
+            fail(
+                "E0206", f"a context of {longest} positions has no room for {min(tokens)} tokens and a cache", by.origin
+            )
+        chosen = choose_buckets(
+            by.context, self._histogram(by), by.seconds, by.read, self.max_waste, by.verify, tokens, context
+        )
+        return replace(self, tokens=chosen.last.tokens, context=chosen.last.context, chosen=chosen)
+
+    def _histogram(self, by: Circumstances) -> Histogram:
+        from ..compiler.estimate.histogram import DEFAULT, read_histogram
+
+        if not self.histogram:
+            return DEFAULT
+        try:
+            return read_histogram(by.folder / self.histogram, self.histogram)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            help = "a line is `tokens count`, such as `120 35`; docs/estimate.md has the default, for no file"
+            fail("E0417", f"`{self.histogram}` is no histogram of prompt lengths: {why}", by.origin, help=help)
 
     def demands(self) -> Demands:
         """Static graphs of these shapes; a bucket whose tokens leave no room for a cache is not made."""
-        pairs = tuple((tokens, context) for context in self.context for tokens in self.tokens)
+        if self.undecided:
+            return Demands(static=True, decoder="bucket")
+        pairs = tuple((tokens, context) for context in _numbers(self.context) for tokens in _numbers(self.tokens))
         return Demands(static=True, buckets=pairs, decoder="bucket")
 
     def run(self, module: Module, scope: Scope) -> int:
@@ -65,6 +131,8 @@ class Bucket(Pass):
             return 0
         from .bucketing.shapes import specialise
 
+        if self.chosen is not None:
+            _tell(self.chosen, self.max_waste, scope)
         main = module.graphs[MAIN]
         module.graphs = {shape.name: specialise(main, shape, scope) for shape in shapes}
         return len(shapes)
@@ -81,7 +149,7 @@ class Bucket(Pass):
             )
         if problem := self.demands().beyond_context(module.name, module.context, scope.origin):
             raise PlanError(problem)
-        pairs = [BucketShape(t, c) for c in self.context for t in self.tokens]
+        pairs = [BucketShape(t, c) for c in _numbers(self.context) for t in _numbers(self.tokens)]
         for shape in pairs:
             if shape.tokens >= shape.context:
                 scope.skip(shape.name, f"{shape.tokens} tokens leave no room for a cache in {shape.context} positions")
@@ -97,3 +165,31 @@ class Bucket(Pass):
                 scope.origin,
                 help="list all `tokens` and `context` in one line",
             )
+
+
+def _numbers(values: tuple[int | str, ...]) -> tuple[int, ...]:
+    """The numbers among the values: all of them, or none of `auto`."""
+    return tuple(value for value in values if not isinstance(value, str))
+
+
+def _tell(chosen: Chosen, max_waste: float, scope: Scope) -> None:
+    """What was chosen, what it saves, and every set that was looked at on the way."""
+    last, plain = chosen.last, chosen.plain
+    saved = 1 - last.cost.seconds / plain.cost.seconds if plain.cost.seconds else 0.0
+    against = ", ".join(map(str, plain.tokens))
+    scope.note(
+        f"buckets of {', '.join(map(str, last.tokens))} tokens within {', '.join(map(str, last.context))} positions: "
+        f"{100 * last.cost.waste:.0f} % padding, {100 * saved:.0f} % less estimated prompt time than {{{against}}}"
+    )
+    if last.cost.waste > max_waste:
+        scope.note(f"no choice keeps padding within {100 * max_waste:g} %")
+    rows = [_row(one) for one in (plain, *chosen.steps)]
+    scope.table(FiguresTable("Buckets looked at, the last one made", _HEAD, tuple(rows)))
+
+
+def _row(choice: Choice) -> tuple[str, ...]:
+    cost = choice.cost
+    named = f"{{{', '.join(map(str, choice.tokens))}}} x {{{', '.join(map(str, choice.context))}}}"
+    return (
+        named, f"{100 * cost.waste:.1f} %", f"{cost.read / 1e9:.2f} GB", f"{cost.seconds:.3g} s", f"{choice.size:.2f}"
+    )  # fmt: skip

@@ -21,13 +21,14 @@ from ..ir.module import MAIN
 from ..memory.memory_plan import memory_entry, plan_memory
 from ..plan.measure import Finished, subject_of
 from ..registry import measures
+from .acceptance import known_acceptance
+from .decide import shape_of
 from .dry_run import dry_parts
 from .model_work import buckets_of, model_work
 
 if TYPE_CHECKING:
     from ..emit.part import Part
     from ..estimate.work import ModelWork
-    from ..ir.decoder_arch import DecoderArch
     from ..ir.module import Module
     from ..plan.plan import Deploy, Plan
     from .compile_model import CompiledModel
@@ -134,12 +135,6 @@ def _model(
     return estimate_model(work, deploy.target, buckets, speed, DEFAULT, residual)
 
 
-def shape_of(arch: DecoderArch) -> tuple[int, ...]:
-    """As the published tables write it."""
-    kv = arch.kv_heads * arch.head_dim
-    return arch.layers, arch.hidden, arch.heads * arch.head_dim, kv, arch.intermediate, arch.vocab
-
-
 def _pair(plan: Plan, models: dict[str, ModelEstimate], speed: ChipSpeed) -> PairEstimate | None:
     if not plan.speculates:
         return None
@@ -147,12 +142,13 @@ def _pair(plan: Plan, models: dict[str, ModelEstimate], speed: ChipSpeed) -> Pai
     target, draft = models[line.target], models[line.draft]
     if target.decode is None or draft.decode is None:
         return None
-    acceptance = usual_acceptance()
+    measured = known_acceptance(plan, line)
+    acceptance = usual_acceptance() if measured is None else measured
     verify, token = round_seconds(target, line.k + 1, speed), 1 / draft.decode
     tokens = tokens_per_round(acceptance, line.k)
     rate = tokens / (verify + line.k * token)
     return PairEstimate(
-        line.draft, line.target, line.k, acceptance, True, token / verify, tokens, rate, alone=1 / verify
+        line.draft, line.target, line.k, acceptance, measured is None, token / verify, tokens, rate, alone=1 / verify
     )
 
 

@@ -64,8 +64,10 @@ def key_of(plan: Plan) -> str:
 def _parts(plan: Plan) -> Iterator[str]:
     yield from (f"{name}={text}" for name, text in plan.sources.items())
     yield repr(sorted(plan.defines.items()))
+    yield repr([(line.k, line.draft, line.target) for line in plan.speculates])
+    yield repr([[step.demands.buckets for step in plan.steps(deploy)] for deploy in plan.deploys])
     for model in plan.models.values():
-        yield from _model(model.source)
+        yield from model_parts(model.source)
     texts = (*(plan.calibration.text if plan.calibration else ()), *(plan.evaluation.text if plan.evaluation else ()))
     yield from map(_file, texts)
     yield from map(_file, _code(plan))
@@ -74,7 +76,8 @@ def _parts(plan: Plan) -> Iterator[str]:
     yield from (f"{name} {_version(name)}" for name in ("onnx", "onnx-ir", "onnxruntime-qnn", "MNN"))
 
 
-def _model(source: ModelSource) -> Iterator[str]:
+def model_parts(source: ModelSource) -> Iterator[str]:
+    """What tells the files of a model from others: headers of checkpoints, digests or sizes and times of the rest."""
     for path in source.files:
         yield f"{path} {_header(path)}" if path.suffix == ".safetensors" else _file(path)
 

@@ -102,8 +102,8 @@ class _Way:
         within = histogram.within(max(context for _, context in self.shapes))
         cost = call_cost(speed, self.work, residual)
         if self.static:
-            return prompt_cost(self.shapes, within, cost, self.work)
-        return free_prompt_cost(PIECE, within, cost, self.work)
+            return prompt_cost(self.shapes, within, cost, self.work.bytes_read)
+        return free_prompt_cost(PIECE, within, cost, self.work.bytes_read)
 
 
 def _shapes_on(lane: str, own: _Way, context: int) -> tuple[tuple[int, int], ...]:

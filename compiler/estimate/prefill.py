@@ -10,7 +10,7 @@ from .lane_speed import ChipSpeed
 from .prompt_calls import Bucket, cheapest
 from .work import ModelWork
 
-Cost = Callable[[int, int], float]  # tokens, context -> seconds of a call
+Cost = Callable[[int, int], float]  # tokens, context -> seconds of a call, or bytes
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def call_cost(speed: ChipSpeed, work: ModelWork, residual: float = 1.0) -> Cost:
     return lambda tokens, context: 32.0 + tokens
 
 
-def prompt_cost(shapes: Iterable[tuple[int, int]], histogram: Histogram, cost: Cost, work: ModelWork) -> PromptCost:
-    """The prompts of `histogram`, each by its cheapest sequence of buckets (tokens, context)."""
+def prompt_cost(shapes: Iterable[tuple[int, int]], histogram: Histogram, cost: Cost, reads: Cost) -> PromptCost:
+    """The prompts of `histogram`, each by its cheapest sequence of buckets; `reads`: bytes of a call."""
     buckets = [Bucket(tokens, context, cost(tokens, context)) for tokens, context in shapes]
     seconds = tokens = slots = read = unfit = 0.0
     for length, often in histogram.rows:
@@ -60,7 +60,7 @@ def prompt_cost(shapes: Iterable[tuple[int, int]], histogram: Histogram, cost: C
                 key=lambda one: one[1],
             )
             seconds += often * spent
-            read += often * sum(part.bytes_read(size, context) for part in work.parts)
+            read += often * reads(size, context)
             slots += often * size
             done += size
         tokens += often * length
@@ -68,14 +68,14 @@ def prompt_cost(shapes: Iterable[tuple[int, int]], histogram: Histogram, cost: C
     return PromptCost(seconds, tokens, slots, read, unfit / counted if counted else 0.0)
 
 
-def free_prompt_cost(piece: int, histogram: Histogram, cost: Cost, work: ModelWork) -> PromptCost:
+def free_prompt_cost(piece: int, histogram: Histogram, cost: Cost, reads: Cost) -> PromptCost:
     """As `prompt_cost`, of an engine that takes any number of tokens, up to `piece` a call, and pads nothing."""
     seconds = read = 0.0
     for length, often in histogram.rows:
         for done in range(0, length, piece):
             size = min(piece, length - done)
             seconds += often * cost(size, done + size)
-            read += often * sum(part.bytes_read(size, done + size) for part in work.parts)
+            read += often * reads(size, done + size)
     return PromptCost(seconds, histogram.tokens, histogram.tokens, read, 0.0)
 
 

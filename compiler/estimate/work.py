@@ -57,9 +57,13 @@ class ModelWork:
         """Bytes of all weights; a table that is also a head counts twice where both are stored."""
         return sum(part.weights + part.tables for part in self.parts)
 
+    def bytes_read(self, tokens: int, context: int) -> float:
+        """Bytes that a call reads."""
+        return sum(part.bytes_read(tokens, context) for part in self.parts)
+
     def bytes_per_token(self) -> float:
         """Bytes that decoding one token reads at the full context."""
-        return sum(part.bytes_read(1, self.context) for part in self.parts)
+        return self.bytes_read(1, self.context)
 
     def flops_per_token(self) -> float:
         """Operations of decoding one token at the full context."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..diagnostics.diagnostic import Diagnostic, Span
@@ -107,6 +108,25 @@ class Scope:
         self.tables.append(table)
 
 
+@dataclass(frozen=True)
+class Circumstances:
+    """What a pass decides `auto` by: one model on one device.
+
+    context   positions that the model's cache holds
+    folder    that paths of the line are relative to
+    verify    tokens of a round of speculation that the model checks, None where it checks none
+    seconds   (tokens, context) -> estimated seconds of a call on the device
+    read      (tokens, context) -> bytes that it reads
+    """
+
+    context: int
+    folder: Path
+    origin: Span
+    verify: int | None
+    seconds: Callable[[int, int], float]
+    read: Callable[[int, int], float]
+
+
 class Pass:
     """Base of all passes; subclasses are frozen dataclasses. The docstring's first line is its help."""
 
@@ -121,6 +141,15 @@ class Pass:
     def completed(cls, written: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters a plan wrote, with those that follow from them where they are left out."""
         return dict(written)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether a parameter is `auto`, for `decided` to settle before anything runs."""
+        return False
+
+    def decided(self, by: Circumstances) -> Pass:
+        """This pass with nothing left open; PlanError where that cannot be."""
+        return self
 
     @property
     def tolerance(self) -> Tolerance:

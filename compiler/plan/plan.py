@@ -100,6 +100,7 @@ class Deploy:
     span: Span
     accept: tuple[str, ...] = ()  # codes of warnings that are known
     reason: str = ""  # why they are accepted
+    decided: tuple[Step, ...] | None = None  # its pipeline's lines with every `auto` settled for this model
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ class Speculate:
     k: int
     accept: Literal["greedy", "sample"]
     span: Span
+    auto: bool = False  # `k = auto`: chosen from the acceptance and from what the two models cost on the device
 
 
 @dataclass(frozen=True)
@@ -165,5 +167,7 @@ class Plan:
         return frozenset(model for model, _, measure in subjects if measure == "perplexity")
 
     def steps(self, deploy: Deploy) -> tuple[Step, ...]:
-        """The lines of the pipeline that `deploy` names."""
+        """The lines of the pipeline that `deploy` names, as they were decided for its model."""
+        if deploy.decided is not None:
+            return deploy.decided
         return self.pipelines[deploy.pipeline].steps if deploy.pipeline else ()

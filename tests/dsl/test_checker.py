@@ -75,7 +75,7 @@ def test_a_right_plan_is_typed_and_resolved(plan_file):
     assert steps[0].except_ == ("lm_head", "embed_tokens")
     assert steps[1].on == ("lm_head",)
     assert vars(steps[1].pass_)["block"] == "channel"
-    assert vars(steps[2].pass_) | {} == {"tokens": (1, 4), "context": (256,)}
+    assert steps[2].demands.buckets == ((1, 256), (4, 256))
     assert (steps[2].span.line, steps[2].span.column) == (12, 3)
     assert [(deploy.model, deploy.device, deploy.pipeline, deploy.target) for deploy in plan.deploys] == [
         ("target", "cpu", "p", "ort"),

@@ -1,0 +1,108 @@
+"""`auto` in plans: buckets, k, what is refused, and the acceptance that a compile measures."""
+
+from pathlib import Path
+
+import pytest
+from edgec.compiler.compile import acceptance
+from edgec.compiler.compile.acceptance import known_acceptance, measure_acceptance
+from edgec.compiler.compile.decide import decide
+from edgec.compiler.driver import check_plan, load_plan
+
+ROOT = Path(__file__).resolve().parents[2] / "examples"
+PLAN = """
+device {device}
+model target {{ source = hf("{models}/pycode-qwen3")  context = 512 }}
+model draft  {{ source = hf("{models}/pycode-qwen2")  context = 512 }}
+evaluation {{ text = "{text}"  windows = 8 }}
+pipeline npu {{ {bucket} }}
+deploy target on {place} through npu as {target}
+deploy draft on cpu as mnn
+speculate draft -> target {{ k = {k} }}
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def make(bucket, k="3", device="snapdragon_8_gen_3", place="npu", target="qnn"):
+        path = tmp_path / "p.edge"
+        text = ROOT / "text" / "modules.txt"
+        facts = {"bucket": bucket, "k": k, "device": device, "place": place, "target": target}
+        path.write_text(PLAN.format(models=ROOT / "models", text=text, **facts))
+        return path
+
+    return make
+
+
+def buckets(plan):
+    step = plan.steps(plan.deploys[0])[-1]
+    return step.pass_.tokens, step.pass_.context
+
+
+def codes(path):
+    return [one.code for one in check_plan(path, fast=True)[1] if one.severity == "error"]
+
+
+@pytest.mark.parametrize("k", [1, 3, 6])
+def test_a_round_of_speculation_has_its_bucket(write, k):
+    tokens, context = buckets(load_plan(write("bucket (tokens = auto, context = auto)", str(k))))
+    assert {1, k + 1} <= set(tokens)
+    assert max(context) == 512
+
+
+def test_k_goes_by_the_acceptance_and_the_buckets(write, monkeypatch):
+    from edgec.compiler.compile import decide as module
+
+    path = write("bucket (tokens = auto, context = [512])", "auto")
+    for chance, least, most in ((0.05, 1, 1), (0.95, 8, 15)):
+        monkeypatch.setattr(module, "known_acceptance", lambda plan, line, chance=chance: chance)
+        plan = load_plan(path)
+        assert least <= plan.speculates[0].k <= most
+        assert plan.speculates[0].k + 1 in buckets(plan)[0]
+    listed = load_plan(write("bucket (tokens = [1, 3, 5, 64], context = [512])", "auto"))
+    assert listed.speculates[0].k == 4
+
+
+def test_the_acceptance_is_measured_once_and_decides(write, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGEC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(acceptance, "WINDOWS", 2)
+    plan = load_plan(write("bucket (tokens = auto, context = [512])", "auto"))
+    line = plan.speculates[0]
+    assert known_acceptance(plan, line) is None
+    said = []
+    measure_acceptance(plan, said.append)
+    measure_acceptance(plan, said.append)
+    assert len(said) == 1
+    found = known_acceptance(plan, line)
+    assert found is not None
+    assert 0.4 < found < 0.95
+    again = decide(plan)
+    assert again.speculates[0].k + 1 in buckets(again)[0]
+
+
+def test_a_device_without_figures_has_buckets_too(write):
+    plan = load_plan(write("bucket (tokens = auto, context = auto)", "auto", "host", "cpu", "ort"))
+    assert 1 in buckets(plan)[0]
+
+
+@pytest.mark.parametrize(
+    ("bucket", "k", "code"),
+    [
+        ("bucket (tokens = [1, auto], context = [512])", "3", "E0206"),
+        ("bucket (tokens = auto, context = [512], histogram = \"absent.txt\")", "3", "E0417"),
+        ("bucket (tokens = auto, context = [1024])", "3", "E0408"),
+        ("bucket (tokens = [1, 4], context = [512], max_waste = 10%)", "3", "E0206"),
+        ("bucket (tokens = [1, 4], context = [512], histogram = \"x\")", "3", "E0206"),
+        ("bucket (tokens = [1, 4], context = auto)", "7", "E0210"),
+        ("bucket (tokens = [1, 64], context = [512])", "auto", "E0210"),
+        ("bucket (tokens = [600], context = auto)", "599", "E0203"),
+        ("bucket (tokens = automatic, context = [512])", "3", "E0204"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(write, bucket, k, code):
+    assert codes(write(bucket, k)) == [code]
+
+
+def test_a_file_that_is_no_histogram(write, tmp_path, golden_error):
+    (tmp_path / "p.txt").write_text("12 people\n")
+    _, found, sources = check_plan(write('bucket (tokens = auto, context = [512], histogram = "p.txt")'), fast=True)
+    golden_error("E0417", [one for one in found if one.code == "E0417"], sources, {str(tmp_path): "TMP"})
