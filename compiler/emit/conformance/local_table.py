@@ -75,9 +75,12 @@ def _finite(figures: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def stamp() -> str:
-    """What changes when any local table does: for whoever remembers an answer that was given by one."""
+    """What changes when any local table does: for whoever remembers an answer that was given by one.
+
+    By content: the time of a note is that of its last use.
+    """
     folder = files.cache_root() / KIND
-    found = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*.note"))
+    found = sorted((path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in folder.rglob("*.note"))
     return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
