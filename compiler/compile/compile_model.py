@@ -166,6 +166,7 @@ def cut_module(module: Module, deploy: Deploy, steps: Sequence[Step]) -> PartGra
     Where the target has no lookup in integers, embeddings go to the CPU unless a step has placed them.
     """
     from ..emit.part import Part
+    from ..partition.lacking import lacking_on_cpu
     from ..partition.lookups import look_up_on_cpu, lost_sharing
     from ..partition.parts import PartGraph, partition
     from ..partition.shadows import shadows_on_cpu
@@ -179,10 +180,11 @@ def cut_module(module: Module, deploy: Deploy, steps: Sequence[Step]) -> PartGra
     target = find_target(deploy.target)
     if target.engine == "chain":
         moved = [] if target.capabilities.lookups else look_up_on_cpu(module, deploy.device, kept)
+        fallen = lacking_on_cpu(module, deploy.device, target().lacking, kept)
         beside = shadows_on_cpu(module, deploy.device)
         beside += target().before_cut(module, deploy.options)
         notes = (*moved, *lost_sharing(module, deploy.device), *beside)
-        return replace(partition(module, deploy.device), notes=notes)
+        return replace(partition(module, deploy.device), notes=notes, fallen=tuple(fallen))
     return PartGraph([Part(f"{module.name}.{deploy.device}0", deploy.device, dict(module.graphs))])
 
 

@@ -224,11 +224,26 @@ class _Deployed:
         at = Label(step.place("method"))
         return Diagnostic("W0310", message, at, help=help, severity="warning", models=(model,))
 
+    def _fallen(self, ops: Sequence[str]) -> Diagnostic:
+        names = [name for name, _ in map(str.split, ops)]
+        shown = ", ".join(f"`{one.split()[0]}` ({one.split()[1]})" for one in ops[:3])
+        more = f" and {len(ops) - 3} more" if len(ops) > 3 else ""
+        model, target = self.deploy.model, self.deploy.target
+        message = (
+            f"`as {target}` has no form for {shown}{more} of `{model}`: the CPU runs {_them(len(ops))} beside the NPU"
+        )
+        listed = ", ".join(f'"{name}"' for name in names[:3]) + (", …" if more else "")
+        help = f"each is a way to the CPU and back; say so in the plan: `place (device = cpu) on [{listed}]`"
+        at = Label(self.deploy.span)
+        return Diagnostic("W0603", message, at, help=help, severity="warning", models=(model,))
+
     def _taken(self, steps: Sequence[Step]) -> Iterator[Diagnostic]:
         cut = cut_module(self.module, self.deploy, steps)
         from .hidden_work import refusals  # over arrays, which a remembered run does without
 
         yield from refusals(self.plan, self.deploy, self.module, steps)
+        if cut.fallen:
+            self.warnings.append(self._fallen(cut.fallen))
         for cls, parts in parts_by_target(self.deploy, cut.parts).items():
             options = self.deploy.options if cls.name == self.deploy.target else cls.Options()
             on_chips = any(part.device == "npu" for part in parts)  # a CPU takes the same on every chip
@@ -274,3 +289,7 @@ class _Deployed:
             if refusal.cause == "place" and demands.places and Scope(step.on, step.except_).selects(refusal.node):
                 return step.span
         return self.deploy.span
+
+
+def _them(number: int) -> str:
+    return "it" if number == 1 else "them"

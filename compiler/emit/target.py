@@ -21,6 +21,8 @@ from .sparse_form import SparseForm, expanded
 from .stored_weight import StoredWeight
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from ..diagnostics.diagnostic import Diagnostic, Span
     from ..ir.decoder_arch import DecoderArch
     from ..ir.module import Module
@@ -159,6 +161,10 @@ class Target:
     def prover(self, request: TakesRequest) -> Prover | None:
         """What runs the uses of these parts that no table holds (`Refusal.unproven`); None: they are refused."""
         return None
+
+    def lacking(self, graph: ir.Graph) -> Sequence[ir.Node]:
+        """The ops of `graph` that the target has no form for, whatever their shapes: they run on the CPU beside it."""
+        return ()
 
     def before_cut(self, module: Module, options: Any) -> Sequence[str]:
         """Mark ops of a placed module that have to be in parts of their own (`annotations.SHARD`); notes for people."""

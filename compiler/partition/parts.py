@@ -32,12 +32,14 @@ SUM = ".shadow.add"  # behind a linear's name: the op that adds its shadow
 class PartGraph:
     """The parts of a module in an order in which they can run, and the transfers between them; it has no circle.
 
-    `notes` are for people: what runs on another device than its line says, what is stored twice.
+    `notes` are for people: what runs on another device than its line says, what is stored twice. `fallen`: the ops, as
+    name and type, that run on the CPU since the target has no form for them.
     """
 
     parts: list[Part]
     transfers: tuple[Transfer, ...] = ()
     notes: tuple[str, ...] = ()
+    fallen: tuple[str, ...] = ()
 
     def schedule(self) -> Schedule:
         """One lane per device; parts of two lanes overlap where no transfer orders them."""

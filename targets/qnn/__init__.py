@@ -21,6 +21,8 @@ from ...compiler.plan.parameters import param
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import onnx_ir as ir
+
     from ...compiler.diagnostics.diagnostic import Diagnostic
     from ...compiler.emit.conformance.proof import Prover
     from ...compiler.emit.engine_protocols import CallTime, GraphSession
@@ -82,6 +84,13 @@ class QnnTarget(Target):
         from .check.graphs import refused_graphs
 
         return refused_graphs(request)
+
+    def lacking(self, graph: ir.Graph) -> Sequence[ir.Node]:
+        """Standard ops without a lowering, of those that compute activations."""
+        from .lower.lowering import without_rule
+        from .lower.rules import RULES
+
+        return without_rule(graph, RULES)
 
     def prover(self, request: TakesRequest) -> Prover:
         """Runs uses on the emulator for the plan's chip; see `conformance/prove.py`."""

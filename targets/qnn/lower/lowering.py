@@ -271,6 +271,21 @@ def _rotary_values(graph: ir.Graph) -> set[ir.Value]:
     return found
 
 
+def without_rule(graph: ir.Graph, rules: Mapping[str, Rule]) -> list[ir.Node]:
+    """Standard ops that a lowering of `graph` would meet and has no rule for."""
+    rotary = _rotary_values(graph)
+    active: set[ir.Value | None] = {x for x in graph.inputs if x not in rotary and x.const_value is None}
+    found = []
+    for node in graph:
+        if node.outputs[0] in rotary or not any(value in active for value in node.inputs):
+            continue
+        active.update(node.outputs)
+        known = node.op_type in rules or node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        if node.domain in ("", "ai.onnx") and not known:
+            found.append(node)
+    return found
+
+
 def _no_rule(node: ir.Node) -> NoReturn:
     domain = f" of the domain `{node.domain}`" if node.domain else ""
     refuse("E0621", f"{{}}: the qnn target has no lowering for `{node.op_type}`{domain}", node.name or "", ON_CPU)
