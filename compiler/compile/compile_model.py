@@ -204,6 +204,7 @@ def _emit(
     """Emit the parts of each target."""
     from ..emit.target import Emission, EmitJob
     from ..registry import find_target
+    from .tokenizer_folders import tokenizer_folders
 
     (directory / deploy.model).mkdir(parents=True, exist_ok=True)
     whole = Emission(engine=find_target(deploy.target).engine, parts={})
@@ -217,6 +218,8 @@ def _emit(
             device=plan.devices[0],
             devices=plan.devices,
             jobs=options.jobs,
+            tokenizer_source=plan.models[deploy.model].source.tokenizer_folder,
+            tokenizer_folder=tokenizer_folders(plan).get(deploy.model),
             options=deploy.options if name == deploy.target else target.Options(),
             beside=name != deploy.target,
             origin=deploy.span,

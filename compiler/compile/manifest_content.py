@@ -18,10 +18,11 @@ from ..ir.linears import Linear, linears
 from ..ir.module import MAIN, BucketShape
 from ..memory.memory_plan import memory_entry, plan_memory
 from ..sources.tokenizer.text_config import read_sampling, read_text_config
-from ..sources.tokenizer.tokenizer_file import open_tokenizer
+from ..sources.tokenizer.tokenizer_file import opens_with
 from .estimate_plan import estimate_compiled
 from .pack_models import saved_bytes
 from .sparsity_bought import sparsity_bought
+from .tokenizer_folders import tokenizer_folders
 
 if TYPE_CHECKING:
     from ..diagnostics.diagnostic import Diagnostic
@@ -53,7 +54,7 @@ def assemble(
 
     `packed`: which files were packed, as the manifest says it.
     """
-    tokenizers = _tokenizers(models, directory)
+    tokenizers = _tokenizers(plan, models, directory)
     folders = {model: name for name, facts in tokenizers.items() for model in facts["models"]}
     parts: dict[str, Any] = {}
     for model in models:
@@ -125,20 +126,17 @@ def _inputs(model: CompiledModel) -> dict[str, Any]:
     }
 
 
-def _tokenizers(models: Sequence[CompiledModel], directory: Path) -> dict[str, dict[str, Any]]:
-    """Copy each distinct tokenizer once: `tokenizer`, then `tokenizer-<model>` for models that differ."""
+def _tokenizers(plan: Plan, models: Sequence[CompiledModel], directory: Path) -> dict[str, dict[str, Any]]:
+    """Copy each distinct tokenizer once; which models use it is under `models`."""
     found: dict[str, dict[str, Any]] = {}
-    digests: dict[str, str] = {}
+    folders = tokenizer_folders(plan)
     for model in models:
-        source = model.decl.source.tokenizer_folder
-        if model.compressed.arch is None or source is None or not (source / "tokenizer.json").is_file():
+        name, source = folders.get(model.name), model.decl.source.tokenizer_folder
+        if name is None or source is None:
             continue
-        digest = cache.digest_file(source / "tokenizer.json")
-        if digest in digests:
-            found[digests[digest]]["models"].append(model.name)
+        if name in found:
+            found[name]["models"].append(model.name)
             continue
-        name = "tokenizer" if not found else f"tokenizer-{model.name}"
-        digests[digest] = name
         (directory / name).mkdir(exist_ok=True)
         for file in TOKENIZER_FILES:
             if (source / file).is_file():
@@ -149,11 +147,10 @@ def _tokenizers(models: Sequence[CompiledModel], directory: Path) -> dict[str, d
 
 
 def _tokenizer_facts(source: Path, arch: Any) -> dict[str, Any]:
-    opened = open_tokenizer(source / "tokenizer.json").encode("", add_special_tokens=True).ids
     return {
         "bos": arch.bos,
         "eos": list(arch.eos),
-        "add_bos": arch.bos is not None and opened[:1] == [arch.bos],
+        "add_bos": opens_with(source, arch.bos),
         "chat_template": read_text_config(source).template is not None,
     }
 

@@ -71,6 +71,8 @@ class EmitJob:
     progress: Callable[[str], None] = lambda _text: None
     prove: bool = False  # run what no conformance table holds, where the dry run could not see it
     devices: tuple[Device, ...] = ()  # all chips the bundle is for, `device` first; empty: `device` alone
+    tokenizer_source: Path | None = None  # the folder of the model's tokenizer, where its source is
+    tokenizer_folder: str | None = None  # and in the bundle, where it is put later
     jobs: int = 1  # files that may be made at the same time
 
     @property
@@ -217,6 +219,12 @@ class Target:
 
     def verify_part(self, bundle: Path, part: dict[str, Any]) -> Sequence[str]:
         """What of a part's manifest entry (graphs, tensors, shapes) its file does not hold; empty when all is there."""
+        return ()
+
+    def verify_deployment(self, bundle: Path, manifest: dict[str, Any], model: str) -> Sequence[str]:
+        """What of a whole model, on the device whose files the manifest names, a runtime of the engine's own would take
+        wrongly; empty when nothing is.
+        """
         return ()
 
     def weights_read_back(self, bundle: Path, part: dict[str, Any]) -> tuple[dict[str, int] | None, Sequence[str]]:

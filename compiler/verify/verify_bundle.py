@@ -84,6 +84,7 @@ def verify_bundle(
     if restored is not None:
         given = None if text is None else Path(text)
         problems += other_chips(restored, device)
+        problems += deployments(restored)
         verification = _Verification(for_device(restored, device), given, windows, sources or {}, result)
         for name in manifest.models:
             try:
@@ -111,6 +112,22 @@ def other_chips(manifest: Manifest, device: str | None) -> list[str]:
             entry, target = own.part(name), target_of(own.part(name))
             wrong = [*target.verify_part(own.bundle, entry), *target.weights_read_back(own.bundle, entry)[1]]
             problems += [f"part `{name}` on {chip}: {problem}" for problem in wrong]
+    return problems
+
+
+def deployments(manifest: Manifest) -> list[str]:
+    """What a runtime of an engine's own would take wrongly of a model, on any of the bundle's devices."""
+    from ..runtime.engines import target_of
+
+    problems: list[str] = []
+    several = len(manifest.data["devices"]) > 1
+    for device in (one["name"] for one in manifest.data["devices"]):
+        own = for_device(manifest, device)
+        for name, model in manifest.models.items():
+            if model.get("deploy"):
+                found = target_of(model["deploy"]).verify_deployment(own.bundle, own.data, name)
+                where = f"model `{name}`" + (f" on {device}" if several else "")
+                problems += [f"{where}: {what}" for what in found]
     return problems
 
 

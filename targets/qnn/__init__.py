@@ -122,6 +122,13 @@ class QnnTarget(Target):
 
         return verify_part(bundle, part)
 
+    def verify_deployment(self, bundle: Path, manifest: dict[str, Any], model: str) -> Sequence[str]:
+        """What Genie would take wrongly, of a model with a `genie_config.json`; see `genie/contract.py`."""
+        from ...compiler.bundle.manifest import Manifest
+        from .genie.deployment import deployment_problems
+
+        return deployment_problems(Manifest(bundle, manifest), model)
+
     def weights_read_back(self, bundle: Path, part: dict[str, Any]) -> tuple[dict[str, int] | None, Sequence[str]]:
         """The binary's weights beside those of the graphs that run here; see `verify.py`."""
         from .verify import weights_read_back

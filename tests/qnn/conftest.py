@@ -87,6 +87,7 @@ def emit(stage: Callable[..., Module], bundle: Path) -> Emitted:
     module = stage("target", "pycode-qwen3", CONTEXT, Level.STATIC, TOKENS)
     (bundle / "target").mkdir(parents=True)
     job = EmitJob(module, partition(module, "npu").parts, bundle, "target", devices()[DEVICE], QnnTarget.Options())
+    job.tokenizer_source, job.tokenizer_folder = MODELS / "pycode-qwen3", "tokenizer"
     return Emitted(bundle, module, compressed, QnnTarget().emit(job))
 
 

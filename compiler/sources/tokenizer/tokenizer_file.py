@@ -44,6 +44,13 @@ def read_tokenizer(path: Path) -> dict[str, Any]:
     return json.loads(raw)
 
 
+def opens_with(folder: Path, token: int | None) -> bool:
+    """Whether the tokenizer in `folder` puts this token (BOS) in front of a text."""
+    if token is None or not (folder / "tokenizer.json").is_file():
+        return False
+    return open_tokenizer(folder / "tokenizer.json").encode("", add_special_tokens=True).ids[:1] == [token]
+
+
 def open_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer of a tokenizer.json as `transformers` uses it: neither cutting texts nor padding them.
 

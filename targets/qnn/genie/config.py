@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ....compiler.emit.child_process import Child
+from ....compiler.sources.tokenizer.tokenizer_file import opens_with
 
 if TYPE_CHECKING:
     from ....compiler.emit.target import EmitJob
@@ -31,26 +32,37 @@ def write_config(job: EmitJob, contexts: Sequence[Compiled]) -> str | None:
     graphs = [graph for compiled in contexts for graph in compiled.info.graphs.values()]
     if arch is None:
         return "it is no decoder"
+    if len({part.shard for part in job.parts}) > 1:
+        return "its layers are in several binaries, which Genie orders by names of graphs that ONNX Runtime chooses"
     for graph in graphs:
         if not ({spec.name for spec in graph.inputs} >= _NEEDED and "logits" in {spec.name for spec in graph.outputs}):
             return "a part of it runs on the CPU, which Genie has no place for"
-    if any(spec.quantization for graph in graphs for spec in graph.inputs):
-        return "its inputs are integers, with which Genie was never compared with our runner"
-    if arch.rope.kind != "default":
-        return f"Genie computes the angles itself, and its {arch.rope.kind} scaling was never compared with ours"
+    if arch.rope.kind != "default" or arch.rope.theta != int(arch.rope.theta):
+        kind = arch.rope.kind if arch.rope.kind != "default" else f"theta of {arch.rope.theta}"
+        return f"Genie computes the angles itself, and its {kind} scaling was never compared with ours"
     context = max(spec.shape[-1] for g in graphs for spec in g.inputs if spec.name == "attention_mask")
-    made = config(arch, context, "../tokenizer/tokenizer.json", [compiled.binary.name for compiled in contexts])
-    contexts[0].binary.with_name(CONFIG).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    folder = contexts[0].binary.parent
+    up = "../" * len(folder.relative_to(job.directory).parts)
+    binaries = [compiled.binary.name for compiled in contexts]
+    if job.tokenizer_source is None or job.tokenizer_folder is None:
+        return "it has no tokenizer"
+    opens = opens_with(job.tokenizer_source, arch.bos)
+    made = config(arch, context, f"{up}{job.tokenizer_folder}/tokenizer.json", binaries, opens)
+    (folder / CONFIG).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     return None
 
 
-def config(arch: DecoderArch, context: int, tokenizer: str, binaries: Sequence[str]) -> dict[str, Any]:
-    """A greedy dialog over these binaries."""
-    tokens: dict[str, int] = {}
-    if arch.bos is not None:
-        tokens["bos-token"] = arch.bos
-    if arch.eos:
-        tokens["eos-token"] = arch.eos[0]
+def config(
+    arch: DecoderArch, context: int, tokenizer: str, binaries: Sequence[str], add_bos: bool = True
+) -> dict[str, Any]:
+    """A greedy dialog over these binaries; `add_bos`: a prompt begins with the BOS token, which Genie then puts there.
+
+    -1 stands for a token that there is none of.
+    """
+    tokens = {
+        "bos-token": arch.bos if add_bos and arch.bos is not None else -1,
+        "eos-token": list(arch.eos) or -1,
+    }
     backend = {
         "version": 1,
         "type": "QnnHtp",
