@@ -147,7 +147,8 @@ def _maker(value: ir.Value | None) -> ir.Node | None:
 
 def _tokens(value: ir.Value) -> int | None:
     dims = None if value.shape is None else list(value.shape)[:-1]
-    return prod(map(int, dims)) if dims is not None and all(isinstance(dim, int) for dim in dims) else None
+    known = [dim for dim in dims or () if isinstance(dim, int)]
+    return prod(known) if dims is not None and len(known) == len(dims) else None
 
 
 def _on_npu(linear: Linear) -> Work | None:

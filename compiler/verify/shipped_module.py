@@ -32,9 +32,10 @@ def apart(shipped: Mapping[str, Weight], rows: Sequence[Mapping[str, Any]]) -> d
     made = dict(shipped)
     for row in rows:
         text = row.get("facts", {}).get(JOINED.key)
-        whole = None if text is None else made.pop(row["name"], None)
-        start = 0
-        for name, count in JOINED.parse(text) if whole is not None and JOINED.parse is not None else ():
+        if text is None or JOINED.parse is None or row["name"] not in made:
+            continue
+        whole, start = made.pop(row["name"]), 0
+        for name, count in JOINED.parse(text):
             made[name] = slice_rows(name, whole, start, start + count)
             start += count
     return made

@@ -36,7 +36,8 @@ class RareChannels:
         self._rank = len(dims)
         keep = np.ones(int(dims[-1]), np.float32)  # type: ignore[arg-type]
         keep[list(hot)] = 0
-        low, high = (self._constant(f"{base}.rare.{key}", end) for key, end in (("low", ends.low), ("high", ends.high)))
+        both = (("low", ends.low), ("high", ends.high))
+        low, high = (self._constant(f"{base}.rare.{key}", np.array(end, np.float32)) for key, end in both)
         inside = self._node("Clip", [x, low, high], f"{base}.rare.inside", x)
         over = self._node("Sub", [x, inside], f"{base}.rare.over", x)
         over = self._node("Mul", [over, self._constant(f"{base}.rare.cold", keep)], f"{base}.rare.cold_over", x)
@@ -78,9 +79,8 @@ class RareChannels:
         made.outputs[1].name, made.outputs[1].type, made.outputs[1].shape = at.name, at.type, at.shape
         return made.outputs[1]
 
-    def _constant(self, name: str, array: float | np.ndarray) -> ir.Value:
-        held = np.asarray(array, np.float32) if isinstance(array, float) else array
-        return initializer(self._graph, name, from_array(name, held))
+    def _constant(self, name: str, array: np.ndarray) -> ir.Value:
+        return initializer(self._graph, name, from_array(name, array))
 
     def _node(self, op: str, inputs: Sequence[ir.Value], name: str, like: ir.Value, **attributes: int) -> ir.Value:
         return cpu_node(self._graph, op, inputs, name, like, self._before, **attributes).outputs[0]

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -59,7 +60,8 @@ def learn_scales(module: Module, scope: Scope) -> int:
 
     def build(folder: Path) -> None:
         made = _Training(module, ids, sites, scope.progress).run()
-        np.savez(folder / "scales.npz", **{value.name or "": s for value, s in made.items()})
+        named: dict[str, Any] = {value.name or "": s for value, s in made.items()}
+        np.savez(folder / "scales.npz", **named)
 
     with np.load(cache.make(_KIND, key, build) / "scales.npz") as held:
         found = {value: torch.from_numpy(held[value.name or ""]) for value in sites if value.name in held.files}
