@@ -1,5 +1,8 @@
 """Instructions for each weight, by lookup and by unpacking and multiplying, for processors that this machine emulates.
 
+`lookup` and `multiply` are of a product with tables of int8, `float16` and `float32` of one with such tables,
+`dequantise` makes the weights themselves; `tables` is for each input, whatever the number of outputs.
+
 A count, not a time: what the emulator steps through in the functions that multiply one token by 512 outputs, in blocks
 of 128, between two numbers of inputs, so that what is done once cancels. On Hexagon a packet of up to four instructions
 counts as one. Needs the cross compilers and emulators that `tests/lookup/emulated.py` names.
@@ -22,6 +25,9 @@ from emulated import MACHINES, Machine
 SMALL, LARGE, BLOCK = 1024, 2048, 128
 OUTPUTS, THEIRS = 512, 64  # lookup does something once for a token, the other side nothing
 FUNCTIONS = "multiply|multiply_dot|panel|plain_tile|dot_tile|block_sums|arrange|add_block|lookup_half"
+WIDE = "multiply_half|multiply_exact|all|one|exact_tile|half_tile|add_eight|add_wide_block|add_block|lookup_half"
+DEQUANTISE = "dequantise|dequantise_tile|dequantise_panels|panel_integers|chosen|lookup_half"
+TABLES = "tables|largest_of_block|sixteen_sums|signed_sum"
 
 
 def rows(machine: Machine, folder: Path) -> list[dict[str, object]]:
@@ -30,11 +36,19 @@ def rows(machine: Machine, folder: Path) -> list[dict[str, object]]:
     found = []
     for kernel in machine.kernels:
         for bits in (1, 2, 3, 4):
-            own = [machine.count(cases, FUNCTIONS, kernel, "time", k, OUTPUTS, bits, BLOCK) for k in (SMALL, LARGE)]
+
+            def each(what: str, functions: str, outputs: int) -> float:
+                words = (kernel, what, LARGE, outputs, bits, BLOCK)  # noqa: B023 - called at once
+                few = machine.count(cases, functions, kernel, what, SMALL, outputs, bits, BLOCK)  # noqa: B023
+                return (machine.count(cases, functions, *words) - few) / (LARGE - SMALL)
+
             other = [machine.count(baselines, "baseline", k, bits, BLOCK) for k in (SMALL, LARGE)]
-            ours = (own[1] - own[0]) / ((LARGE - SMALL) * OUTPUTS)
+            ours = each("int8", FUNCTIONS, OUTPUTS) / OUTPUTS
             theirs = (other[1] - other[0]) / ((LARGE - SMALL) * THEIRS)
-            found.append({"kernel": kernel, "bits": bits, "lookup": ours, "multiply": theirs, "ratio": theirs / ours})
+            row = {"kernel": kernel, "bits": bits, "lookup": ours, "multiply": theirs, "ratio": theirs / ours}
+            row |= {"float16": each("half", WIDE, THEIRS) / THEIRS, "float32": each("float", WIDE, THEIRS) / THEIRS}
+            row |= {"dequantise": each("dequantise", DEQUANTISE, THEIRS) / THEIRS}
+            found.append(row | {"tables": each("tables", TABLES, THEIRS)})
     return found
 
 

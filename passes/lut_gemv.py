@@ -55,8 +55,9 @@ class LutGemv(Pass):
     )
     when: str = param(
         "auto",
-        doc="auto: only linears that ran faster so, measured once on this machine for each shape, beside ONNX "
-        "Runtime's own kernel (`--explain-skips` has the times); always: all that the op can hold",
+        doc="auto: only linears that run faster so than by ONNX Runtime's own kernel, on `host` measured once for each "
+        "shape, for other devices estimated from instructions, cores and memory (`--explain-skips` and the report have "
+        "the times); always: all that the op can hold",
         choices=("auto", "always"),
         also_called=("mode", "substitute"),
         meant={"never": "leave the line out.", "force": "when = always"},

@@ -156,7 +156,7 @@ def run_steps(
         progress=options.progress,
         widths=stores.widths,
         minimums=stores.minimums,
-        on_host=all(device.is_host for device in plan.devices),
+        chips=[device for device in plan.devices if not device.is_host],
     )
 
 

@@ -14,11 +14,11 @@ installed pass to learn its parameters, and must answer in a fraction of a secon
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ..diagnostics.diagnostic import Diagnostic, Span
 from ..ir.levels import Level
@@ -38,6 +38,44 @@ class Tolerance:
 
 
 EXACT = Tolerance(0.0)
+
+
+class Core(Protocol):
+    """A group of equal CPU cores of a chip."""
+
+    @property
+    def name(self) -> str:
+        """As its maker calls it: `Cortex-X4`."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        ...
+
+    @property
+    def ghz(self) -> float:
+        """Their highest clock."""
+        ...
+
+
+class Chip(Protocol):
+    """What a pass may know of a device: a row of the device table."""
+
+    @property
+    def name(self) -> str:
+        """As plans call it."""
+        ...
+
+    @property
+    def cores(self) -> Sequence[Core]:
+        """Of its CPU; empty where they are not known."""
+        ...
+
+    @property
+    def bandwidth_gbs(self) -> float | None:
+        """Peak of its memory."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -81,7 +119,12 @@ class Scope:
     rounded: list[str] = field(default_factory=list)  # what a step rounds that the plan did not ask it to, in words
     touched: set[str] = field(default_factory=set)  # globs of `on` that matched a candidate
     dry: bool = False
-    on_host: bool = True  # whether the model is deployed on the machine that compiles it
+    chips: Sequence[Chip] = ()  # that the model is deployed on; none: it is on the machine that compiles it
+
+    @property
+    def on_host(self) -> bool:
+        """Whether what runs fast here runs fast where the model is deployed."""
+        return not self.chips
 
     def stored_width(self, bits: int) -> int:
         """The bits that integers of `bits` take in the bundle."""

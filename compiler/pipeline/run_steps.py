@@ -19,7 +19,7 @@ from ..diagnostics.diagnostic import Diagnostic, EngineError, Label, PlanError, 
 from ..diagnostics.foreign_code import ForeignFailure, foreign_code
 from ..diagnostics.wording import join_or
 from ..ir.levels import Level
-from .pass_interface import Pass, Scope, StepResult
+from .pass_interface import Chip, Pass, Scope, StepResult
 from .step import Step
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def run_pipeline(
     progress: Callable[[str], None] = lambda _text: None,
     widths: Mapping[int, int] | None = None,
     minimums: bool = True,
-    on_host: bool = True,
+    chips: Sequence[Chip] = (),
 ) -> list[StepResult]:
     """Rewrite `module` in place, step by step; raises EdgecError at the first thing that does not hold."""
     options = options or PipelineOptions()
@@ -59,7 +59,7 @@ def run_pipeline(
     results = []
     for index, step in enumerate(steps):
         scope = Scope(step.on, step.except_, step.span, calibration, progress=progress)
-        scope.widths, scope.minimums, scope.on_host = widths or scope.widths, minimums, on_host
+        scope.widths, scope.minimums, scope.chips = widths or scope.widths, minimums, chips
         results.append(_run_step(module, steps[: index + 1], scope, default_device, options))
         _tell(module, step, results[-1], options, progress)
     return results

@@ -14,7 +14,7 @@ from ...compiler.ir.module import Module, drop_unread_nodes, drop_unused_initial
 from ...compiler.ir.ops.lut_gemv import LutGemv
 from ...compiler.ir.sparsity import PACKED_SPARSITY, SPARSITY
 from ...compiler.ir.weights import Weight, derive, from_array
-from ...compiler.pipeline.pass_interface import Scope
+from ...compiler.pipeline.pass_interface import FiguresTable, Scope
 
 BLOCKS = (32, 64, 128)
 
@@ -26,7 +26,12 @@ def rewrite(module: Module, scope: Scope, widths: Sequence[int], *, tables: int,
         uses: dict[ir.Value, list[str]] = {}
         for linear in linears(module):
             uses.setdefault(linear.initializer, []).append(linear.name)
-        found = [linear for linear in found if _worth(linear, uses[linear.initializer], scope, tables)]
+        rows: list[tuple[str, ...]] = []
+        found = [linear for linear in found if _worth(linear, uses[linear.initializer], scope, tables, rows)]
+        if rows:
+            how = "measured here" if scope.on_host else "estimated"
+            head = ("linear", "by lookup, us", "by MatMulNBits, us", "chosen")
+            scope.table(FiguresTable(f"one token, {how}", head, tuple(rows)))
     for linear in found:
         _replace(module, linear, tables)
     drop_unread_nodes(module.main.graph, lambda node: node.op_type in ("Transpose", "DequantizeLinear"))
@@ -71,26 +76,48 @@ def _refusal(linear: Linear, widths: Sequence[int]) -> str | None:
     return None
 
 
-def _worth(linear: Linear, users: Sequence[str], scope: Scope, tables: int) -> bool:
-    """Whether lookup is faster here; `auto`. `users`: all linears with this weight."""
-    if not scope.on_host:
-        return scope.skip(linear.node, "the device's processor was not measured (`when = always` takes it)")
+def _worth(linear: Linear, users: Sequence[str], scope: Scope, tables: int, rows: list[tuple[str, ...]]) -> bool:
+    """Whether lookup is faster here; `auto`. `users`: all linears with this weight; `rows`: of the table of figures."""
     others = [name for name in users if name != linear.name]
     if others:
         return scope.skip(linear.node, f"it shares its weight with `{others[0]}`, planes would be a second copy")
-    if scope.dry:
+    if scope.dry and scope.on_host:
         return True
+    found = _measured(linear, scope, tables) if scope.on_host else _estimated(linear, scope, tables)
+    if found is None:
+        return False
+    said, (lookup, other) = found
+    taken = lookup < other
+    rows.append((linear.name, f"{lookup * 1e6:.0f}", f"{other * 1e6:.0f}", "lookup" if taken else "MatMulNBits"))
+    return True if taken else scope.skip(linear.node, said)
+
+
+def _measured(linear: Linear, scope: Scope, tables: int) -> tuple[str, tuple[float, float]] | None:
     from .host_times import times
 
     quant = _quant(linear)
     held = times(linear.shape[0], linear.shape[1], quant.format.bits, quant.block or 0, tables)
     if held is None:
-        return scope.skip(linear.node, "there is no kernel on this machine to measure")
-    lookup, other = held
-    said = f"one token takes {lookup * 1e6:.0f} us by lookup and {other * 1e6:.0f} us by MatMulNBits"
-    if lookup >= other:
-        return scope.skip(linear.node, said)
-    return True
+        scope.skip(linear.node, "there is no kernel on this machine to measure")
+        return None
+    said = f"one token takes {held[0] * 1e6:.0f} us by lookup and {held[1] * 1e6:.0f} us by MatMulNBits"
+    return said, held
+
+
+def _estimated(linear: Linear, scope: Scope, tables: int) -> tuple[str, tuple[float, float]] | None:
+    from .device_times import estimate, worst
+
+    quant, found = _quant(linear), []
+    for chip in scope.chips:
+        zeros = quant.zero_point is not None
+        made = estimate(chip, *linear.shape, quant.format.bits, quant.block or 0, tables, zeros=zeros)
+        if made is None:
+            scope.skip(linear.node, f"too little is known of `{chip.name}` to estimate (`when = always` takes it)")
+            return None
+        found.append((chip.name, made))
+    name, held = worst(found)
+    lookup, other = (f"{seconds * 1e6:.0f} us" for seconds in held)
+    return f"on {name} one token is estimated at {lookup} by lookup and {other} by MatMulNBits", held
 
 
 def _quant(linear: Linear) -> QuantizedWeight:

@@ -15,8 +15,8 @@ OTHER_MISTAKES = {  # in tables of floats, of halves, in how tables are made, in
     "exact_tile": ("neon", "neon.c", "vdupq_n_u32(0x03020100)", "vdupq_n_u32(0x03020000)"),
     "half_tile": ("neon", "neon.c", "vorrq_u8(first, vdupq_n_u8(1))", "first"),
     "tables": ("neon", "neon.c", "q & 2 ? four[3] : -four[3]", "q & 2 ? four[3] : four[3]"),
-    "dequantise": ("neon", "neon.c", "(pattern >> i & 1) << p", "(pattern >> i & 1) << (p & 1)"),
-    "hvx dequantise": ("hvx", "hvx.c", "(u >> i & 1) << p", "(u >> i & 1) << (p & 1)"),
+    "dequantise": ("neon", "neon.c", "lookup_bit[i]), patterns", "lookup_bit[3 - i]), patterns"),
+    "hvx dequantise": ("hvx", "hvx.c", "lookup_bit[4 * p + i][u & 15]", "lookup_bit[4 * p + 3 - i][u & 15]"),
 }
 PAIRS = [(machine, kernel) for machine in MACHINES.values() for kernel in machine.kernels]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from edgec.compiler.ir.annotations import ended_facts
@@ -10,8 +12,10 @@ from edgec.compiler.ir.linears import linears
 from edgec.compiler.ir.sparsity import SPARSITY
 from edgec.compiler.pipeline.pass_check import run_and_check
 from edgec.compiler.pipeline.pass_interface import Scope
+from edgec.compiler.plan.devices import devices
 from edgec.compiler.sources.hf.load_hf import load_hf
-from edgec.passes.lookup import host_times
+from edgec.passes.lookup import device_times, host_times
+from edgec.passes.lookup.device_times import estimate, worst
 from edgec.passes.lut_gemv import LutGemv
 from edgec.passes.quantize import Quantize
 from edgec.passes.sparsify import Sparsify
@@ -104,11 +108,44 @@ def test_auto_goes_by_the_times(module, monkeypatch, held, taken):
     })  # fmt: skip
 
 
-def test_auto_leaves_a_device_that_was_not_measured(module):
-    scope = Scope(on=(MLP,), on_host=False)
+PHONE = devices()["snapdragon_8_gen_3"]
+
+
+@pytest.mark.parametrize(("held", "taken"), [((1e-6, 2e-6), 3), ((2e-6, 1e-6), 0)])
+def test_auto_estimates_for_a_phone(module, monkeypatch, held, taken):
+    monkeypatch.setattr(device_times, "estimate", lambda *_, **__: held)
+    scope = Scope(on=(MLP,), chips=(PHONE,))
+    assert LutGemv().run(module, scope) == taken
+    assert len(scope.tables[0].rows) == 3
+    if not taken:
+        said = "on snapdragon_8_gen_3 one token is estimated at 2 us by lookup and 1 us by MatMulNBits"
+        assert scope.skips[0].reason == said
+
+
+def test_auto_leaves_a_device_of_which_too_little_is_known(module):
+    scope = Scope(on=(MLP,), chips=(PHONE, replace(PHONE, name="other", cores=())))
     assert LutGemv().run(module, scope) == 0
-    assert "was not measured" in scope.skips[0].reason
-    assert LutGemv(when="always").run(module, Scope(on=(MLP,), on_host=False)) == 3
+    assert "too little is known of `other`" in scope.skips[0].reason
+    assert LutGemv(when="always").run(module, Scope(on=(MLP,), chips=(PHONE,))) == 3
+
+
+def test_the_estimate_goes_by_bits_shape_tokens_cores_and_memory():
+    def gain(*what, chip=PHONE, **words):
+        found = estimate(chip, *what, **words)
+        assert found is not None
+        return found[1] / found[0]
+
+    assert gain(4096, 4096, 2, 128, 8) > 1.2
+    by_bits = [gain(4096, 4096, bits, 128, 8) for bits in (1, 2, 3, 4)]
+    assert by_bits[0] > by_bits[1] > by_bits[3]
+    assert gain(64, 4096, 2, 128, 8) < by_bits[1]  # tables are made for few outputs
+    assert gain(4096, 4096, 2, 128, 32) < by_bits[1]  # tables of floats
+    assert gain(4096, 65536, 2, 128, 8, tokens=8) < gain(4096, 4096, 2, 128, 8, tokens=8)  # tables that no L2 holds
+    lone = replace(PHONE, cores=(replace(PHONE.cores[0], count=1),))
+    assert gain(4096, 4096, 4, 128, 8, chip=lone) < gain(4096, 4096, 4, 128, 8)  # one core does not wait for memory
+    older = replace(PHONE, cores=(replace(PHONE.cores[0], name="Cortex-A53"),))
+    assert estimate(older, 4096, 4096, 2, 128, 8) is None
+    assert worst([("a", (1.0, 2.0)), ("b", (1.0, 1.5))])[0] == "b"
 
 
 def test_auto_makes_no_second_copy_of_a_tied_head(folder):

@@ -215,11 +215,8 @@ static void multiply_exact(const LookupLinear* w, const LookupTables* t, int64_t
   multiply_wide(w, t, tokens, from, to, y, LOOKUP_FLOAT);
 }
 
-// Bit i of each number of four bits, times 2^p, one byte each.
 INLINE __m256i bit_table(int i, int p) {
-  uint8_t held[16];
-  for (int u = 0; u < 16; u++) held[u] = (uint8_t)((u >> i & 1) << p);
-  return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)held));
+  return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)lookup_bit[4 * p + i]));
 }
 
 // Eight outputs of 32 inputs. The first level of lookup makes four integers of each four bits of a plane; the second is

@@ -132,7 +132,7 @@ static uint8_t bit_tables[4][128] __attribute__((aligned(128)));              //
 static void make_bit_tables(void) {
   for (int p = 0; p < 4; p++)
     for (int i = 0; i < 4; i++)  // table 0 and 1: low bytes of halfwords; 2 and 3: high bytes
-      for (int u = 0; u < 32; u++) bit_tables[p][((i & 1) * 32 + u) * 2 + (i >> 1)] = (uint8_t)((u >> i & 1) << p);
+      for (int u = 0; u < 32; u++) bit_tables[p][((i & 1) * 32 + u) * 2 + (i >> 1)] = lookup_bit[4 * p + i][u & 15];
 }
 
 // The first level of lookup: four integers of each four bits of a plane. Bytes are [32 outputs][4 groups], twice.

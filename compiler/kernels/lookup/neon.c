@@ -11,6 +11,7 @@
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 8")
 
 INLINE void store(const LookupLinear* w, int64_t n, float* y, const float32x4_t value[4]) {
   float found[16];
@@ -278,27 +279,23 @@ static void multiply_half(const LookupLinear* w, const LookupTables* t, int64_t 
 // Sixteen outputs of 32 inputs: w[k * stride + n]. The first level of lookup (TBL) makes four integers of each four bits of a
 // plane; the second is one multiply-add, exact: an integer of four bits times a scale of eleven.
 INLINE void dequantise_tile(const uint8_t* at, const float32x4_t scale[4], const float32x4_t shift[4], int64_t stride,
-                            float* out, int count, const int bits) {
-  for (int g = 0; g < 8; g++) {
+                            float* out, const int bits) {
+  uint8x16x4_t bytes[4];
+  for (int p = 0; p < bits; p++) bytes[p] = vld4q_u8(at + p * 256);
+  UNROLL for (int g = 0; g < 8; g++) {
     uint8x16_t u[4] = {vdupq_n_u8(0), vdupq_n_u8(0), vdupq_n_u8(0), vdupq_n_u8(0)};
-    for (int p = 0; p < bits; p++) {
-      const uint8x16_t bytes = vld4q_u8(at + p * 256).val[g & 3];
-      const uint8x16_t patterns = g < 4 ? vandq_u8(bytes, vdupq_n_u8(15)) : vshrq_n_u8(bytes, 4);
-      for (int i = 0; i < 4; i++) {
-        uint8_t bit[16];
-        for (int pattern = 0; pattern < 16; pattern++) bit[pattern] = (uint8_t)((pattern >> i & 1) << p);
-        u[i] = vorrq_u8(u[i], vqtbl1q_u8(vld1q_u8(bit), patterns));
-      }
+    UNROLL for (int p = bits - 1; p >= 0; p--) {
+      const uint8x16_t held = bytes[p].val[g & 3];
+      const uint8x16_t patterns = g < 4 ? vandq_u8(held, vdupq_n_u8(15)) : vshrq_n_u8(held, 4);
+      UNROLL for (int i = 0; i < 4; i++)
+        u[i] = vsliq_n_u8(vqtbl1q_u8(vld1q_u8(lookup_bit[i]), patterns), u[i], 1);
     }
-    for (int i = 0; i < 4; i++) {
-      float held[16], *to = count < 16 ? held : out + (g * 4 + i) * stride;
-      for (int q = 0; q < 4; q++) {
-        uint16x8_t wide = q < 2 ? vmovl_u8(vget_low_u8(u[i])) : vmovl_high_u8(u[i]);
-        float32x4_t value = vcvtq_f32_u32(q & 1 ? vmovl_high_u16(wide) : vmovl_u16(vget_low_u16(wide)));
-        vst1q_f32(to + q * 4, vfmaq_f32(shift[q], value, scale[q]));
+    UNROLL for (int i = 0; i < 4; i++, out += stride) {
+      const uint16x8_t wide[2] = {vmovl_u8(vget_low_u8(u[i])), vmovl_high_u8(u[i])};
+      UNROLL for (int q = 0; q < 4; q++) {
+        const uint32x4_t whole = q & 1 ? vmovl_high_u16(wide[q >> 1]) : vmovl_u16(vget_low_u16(wide[q >> 1]));
+        vst1q_f32(out + q * 4, vfmaq_f32(shift[q], vcvtq_f32_u32(whole), scale[q]));
       }
-      if (count < 16)
-        for (int n = 0; n < count; n++) out[(g * 4 + i) * stride + n] = held[n];
     }
   }
 }
@@ -316,10 +313,17 @@ INLINE void dequantise_panels(const LookupLinear* w, int64_t from, int64_t to, f
           scale[q] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(w->scale + place + q * 4)));
           shift[q] = vmulq_f32(scale[q], vld1q_f32(zero));
         }
-        const int count = (int)(w->outputs - first < 16 ? w->outputs - first : 16);
-        for (int64_t e = b * w->block / 32; e < (b + 1) * w->block / 32; e++)
-          dequantise_tile(w->planes + n * lookup_panel_bytes(w) + e * bits * 256 + i * 64, scale, shift, w->outputs,
-                          out + e * 32 * w->outputs + first, count, bits);
+        for (int64_t e = b * w->block / 32; e < (b + 1) * w->block / 32; e++) {
+          const uint8_t* at = w->planes + n * lookup_panel_bytes(w) + e * bits * 256 + i * 64;
+          float held[32 * 16], *to = out + e * 32 * w->outputs + first;
+          if (first + 16 <= w->outputs) {
+            dequantise_tile(at, scale, shift, w->outputs, to, bits);
+            continue;
+          }
+          dequantise_tile(at, scale, shift, 16, held, bits);
+          for (int k = 0; k < 32; k++)
+            for (int64_t l = 0; first + l < w->outputs; l++) to[k * w->outputs + l] = held[k * 16 + l];
+        }
       }
 }
 
