@@ -143,7 +143,8 @@ def on_the_cpu(module: Module) -> dict[str, float]:
     beside = {node: size for node, size in sizes.items() if SHADOW.get(node) == "cpu"}
     held = sum(size for node, size in beside.items() if not (node.name or "").endswith(".place"))  # zeros and ones
     inputs = {node.inputs[0] for node in module.main.graph if SHADOW.get(node) == "cpu"}
-    inputs = sum(value is not None and SHADOW.get(value.producer()) is None for value in inputs)
+    made = [node for value in inputs if value is not None and (node := value.producer()) is not None]
+    inputs = sum(SHADOW.get(node) is None for node in made)
     layers = module.arch.layers if module.arch is not None else 1
     found = {"rows": held / (sum(sizes.values()) - sum(beside.values())), "crossings": 2 * inputs / layers}
     return found | (added_time(module) if inputs else {})
