@@ -63,6 +63,16 @@ class LutGemv(Pass):
         meant={"never": "leave the line out.", "force": "when = always"},
     )
 
+    prefill: str = param(
+        "gemv",
+        doc="how buckets of more than eight tokens multiply; gemv: by lookup too; dequant: by the weights' values, "
+        "made anew from the same planes, which was slower in every shape measured (docs/lookup.md); auto: what ran "
+        "faster on `host`, elsewhere gemv",
+        choices=("gemv", "dequant", "auto"),
+        also_called=("prompt",),
+        meant={"dequantize": "prefill = dequant", "dequantise": "prefill = dequant"},
+    )
+
     @property
     def tolerance(self) -> Tolerance:
         """The body computes what was there, in another order; the kernels' tables are the engine's matter."""
@@ -72,4 +82,5 @@ class LutGemv(Pass):
         """Return how many linears were replaced."""
         from .lookup.rewrite import rewrite
 
-        return rewrite(module, scope, self.bits, tables=_ENTRY[self.tables], always=self.when == "always")
+        always = self.when == "always"
+        return rewrite(module, scope, self.bits, tables=_ENTRY[self.tables], always=always, prefill=self.prefill)

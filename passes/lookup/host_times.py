@@ -23,6 +23,7 @@ import onnx_ir as ir
 from ...compiler.files.cache import read_note, write_note
 from ...compiler.ir.bit_planes import to_panels, to_planes
 from ...compiler.ir.module import initializer
+from ...compiler.ir.ops.dequantised_product import multiply_dequantised
 from ...compiler.ir.ops.lut_gemv import LutGemv
 from ...compiler.ir.opset import IR_VERSION, OPSET
 from ...compiler.ir.weights import from_array
@@ -33,6 +34,7 @@ _KIND = "lookup"
 _WEIGHTS = 1 << 24  # largest weight that is measured as it is
 _ROUNDS, _CALLS = 8, 5
 _LEAST_SECONDS = 2e-3
+_PROMPT = 128  # tokens
 
 
 def times(outputs: int, inputs: int, bits: int, block: int, tables: int) -> tuple[float, float] | None:
@@ -50,6 +52,23 @@ def times(outputs: int, inputs: int, bits: int, block: int, tables: int) -> tupl
     lookup, other = measure(measured, inputs, bits, block, tables, built)
     write_note(_KIND, key, json.dumps([lookup * factor, other * factor]))
     return lookup * factor, other * factor
+
+
+def prompt_times(outputs: int, inputs: int, bits: int, block: int, tables: int) -> tuple[float, float] | None:
+    """Seconds of a prompt of 128 tokens by LutGemv, and by LutDequant and MatMul; None where no kernel can be built."""
+    built = library().path
+    if built is None:
+        return None
+    measured = min(outputs, max(64, _WEIGHTS // inputs // 64 * 64))
+    key = _key(built, "prompt", measured, inputs, bits, block, tables)
+    known = read_note(_KIND, key)
+    if known is None:
+        x = np.random.default_rng(0).standard_normal((_PROMPT, inputs)).astype(np.float32)
+        made = (model(measured, inputs, bits, block, tables) for model in (lookup_model, dequantised_model))
+        known = json.dumps(least([bound(model, x, 0, (str(built),)) for model in made]))
+        write_note(_KIND, key, known)
+    lookup, other = json.loads(known)
+    return lookup, other
 
 
 def measure(
@@ -108,6 +127,14 @@ def lookup_model(outputs: int, inputs: int, bits: int, block: int, tables: int, 
         }
         y = _output(model, number, outputs)
         model.graph.append(LutGemv().node(model, f"linear{number}", [x, *_held(model, number, held)], y, **attributes))
+    return model
+
+
+def dequantised_model(outputs: int, inputs: int, bits: int, block: int, tables: int = 8, copies: int = 1) -> ir.Model:
+    """The same by `LutDequant` and a product of floats."""
+    model = lookup_model(outputs, inputs, bits, block, tables, copies)
+    for node in list(model.graph):
+        multiply_dequantised(model, node)
     return model
 
 

@@ -17,9 +17,10 @@ from ...compiler.ir.weights import Weight, derive, from_array
 from ...compiler.pipeline.pass_interface import FiguresTable, Scope
 
 BLOCKS = (32, 64, 128)
+PROMPT = 9  # tokens, from which on a call is a prompt: rounds of speculation have eight at most
 
 
-def rewrite(module: Module, scope: Scope, widths: Sequence[int], *, tables: int, always: bool) -> int:
+def rewrite(module: Module, scope: Scope, widths: Sequence[int], *, tables: int, always: bool, prefill: str) -> int:
     """Replace what the line selects and the op can hold; how many linears that were."""
     found = list(_taken(module, scope, widths))
     if not always:
@@ -33,7 +34,7 @@ def rewrite(module: Module, scope: Scope, widths: Sequence[int], *, tables: int,
             head = ("linear", "by lookup, us", "by MatMulNBits, us", "chosen")
             scope.table(FiguresTable(f"one token, {how}", head, tuple(rows)))
     for linear in found:
-        _replace(module, linear, tables)
+        _replace(module, linear, tables, PROMPT if _dequantises(linear, scope, tables, prefill) else 0)
     drop_unread_nodes(module.main.graph, lambda node: node.op_type in ("Transpose", "DequantizeLinear"))
     drop_unused_initializers(module.main.graph)
     return len(found)
@@ -120,13 +121,24 @@ def _estimated(linear: Linear, scope: Scope, tables: int) -> tuple[str, tuple[fl
     return f"on {name} one token is estimated at {lookup} by lookup and {other} by MatMulNBits", held
 
 
+def _dequantises(linear: Linear, scope: Scope, tables: int, prefill: str) -> bool:
+    """Whether prompts are multiplied by the weights' values; `auto`: where that ran faster on this machine."""
+    if prefill != "auto" or not scope.on_host or scope.dry:
+        return prefill == "dequant"
+    from .host_times import prompt_times
+
+    quant = _quant(linear)
+    found = prompt_times(linear.shape[0], linear.shape[1], quant.format.bits, quant.block or 0, tables)
+    return found is not None and found[1] < found[0]
+
+
 def _quant(linear: Linear) -> QuantizedWeight:
     if linear.quant is None:
         raise ValueError(f"linear `{linear.name}` is not quantised")
     return linear.quant
 
 
-def _replace(module: Module, linear: Linear, tables: int) -> None:
+def _replace(module: Module, linear: Linear, tables: int, dequantise: int) -> None:
     model, quant = module.main, _quant(linear)
     bits, name = quant.format.bits, f"{linear.name}.lookup"
     held = [
@@ -138,6 +150,7 @@ def _replace(module: Module, linear: Linear, tables: int) -> None:
     made = ir.Value(name=f"{old.name}.lookup", type=old.type, shape=old.shape)
     inputs = [linear.node.inputs[0], *(initializer(model.graph, weight.name, weight) for weight in held)]
     attributes = {"bits": bits, "block_size": quant.block, "outputs": linear.shape[0], "tables": tables}
+    attributes["dequantise"] = dequantise
     node = LutGemv().node(model, f"{linear.name}.lookup", inputs, made, **attributes)
     node.metadata_props.update(linear.node.metadata_props)
     model.graph.insert_before(linear.node, node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import prod
 
 import numpy as np
 import onnx_ir as ir
@@ -28,6 +29,15 @@ def table_kind(models: Iterable[ir.Model]) -> str | None:
 def is_lookup(node: ir.Node) -> bool:
     """Whether `node` is an `ai.edgec::LutGemv`."""
     return (node.domain, node.op_type) == (OWN_DOMAIN, LUT_GEMV)
+
+
+def is_prompt(node: ir.Node) -> bool:
+    """Whether `node` is a LutGemv of as many rows as its weights' values are to be made for."""
+    least, x = node.attributes.get_int("dequantise", 0), node.inputs[0]
+    if not is_lookup(node) or not least or x is None or x.shape is None:
+        return False
+    rows = list(x.shape)[:-1]
+    return all(isinstance(size, int) for size in rows) and prod(int(str(size)) for size in rows) >= least
 
 
 def lookup_bytes(linear: Linear) -> StoredWeight:

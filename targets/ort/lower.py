@@ -20,8 +20,10 @@ from ...compiler.ir.annotations import SAME_BYTES
 from ...compiler.ir.clone import clone_model
 from ...compiler.ir.linears import Linear, is_dequantize_blocks, linears
 from ...compiler.ir.module import Module, drop_unread_nodes, drop_unused_initializers, initializer
+from ...compiler.ir.ops.dequantised_product import multiply_dequantised
 from ...compiler.ir.weights import Weight
 from . import pack
+from .lookup import is_prompt
 
 DOMAIN = "com.microsoft"
 _INT8 = 4  # MatMulNBits' accuracy_level
@@ -58,6 +60,8 @@ class OrtLowering:
         made = clone_model(model)
         graph = made.graph
         for linear in list(linears(self.module, graph)):
+            if linear.kind == "own" and is_prompt(linear.node):
+                multiply_dequantised(made, linear.node)
             if linear.quant is None or linear.kind == "own":  # an own op brings its body
                 continue
             reason = self._refusal(linear)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import edgec
+import onnx_ir as ir
 import pytest
 from edgec.compiler.cli import main
 from edgec.compiler.diagnostics.diagnostic import EdgecError
@@ -114,6 +116,29 @@ def test_a_target_without_the_op_refuses_it(tmp_path, device, target, capsys):
     err = capsys.readouterr().err
     assert "LutGemv" in err
     assert "as ort" in err
+
+
+def test_prompts_by_the_values_of_the_same_planes(tmp_path):
+    lines = "lut_gemv (when = always, tables = float32, prefill = {})  bucket (tokens = [1, 16], context = 64)"
+    made = {how: compiled(tmp_path / how, lines.format(how)) for how in ("gemv", "dequant")}
+    ops = {}
+    for how, bundle in made.items():
+        for path in (bundle / "draft").glob("*.onnx"):
+            ops[how, "16" in path.name] = [node.op_type for node in ir.load(path).graph]
+    assert {key for key, found in ops.items() if "LutDequant" in found} == {("dequant", True)}
+    assert {key for key, found in ops.items() if "LutGemv" in found} == {
+        ("gemv", True),
+        ("gemv", False),
+        ("dequant", False),
+    }
+    assert (made["gemv"] / "draft" / "ort.data").stat().st_size == (
+        made["dequant"] / "draft" / "ort.data"
+    ).stat().st_size
+    texts = []
+    for bundle in made.values():
+        with edgec.open(bundle) as opened:
+            texts.append(opened.generate("def add(a, b):", tokens=8).tokens)
+    assert texts[0] == texts[1]
 
 
 def test_damaged_planes_are_found(bundles, tmp_path):

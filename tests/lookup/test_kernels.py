@@ -117,6 +117,11 @@ def test_weights_come_back_exactly(kernel):
     check()
 
 
+def test_a_result_that_no_cache_holds(kernel):
+    linear = Linear(13, 2048, 2112, 2, 32, False)
+    assert np.array_equal(linear.values(), linear.matrix.astype(np.float32).T)
+
+
 def test_more_tokens_than_tables_are_held_for(kernel):
     linear = Linear(1, 70, 64, 2, 32, True)
     x = np.random.default_rng(2).standard_normal((2, 67, 64)).astype(np.float32)

@@ -173,6 +173,16 @@ def test_times_are_measured_once(monkeypatch, tmp_path):
     assert large[0] == pytest.approx(151936 / 8192)
 
 
+@pytest.mark.parametrize(("prefill", "held", "rows"), [
+    ("gemv", (2.0, 1.0), 0), ("dequant", (1.0, 2.0), 9), ("auto", (2.0, 1.0), 9), ("auto", (1.0, 2.0), 0),
+    ("auto", None, 0),
+])  # fmt: skip
+def test_prompts_go_by_the_line_or_by_the_times(module, monkeypatch, prefill, held, rows):
+    monkeypatch.setattr(host_times, "prompt_times", lambda *_: held)
+    LutGemv(when="always", prefill=prefill).run(module, Scope(on=(MLP,)))
+    assert {linear.node.attributes.get_int("dequantise", 0) for linear in own(module)} == {rows}
+
+
 def test_a_pattern_of_zeros_goes_along(folder):
     module = load_hf("m", folder, 64)
     Sparsify().run(module, Scope(on=(MLP,)))

@@ -2,6 +2,8 @@
 
     y[.., N] = x[.., K] @ W[N, K]^T      W of planes, scale and zero as `plane_weight.py` has it
 
+An emitter may multiply `dequantise` rows or more (0: never) by `LutDequant` instead, from the same planes.
+
 With `tables = 8` a kernel may round the sums in its tables to int8, with a step for every block of inputs, with 16 to
 float16, as the kernels of `compiler/kernels/lookup` do; the body does not round.
 """
@@ -21,7 +23,7 @@ from .op_definition import OpDefinition, OpExample
 from .plane_weight import BODY, example_weight, weight_use
 
 LUT_GEMV = "LutGemv"
-_BODY = f"""{LUT_GEMV} <bits: int = 4, block_size: int = 32, outputs: int = 64, tables: int = 8>
+_BODY = f"""{LUT_GEMV} <bits: int = 4, block_size: int = 32, outputs: int = 64, tables: int = 8, dequantise: int = 0>
 (x, planes, scale, zero) => (y)
 {{
 {BODY}

@@ -249,19 +249,18 @@ INLINE void dequantise_eight(const uint8_t* at, __m256 scale, __m256 shift, int6
 
 INLINE void dequantise_panels(const LookupLinear* w, int64_t from, int64_t to, float* out, const int bits) {
   const int64_t blocks = w->inputs / w->block;
-  for (int64_t n = from; n < to; n++) {
-    const uint8_t* at = w->planes + n * lookup_panel_bytes(w);
-    for (int64_t b = 0; b < blocks; b++)
+  for (int64_t e = 0; e < w->inputs / 32; e++)  // 32 rows of the result at a time, each from end to end
+    for (int64_t n = from; n < to; n++) {
+      const uint8_t* at = w->planes + n * lookup_panel_bytes(w) + e * bits * 256;
       for (int i = 0; i < 8; i++) {
-        const int64_t place = (n * blocks + b) * LOOKUP_PANEL + i * 8, first = n * LOOKUP_PANEL + i * 8;
+        const int64_t place = (n * blocks + e * 32 / w->block) * LOOKUP_PANEL + i * 8, first = n * LOOKUP_PANEL + i * 8;
         if (first >= w->outputs) break;
         const __m256 scale = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(w->scale + place)));
         const __m256 shift = _mm256_mul_ps(scale, offset(w, place, 0, 1));
-        for (int64_t e = b * w->block / 32; e < (b + 1) * w->block / 32; e++)
-          dequantise_eight(at + e * bits * 256 + i * 32, scale, shift, w->outputs, out + e * 32 * w->outputs + first,
-                           (int)(w->outputs - first < 8 ? w->outputs - first : 8), bits);
+        dequantise_eight(at + i * 32, scale, shift, w->outputs, out + e * 32 * w->outputs + first,
+                         (int)(w->outputs - first < 8 ? w->outputs - first : 8), bits);
       }
-  }
+    }
 }
 
 static void dequantise(const LookupLinear* w, int64_t from, int64_t to, float* out) {

@@ -12,6 +12,7 @@
 #include "ort_api.h"
 
 #define PANELS_OF_A_TASK 4
+#define PANELS_TO_DEQUANTISE 16  // a page of each row of the result
 
 typedef struct {
   const OrtApi* api;
@@ -89,9 +90,11 @@ static OrtStatus* input(const OrtApi* api, const void* context, size_t index, co
   return ort_GetTensorMutableData(api)((void*)value, (void**)data);
 }
 
+static int64_t panels_of_a_task(const Work* work) { return work->tables ? PANELS_OF_A_TASK : PANELS_TO_DEQUANTISE; }
+
 static void task(void* data, size_t number) {
   const Work* work = data;
-  int64_t first = (int64_t)number * PANELS_OF_A_TASK, last = first + PANELS_OF_A_TASK;
+  int64_t each = panels_of_a_task(work), first = (int64_t)number * each, last = first + each;
   const LookupKernels* kernels = work->kernel->kernels;
   if (last > work->panels) last = work->panels;
   if (work->tables)
@@ -102,7 +105,7 @@ static void task(void* data, size_t number) {
 
 static OrtStatus* on_threads(Work* work, void* context) {
   work->panels = (work->linear->outputs + LOOKUP_PANEL - 1) / LOOKUP_PANEL;
-  size_t tasks = (size_t)(work->panels + PANELS_OF_A_TASK - 1) / PANELS_OF_A_TASK;
+  size_t tasks = (size_t)((work->panels + panels_of_a_task(work) - 1) / panels_of_a_task(work));
   return ort_KernelContext_ParallelFor(work->kernel->api)(context, task, tasks, 0, work);
 }
 
