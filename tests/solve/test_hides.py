@@ -61,3 +61,24 @@ def test_a_verdict_is_of_both_calls() -> None:
     assert Beside("b", ("q",), 1e-5 + QUICK, 1e-5).verdict == "yes"
     assert Beside("b", ("q",), 1.1e-5 + QUICK, 1e-5).verdict == "behind slow calls only"
     assert Beside("b", ("q",), 1.1e-5 + SLOW, 1e-5).verdict == "no"
+
+
+def test_joined_linears_have_one_shadow() -> None:
+    """Four products on the NPU a layer, and one of the CPU beside each; nothing of the weights is read."""
+    from edgec.compiler.compile.dry_run import dried
+    from edgec.compiler.ir.annotations import SHADOW
+    from edgec.compiler.sources.hf.load_hf import load_hf
+    from edgec.passes.fuse import Fuse
+    from edgec.passes.quantize import Quantize
+    from edgec.passes.shadow import Shadow
+
+    from .test_shadow import scope
+
+    module, dry = dried(load_hf("m", ROOT / "examples" / "models" / "pycode-qwen2", 256)), scope()
+    dry.dry = True
+    Fuse().run(module, dry)
+    Quantize(weights="int8", block="channel", activations="uint8").run(module, dry)
+    Shadow().run(module, dry)
+    roles = [SHADOW.get(node) for node in module.main.graph]
+    assert roles.count("main") == roles.count("sum") == 8
+    assert sum(node.op_type == "MatMul" and SHADOW.get(node) == "cpu" for node in module.main.graph) == 8
