@@ -214,6 +214,8 @@ def _run(command: argparse.ArgumentParser) -> None:
     add("--seed", type=_seed, default=0, metavar="N", help="random seed of the sampler (default 0)")
     oracle = "run NPU parts in ONNX Runtime instead of the emulator, which takes a hundred times as long"
     add("--oracle", action="store_true", help=oracle)
+    begun = "begin with the K/V cache in FILE as far as the prompt is its text; without such a file, save the prompt's"
+    add("--prefix", type=Path, metavar="FILE", help=begun)
     add("--timeline", type=Path, metavar="FILE", help="write an HTML page of when the parts of each lane ran")
     add("--inputs", type=Path, metavar="NPZ", help="inputs by name, for a model that is not a language model")
     add("--outputs", type=Path, metavar="NPZ", help="file to write that model's outputs to")

@@ -38,7 +38,7 @@ ALLOWED = {
     "phone": "diagnostics files bundle packed runtime",
     "compile": "diagnostics files ir bundle oracle sources calibration pipeline plan estimate emit memory partition"
     " packed registry runtime",
-    "report": "diagnostics ir pipeline plan compile",
+    "report": "diagnostics ir pipeline plan memory compile",
     "verify": "diagnostics ir bundle oracle sources emit packed registry runtime",
     "driver": "diagnostics files bundle sources plan compile phone runtime report",
     "commands": "diagnostics files ir bundle plan estimate packed registry runtime phone compile report verify driver",

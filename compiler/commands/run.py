@@ -52,6 +52,7 @@ def run_run(arguments: argparse.Namespace) -> int:
         tell=_tell,
         timed=spans.extend,
         device=arguments.device,
+        prefix=arguments.prefix,
     )
     if arguments.timeline is not None:
         _write_timeline(arguments.timeline, result, spans)
@@ -88,7 +89,10 @@ def _tell(expected: str) -> None:
 
 def _summary(result: dict[str, Any]) -> str:
     made = len(result["tokens"])
-    parts = [f"{result['prompt_tokens']} prompt tokens", f"{made} new"]
+    read = f"{result['prompt_tokens']} prompt tokens"
+    if "prefix_tokens" in result:
+        read += f", {result['prefix_tokens']} of them from the prefix"
+    parts = [read, f"{made} new"]
     if result["drafted"]:
         parts.append(f"{made / result['rounds']:.2f} tokens per round in {result['rounds']} rounds")
         parts.append(f"{result['accepted']} of {result['drafted']} drafted accepted")

@@ -8,6 +8,7 @@ changes what it computes runs on `compressed` as well (`pipeline/measured_steps.
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ..emit.part import Part
     from ..emit.target import Emission, Target
     from ..ir.module import Module
+    from ..memory.memory_plan import MemoryPlan
     from ..partition.parts import PartGraph
     from ..pipeline.pass_interface import StepResult
     from ..pipeline.step import Step
@@ -58,6 +60,13 @@ class CompiledModel:
     emission: Emission
     weight_errors: dict[str, float] = field(default_factory=dict)  # of quantised linears, see `weight_error`
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @functools.cached_property
+    def memory(self) -> MemoryPlan:
+        """Where the values of its parts lie while they run."""
+        from ..memory.memory_plan import plan_memory
+
+        return plan_memory(self.cut.parts)
 
     def notes(self) -> list[str]:
         """What its passes and its target remarked, in order."""

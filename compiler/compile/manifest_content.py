@@ -16,7 +16,7 @@ from ..files.full_disk import writes
 from ..ir.annotations import Subject, texts
 from ..ir.linears import Linear, linears
 from ..ir.module import MAIN, BucketShape
-from ..memory.memory_plan import memory_entry, plan_memory
+from ..memory.memory_plan import memory_entry
 from ..sources.tokenizer.text_config import read_sampling, read_text_config
 from ..sources.tokenizer.tokenizer_file import opens_with
 from .estimate_plan import estimate_compiled
@@ -197,7 +197,7 @@ def _folder_bytes(folder: Path) -> int:
 
 def write_offsets(models: Sequence[CompiledModel], directory: Path) -> None:
     """Write `memory_plan.json`: where each value lies in its part's arena, for a runtime that allocates them itself."""
-    offsets = {model.name: plan_memory(model.cut.parts).offsets() for model in models}
+    offsets = {model.name: model.memory.offsets() for model in models}
     path = directory / "memory_plan.json"
     with writes(path):
         path.write_text(json.dumps(offsets, separators=(",", ":"), sort_keys=True) + "\n", encoding="utf-8")
@@ -225,8 +225,7 @@ def _memory(model: CompiledModel, directory: Path, packed: dict[str, Any] | None
     width = {"float32": 4, "uint8": 1}.get(model.emission.kv.get("dtype", ""), 2)
     shapes = [(row["name"], row["tokens"], row["context"]) for row in _buckets(model)] or [(MAIN, None, None)]
     weights = _folder_bytes(directory / model.name) - _of_other_chips(model, directory) + saved
-    planned = plan_memory(model.cut.parts)
-    return memory_entry(planned, weights, model.compressed.arch, model.decl.context, shapes, width)
+    return memory_entry(model.memory, weights, model.compressed.arch, model.decl.context, shapes, width)
 
 
 def _estimate(made: Estimate) -> dict[str, Any]:

@@ -4,7 +4,8 @@
 
 Inputs and outputs of the graph are held from the first to the last node: whoever runs it owns them. What depends on
 constants alone is a weight, the cache's inputs are the cache, and a value that only renames another's shape is the
-other: none of these is a buffer of its own.
+other: none of these is a buffer of its own. An Attention that an engine runs in steps needs room inside: its scores
+[H, S, T], behind them either their softmax or the keys of all positions, and the values of all positions.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def lifetimes(graph: ir.Graph, float_bytes: int) -> list[Lifetime]:
         else:
             root[value] = value
             spans[value] = first, last
-    return [Lifetime(value.name or "", _size(value, float_bytes), *span) for value, span in spans.items()]
+    found = [Lifetime(value.name or "", _size(value, float_bytes), *span) for value, span in spans.items()]
+    rooms = ((node, _inside(node, float_bytes)) for node in nodes if node.op_type == "Attention")
+    return found + [Lifetime(f"{node.name}.inside", size, at[node], at[node]) for node, size in rooms]
 
 
 def _buffers(graph: ir.Graph, nodes: list[ir.Node], constant: set[ir.Node]) -> Iterator[ir.Value]:
@@ -64,6 +67,21 @@ def _buffers(graph: ir.Graph, nodes: list[ir.Node], constant: set[ir.Node]) -> I
         for value in node.outputs if node not in constant else ():
             if value.name and (value.uses() or value.is_graph_output()):
                 yield value
+
+
+def _inside(node: ir.Node, float_bytes: int) -> int:
+    """Bytes inside an Attention q [1,H,S,D], k and v [1,G,S,D], mask [.,1,S,T], past keys and values."""
+    query, key, _, mask = (value.shape if value is not None else None for value in node.inputs[:4])
+    if query is None or key is None or mask is None or len(query) != 4:
+        raise ValueError(f"`{node.name}` has no static shape")
+    heads, tokens, width = query[1], query[2], query[3]
+    groups, context = key[1], mask[-1]
+    sizes = (heads, tokens, width, groups, context)
+    if not all(isinstance(size, int) for size in sizes):
+        raise ValueError(f"`{node.name}` has no static shape")
+    h, s, d, g, t = (int(size) for size in sizes)
+    scores, cached = h * s * t, g * t * d  # keys are done with when the softmax begins
+    return (scores + cached + max(scores, cached)) * float_bytes
 
 
 def _size(value: ir.Value, float_bytes: int) -> int:

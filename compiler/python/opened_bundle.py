@@ -30,6 +30,7 @@ class Generation:
     drafted        tokens the draft proposed, and how many of them were `accepted`; 0 without speculation
     stopped        why it ended: "eos", "tokens" (as many as asked for) or "context" (the K/V cache is full)
     lanes          what each lane of the model took, of a model with more than one
+    prefix_tokens  ids of the prompt whose K/V came from the file `prefix`
     """
 
     text: str
@@ -40,6 +41,7 @@ class Generation:
     accepted: int
     stopped: str
     lanes: dict[str, Any] = field(default_factory=dict, repr=False)
+    prefix_tokens: int = 0
 
     def __str__(self) -> str:
         return self.text
@@ -122,6 +124,7 @@ class Bundle:
         stream: Callable[[str], None] | None = None,
         oracle: bool = False,
         device: str | None = None,
+        prefix: str | Path | None = None,
     ) -> Generation:
         """Continue `prompt`, a text or token ids, by at most `tokens` tokens.
 
@@ -132,6 +135,7 @@ class Bundle:
         stream       called with each piece of text as it is complete
         oracle       run NPU parts in ONNX Runtime instead of the emulator, which takes a hundred times as long
         device       the chip whose files are run, of a bundle for several; by default the first
+        prefix       a file with the K/V cache of a text: used as far as the prompt begins with it, saved if absent
 
         The hashes of all files are compared with the manifest before the first call.
         """
@@ -144,7 +148,14 @@ class Bundle:
         say, text = stream or (lambda _text: None), TextStream(runner.tokenizer)
         sampling = runner.sampling(temperature, top_p)
         made = runner.generate(
-            [int(one) for one in ids], tokens, speculation, sampling, seed, None, lambda new: say(text.push(new))
+            [int(one) for one in ids],
+            tokens,
+            speculation,
+            sampling,
+            seed,
+            None,
+            lambda new: say(text.push(new)),
+            None if prefix is None else Path(prefix),
         )
         say(text.rest())
         return Generation(**made)

@@ -9,7 +9,7 @@ from ..ir import kv_names
 from ..plan.plan import resolved_line
 from .lanes import picture
 from .markup import code, escape, folded, items, prose, section, size, table, written
-from .plots import bar
+from .memory import memory_section
 from .weights import stated, weights_section
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ def model_section(model: CompiledModel, plan: Plan, manifest: Mapping[str, Any],
     """All that is said of one model."""
     entry = manifest["models"][model.name]
     blocks = [_facts(entry), _steps(model, plan), items(model.emission.notes), _parts(model, manifest)]
-    blocks += [_cache(model.name, manifest) if entry["kind"] == "decoder" else ""]
+    kv = (entry.get("kv") or {}).get("dtype", "in the engine's own type")
+    blocks.append(memory_section(model.memory, manifest["memory"][model.name], kv))
     blocks.append(_sparse(entry))
     blocks.append(weights_section(entry, model.weight_errors))
     return section(model.name, *blocks, address=address)
@@ -115,11 +116,3 @@ def _boundary(tensors: Sequence[Mapping[str, Any]]) -> str:
     held = len(tensors) - len(own)
     shown = ", ".join(code(name) for name in own[:6]) + (" …" if len(own) > 6 else "")
     return shown + (f" + {held} of K/V" if held else "")
-
-
-def _cache(name: str, manifest: Mapping[str, Any]) -> str:
-    held = manifest["memory"][name]["kv"]
-    full = max(held.values(), default=0)
-    rows = [[code(bucket), bar(count, full, size(count))] for bucket, count in held.items()]
-    dtype = (manifest["models"][name]["kv"] or {}).get("dtype", "in the engine's own type")
-    return f"<h3>K/V cache {escape(dtype)}, at full context</h3>" + table("K/V cache", ["bucket", "bytes"], rows)

@@ -20,6 +20,7 @@ from ..sources.tokenizer.tokenizer import TextStream
 from .chain import ChainModel
 from .engines import open_model
 from .expected_time import expected_time
+from .language_model import feed, fits
 from .on_device import for_device
 from .sample import Sampling
 from .speculate import Decoder
@@ -58,8 +59,13 @@ class Runner:
         seed: int = 0,
         bucket_tokens: int | None = None,
         on_tokens: Callable[[list[int]], None] = lambda _ids: None,
+        prefix: Path | None = None,
     ) -> dict[str, Any]:
-        """Continue the ids `prompt`. `bucket_tokens`: of the bucket the target decodes through, instead of k + 1."""
+        """Continue the ids `prompt`. `bucket_tokens`: of the bucket the target decodes through, instead of k + 1.
+
+        `prefix`: a file with the K/V of a text, of which as much is used as the prompt begins with; where there is no
+        such file, the prompt's own is saved to it.
+        """
         pair = self.manifest.speculation
         if pair is not None and self.model != pair["target"]:
             pair = None
@@ -68,6 +74,7 @@ class Runner:
         decoder = Decoder(
             self.engine(self.model), draft, k, sampling or self.sampling(None, None), self.tokenizer.eos, seed
         )
+        reused = 0 if prefix is None else self._prefixed(prefix, prompt, pair["draft"] if draft is not None else None)
         made: list[int] = []
         with self._stepping(bucket_tokens or (pair["k"] + 1 if pair is not None else None)):
             for new in decoder.generate(prompt, tokens):
@@ -79,12 +86,35 @@ class Runner:
             "text": self.tokenizer.decode(made),
             "tokens": made,
             "prompt_tokens": len(prompt),
+            **({} if prefix is None else {"prefix_tokens": reused}),
             "rounds": stats.rounds,
             "drafted": stats.drafted,
             "accepted": stats.accepted,
             "stopped": "eos" if ended else "tokens" if len(made) >= tokens else "context",
             "lanes": self._lanes(),
         }
+
+    def _prefixed(self, path: Path, prompt: Sequence[int], draft: str | None) -> int:
+        """Begin with what the file holds of the prompt, or save the prompt's own K/V; how many tokens were taken."""
+        from .prefix import load, save
+
+        engines = {name: self._open[name] for name in (self.model, draft) if name is not None}
+        models = {name: engine for name, engine in engines.items() if isinstance(engine, ChainModel)}
+        if self.model not in models:
+            message = (
+                f"`{self.model}` runs in an engine that keeps its K/V cache to itself: no prefix of it can be saved"
+            )
+            fail("E0926", message, help="leave out `--prefix`, or deploy the model `as ort` or `as qnn`")
+        if path.exists():
+            return load(path, self.manifest, models, prompt)
+        text = prompt[:-1]
+        for model in models.values() if text and fits(models[self.model], len(prompt)) else ():
+            if max(text) < model.vocab and fits(model, len(text)):
+                feed(model, text)
+        full = {name: model for name, model in models.items() if model.length == len(text) > 0}
+        if self.model in full:
+            save(path, self.manifest, full, text)
+        return 0
 
     def spans(self) -> list[dict[str, Any]]:
         """When each part of the last generation ran: lane, part, start and end in seconds of one clock."""
@@ -163,11 +193,12 @@ def run_bundle(
     tell: Callable[[str], None] = lambda _sentence: None,
     timed: Callable[[list[dict[str, Any]]], None] = lambda _spans: None,
     device: str | None = None,
+    prefix: Path | None = None,
 ) -> dict[str, Any]:
     """Continue `prompt` by at most `tokens` tokens; `stream` gets the text as it is made, `timed` when parts ran.
 
     `oracle`: in ONNX Runtime where an engine is slow here; without it `tell` gets what a call will take, if it is long.
-    `device`: whose files are run, of a bundle for several chips.
+    `device`: whose files are run, of a bundle for several chips. `prefix`: as `Runner.generate`.
     """
     runner = Runner(Path(bundle), model, oracle, device)
     if not oracle and (expected := runner.expected_time(bucket_tokens, speculation)) is not None:
@@ -178,7 +209,7 @@ def run_bundle(
         ids = runner.tokenizer.chat(prompt) if chat else runner.tokenizer.encode(prompt)
         text = TextStream(runner.tokenizer)
         result = runner.generate(
-            ids, tokens, speculation, sampling, seed, bucket_tokens, lambda new: say(text.push(new))
+            ids, tokens, speculation, sampling, seed, bucket_tokens, lambda new: say(text.push(new)), prefix
         )
         say(text.rest())
         timed(runner.spans())

@@ -81,6 +81,29 @@ class KvCache:
             raise ValueError(f"cannot roll back from {self.length} positions to {length}")
         self.length = length
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes held: every position once, and what the bucket in use reads."""
+        return sum(array.nbytes for held in (self._master, self._active) for array in held.values())
+
+    def forms(self) -> dict[str, tuple[tuple[int, int], np.dtype]]:
+        """Tensor -> ([K/V heads, width], type)."""
+        return {name: ((self._heads, self._width), array.dtype) for name, array in self._master.items()}
+
+    def saved(self, count: int) -> dict[str, np.ndarray]:
+        """Views of the first `count` positions of every tensor, [kv_heads, count, head_dim]."""
+        if not 0 <= count <= self.length:
+            raise ValueError(f"{self.length} positions are held, not {count}")
+        return {name: array[:, :count] for name, array in self._master.items()}
+
+    def restore(self, arrays: Mapping[str, np.ndarray], count: int) -> None:
+        """Hold the first `count` positions of `arrays`, as `saved` gave them, and nothing else."""
+        if count > self.context:
+            raise ValueError(f"{count} positions exceed the context of {self.context}")
+        for name, array in self._master.items():
+            array[:, :count] = arrays[name][:, :count]
+        self._active, self._capacity, self.length = {}, -1, count
+
     def release(self) -> None:
         """Give the memory back."""
         self._master, self._active, self._capacity = {}, {}, -1

@@ -45,7 +45,10 @@ class Stats:
 
 @dataclass
 class Decoder:
-    """Continues a text by the target, helped by the draft if there is one. Both models start empty."""
+    """Continues a text by the target, helped by the draft if there is one.
+
+    Both models start empty, or hold a beginning of the prompt that leaves its last token out.
+    """
 
     target: LanguageModel
     draft: LanguageModel | None = None
@@ -64,13 +67,13 @@ class Decoder:
                 "the prompt is empty, and the tokenizer adds no token to the beginning of a text",
                 help="give a longer prompt",
             )
-        if not fits(self.target, len(prompt)):
+        if not fits(self.target, len(prompt) - self.target.length):
             message = f"the prompt has {len(prompt)} tokens, the context of the model {self.target.context}"
             fail("E0912", message, help="shorten the prompt, or compile with a longer context")
         self._random = np.random.default_rng(self.seed)
         self._text = list(prompt)
-        if len(prompt) > 1:
-            feed(self.target, self._text[:-1])
+        if unread := self._text[self.target.length : -1]:
+            feed(self.target, unread)
         while self.stats.tokens < tokens and fits(self.target, 1):
             new = self._round(tokens - self.stats.tokens)
             end = next((i + 1 for i, token in enumerate(new) if token in self.eos), len(new))

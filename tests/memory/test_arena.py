@@ -4,6 +4,7 @@ import pytest
 from edgec.compiler.ir.levels import Level
 from edgec.compiler.memory.arena import ALIGNMENT, peak_bytes, plan_arena
 from edgec.compiler.memory.lifetimes import Lifetime, lifetimes
+from edgec.targets.qnn.lower.lower_graphs import lower
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,7 +42,7 @@ def test_a_decoder_s_arena_is_its_peak(stage, tokens):
     buffers = lifetimes(graph, 4)
     arena = plan_arena(buffers)
     assert arena.size <= 1.05 * arena.peak
-    assert arena.size < 0.2 * sum(one.size for one in buffers)
+    assert arena.size < 0.25 * sum(one.size for one in buffers)
     names = {one.name for one in buffers}
     assert "logits" in names
     assert not any(name.startswith("past_") and name.endswith("_in") for name in names)
@@ -53,3 +54,12 @@ def test_a_graph_of_free_shape_has_no_sizes(stage):
     module = stage("m", "pycode-qwen3", 256, Level.SEMANTIC)
     with pytest.raises(ValueError, match="no static shape"):
         lifetimes(module.main.graph, 4)
+
+
+@pytest.mark.parametrize(("tokens", "context"), [(1, 512), (16, 512), (64, 1024), (128, 2048)])
+def test_the_plan_is_that_of_the_graph_the_engine_is_given(stage, tokens, context):
+    """HTP gets an Attention in steps: what the plan gives it inside is what they need, within 5 %."""
+    module = stage("m", "pycode-qwen3", context, Level.STATIC, (tokens,))
+    planned = plan_arena(lifetimes(next(iter(module.graphs.values())).graph, 2)).size
+    handed = plan_arena(lifetimes(next(iter(lower(module.graphs).values())).model.graph, 2)).size
+    assert planned == pytest.approx(handed, rel=0.05)
