@@ -1,4 +1,5 @@
-"""A model of Qwen3-0.6B's shape (1.2 GB of random bf16 weights that do not repeat) to the NPU of 8 Gen 3, whole.
+"""A model of Qwen3-0.6B's shape (1.2 GB of random bf16 weights that do not repeat) to the NPU of 8 Gen 3, whole or in
+`--shards`.
 
 Three buckets, int4 block 32 linears and head, an int8 embedding beside the NPU. What the QNN compiler takes and what
 everything else of the same compile takes: `seconds` (while the QNN compiler's process is there, and the rest), CPU
@@ -29,9 +30,10 @@ pipeline p {{
   place    (device = cpu)  on "embed_tokens"
   bucket   (tokens = [1, 8, 64], context = [512])
 }}
-deploy big on npu through p as qnn
+deploy big on npu through p as qnn {{ shard = {shards} }}
 """
 COMPILER = "QNN compiler"
+BINARIES = "big_ctx*.bin"
 
 
 def kind_of(command: str) -> str:
@@ -39,9 +41,9 @@ def kind_of(command: str) -> str:
     return COMPILER if "targets.qnn.htp.worker" in command else "everything else"
 
 
-def compiled(plan: Path, bundle: Path) -> tuple[float, Watch]:
+def compiled(plan: Path, bundle: Path, jobs: int = 1) -> tuple[float, Watch]:
     """Seconds of a compile, and what its processes took."""
-    command = [*EDGEC, "compile", str(plan), "-o", str(bundle), "--quiet"]
+    command = [*EDGEC, "compile", str(plan), "-o", str(bundle), "--quiet", "--jobs", str(jobs)]
     process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     with Watch(process, kind_of) as watch:
         seconds, (_, complaint) = timed(process.communicate)
@@ -62,12 +64,12 @@ def costs(seconds: float, watch: Watch) -> list[dict[str, Any]]:
 def sizes(bundle: Path) -> list[dict[str, Any]]:
     """Each file of weights beside the integers and scales it stands for."""
     weights = json.loads((bundle / "manifest.json").read_text())["models"]["big"]["weights"]
-    ideal = {"ort.data": 0.0, "big_ctx.bin": 0.0}
+    ideal = {"ort.data": 0.0, BINARIES: 0.0}
     for row in weights:
         n, k = row["shape"]
         bits = row["bits"] + 16 / row["block"] if row["block"] else 16
-        ideal["ort.data" if row["name"] == "embed_tokens" else "big_ctx.bin"] += n * k * bits / 8
-    found = {name: (bundle / "big" / name).stat().st_size for name in ideal}
+        ideal["ort.data" if row["name"] == "embed_tokens" else BINARIES] += n * k * bits / 8
+    found = {name: sum(path.stat().st_size for path in (bundle / "big").glob(name)) for name in ideal}
     rows = [{"": name, "MB": size / 1e6, "over ideal": size / ideal[name]} for name, size in found.items()]
     whole = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
     return [*rows, {"": "bundle", "MB": whole / 1e6, "over ideal": whole / sum(ideal.values())}]
@@ -76,13 +78,15 @@ def sizes(bundle: Path) -> list[dict[str, Any]]:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--layers", type=int, default=28, help="default 28")
+    options.add_argument("--shards", type=int, default=1, help="binaries that the layers are cut into (default 1)")
+    options.add_argument("--jobs", type=int, default=1, help="binaries compiled at the same time (default 1)")
     args = options.parse_args()
     with scratch() as folder:
         synthesize(folder / "model", {**QWEN3_0_6B, "num_hidden_layers": args.layers})
         os.environ["EDGEC_CACHE"] = str(folder / "cache")
-        plan = write_plan(folder, PLAN.format(model=folder / "model"))
-        rows = [*costs(*compiled(plan, folder / "bundle")), *sizes(folder / "bundle")]
-    report("Qwen3-0.6B's shape to the NPU, three buckets", rows, args, layers=args.layers)
+        plan = write_plan(folder, PLAN.format(model=folder / "model", shards=args.shards))
+        rows = [*costs(*compiled(plan, folder / "bundle", args.jobs)), *sizes(folder / "bundle")]
+    report("Qwen3-0.6B's shape to the NPU, three buckets", rows, args, layers=args.layers, shards=args.shards)
 
 
 if __name__ == "__main__":

@@ -78,13 +78,25 @@ def _bundle(path: Path, device: str | None) -> dict[str, Any]:
             for name, model in data["models"].items()
         },
         "parts": {
-            name: {key: part[key] for key in ("device", "target", "file")} | {"graphs": list(part["graphs"])}
+            name: {key: part[key] for key in ("device", "target", "file")}
+            | {"graphs": list(part["graphs"])}
+            | _options(part.get("details", {}))
             for name, part in data["parts"].items()
         },
         "speculation": data["speculation"],
         "measured": data.get("measured"),
         "files": {name: facts["size"] for name, facts in data["files"].items()},
     }
+
+
+def _options(details: dict[str, Any]) -> dict[str, Any]:
+    """The engine's options as they were asked for, and as the finished file has them."""
+    rows = details.get("options", [])
+    return (
+        {"options": {row["option"]: f"asked {row['asked']}, in the binary {row['found']}" for row in rows}}
+        if rows
+        else {}
+    )
 
 
 def _schedule(buckets: list[dict[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ Nothing here depends on the clock or on a path: the same inputs give the same by
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from .guard import Guard, random_feeds
 from .htp.chip import Chip, tool_versions
 from .htp.compile import Compiled
 from .htp.context_binary import TensorSpec, check_encodings
+from .htp.engine_options import option_rows
 from .htp.sparse_option import known_build
 from .lower.builder import WeightStore
 from .lower.lower_graphs import lower
@@ -66,6 +67,8 @@ KV = {
 def emit(job: EmitJob) -> Emission:
     """Lower, check, compile, read back; see the module's text for the files."""
     chips = [Chip.of(device) for device in job.chips]
+    if _container(job):  # it is prepared with one amount of VTCM, and less than a chip has is safe
+        chips = [replace(chip, vtcm_mb=min(one.vtcm_mb for one in chips)) for chip in chips]
     with blamed_on(job.origin):
         sparse = _sparse_store(job)
         rows = ROWS if sparse else 1
@@ -280,6 +283,7 @@ def _entry(
     precision = "fp16" if not any(lowered[name].encodings for name in names.values()) else "integers"
     details = {"twins": group.key, "chip": asdict(chip), "qnn_build": compiled.info.build, "precision": precision}
     details["reproducible"] = compiled.reproducible
+    details["options"] = option_rows(chip, compiled.info, len(lowered) > 1)
     return {
         "model": job.module.name,
         "device": "npu",

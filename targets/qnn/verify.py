@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...compiler.diagnostics.diagnostic import EngineError
-from .htp.context_binary import ContextInfo, GraphSpec, TensorSpec, compare, read
+from .htp.chip import Chip
+from .htp.context_binary import GraphSpec, TensorSpec, compare, read
+from .htp.engine_options import option_rows
 from .twins import read_back
 
 
@@ -32,10 +35,16 @@ def verify_part(bundle: Path, part: dict[str, Any]) -> list[str]:
         for graph in part["graphs"].values()
     }
     graphs = {name: spec for name, spec in info.graphs.items() if name in expected}
-    own = ContextInfo(info.build, info.soc_model, info.bytes, graphs, info.vtcm_bytes)
+    own = replace(info, graphs=graphs)
     problems = [f"`{path.name}`: {problem}" for problem in compare(own, expected)]
     if info.soc_model != asked:
         problems.append(f"`{path.name}` is for SoC {info.soc_model}, the manifest says {asked}")
+    stated = part["details"].get("options", [])  # absent in bundles of before they were kept
+    found = {row["option"]: row["found"] for row in option_rows(Chip(**part["details"]["chip"]), info, False)}
+    for row in stated:
+        if found.get(row["option"]) != row["found"]:
+            message = f"`{row['option']}` is {found.get(row['option'])}, the manifest says {row['found']}"
+            problems.append(f"`{path.name}`: {message}")
     return problems
 
 

@@ -44,7 +44,7 @@ def test_what_is_missing_or_different_is_said(binary, chip, golden_error):
     problems = compare(info, expected)
     assert len(problems) == 3
     with pytest.raises(EngineError) as caught:
-        verify(binary, {"lost": graph, **info.graphs}, chip.soc_model)
+        verify(binary, {"lost": graph, **info.graphs}, chip, True)
     golden_error("E0611", caught.value)
 
 

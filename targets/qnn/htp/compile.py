@@ -114,7 +114,7 @@ def _collect(
         fail("E0612", f"the engine wrote {len(made)} binaries for `{name}`, expected one", kind=EngineError)
     binary = work / made.pop()
     expected = {names[graph]: interface(model) for graph, model in models.items()}
-    info, *_ = [verify(binary, expected, chip.soc_model, child) for chip in chips]
+    info, *_ = [verify(binary, expected, chip, len(graphs) > 1, child) for chip in chips]
     destination.mkdir(parents=True, exist_ok=True)
     final = destination / f"{name}.bin"
     written = [final]

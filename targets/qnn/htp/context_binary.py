@@ -10,11 +10,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ....compiler.diagnostics.diagnostic import Diagnostic, EngineError, fail
 from ....compiler.emit.child_process import Child
 from ....compiler.ir.activation_encodings import Encoding
+from .engine_options import ignored, option_rows
+
+if TYPE_CHECKING:
+    from .chip import Chip
 
 WORKER = "edgec.targets.qnn.htp.worker"
 # The compiler writes memory it has not set into binaries: with its sparse store, behind every weight whose inputs are
@@ -59,6 +63,7 @@ class ContextInfo:
     bytes: int
     graphs: Mapping[str, GraphSpec]
     vtcm_bytes: Mapping[str, int | None]
+    optimization: Mapping[str, int | None]  # of each graph's finalization
     socs: tuple[int, ...] = ()  # of a container: every chip it holds a context for
 
 
@@ -83,7 +88,10 @@ def read(path: Path, child: Child | None = None, soc_model: int | None = None) -
         )
     graphs = {name: GraphSpec(_specs(g["inputs"]), _specs(g["outputs"])) for name, g in raw["graphs"].items()}
     vtcm = {name: g["vtcm_bytes"] for name, g in raw["graphs"].items()}
-    return ContextInfo(raw["build"], raw["soc_model"], path.stat().st_size, graphs, vtcm, tuple(raw.get("socs", ())))
+    levels = {name: g["optimization"] for name, g in raw["graphs"].items()}
+    return ContextInfo(
+        raw["build"], raw["soc_model"], path.stat().st_size, graphs, vtcm, levels, tuple(raw.get("socs", ()))
+    )
 
 
 def _specs(tensors: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
@@ -114,12 +122,12 @@ def _differences(graph: str, kind: str, have: Mapping[str, TensorSpec], want: Ma
     return problems
 
 
-def verify(path: Path, expected: Mapping[str, GraphSpec], soc_model: int, child: Child | None = None) -> ContextInfo:
-    """Read `path` back; an EngineError lists everything that is not as it was meant."""
-    info = read(path, child, soc_model)
-    problems = compare(info, expected)
-    if info.soc_model != soc_model:
-        problems.append(f"the binary is for SoC {info.soc_model}, asked for {soc_model}")
+def verify(
+    path: Path, expected: Mapping[str, GraphSpec], chip: Chip, shared: bool, child: Child | None = None
+) -> ContextInfo:
+    """Read `path` back; an EngineError lists everything that is not as it was meant, options of the compile too."""
+    info = read(path, child, chip.soc_model)
+    problems = [*compare(info, expected), *ignored(option_rows(chip, info, shared))]
     if problems:
         found = (Diagnostic("E0611", f"`{path.name}`: {problem}") for problem in problems)
         raise EngineError(*found)
@@ -154,6 +162,7 @@ def describe(path: Path) -> dict[str, Any]:
                 "inputs": [vars(spec) for spec in graph.inputs],
                 "outputs": [vars(spec) for spec in graph.outputs],
                 "vtcm_bytes": info.vtcm_bytes[name],
+                "optimization": info.optimization[name],
             }
             for name, graph in info.graphs.items()
         },

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 from ....compiler.oracle.onnx_runtime import onnxruntime as ort
+from .engine_options import OPTIMIZATION
 
 PROVIDER = "QNNExecutionProvider"
 
@@ -50,7 +51,7 @@ def provider_options(soc_model: int | str, arch: int | str, vtcm_mb: int) -> dic
         "soc_model": str(soc_model),
         "htp_arch": str(arch),
         "vtcm_mb": str(vtcm_mb),
-        "htp_graph_finalization_optimization_mode": "3",
+        "htp_graph_finalization_optimization_mode": str(OPTIMIZATION),
         "enable_htp_fp16_precision": "1",
         "offload_graph_io_quantization": "0",
     }

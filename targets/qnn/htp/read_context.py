@@ -14,7 +14,8 @@ from typing import Any
 _u32, _i32, _u64, _ptr, _str = c.c_uint32, c.c_int32, c.c_uint64, c.c_void_p, c.c_char_p
 _INFO, _GRAPH = 3, 3  # versions understood
 _TENSORS = (1, 2)  # version 1 is version 2 without its last fields, in the same room
-_VTCM_WORD = 4  # of the HTP blob in a graph's info: bytes of VTCM it was compiled for
+# words of the HTP blob in a graph's info: bytes of VTCM it was compiled for, and the level of its optimisation
+_VTCM_WORD, _OPTIMIZATION_WORD = 4, 5
 
 DTYPES = {
     0x0008: "int8", 0x0016: "int16", 0x0032: "int32", 0x0064: "int64",
@@ -123,12 +124,12 @@ def _describe(info: Any) -> dict[str, Any]:
 
 
 def _graph(graph: Any) -> dict[str, Any]:
-    words = c.cast(graph.blob, c.POINTER(_u32)) if graph.blob else None
-    has_vtcm = words is not None and graph.blob_size > 4 * _VTCM_WORD
+    words = c.cast(graph.blob, c.POINTER(_u32)) if graph.blob and graph.blob_size > 4 * _OPTIMIZATION_WORD else None
     return {
         "inputs": [_tensor(graph.inputs[i]) for i in range(graph.input_count)],
         "outputs": [_tensor(graph.outputs[i]) for i in range(graph.output_count)],
-        "vtcm_bytes": words[_VTCM_WORD] if words is not None and has_vtcm else None,
+        "vtcm_bytes": None if words is None else words[_VTCM_WORD],
+        "optimization": None if words is None else words[_OPTIMIZATION_WORD],
     }
 
 
