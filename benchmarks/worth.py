@@ -6,7 +6,7 @@
 
 All linears but the head, each format solved by gptq, by gptq with scales learned end to end (`tuned`) and, named by
 `--only`, by reconstruct; sparse ones pruned by sparsegpt with swaps, recovery by block and permutation first. HTP
-takes no 3-bit weights, and edgec still writes 2-bit ones in 4 bits for it. Texts, windows, `--model` and `--samples`
+takes no 3-bit weights, and 2-bit ones beside float activations only. Texts, windows, `--model` and `--samples`
 are those of benchmarks/sparse.py.
 """
 
@@ -47,20 +47,17 @@ SOLVERS: dict[str, dict[str, Any]] = {
 
 
 def stored_bits(module: Module, integers: bool) -> float:
-    """Bits a weight of the quantised linears as a context binary holds them; int2 as HTP takes it."""
+    """Bits a weight of the quantised linears as a context binary holds them."""
     from edgec.compiler.ir.linears import linears
     from edgec.targets.qnn.sparse_store import packs
     from edgec.targets.qnn.stored_weights import stored_weight
 
     bits = count = 0
     for linear in linears(module):
-        if (quant := linear.quant) is None:
+        if linear.quant is None:
             continue
-        size, scales = math.prod(linear.shape), math.prod(quant.scale.dims)
-        integers_wide = size if quant.symmetric else size + scales  # two bits each, held in four by the module
         bits += 8 * stored_weight(linear, integers, packs(linear)).bytes
-        bits -= (quant.bits - quant.format.bits) * integers_wide
-        count += size
+        count += math.prod(linear.shape)
     return bits / count
 
 

@@ -164,6 +164,7 @@ def run_steps(
         calibration=plan.calibration,
         progress=options.progress,
         widths=stores.widths,
+        integer_widths=stores.integer_widths,
         minimums=stores.minimums,
         chips=[device for device in plan.devices if not device.is_host],
     )

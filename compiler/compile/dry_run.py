@@ -207,7 +207,7 @@ class _Deployed:
 
         scope = Scope(step.on, step.except_, step.span, self.plan.calibration, dry=True)
         stores = find_target(self.deploy.target).capabilities
-        scope.widths, scope.minimums = stores.widths, stores.minimums
+        scope.widths, scope.integer_widths, scope.minimums = stores.widths, stores.integer_widths, stores.minimums
         scope.chips = [device for device in self.plan.devices if not device.is_host]
         apply(step, self.module, scope, self.deploy.device)
         if scope.rounded and self.deploy.model not in self.plan.judged:

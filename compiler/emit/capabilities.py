@@ -44,6 +44,7 @@ class Capabilities:
     caches: tuple[str, ...] = ("fp16",)
     # bits that integers are stored in (narrower ones take the next) -> bytes beside each weight, its scales left out
     widths: Mapping[int, int] = field(default_factory=lambda: {4: 0, 8: 0})
+    integer_widths: Mapping[int, int] | None = None  # the same beside integer activations, where they are others
     minimums: bool = False  # stores a block's smallest value as a float, as GGUF's Q4_1 does
     lookups: bool = True  # looks rows up in quantised tables; where not, they are looked up on the CPU
     patterns: frozenset[str] = frozenset()  # of sparse weights, that it stores in fewer bytes than dense ones

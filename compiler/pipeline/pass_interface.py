@@ -115,6 +115,7 @@ class Scope:
     profile: str | None = None  # what the step has measured of the model, as text that `edgec profile` writes
     progress: Callable[[str], None] = lambda _text: None
     widths: Mapping[int, int] = field(default_factory=lambda: dict.fromkeys((2, 3, 4, 8), 0))  # the target's `widths`
+    integer_widths: Mapping[int, int] | None = None  # those beside integer activations, where they are others
     minimums: bool = True  # whether the target stores a float minimum per block beside the scale
     rounded: list[str] = field(default_factory=list)  # what a step rounds that the plan did not ask it to, in words
     touched: set[str] = field(default_factory=set)  # globs of `on` that matched a candidate
@@ -126,9 +127,10 @@ class Scope:
         """Whether what runs fast here runs fast where the model is deployed."""
         return not self.chips
 
-    def stored_width(self, bits: int) -> int:
-        """The bits that integers of `bits` take in the bundle."""
-        return next((width for width in self.widths if width >= bits), bits)
+    def stored_width(self, bits: int, integers: bool = False) -> int:
+        """The bits that integers of `bits` take in the bundle; `integers`: beside integer activations."""
+        widths = self.integer_widths if integers and self.integer_widths is not None else self.widths
+        return next((width for width in widths if width >= bits), bits)
 
     def selects(self, name: str) -> bool:
         """Whether `on`/`except` let this step touch the node `name`."""

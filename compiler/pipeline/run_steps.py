@@ -49,6 +49,7 @@ def run_pipeline(
     calibration: Calibration | None = None,
     progress: Callable[[str], None] = lambda _text: None,
     widths: Mapping[int, int] | None = None,
+    integer_widths: Mapping[int, int] | None = None,
     minimums: bool = True,
     chips: Sequence[Chip] = (),
 ) -> list[StepResult]:
@@ -59,7 +60,8 @@ def run_pipeline(
     results = []
     for index, step in enumerate(steps):
         scope = Scope(step.on, step.except_, step.span, calibration, progress=progress)
-        scope.widths, scope.minimums, scope.chips = widths or scope.widths, minimums, chips
+        scope.widths, scope.integer_widths = widths or scope.widths, integer_widths
+        scope.minimums, scope.chips = minimums, chips
         results.append(_run_step(module, steps[: index + 1], scope, default_device, options))
         _tell(module, step, results[-1], options, progress)
     return results

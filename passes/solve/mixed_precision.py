@@ -64,12 +64,12 @@ def choose(
 
 
 def _stored(shape: Sequence[int], format_: WeightFormat, scope: Scope) -> int:
-    return format_.stored_in(scope.stored_width(format_.bits)).size(shape[0], math.prod(shape[1:]))
+    return format_.stored_in(scope.stored_width(format_.bits, format_.positive)).size(shape[0], math.prod(shape[1:]))
 
 
 def _beside(format_: WeightFormat, row: Iterable[WeightFormat], scope: Scope) -> int:
     """Bytes beside the weight that the format takes more than the frugalest: what every choice takes is no choice."""
-    taken = {f: scope.widths.get(scope.stored_width(f.bits), 0) for f in row}
+    taken = {f: scope.widths.get(scope.stored_width(f.bits, f.positive), 0) for f in row}
     return taken[format_] - min(taken.values())
 
 

@@ -68,6 +68,8 @@ class QnnTarget(Target):
         frozenset({"npu"}),
         activations=("fp16", "uint16", "uint8"),
         caches=("fp16", "uint8"),
+        widths=dict.fromkeys((2, 4, 8), 0),
+        integer_widths=dict.fromkeys((4, 8), 0),
         lookups=False,
         patterns=frozenset({"2:4", PAIRS}),
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edgec.compiler.bundle.manifest import load_manifest
 from edgec.compiler.cli import main
 from edgec.compiler.diagnostics.diagnostic import EdgecError, EngineError
 from edgec.compiler.driver import compile_plan, load_plan
@@ -111,6 +112,25 @@ def test_a_moved_bundle_runs_and_is_verified(made, moved, tmp_path, monkeypatch,
     monkeypatch.undo()
     assert main(["run", str(made("rtn")), *words]) == 0
     assert capsys.readouterr().out == text
+
+
+@pytest.mark.slow
+def test_two_bits_stay_two_bits_in_the_binary(tmp_path, capsys):
+    plan = tmp_path / "two.edge"
+    text = PLAN.format(model=MODELS / "pycode-qwen2", method="mse")
+    plan.write_text(text.replace("weights = int4, block = 32", "weights = int2, block = 32, symmetric = false"))
+    bundle = compile_plan(load_plan(plan), tmp_path / "bundle").bundle
+    manifest = load_manifest(bundle)
+    rows = [row for row in manifest.models["m"]["weights"] if row["dtype"] == "uint2"]
+    assert len(rows) == 15
+    for row in rows:
+        n, k = row["shape"]
+        assert row["bytes"] == n * (k // 4 + k // 32 * 2) + (n * (k // 32) * 2 + 7) // 8
+    capsys.readouterr()
+    assert main(["verify", str(bundle), "--json"]) == 3  # two bits of so small a model are far from its floats
+    facts = json.loads(capsys.readouterr().out)["parts"]["m.npu0"]
+    assert facts["emission"] < 0.01 < facts["quantization"]
+    assert facts["read_back"]["bytes"] > 0.97 * facts["read_back"]["of"]
 
 
 @pytest.mark.slow

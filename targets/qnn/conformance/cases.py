@@ -66,7 +66,7 @@ def grid(quick: bool = False) -> Iterator[Case]:
 
 def _linears(tokens: Sequence[int], quick: bool) -> Iterator[Case]:
     blocks = (32, 64, 128, "channel") if quick else (16, 32, 64, 128, 256, "channel")
-    formats = [(bits, block, sym) for bits in (4, 8) for block in blocks for sym in (True, False)]
+    formats = [(bits, block, sym) for bits in (2, 4, 8) for block in blocks for sym in (True, False)]
     corners = ((1, 14336, 64), (4, 1024, 3072), (128, 256, 768), (4, 128, 384), (8, 256, 8), (1, 256, 32768))
     for bits, block, symmetric in formats:
         if quick and not symmetric and block != 32:

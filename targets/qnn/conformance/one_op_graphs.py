@@ -10,6 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ....compiler.ir import kv_names
+from ....compiler.ir.annotations import FORMAT
+from ....compiler.ir.weight_format import WeightFormat
 from ....compiler.ir.weights import Weight, from_array
 from ..lower.builder import CONTRIB
 
@@ -81,15 +83,19 @@ class Sketch:
 def nbits(tokens: int, k: int, n: int, bits: int, block: int | str, symmetric: bool) -> GraphAndFeeds:
     """A quantised linear in the form the quantize pass leaves; block "channel": one scale per output.
 
-    Symmetric scales of four bits are of both signs, as the clip search makes them (passes/solve/integer_grid.py).
+    Symmetric scales of two and four bits are of both signs, as the clip search makes them
+    (passes/solve/integer_grid.py).
     """
     g = Sketch()
-    dtype = getattr(ir.DataType, f"{'' if symmetric else 'U'}INT{bits}")
+    format_ = WeightFormat(bits, None if block == "channel" else int(block), symmetric)
+    dtype = format_.dtype
     low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if symmetric else (0, (1 << bits) - 1)
     q = g.const("op.weight", g.rng.integers(low, high + 1, (n, k), np.int16), dtype)
     grain = (n,) if block == "channel" else (n, k // int(block))
     scale = (g.rng.uniform(0.5, 1.5, grain) / (high - low) / math.sqrt(k) * 4).astype(np.float16)
-    if symmetric and bits == 4:
+    if q.const_value is not None:
+        FORMAT.set(q.const_value, format_)
+    if symmetric and bits < 8:
         scale *= g.rng.choice(np.array((-1, 1), np.float16), grain)
     inputs = [q, g.const("op.weight_scale", scale.astype(np.float32))]
     if not symmetric:

@@ -16,6 +16,7 @@ from typing import IO
 
 import numpy as np
 
+from ....compiler.ir.packing import pack_rows, unpack_rows
 from .weight_layouts import BY_NAME, LAYOUTS, Layout
 
 WHOLE = "as it is"
@@ -185,7 +186,7 @@ def _shape(held: Held, layout: Layout) -> tuple[int, int] | None:
         inputs = held.length * 8 // layout.bits // outputs if outputs else 0
     if not outputs or not inputs or outputs * inputs * layout.bits != held.length * 8:
         return None
-    even = layout.bits != 4 or (outputs if layout.outputs_last else inputs) % 2 == 0
+    even = (outputs if layout.outputs_last else inputs) % max(1, 8 // layout.bits) == 0
     big = layout.tile_bytes(inputs) >= _KEY
     return (outputs, inputs) if even and big and layout.fits(outputs, inputs) else None
 
@@ -196,7 +197,7 @@ class _View:
     def __init__(self, held: Held, layout: Layout, shape: tuple[int, int], raw: np.ndarray) -> None:
         self.layout = layout
         self._outputs, self._inputs = shape
-        self._packed = 2 if layout.bits == 4 else 1
+        self._packed = max(1, 8 // layout.bits)  # numbers in a byte
         rows, columns = shape[::-1] if layout.outputs_last else shape
         kind = np.uint16 if layout.bits == 16 else np.uint8
         self._held = raw.view(kind).reshape(rows, columns // self._packed)
@@ -215,8 +216,8 @@ class _View:
     def _numbers(self, start: int, stop: int) -> np.ndarray:
         """[outputs, K] of a band, a number each."""
         band = np.asarray(self._band(start, stop))
-        if self._packed == 2:
-            band = np.stack([band & 15, band >> 4], axis=-1).reshape(len(band), -1)
+        if self._packed > 1:
+            band = unpack_rows(band, self.layout.bits, band.shape[1] * self._packed, "little")
         return np.ascontiguousarray(band.T if self.layout.outputs_last else band)
 
     def _by_tiles(self, numbers: np.ndarray) -> np.ndarray:
@@ -252,8 +253,8 @@ class _View:
                     raw = rest.read(tiles[place].size * band.itemsize)
                     tiles[place] = np.frombuffer(raw, band.dtype).reshape(tiles[place].shape)
             band = np.ascontiguousarray(band.T) if self.layout.outputs_last else band
-            if self._packed == 2:
-                band = band[:, 0::2] | (band[:, 1::2] << 4)
+            if self._packed > 1:
+                band = pack_rows(band, self.layout.bits, "little")
             self._band(start, stop)[:] = band
 
     def _parted(self, places: np.ndarray) -> Iterator[np.ndarray]:

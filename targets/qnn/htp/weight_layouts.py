@@ -14,13 +14,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ....compiler.ir.packing import pack_rows, unpack_rows
+
 
 @dataclass(frozen=True)
 class Layout:
     """One form of a weight in tiles. `outputs_last`: outside of the binary it is [K, N], not [N, K]."""
 
     name: str
-    bits: int  # of a number: 4, 8 or 16
+    bits: int  # of a number: 2, 4, 8 or 16
     outputs_last: bool
     width: int  # outputs of a tile
     order: tuple[int, ...]  # the inputs of a group as they follow each other
@@ -48,7 +50,7 @@ class Layout:
             low = (signed & 255).astype(np.uint8)
             parted = np.stack([low, ((signed - low.view(np.int8)) >> 8).astype(np.uint8)], axis=-2)
         flat = np.ascontiguousarray(parted).view(np.uint8).reshape(len(parted), -1)
-        return flat[:, 0::2] | (flat[:, 1::2] << 4) if self.bits == 4 else flat
+        return pack_rows(flat, self.bits, "little") if self.bits < 8 else flat
 
     def formed(self, tiles: np.ndarray) -> np.ndarray:
         """Which of `tiles` the layout has a form for, as booleans."""
@@ -57,7 +59,8 @@ class Layout:
     def numbers(self, tiles: np.ndarray, inputs: int) -> np.ndarray:
         """The inverse of `tiles`: uint8 [tiles, bytes of a tile] as [outputs, K]."""
         group, depth = len(self.order), self.depth or inputs
-        flat = np.stack([tiles & 15, tiles >> 4], axis=-1) if self.bits == 4 else np.ascontiguousarray(tiles)
+        count = self.width * depth
+        flat = unpack_rows(tiles, self.bits, count, "little") if self.bits < 8 else np.ascontiguousarray(tiles)
         if self.split:
             halves = flat.reshape(-1, depth // group, self.width, 2, group)
             low = np.ascontiguousarray(halves[..., 0, :]).view(np.int8)
@@ -111,6 +114,8 @@ class Sparse(Layout):
         return made.reshape(-1, inputs // 32, 32, 32).transpose(0, 2, 1, 3).reshape(-1, inputs)
 
 
+_SIXTEEN = (3, 5, 7, 9, 11, 13, 15, 0, 2, 4, 6, 8, 10, 12, 14, 1)
+
 # by the type of the weight in the graph that the compiler was given
 LAYOUTS: dict[str, tuple[Layout, ...]] = {
     "UINT8": (
@@ -118,6 +123,8 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
         Layout("blocked int4, signed", 4, False, 32, (5, 7, 0, 2, 4, 6, 1, 3), flip=8),
         Layout("blocked int8", 8, False, 32, (0, 2, 1, 3)),
         Layout("blocked int8, signed", 8, False, 32, (0, 2, 1, 3), flip=128),
+        Layout("blocked int2", 2, False, 32, _SIXTEEN),
+        Layout("blocked int2, signed", 2, False, 32, _SIXTEEN, flip=2),
         Layout("integer scales", 8, True, 64, (0,), depth=1),
     ),
     "INT4": (Layout("int4", 4, True, 32, (0, 4, 1, 5, 2, 6, 3, 7), depth=32),),

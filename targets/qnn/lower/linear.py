@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .lowering import Lowering
 
 BLOCKS = (256, 128, 64, 32, 16)
-BITS = (4, 8)
+BITS = (2, 4, 8)
 
 
 def _matmul(low: Lowering, node: ir.Node) -> ir.Value:
@@ -95,10 +95,10 @@ def _turned(low: Lowering, linear: Linear) -> Weight:
 
 def _nbits(low: Lowering, linear: Linear, quant: QuantizedWeight, x: ir.Value, rows: int) -> ir.Value:
     n, k = linear.shape
-    block = _block(linear, quant, k)
-    low.use("matmul_nbits", linear.node, tokens=rows, k=k, n=n, bits=quant.bits, block=block, symmetric=quant.symmetric)
+    block, bits = _block(linear, quant, k), stored_bits(quant)
+    low.use("matmul_nbits", linear.node, tokens=rows, k=k, n=n, bits=bits, block=block, symmetric=quant.symmetric)
     build, store, name = low.build, low.build.store, linear.initializer.name or linear.name
-    per = 8 // quant.bits
+    per = 8 // bits
     packed = store.get(
         quant.q,
         f"nbits{block}",
@@ -116,8 +116,13 @@ def _nbits(low: Lowering, linear: Linear, quant: QuantizedWeight, x: ir.Value, r
         inputs.append(build.weight(zero, f"{name}.nbits_zero"))
     return build.op(
         "MatMulNBits", *inputs, shape=(1, rows, n), step="nbits", domain=CONTRIB,
-        K=k, N=n, bits=quant.bits, block_size=block,
+        K=k, N=n, bits=bits, block_size=block,
     )  # fmt: skip
+
+
+def stored_bits(quant: QuantizedWeight) -> int:
+    """Bits of an integer in MatMulNBits: the module holds those of 2 and 3 bits in 4, HTP takes 2, 4 and 8."""
+    return next((width for width in BITS if quant.format.bits <= width), quant.bits)
 
 
 def _block(linear: Linear, quant: QuantizedWeight, k: int) -> int:
@@ -151,9 +156,14 @@ def _listed() -> str:
 
 def _shifted_bytes(quant: QuantizedWeight, start: int, stop: int) -> np.ndarray:
     """Rows as unsigned integers (signed ones shifted by half the range), packed low nibble first: [rows, bytes]."""
-    shift = 1 << (quant.bits - 1) if quant.q.dtype.is_signed() else 0
-    q = (quant.q.rows(start, stop).astype(np.int16) + shift).astype(np.uint8)
-    return pack_rows(q, quant.bits, "little")
+    bits = stored_bits(quant)
+    return pack_rows(_unsigned(quant.q, bits, start, stop), bits, "little")
+
+
+def _unsigned(integers: Weight, bits: int, start: int, stop: int) -> np.ndarray:
+    """Rows shifted by half the range of `bits` if they have a sign."""
+    shift = 1 << (bits - 1) if integers.dtype.is_signed() else 0
+    return (integers.rows(start, stop).astype(np.int16) + shift).astype(np.uint8)
 
 
 def _blocked_scale(quant: QuantizedWeight, name: str, n: int, blocks: int) -> Weight:
@@ -168,13 +178,13 @@ def _blocked_zero(quant: QuantizedWeight, name: str, n: int, blocks: int) -> Wei
     zero = quant.zero_point
     if zero is None:
         raise ValueError(f"`{name}` has no zero points")
-    shift = 1 << (quant.bits - 1) if zero.dtype.is_signed() else 0
+    bits = stored_bits(quant)
 
     def rows(start: int, stop: int) -> np.ndarray:
-        z = (zero.rows(start, stop).astype(np.int16) + shift).astype(np.uint8).reshape(stop - start, -1)
-        return pack_rows(np.broadcast_to(z, (stop - start, blocks)), quant.bits, "little")
+        z = _unsigned(zero, bits, start, stop).reshape(stop - start, -1)
+        return pack_rows(np.broadcast_to(z, (stop - start, blocks)), bits, "little")
 
-    columns = (blocks * quant.bits + 7) // 8
+    columns = (blocks * bits + 7) // 8
     return derive(f"{name}.nbits_zero", ir.DataType.UINT8, (n, columns), rows, zero, Transform.PACK, "packed per row")
 
 
