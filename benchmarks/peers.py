@@ -91,13 +91,18 @@ def run(line: Line, folder: Path) -> dict[str, float]:
     out, ids = folder / "out", folder / f"{line.model}.npy"
     job = {"model": str(subject(line.model).folder), "windows": str(ids), "out": str(out), "method": line.method}
     job |= {"bits": form.bits, "block": form.block, "symmetric": form.symmetric}
-    command = [str(python(line.environment)), str(HERE / line.script), json.dumps(job)]
+    facts = told(line.environment, line.script, job, folder)
+    return {**judged(line.model, out), **facts}
+
+
+def told(environment: str, script: str, job: dict[str, Any], folder: Path) -> dict[str, float]:
+    """What a peer's script says at its end: seconds and MiB. RuntimeError: it failed."""
+    command = [str(python(environment)), str(HERE / script), json.dumps(job)]
     # in a folder that goes away: some tools leave logs where they are started
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_LONGEST, cwd=folder)
     if done.returncode:
         raise RuntimeError(next((x for x in reversed(done.stderr.splitlines()) if x.strip()), "it died"))
-    told = next(x for x in reversed(done.stdout.splitlines()) if x.startswith('{"seconds"'))
-    return {**judged(line.model, out), **json.loads(told)}
+    return json.loads(next(x for x in reversed(done.stdout.splitlines()) if x.startswith('{"seconds"')))
 
 
 def judged(model: str, folder: Path) -> dict[str, float]:
@@ -165,11 +170,13 @@ def _cell(row: dict[str, Any], least: float) -> str:
     return f"**{figures}**" if row["divergence"] == least else figures
 
 
-def install(peers: dict[str, Any]) -> None:
-    """An environment for each peer, with the torch that edgec is pinned to."""
+def install(peers: dict[str, Any], only: str = "") -> None:
+    """An environment for each peer whose name `only` matches, with the torch that edgec is pinned to."""
     pins = (ROOT / "constraints.txt").read_text().splitlines()
     torch = next(pin for pin in pins if pin.startswith("torch=="))
     for name, wanted in peers["environment"].items():
+        if not re.search(only, name):
+            continue
         place = ENVIRONMENTS / name
         subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
         pip = [str(python(name)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -183,13 +190,13 @@ def install(peers: dict[str, Any]) -> None:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--install", action="store_true", help="make the peers' environments and stop")
+    options.add_argument("--install", action="store_true", help="make the peers' environments (--only: some) and stop")
     options.add_argument("--markdown", action="store_true", help="print the tables of docs/peers.md from --json's file")
     options.add_argument("--only", default="", metavar="PATTERN")
     args = options.parse_args()
     peers = tomllib.loads((HERE / "peers.toml").read_text())
     if args.install:
-        install(peers)
+        install(peers, args.only)
         return
     if args.markdown:
         print(markdown(json.loads(args.json.read_text())["rows"]))

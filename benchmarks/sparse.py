@@ -7,8 +7,10 @@
 All linears but the head, or those of MLPs alone. Calibration: 128 windows of 256 tokens (`--samples`) of the running
 interpreter's standard library, the held-out modules left out. Each line has a process and a cache of its own;
 `peak MiB` is that process's while it prunes. `--model FILE.gguf` judges a real model on English instead (every second
-topic of pydoc, the others calibrate it). `--layer` prunes one layer of Qwen3-4B's largest
-shape, 2560 outputs of 9728 inputs. `--only PATTERN` runs the lines whose name it matches.
+topic of pydoc, the others calibrate it). `--peers` adds llm-compressor's SparseGPT and Wanda at 2:4, with the
+library's defaults, on the same windows (`python benchmarks/peers.py --install --only llm-compressor` first). `--layer`
+prunes one layer of Qwen3-4B's largest shape, 2560 outputs of 9728 inputs. `--only PATTERN` runs the lines whose name it
+matches.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import peers
 from common import MODELS, QWEN3, apart, parser, report, scratch
 from judge import judge, token_ids
 from real import texts as english
-from subjects import training_files
+from subjects import SMOLLM2, subject, training_files
 
 if TYPE_CHECKING:
     from edgec.compiler.calibration.calibration_text import Calibration
@@ -44,6 +48,8 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 INT4 = {"weights": "int4", "block": 32, "method": "gptq"}
 ON = {"all": None, "mlp": ("layers.*.mlp.*_proj",)}
+PEER_ON = {"all": "_proj$", "mlp": r"mlp\..*_proj$"}
+PEERS = ("sparsegpt", "wanda")
 OUT = ("lm_head", "embed_tokens")
 LAYER = (2560, 9728)  # outputs and inputs of Qwen3-4B's down_proj
 
@@ -111,6 +117,25 @@ def measure(model: str, line: dict[str, Any], windows: int, samples: int) -> dic
         return {**judge(module, load(model), ids, windows), **facts, "text": float(told[1]) if told else None}
 
 
+def measure_peer(model: str, on: str, method: str, windows: int, samples: int) -> dict[str, Any]:
+    """The same of llm-compressor's `method` at 2:4."""
+    from edgec.compiler.calibration import windows as calibrate
+    from edgec.compiler.sources.hf.load_hf import load_hf
+
+    with scratch() as folder:
+        given, ids = texts(model, folder, samples)
+        np.save(folder / "windows.npy", calibrate.windows(given, load(model)))
+        job = {"model": str(peer_folder(model)), "windows": str(folder / "windows.npy"), "out": str(folder / "out")}
+        job |= {"method": method, "pattern": "2:4", "on": PEER_ON[on]}
+        facts = peers.told("llm-compressor", "llm_compressor_pruning.py", job, folder)
+        return {**judge(load_hf("m", folder / "out", 512), load(model), ids, windows), **facts, "text": None}
+
+
+def peer_folder(model: str) -> Path:
+    """The model as transformers reads it."""
+    return subject(SMOLLM2).folder if model.endswith(".gguf") else MODELS / model
+
+
 def layer() -> dict[str, Any]:
     """One linear of `LAYER` pruned by sparsegpt and swaps on 32,768 random inputs that go together."""
     import torch
@@ -146,16 +171,23 @@ def main() -> None:
     options.add_argument("--model", default=QWEN3.name, help=f"default {QWEN3.name}")
     options.add_argument("--windows", type=int, default=96)
     options.add_argument("--samples", type=int, default=128)
+    options.add_argument("--peers", action="store_true", help="llm-compressor beside it")
     options.add_argument("--layer", action="store_true")
     args = options.parse_args()
     if args.measure:
-        print(json.dumps(measure(*json.loads(args.measure))))
+        model, line, *counts = json.loads(args.measure)
+        print(
+            json.dumps(measure_peer(model, *line, *counts) if isinstance(line, list) else measure(model, line, *counts))
+        )
         return
     if args.layer:
         report("One layer by sparsegpt and swaps", [layer()], args)
         return
     rows = []
-    for name, line in lines().items():
+    wanted: dict[str, Any] = lines()
+    if args.peers:
+        wanted |= {f"{on} 2:4 llm-compressor {method}": [on, method] for on in PEER_ON for method in PEERS}
+    for name, line in wanted.items():
         if not re.search(args.only, name):
             continue
         got = apart(__file__, [args.model, line, args.windows, args.samples])

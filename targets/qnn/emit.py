@@ -35,7 +35,7 @@ from .binaries import Binary, contexts, make_binaries
 from .carried_graphs import DATA, carry
 from .check.graphs import refused_uses
 from .conformance.legality import local_evidence
-from .guard import Guard, random_feeds
+from .guard import Guard, guard_key, keep_sizes, known_sizes, random_feeds
 from .htp.chip import Chip, tool_versions
 from .htp.compile import Compiled
 from .htp.context_binary import TensorSpec, check_encodings
@@ -184,8 +184,14 @@ def _sparse_store(job: EmitJob) -> bool:
 def _guarded(job: EmitJob, group: _Group, chip: Chip, notes: list[str]) -> tuple[int, int] | None:
     """Bytes of the first graph without and with the sparse store, if every graph computes the same with it; else a
     note says why not.
+
+    That it does is kept in the cache, by the graphs with their weights, the chip, the engine's build and the guard's
+    own code; that it does not is found again each time, as an engine may have died of other things.
     """
-    sizes, key = None, group.key
+    key = group.key
+    verdict = guard_key(key, list(group.graphs), chip)
+    if (sizes := known_sizes(verdict)) is not None:
+        return sizes
     together = (cache.entry(TARGET_KIND, key) / DATA).stat().st_size < _TOGETHER
     with Guard(chip, together) as guard:
         for name, lowered in group.graphs.items():
@@ -201,6 +207,7 @@ def _guarded(job: EmitJob, group: _Group, chip: Chip, notes: list[str]) -> tuple
                 notes.append(f"{dense}: {found}, in `{name}`")
                 return None
             sizes = sizes or found
+    keep_sizes(verdict, sizes)
     return sizes
 
 

@@ -7,8 +7,12 @@ against the sparse form.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +20,12 @@ import onnx_ir as ir
 
 from ...compiler.diagnostics.diagnostic import EngineError
 from ...compiler.emit.child_process import Child
+from ...compiler.files import cache
 from ...compiler.ir.activation_encodings import Encoding
-from .htp.chip import Chip
+from .htp.chip import Chip, tool_versions
 from .htp.emulator import QnnEmulator
 
+KIND = "qnn-guard"
 _SPREAD = 1 / 8  # of a type's range, around its zero: enough to move every output, little enough not to saturate
 _FEW = 16  # ids below this are in every table
 
@@ -107,3 +113,29 @@ def random_feeds(model: ir.Model, encodings: Mapping[str, Encoding]) -> dict[str
         else:
             found[name] = rng.normal(size=shape).astype(dtype)
     return found
+
+
+def guard_key(targets: str, graphs: Sequence[str], chip: Chip) -> str:
+    """What a verdict hangs on: graphs with their weights (`targets`, the key they lie under), chip, engine, code."""
+    from .htp import compile, sparse_option, worker
+
+    own = [Path(str(one)) for one in (__file__, compile.__file__, sparse_option.__file__, worker.__file__)]
+    code = [hashlib.sha256(path.read_bytes()).hexdigest() for path in own]
+    facts = [targets, sorted(graphs), asdict(chip), tool_versions(), code]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def known_sizes(key: str) -> tuple[int, int] | None:
+    """Bytes of the first graph, dense and sparse, if all graphs were once seen to compute the same."""
+    try:
+        dense, sparse = (int(size) for size in json.loads(cache.read_note(KIND, key) or "null"))
+    except (TypeError, ValueError):
+        return None
+    return (dense, sparse) if 0 < sparse < dense else None
+
+
+def keep_sizes(key: str, sizes: tuple[int, int] | None) -> None:
+    """Keep a verdict for `known_sizes`."""
+    if sizes is not None:
+        with contextlib.suppress(OSError):  # a cache that can only be read
+            cache.write_note(KIND, key, json.dumps(sizes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import onnx
 import pytest
 from edgec.compiler.cli import main
 from edgec.compiler.diagnostics.diagnostic import EngineError, PlanError
+from edgec.compiler.diagnostics.warn import EdgecWarning
 from edgec.compiler.emit.child_process import Child
 from edgec.compiler.emit.conformance.table import RIGHT, Row
 from edgec.compiler.ir.sparse_pattern import Sparsity
@@ -20,7 +22,7 @@ from edgec.compiler.ir.sparsity import kept_units
 from edgec.targets.qnn import QnnTarget, emit, sparse_store
 from edgec.targets.qnn.conformance import cases_sparse
 from edgec.targets.qnn.conformance.table import table
-from edgec.targets.qnn.guard import Guard
+from edgec.targets.qnn.guard import KIND, Guard, guard_key, keep_sizes, known_sizes
 from edgec.targets.qnn.htp import sparse_option
 from edgec.targets.qnn.htp.chip import tool_versions
 from edgec.targets.qnn.htp.compile import compile_shared, compile_twin
@@ -168,7 +170,7 @@ def test_a_model_is_stored_sparse_on_other_chips(device, pattern, weights, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("pattern", "weights"), [("2:4", "int8"), ("pairs", "int4")])
-def test_a_model_is_stored_sparse(pattern, weights, tmp_path, capsys):
+def test_a_model_is_stored_sparse(pattern, weights, tmp_path, capsys, monkeypatch):
     code, out = compiled(tmp_path, capsys, pattern=pattern, weights=weights, option="sparse_store = on")
     assert code == 0, out
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
@@ -182,6 +184,28 @@ def test_a_model_is_stored_sparse(pattern, weights, tmp_path, capsys):
     verified = json.loads(capsys.readouterr().out)
     facts = next(facts for facts in verified["parts"].values() if facts["device"] == "npu")
     assert facts["emission"] < 0.01
+    monkeypatch.setattr(Guard, "compared", lambda *_: pytest.fail("the same graphs were compared again"))
+    before = (tmp_path / "out" / part["file"]).read_bytes()
+    code, out = compiled(tmp_path, capsys, pattern=pattern, weights=weights, option="sparse_store = on")
+    assert (code, (tmp_path / "out" / part["file"]).read_bytes()) == (0, before)
+
+
+def test_a_verdict_holds_for_these_graphs_chip_and_code_alone(tmp_path, chip, monkeypatch):
+    monkeypatch.setenv("EDGEC_CACHE", str(tmp_path))
+    key = guard_key("a" * 64, ["one"], chip)
+    assert known_sizes(key) is None
+    keep_sizes(key, None)
+    assert known_sizes(key) is None
+    keep_sizes(key, (200, 150))
+    assert known_sizes(key) == (200, 150)
+    others = ("b" * 64, ["one"], chip), ("a" * 64, ["two"], chip), ("a" * 64, ["one"], replace(chip, arch=79))
+    assert [known_sizes(guard_key(*other)) for other in others] == [None, None, None]
+    keep_sizes(key, (150, 200))  # a store that does not shrink is none
+    assert known_sizes(key) is None
+    (note,) = (path for path in (tmp_path / KIND).rglob("*") if path.is_file())
+    note.write_bytes(note.read_bytes()[:-9])
+    with pytest.warns(EdgecWarning, match="W0955"):
+        assert known_sizes(key) is None
 
 
 @pytest.mark.parametrize("arch", ["v73", "v75", "v79", "v81"])
