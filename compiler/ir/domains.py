@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 OWN_DOMAIN = "ai.edgec"
-RUNTIME_DOMAIN = "com.microsoft"
+RUNTIME_DOMAINS = ("com.microsoft", "ai.onnx.ml")  # of ops that ONNX Runtime brings; no other engine has them

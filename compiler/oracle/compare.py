@@ -3,7 +3,7 @@
     error(output) = max|after - before| / max|before|          an exact rewrite: equal bit patterns, error 0
 
 Inputs are small: every open dimension gets 4 (a decoder: 3 new positions on a cache of 5), float inputs are normal,
-integer inputs are indices of what they look up.
+integer inputs are indices of what they look up. `probes.py` finds sizes and kinds of numbers that a graph takes.
 """
 
 from __future__ import annotations
@@ -21,15 +21,38 @@ if TYPE_CHECKING:
     from ..ir.decoder_arch import DecoderArch
 
 _OPEN, _TOKENS, _PAST = 4, 3, 5
+_WORDS = ("", "a", "edge", "two words", "größe")
 Feeds = dict[str, np.ndarray]
+Sizes = Mapping[str, int]  # of open dimensions: by name, or by `input.axis` where they have none
+
+ORDINARY, FROM_THE_END, WIDE, ZEROS, LARGE, SMALL = "ordinary", "from the end", "wide", "zeros", "large", "small"
+_SCALE = {ZEROS: 0.0, LARGE: 30.0, SMALL: 1e-3}
 
 
-def random_feeds(graph: ir.Graph, arch: DecoderArch | None = None, seed: int = 0, past: int = _PAST) -> Feeds:
+def random_feeds(
+    graph: ir.Graph,
+    arch: DecoderArch | None = None,
+    seed: int = 0,
+    past: int = _PAST,
+    sizes: Sizes | None = None,
+    kind: str = ORDINARY,
+) -> Feeds:
     """Inputs for `graph`; a decoder's mask and positions are those of a real call on a cache of `past`."""
     rng = np.random.default_rng(seed)
     if arch is not None and any(value.name == "input_ids" for value in graph.inputs):
         return _decoder_feeds(graph, arch, rng, past)
-    return {value.name or "": _random(value, _dims(value, {}), rng) for value in graph.inputs}
+    return {value.name or "": _random(value, _dims(value, sizes or {}), rng, kind) for value in graph.inputs}
+
+
+def open_dimensions(graph: ir.Graph) -> list[str]:
+    """The open dimensions of the inputs, each once: their names, `input.axis` of those that have none."""
+    found = (
+        dim.value or f"{value.name}.{axis}"
+        for value in graph.inputs
+        for axis, dim in enumerate(value.shape or ())
+        if not isinstance(dim, int)
+    )
+    return list(dict.fromkeys(found))
 
 
 def _decoder_feeds(graph: ir.Graph, arch: DecoderArch, rng: np.random.Generator, past: int) -> Feeds:
@@ -61,31 +84,51 @@ def _decoder_feeds(graph: ir.Graph, arch: DecoderArch, rng: np.random.Generator,
     return feeds
 
 
-def _dims(value: ir.Value, numbers: Mapping[str, int]) -> tuple[int, ...]:
+def _dims(value: ir.Value, sizes: Sizes) -> tuple[int, ...]:
     dims = value.shape if value.shape is not None else ()
-    return tuple(d if isinstance(d, int) else numbers.get(d.value or "", _OPEN) for d in dims)
+    return tuple(
+        d if isinstance(d, int) else sizes.get(d.value or f"{value.name}.{axis}", _OPEN) for axis, d in enumerate(dims)
+    )
 
 
-def _random(value: ir.Value, dims: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+def _random(value: ir.Value, dims: tuple[int, ...], rng: np.random.Generator, kind: str = ORDINARY) -> np.ndarray:
     dtype = value.dtype or ir.DataType.FLOAT
     if dtype == ir.DataType.BOOL:
         return rng.integers(0, 2, dims).astype(bool)
+    if dtype == ir.DataType.STRING:
+        return np.array([_WORDS[i] for i in rng.integers(0, len(_WORDS), int(np.prod(dims)))], object).reshape(dims)
     if dtype.is_floating_point():
-        return rng.standard_normal(dims).astype(dtype.numpy())
-    return rng.integers(0, _index_limit(value), dims).astype(dtype.numpy())
+        return (rng.standard_normal(dims) * _SCALE.get(kind, 1.0)).astype(dtype.numpy())
+    limit = _index_limit(value)
+    if limit is None and kind == WIDE:
+        info = ir_range(dtype)
+        return rng.integers(info[0], info[1], dims, dtype=np.int64, endpoint=True).astype(dtype.numpy())
+    low = -(limit or 2) if kind == FROM_THE_END and limit is not None else 0
+    return rng.integers(low, limit or 2, dims).astype(dtype.numpy())
 
 
-def _index_limit(value: ir.Value) -> int:
-    """How many rows the smallest table has that `value` looks up; 2 if it looks up none."""
-    sizes = []
-    for use in value.uses():
-        table = use.node.inputs[0] if use.node.op_type.startswith("Gather") and use.idx == 1 else None
-        if table is not None:
-            axis = use.node.attributes.get("axis")
-            shape = table.shape if table.shape is not None else (c.shape if (c := constant(table)) else None)
-            if shape is not None and isinstance(size := shape[axis.as_int() if axis else 0], int):
-                sizes.append(size)
-    return min(sizes, default=2)
+def ir_range(dtype: ir.DataType) -> tuple[int, int]:
+    """The integers of a type, those of 64 bits as far as 32 bits go: sizes and ids are no larger."""
+    bits = min(dtype.bitwidth, 32)
+    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if dtype.is_signed() else (0, (1 << bits) - 1)
+
+
+def _index_limit(value: ir.Value) -> int | None:
+    """How many rows the smallest table has that `value` looks up, through casts too; None if it looks up none."""
+    sizes: list[int] = []
+    waiting = [value]
+    while waiting:
+        for use in waiting.pop().uses():
+            node = use.node
+            if node.op_type in ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze") and use.idx == 0:
+                waiting.append(node.outputs[0])
+            table = node.inputs[0] if node.op_type.startswith("Gather") and use.idx == 1 else None
+            if table is not None:
+                axis = node.attributes.get("axis")
+                shape = table.shape if table.shape is not None else (c.shape if (c := constant(table)) else None)
+                if shape is not None and isinstance(size := shape[axis.as_int() if axis else 0], int):
+                    sizes.append(size)
+    return min(sizes, default=None)
 
 
 def outputs(module: Module, key: str, feeds: Feeds) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ for models that fit in memory twice; writing the graph for it streams and took 1
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,10 +34,12 @@ def save_for_ort(model: ir.Model, directory: Path) -> Path:
     return save_graphs({"model": model}, directory, "model.data")["model"]
 
 
-def open_session(model: ir.Model) -> onnxruntime.InferenceSession:
+def open_session(
+    model: ir.Model, opener: Callable[[str], onnxruntime.InferenceSession] = session
+) -> onnxruntime.InferenceSession:
     """A session over a temporary copy of `model`, which is gone once the weights are mapped."""
     with scratch_folder("oracle") as directory:
-        return session(str(save_for_ort(model, directory)))
+        return opener(str(save_for_ort(model, directory)))
 
 
 def run(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -61,4 +61,4 @@ def as_float(array: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
     quantization = spec.get("quantization")
     if quantization is not None:
         return (array.astype(np.float32) - quantization["zero_point"]) * np.float32(quantization["scale"])
-    return array if array.dtype.kind in "iub" else array.astype(np.float32)
+    return array if array.dtype.kind in "iubO" else array.astype(np.float32)

@@ -128,4 +128,7 @@ def numpy_dtype(name: str) -> np.dtype:
     """The array type of a manifest's dtype; the ones numpy lacks come from ml_dtypes."""
     import ml_dtypes
 
+    if name == "string":
+        return np.dtype(object)
+    name = name.replace("float8e", "float8_e")
     return np.dtype(getattr(ml_dtypes, name, name))

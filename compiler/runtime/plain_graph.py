@@ -45,7 +45,7 @@ def run_graph(
     made = run_parts(manifest, name, read_arrays(Path(inputs)), opener=open_oracle if oracle else open_graph)
     if outputs is not None:
         with Path(outputs).open("wb") as file:
-            np.savez(file, **made)  # pyright: ignore[reportArgumentType] - its keywords are arrays
+            np.savez(file, **{name: _plain(array) for name, array in made.items()})  # pyright: ignore[reportArgumentType] - its keywords are arrays
     return {"model": name, "outputs": {key: _summary(array) for key, array in made.items()}}
 
 
@@ -113,7 +113,14 @@ def _take(values: dict[str, np.ndarray], spec: dict[str, Any], model: str) -> np
     return as_tensor(array, spec)
 
 
+def _plain(array: np.ndarray) -> np.ndarray:
+    """Texts as numpy stores them without pickling."""
+    return array.astype(str) if array.dtype.kind == "O" else array
+
+
 def _summary(array: np.ndarray) -> dict[str, Any]:
+    if array.dtype.kind == "O":
+        return {"dtype": "string", "shape": list(array.shape), "min": None, "max": None, "mean": None}
     return {
         "dtype": array.dtype.name,
         "shape": list(array.shape),

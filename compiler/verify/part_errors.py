@@ -15,7 +15,8 @@ error contains that of the parts before it. The float values are those of the se
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,8 @@ from ..diagnostics.diagnostic import EdgecError
 from ..ir import kv_names
 from ..ir.clone import clone_model
 from ..ir.module import MAIN, Module
+from ..oracle.compare import ORDINARY, Sizes
+from ..oracle.probes import Probes, Trial
 from ..runtime.chain import ChainModel, Opener
 from ..runtime.decoder_inputs import as_float
 from ..runtime.engines import open_graph, open_model, open_reference, target_of
@@ -54,10 +57,14 @@ class Comparison:
         self.emission: float | None = None
         self.quantization: float | None = None
         self.bound = 0.0  # of `emission`
+        self.rounding: Callable[[str], float] = lambda _tensor: 0.0  # how far rounding alone moves a tensor
         self.unsplit = ""  # why the two are not told apart
 
     def add(self, tensor: str, bucket: str, engine: np.ndarray, reference: np.ndarray) -> None:
         """Take in one tensor: the engine's value, and the float module's in the same order of elements."""
+        if reference.dtype.kind == "O":
+            self._add_texts(tensor, bucket, engine, reference)
+            return
         a, b = (array.astype(np.float64).ravel() for array in (engine, reference))
         if a.size != b.size:
             self.wrong.append(f"`{tensor}` of bucket `{bucket}` has {a.size} values, the float module {b.size}")
@@ -72,10 +79,17 @@ class Comparison:
         if not cosine >= FAR and error > 1e-6:
             self._far.append(f"`{tensor}` of bucket `{bucket}` has a cosine of {cosine:.3f} with the float module's")
 
+    def _add_texts(self, tensor: str, bucket: str, engine: np.ndarray, reference: np.ndarray) -> None:
+        if engine.shape != reference.shape or not np.array_equal(engine, reference):
+            self.wrong.append(f"`{tensor}` of bucket `{bucket}` has other texts than the float module's")
+        self.max_error, self.worst = self.max_error or 0.0, self.worst or f"{tensor} of {bucket}"
+
     def split(self, tensor: str, bucket: str, engine: np.ndarray, plain: np.ndarray, exact: np.ndarray | None) -> None:
         """Take in one tensor of the engine, the reference's, and the float module's if it has one."""
+        if plain.dtype.kind == "O":
+            return  # `add` compares texts
         emission = _relative(engine, plain)
-        if not emission <= self.bound:
+        if not emission <= self.bound and not _furthest(engine, plain) <= self.rounding(tensor):
             told = f"{emission:.3g} relative from its own graph in plain operators, {self.bound:g} is rounding"
             self.wrong.append(f"`{tensor}` of bucket `{bucket}` is {told}")
         self.emission = max(emission, self.emission or 0.0)
@@ -103,6 +117,10 @@ def _relative(a: np.ndarray, b: np.ndarray) -> float:
         return float("inf")
     size = float(np.linalg.norm(y))
     return float(np.linalg.norm(x - y)) / (size or 1.0)
+
+
+def _furthest(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0.0)) if a.size == b.size else np.inf
 
 
 class _Beside:
@@ -249,10 +267,18 @@ def _compare_graph(manifest: Manifest, name: str, module: Module, found: Mapping
     values = _float_graph_values(module, manifest, name)
     buckets = manifest.buckets(name) or [{"name": MAIN, "parts": list(found)}]
     seen: dict[str, dict[str, np.ndarray]] = {part: {} for part in found}
+    sizes = next(Probes(module.main).sizes(), None)
+    if sizes is None:
+        for part in found.values():
+            part.unsplit = "no sizes of the model's open dimensions were found that it runs with"
+        return
     for row in buckets:
-        arrays = {spec["name"]: _probe(spec) for spec in _fed(manifest, row)}
+        arrays = {spec["name"]: _probe(spec, sizes) for spec in _fed(manifest, row)}
         dtypes = {value.name: value.dtype.numpy() for value in module.main.graph.inputs if value.dtype is not None}
-        reference = _run_float(module, {key: arrays[key].astype(kind) for key, kind in dtypes.items() if key}, values)
+        feeds = {key: arrays[key].astype(kind) for key, kind in dtypes.items() if key}
+        reference = _run_float(module, feeds, values)
+        for part in found.values():
+            part.rounding = _rounding(module, feeds, reference)
 
         def tap(
             part: str, made: Mapping[str, np.ndarray], row: Mapping[str, Any] = row, reference: Mapping = reference
@@ -269,6 +295,18 @@ def _compare_graph(manifest: Manifest, name: str, module: Module, found: Mapping
         run_parts(manifest, name, arrays, row["name"], tap, _beside(found, seen))
 
 
+def _rounding(module: Module, feeds: dict[str, np.ndarray], made: Mapping[str, np.ndarray]) -> Callable[[str], float]:
+    """How far rounding alone moves an output of the float model; found when it is first asked for."""
+    outputs = {value.name or "" for value in module.main.graph.outputs}
+
+    @functools.cache
+    def moved() -> dict[str, float]:
+        trial = Trial(ORDINARY, feeds, {name: array for name, array in made.items() if name in outputs})
+        return Probes(module.main).rounding(trial)
+
+    return lambda tensor: moved().get(tensor, 0.0) if tensor in outputs else 0.0
+
+
 def _fed(manifest: Manifest, bucket: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The inputs that the parts of a bucket read and none of them makes, each once."""
     graphs = [manifest.parts[part]["graphs"][bucket["name"]] for part in bucket["parts"]]
@@ -277,10 +315,13 @@ def _fed(manifest: Manifest, bucket: Mapping[str, Any]) -> list[Mapping[str, Any
     return [spec for name, spec in read.items() if name not in made]
 
 
-def _probe(spec: Mapping[str, Any]) -> np.ndarray:
-    """Deterministic values for an input: normal floats, zeros of everything else; 2 for a size that is open."""
-    shape = [size if isinstance(size, int) else 2 for size in spec["shape"]]
+def _probe(spec: Mapping[str, Any], sizes: Sizes) -> np.ndarray:
+    """Deterministic values for an input: normal floats, zeros of everything else; `sizes` of open dimensions."""
+    named = enumerate(spec["shape"])
+    shape = [d if isinstance(d, int) else sizes.get(d or f"{spec['name']}.{axis}", 2) for axis, d in named]
     dtype = numpy_dtype(spec["dtype"])
+    if dtype.kind == "O":
+        return np.full(shape, "", dtype)
     if dtype.kind != "f":
         return np.zeros(shape, dtype)
     return np.random.default_rng(0).normal(size=shape).astype(dtype)

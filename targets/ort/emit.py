@@ -50,11 +50,11 @@ def emit(job: EmitJob) -> Emission:
     read_back(paths, after, lowering, job)
     level = FAST if packs and not _dequantises(after) else EXACT
     lookup = table_kind(before.values())
-    compare(before, paths, level, job, bool(halves.stored), lookup)
+    untried = compare(before, paths, level, job, bool(halves.stored), lookup)
     if lookup:
         build_into(folder / KERNELS, binary=job.device.is_host)
     parts = {part.name: _entry(job, part, level, lookup) for part in job.parts}
-    notes = [f"`{name}` keeps DequantizeLinear: {why}" for name, why in lowering.left.items()]
+    notes = [*untried, *(f"`{name}` keeps DequantizeLinear: {why}" for name, why in lowering.left.items())]
     notes += [f"`{name}` is stored as float32: float16 would overflow" for name in halves.wide]
     stored = _stored(before, lowering, halves)
     sparse = sparse_in_files(before, paths, lowering, f"{job.folder}/{DATA}")

@@ -228,7 +228,7 @@ def model(body: str, opset: int = 17, domains: str = "", head: str = "float[2,4]
         (model("[n] y = Foo(x)"), "E0374", "node `n` in"),
         (model("y = Swish(x)"), "E0374", "the node that computes `y`"),
         (model("y = Swish(x)"), "E0374", "is a Swish, which ONNX opset 17 does not have"),
-        (model("y = com.microsoft.Gelu(x)", domains=', "com.microsoft" : 1'), "E0374", "com.microsoft::Gelu"),
+        (model("y = mine.Gelu(x)", domains=', "mine" : 1'), "E0374", "mine::Gelu"),
         (model("y = Relu(none)"), "E0375", "the node that computes `y` reads `none`, which nothing makes"),
         (model("y = Relu(x)  y = Relu(x)"), "E0375", "`y` is made more than once"),
         (model("z = Relu(x)"), "E0375", "nothing makes its output `y`"),
@@ -364,7 +364,7 @@ GOLDEN: dict[str, Callable[[Path], Path]] = {
     "E0371": lfs_pointer,
     "E0372": external_gone,
     "E0373": lambda folder: save(model("y = CumProd(x, a)", 26, head="float[2,4] x, int64 a"), folder),
-    "E0374": lambda folder: save(model("y = com.microsoft.Gelu(x)", domains=', "com.microsoft" : 1'), folder),
+    "E0374": lambda folder: save(model("y = mine.Gelu(x)", domains=', "mine" : 1'), folder),
     "E0375": lambda folder: save(model("y = MatMul(x, w)"), folder),
     "E0376": training,
 }

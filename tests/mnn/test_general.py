@@ -9,9 +9,11 @@ import onnx
 import pytest
 from edgec.compiler.diagnostics.diagnostic import EngineError, PlanError
 from edgec.compiler.ir.module import Module
+from edgec.compiler.ir.weights import from_array
 from edgec.compiler.oracle import oracle
 from edgec.compiler.sources.onnx.load_onnx import load_onnx
 from edgec.targets.mnn.file.read_back import inspect
+from edgec.targets.mnn.graph import ops
 from edgec.targets.mnn.graph.emit_graph import emit_graph, random_feeds, relative_errors
 from edgec.targets.mnn.run.engine import MnnGraph
 
@@ -108,6 +110,12 @@ REFUSED = {
     "only 2-D convolutions": "(float[n,3,8] x, float[4,3,3] w) => (float[n,4,6] y) { y = Conv(x, w) }",
     "an axis other than the last": "(float[n,3,8] x, float[3,8] w) => (float[n,3,8] y)"
     " { y = LayerNormalization<axis = 1>(x, w) }",
+    "exact up to 2^24 only": "(int32[4] x) => (int32[4] y) { y = Add(x, x) }",
+    "holds integers beyond 32 bits": "(int64[3] x) => (int64[4] y)"
+    " { c = Constant<value_ints = [4000000000]>() y = Concat<axis = 0>(x, c) }",
+    "its result `m` besides the first is read": "(float[1,8] x) => (float[1,8] y, bool[1,8] m) { y, m = Dropout(x) }",
+    "is an input as it stands": "(float[2,8] x) => (float[2,8] y, float[2,8] x) { y = Relu(x) }",
+    "an operand of rank 1": "(float[8] x, float[6,8] w) => (float[6] y) { y = MatMul(w, x) }",
     "(Shape)": "(float[n,8] x) => (int64[2] y) { y = Shape(x) }",
 }
 
@@ -126,10 +134,65 @@ def test_the_refusal_as_it_reads(tmp_path, golden_error):
     golden_error("E0710", caught.value)
 
 
-def test_an_op_that_mnn_computes_wrong_is_found_and_named(tmp_path, golden_error):
-    # the sine of numbers beyond 10^5 is not MNN's strength
+def test_an_op_that_mnn_computes_wrong_is_found_and_named(tmp_path, golden_error, monkeypatch):
+    monkeypatch.setitem(ops.UNARY, "Sin", "COS")
     body = """(float[n,40] x) => (float[n,40] y) {
-        a = Exp(x) b = Mul(a, a) c = Mul(b, b) d = Mul(c, c) e = Mul(d, d) f = Sin(e) y = Add(f, f) }"""
+        a = Exp(x) b = Mul(a, a) c = Mul(b, b) d = Mul(c, c) e = Abs(x) f = Sin(e) y = Add(f, d) }"""
     with pytest.raises(EngineError, match=r"computes `sin_5` \(Sin\) of `net` wrong") as caught:
         emit_graph(load(tmp_path, body), tmp_path / "out", "normal", 1)
     golden_error("E0711", caught.value, hide={caught.value.diagnostics[0].message.split("off by ")[1]: "X of range"})
+
+
+def test_no_size_that_runs_is_said(tmp_path, golden_error):
+    body = "(float[n,8] x, float[1031,8] w) => (float[m,8] y) { a = Concat<axis = 0>(x, x) y = Sub(a, w) }"
+    with pytest.raises(PlanError) as caught:
+        emit_graph(load(tmp_path, body), tmp_path / "out", "normal", 1)
+    golden_error("E0712", caught.value)
+
+
+RIGHT = {
+    "names of its own": "(float[2,8] x, float[8,8] w, float[8,8] w2) => (float[2,8] z)"
+    ' { y = MatMul(x, w) "y/rows" = MatMul(y, w2) z = Add("y/rows", "y/rows") }',
+    "a constant to the left": "(float[8,4] x, float[6,8] w) => (float[6,4] y) { y = MatMul(w, x) }",
+    "two matrices": "(float[n,8] x) => (float[n,n] y) { t = Transpose(x) y = MatMul(x, t) }",
+    "a constant output": "(float[2,8] x, float[8] k) => (float[2,8] y, float[8] k) { y = Relu(x) }",
+    "an index from the end": "(float[1,5,4] x) => (float[1,4] y)"
+    " { i = Constant<value_int = -1>() y = Gather<axis = 1>(x, i) }",
+    "indices from the end": "(int64[3] i, float[9,2] t) => (float[3,2] y) { y = Gather(t, i) }",
+    "an index into an open axis": "(float[n,4] x) => (float[4] y) { i = Constant<value_int = -2>() y = Gather(x, i) }",
+    "a kernel of seven": "(float[n,3,h,v] x, float[8,3,7,7] w) => (float[n,8,a,b] y) { y = Conv(x, w) }",
+    "integers that are moved": "(int32[2,3] x) => (int32[3,2] y) { y = Transpose(x) }",
+}
+
+
+@pytest.mark.parametrize("what", RIGHT)
+def test_is_right(what, tmp_path):
+    module = load(tmp_path, RIGHT[what])
+    made = emit_graph(module, tmp_path / "out", "normal", 1)
+    assert max(made.errors.values()) < (1e-3 if "kernel" in what else 2e-6)  # Winograd
+
+
+def test_negative_indices_are_read_from_the_end(tmp_path):
+    emit_graph(load(tmp_path, RIGHT["indices from the end"]), tmp_path / "out", "normal", 1)
+    session = MnnGraph(tmp_path / "out" / "net.mnn", ["i"], ["y"], "normal", 1, "MNN")
+    table = load(tmp_path, RIGHT["indices from the end"]).main.graph.initializers["t"].const_value
+    ids = np.array([-1, 0, -9])
+    made = session.run({"i": ids})["y"]
+    with pytest.raises(PlanError, match="holds 4000000000, and MNN's integers have 32 bits"):
+        session.run({"i": np.array([1, 2, 4_000_000_000])})
+    session.close()
+    np.testing.assert_array_equal(made, np.asarray(table)[ids])
+
+
+@pytest.mark.parametrize("scale", [1e-9, 3e-7])
+def test_small_weights_stay_floats(scale, tmp_path):
+    """float16 loses digits below 6e-5 and everything below 6e-8."""
+    body = "(float[1,16] x, float[16,8] w, float[1] c) => (float[1,8] y) { a = MatMul(x, w) y = Mul(a, c) }"
+    module = load(tmp_path, body)
+    for name, factor in (("w", scale), ("c", 1 / scale)):
+        value = module.main.graph.initializers[name]
+        value.const_value = from_array(name, np.asarray(value.const_value) * np.float32(factor))
+    made = emit_graph(module, tmp_path / "out", "normal", 1)
+    assert [blob.describe() for blob in made.blobs.values()] == ["float32"]
+    assert error_of(module, tmp_path / "out", "normal") < 2e-6
+    assert "lose digits" in made.notes[0]

@@ -61,10 +61,9 @@ def test_equal_to_the_engines_own_ops(bits: int, block: int, zeros: str, looked_
     np.testing.assert_allclose(made["y"], expected["y"], rtol=1e-4, atol=1e-4)
 
 
-def test_an_op_it_does_not_know_is_an_error(tmp_path: Path) -> None:
+def test_other_ops_of_the_model_stay(tmp_path: Path) -> None:
     path, _ = write(tmp_path, 4, 32, "none", False)
     model = ir.load(path)
     next(iter(model.graph)).op_type = "MatMulBnb4"
     ir.save(model, tmp_path / "other.onnx")
-    with pytest.raises(ValueError, match="`MatMulBnb4` of `e` has no form in standard operators"):
-        plain(tmp_path / "other.onnx")
+    assert [node.op_type for node in plain(tmp_path / "other.onnx").graph] == ["MatMulBnb4"]

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from edgec.compiler.diagnostics.diagnostic import PlanError
+from edgec.compiler.diagnostics.warn import collected
 from edgec.compiler.emit.conformance.measure import Bounds, verdict_of
 from edgec.compiler.ir.levels import Level
 from edgec.compiler.ir.save import save_graphs
@@ -128,6 +129,39 @@ def _block_eight() -> ir.Model:
     for node in model.graph:
         node.name = (node.name or "").replace("op", "layers.0.mlp.up_proj")
     return model
+
+
+NO_FORM = {
+    "is an input as it stands": "g (float[1,4] x) => (float[1,4] y, float[1,4] x) { [a] y = Relu (x) }",
+    "is a constant as it stands": "g (float[1,4] x) => (float[1,4] y, float[4] k)"
+    " <float[4] k = {1, 2, 3, 4}> { [a] y = Relu (x) }",
+    "Div of int32 has no lowering": "g (int32[1,4] x) => (int32[1,4] y)"
+    " <int32[4] k = {2, 2, 2, 2}> { [a] y = Div (x, k) }",
+    "fp16 holds nothing": "g (float[1,2] x) => (float[2,2] y)"
+    " <float[2,2] w = {1e-9, 2e-9, 0, 0}> { [a] y = Mul (x, w) }",
+    "fp16 loses digits": "g (float[1,2] x) => (float[2,2] y)"
+    " <float[2,2] w = {1e-6, 2e-6, 0, 0}> { [a] y = Mul (x, w) }",
+}
+
+
+@pytest.mark.parametrize("why", NO_FORM)
+def test_what_has_no_form_is_refused_by_name(why, static):
+    with pytest.raises(PlanError) as raised:
+        lower({"g": static(NO_FORM[why])}, WeightStore())
+    assert why in raised.value.diagnostics[0].message
+
+
+def test_an_input_that_nothing_reads_is_left_out(static):
+    body = "g (float[1,4] x, float[1,4] u) => (float[1,4] y) { [a] y = Relu (x) }"
+    graph = lower({"g": static(body)}, WeightStore())["g"].model.graph
+    assert [value.name for value in graph.inputs] == ["x"]
+
+
+def test_a_gain_that_fp16_loses_is_a_warning(static, golden_error):
+    body = "g (float[1,2] x) => (float[1,2] y) <float[2] w = {1e-9, 2e-9}> { [a] y = Mul (x, w) }"
+    with collected() as said, pytest.warns(Warning, match="W0630"):
+        lower({"g": static(body)}, WeightStore())
+    golden_error("W0630", said)
 
 
 @pytest.mark.parametrize("code", REFUSALS)

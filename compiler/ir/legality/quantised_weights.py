@@ -17,6 +17,7 @@ from ..linears import DEQUANTIZE_BLOCKS
 from ..module import Module
 
 _INTEGERS = {ir.DataType[name] for name in ("INT2", "UINT2", "INT4", "UINT4", "INT8", "UINT8")}
+_OF_FILES = {ir.DataType[name] for name in ("INT16", "UINT16", "INT32")}  # biases of models quantised elsewhere
 
 
 def dequantised_weights(module: Module) -> Iterator[str]:
@@ -48,7 +49,7 @@ def _minimum_faults(module: Module, node: ir.Node) -> Iterator[str]:
 def _dequant_faults(module: Module, node: ir.Node, weight: ir.TensorProtocol) -> Iterator[str]:
     inputs = [*node.inputs, None, None][:3]
     scale, zero = module.constant(inputs[1]), module.constant(inputs[2])
-    if weight.dtype not in _INTEGERS:
+    if weight.dtype not in _INTEGERS | _OF_FILES:
         yield f"takes {weight.dtype.name.lower()} weights"
         return
     if scale is None:

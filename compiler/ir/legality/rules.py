@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from ...diagnostics.diagnostic import EngineError, Span, fail
 from ..annotations import DEVICE, faults
-from ..domains import OWN_DOMAIN, RUNTIME_DOMAIN
+from ..domains import OWN_DOMAIN, RUNTIME_DOMAINS
 from ..levels import Level
 from ..module import MAIN, Module
 from ..ops.find_op import definition_of
@@ -143,7 +143,7 @@ def _domain_faults(module: Module, model: ir.Model, node: ir.Node) -> Found:
             yield f"is an {OWN_DOMAIN}::{node.op_type}, which no installed package defines"
         elif not definition.same_body(model.functions[node.op_identifier()]):
             yield f"is an {OWN_DOMAIN}::{node.op_type} whose body is not that of its definition"
-    elif node.domain != RUNTIME_DOMAIN or module.level < Level.TARGET:
+    elif node.domain not in RUNTIME_DOMAINS:
         yield f"is a {node.domain}::{node.op_type}; that domain is not legal here"
     if node.domain not in ("", "ai.onnx") and node.domain not in model.graph.opset_imports:
         yield f"is of the domain {node.domain}, which the model does not import"

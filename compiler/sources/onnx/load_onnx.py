@@ -83,6 +83,7 @@ def _parse(file: Path) -> onnx.ModelProto:
         fail("E0371", f"`{file}` is not an ONNX model: it has no graph with outputs")
     refuse_bad_text(proto, file)
     _one_domain_name(proto)
+    _open_negative_dimensions(proto)
     return proto
 
 
@@ -92,6 +93,15 @@ def _one_domain_name(proto: onnx.ModelProto) -> None:
     for entry in (*proto.opset_import, *nodes, *(e for f in proto.functions for e in (*f.opset_import, *f.node))):
         if entry.domain == "ai.onnx":
             entry.domain = ""
+
+
+def _open_negative_dimensions(proto: onnx.ModelProto) -> None:
+    """Some exporters write an open dimension as -1; ONNX leaves it without a value."""
+    for graph in all_graphs(proto):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            for dim in value.type.tensor_type.shape.dim:
+                if dim.dim_value < 0:
+                    dim.ClearField("dim_value")
 
 
 def _graph(proto: onnx.ModelProto, file: Path) -> ir.Model:

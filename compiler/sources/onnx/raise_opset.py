@@ -36,21 +36,51 @@ def upgrade(model: ir.Model, file: Path) -> ir.Model:
     weights = take_weights(model.graph, _stays_out)
     proto = ir.to_proto(model)
     proto.ir_version = max(proto.ir_version, IR_VERSION)
-    _call(lambda: onnx.checker.check_model(proto), "E0375", f"`{file}` is not a valid ONNX model")
+    _call(lambda: onnx.checker.check_model(_without_shapeless(proto)), "E0375", f"`{file}` is not a valid ONNX model")
     if version != OPSET:
         what = f"`{file}` cannot be brought from opset {version} to {OPSET}"
         proto = _call(lambda: onnx.version_converter.convert_version(proto, OPSET), "E0373", what)
-        _call(lambda: onnx.checker.check_model(proto), "E0373", what)
-    inferred = _call(
-        lambda: onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True),
-        "E0375",
-        f"types or shapes in `{file}` do not fit",
-    )
-    out = ir.from_proto(inferred)
+        _call(lambda: onnx.checker.check_model(_without_shapeless(proto)), "E0373", what)
+    out = ir.from_proto(_inferred(proto, file))
     out.ir_version = IR_VERSION
     give_weights(out.graph, weights)
     _drop_default_values(out.graph)
     return out
+
+
+def _without_shapeless(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model less outputs that state no shape, which the checker wants of every output and no engine needs."""
+    stated = [value for value in proto.graph.output if _states_shape(value)]
+    if len(stated) == len(proto.graph.output):
+        return proto
+    checked = onnx.ModelProto()
+    checked.CopyFrom(proto)
+    del checked.graph.output[:]
+    checked.graph.output.extend(stated)
+    return checked
+
+
+def _states_shape(value: onnx.ValueInfoProto) -> bool:
+    kind = value.type
+    return not kind.HasField("tensor_type") or kind.tensor_type.HasField("shape")
+
+
+def _inferred(proto: onnx.ModelProto, file: Path) -> onnx.ModelProto:
+    """With the types and shapes that follow from the inputs; where the file states others of what nodes make, as ONNX
+    Runtime does, those are dropped.
+    """
+    try:
+        return _infer(proto)
+    except _CHECK_ERRORS:
+        del proto.graph.value_info[:]
+        for value in proto.graph.output:
+            if value.type.HasField("tensor_type"):
+                value.type.tensor_type.ClearField("shape")
+        return _call(lambda: _infer(proto), "E0375", f"types or shapes in `{file}` do not fit")
+
+
+def _infer(proto: onnx.ModelProto) -> onnx.ModelProto:
+    return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
 
 
 def _opset(model: ir.Model, file: Path) -> int:

@@ -10,6 +10,7 @@ import onnx
 import onnx.defs
 
 from ...diagnostics.diagnostic import fail
+from ...ir.domains import RUNTIME_DOMAINS
 
 
 def refuse_bad_text(proto: onnx.ModelProto, file: Path) -> None:
@@ -37,8 +38,8 @@ def refuse_foreign(proto: onnx.ModelProto, file: Path) -> None:
             fail("E0376", f"`{file}` has the sparse initializer `{graph.sparse_initializer[0].values.name}`")
         nodes += graph.node
     for node in nodes:
-        if (node.domain, node.op_type) in functions:
-            continue
+        if (node.domain, node.op_type) in functions or node.domain in RUNTIME_DOMAINS:
+            continue  # whether ONNX Runtime has such an op, it says itself
         if node.domain:
             kind = f"{node.domain}::{node.op_type}, an op of a domain that is not ONNX's"
             fail(

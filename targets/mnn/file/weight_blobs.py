@@ -133,11 +133,11 @@ def write_quantized(
 
 
 def write_float(file: BinaryIO, weight: Weight, bias: np.ndarray | None = None) -> Blob:
-    """Append a float weight: as float16 if no value overflows or vanishes in it, otherwise as float32."""
+    """Append a float weight: as float16 if that holds its values, otherwise as float32."""
     if isinstance(weight, DryWeight):
         return planned(weight)
     rows, columns = weight.dims[0], int(np.prod(weight.dims[1:], dtype=np.int64))
-    dtype = np.float16 if fits_half(weight) else np.float32
+    dtype = np.float16 if half_holds(weight) else np.float32
     offset, size = file.tell(), 0
     for _, block in weight.blocks():
         size += file.write(np.ascontiguousarray(block.astype(np.float32).astype(dtype)).tobytes())
@@ -159,6 +159,19 @@ def fits_half(weight: Weight) -> bool:
     """Whether float16 holds every value of `weight` without overflow."""
     limit = float(np.finfo(np.float16).max)
     return all(float(np.abs(block.astype(np.float32)).max(initial=0.0)) <= limit for _, block in weight.blocks())
+
+
+def half_holds(weight: Weight) -> bool:
+    """Whether float16 holds every value of `weight` without overflow, and every row of it with all its digits.
+
+    Below 2^-14 float16 has fewer digits, below 2^-25 none: a row whose largest value is there would be lost.
+    """
+    info = np.finfo(np.float16)
+    for _, block in weight.blocks():
+        largest = np.abs(block.astype(np.float32)).reshape(len(block), -1).max(axis=1, initial=0.0)
+        if largest.max(initial=0.0) > info.max or ((largest > 0) & (largest < info.smallest_normal)).any():
+            return False
+    return True
 
 
 def alpha_of(scale: np.ndarray, zero: np.ndarray | None, bits: int) -> np.ndarray:

@@ -9,7 +9,7 @@ that has some says where they lie in `<file>.mnn.weight` (`external`).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,19 @@ class Net:
         self.tensors: list[str] = []
         self.ops: list[Json] = []
         self._index: dict[str, int] = {}
+        self._reserved: set[str] = set()
+
+    def reserve(self, names: Iterable[str]) -> None:
+        """Keep `names` for the model's own tensors: what is made up beside them gets another name."""
+        self._reserved.update(names)
+
+    def free(self, name: str) -> str:
+        """`name` for a made-up tensor, numbered where the model has a tensor of that name."""
+        wished, number = name, 1
+        while self._reserved and (name in self._reserved or name in self._index):
+            number += 1
+            name = f"{wished}#{number}"
+        return name
 
     def tensor(self, name: str) -> int:
         """The index of a new tensor; a name is given once."""
@@ -64,16 +77,16 @@ class Net:
         return made
 
     def one(self, kind: str, inputs: Sequence[int], output: str, *main: Any, layout: str = "NCHW") -> int:
-        """`add` for an op with one output; `main` is the name of its parameter table and its fields."""
-        return self.add(kind, inputs, [output], (main[0], main[1]) if main else None, layout)[0]
+        """`add` for an op with one made-up output; `main` is the name of its parameter table and its fields."""
+        return self.add(kind, inputs, [self.free(output)], (main[0], main[1]) if main else None, layout)[0]
 
     def input(self, name: str, dims: Sequence[int], dtype: str) -> int:
         """A graph input; -1 is a dimension known at run time."""
         fields = {"dims": list(dims), "dtype": dtype, "dformat": "NCHW"}
-        return self.one("Input", [], name, "Input", fields)
+        return self.add("Input", [], [name], ("Input", fields))[0]
 
     def const(self, name: str, value: np.ndarray) -> int:
-        """A small constant inside the graph, float32 or int32."""
+        """A small constant inside the graph, float32 or int32, under a made-up name."""
         array = np.asarray(value)
         dtype, field = _DTYPES[array.dtype.name]
         fields = {

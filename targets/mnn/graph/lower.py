@@ -9,6 +9,7 @@ Their weights go to the weight file; so do big tables.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 import numpy as np
@@ -41,6 +42,8 @@ _TYPES = {
     ir.DataType.INT64: "DT_INT32",  # MNN has no int64: the values have to fit, as ids do
 }
 _ALIASES = ("Identity", "Dropout")
+_LARGEST = 1 << 31  # bytes of a constant in the weight file; MNN dies of larger ones
+_MOVES = ("Concat", "Flatten", "Gather", "Reshape", "Squeeze", "Transpose", "Unsqueeze")  # any 32 bits go through whole
 
 
 class GraphLowering:
@@ -63,6 +66,7 @@ class GraphLowering:
     def visit(self) -> None:
         """Inputs and nodes in order; afterwards `refused` is complete."""
         graph, refusals = self.module.main.graph, Refusals()
+        self.net.reserve(_names(graph))
         for value in graph.inputs:
             kind = None if value.dtype is None or value.shape is None else _TYPES.get(value.dtype)
             if kind is None:
@@ -77,15 +81,36 @@ class GraphLowering:
                 refusals.add(node, problem.refusal)
                 self._values.update(dict.fromkeys(node.outputs, 0))
         self.refused += refusals.found
+        if not self.refused:
+            self._outputs(graph)
+
+    def _outputs(self, graph: ir.Graph) -> None:
+        """Graph outputs that no op makes: constants are copied, inputs as they stand are refused (E0710)."""
+        for value in graph.outputs:
+            name, held = value.name or "", constant(value)
+            if value.is_graph_input():
+                message = f"output {{}} of `{self.module.name}` is an input as it stands, which MNN does not give back"
+                self.refused.append(Refusal("E0710", message, name, help="leave it out of the outputs of the model"))
+            elif held is not None and held.dtype in _TYPES and (array := self._small(held)) is not None:
+                made = self.net.const(f"{name}/constant", array)
+                self._values[value] = self.net.add("Identity", [made], [name])[0]
+            elif value not in self._values:
+                message = f"output {{}} of `{self.module.name}` is a constant of a type MNN cannot take"
+                self.refused.append(Refusal("E0710", message, name, help="leave it out of the outputs of the model"))
 
     def _visit(self, node: ir.Node) -> None:
         if node.op_type == "Constant" or as_quantized(node) is not None or self._is_weight_transpose(node):
             return  # what reads it, reads through it
+        more = next((one for one in node.outputs[1:] if one.uses() or one.is_graph_output()), None)
+        if more is not None:
+            self.refuse(node, f"its result `{more.name}` besides the first is read")
         if node.op_type in _ALIASES:
             source = self.value(node, 0)
             made = self.op(node, "Identity", [source], None) if node.outputs[0].is_graph_output() else source
         elif node.domain not in ("", "ai.onnx") or node.op_type not in HANDLERS:
             self.refuse(node, "no lowering for it")
+        elif node.op_type not in _MOVES and any(_is_integer(value) for value in (*node.inputs[:1], *node.outputs)):
+            self.refuse(node, "MNN computes integers as floats, which are exact up to 2^24 only")
         else:
             made = HANDLERS[node.op_type](self, node)  # refuses what it has no form for
             self._judge(node)
@@ -115,6 +140,16 @@ class GraphLowering:
         if weight is None:
             self.refuse(node, f"operand {position} is not a constant")
         return np.asarray(numbers(weight))
+
+    def is_constant(self, node: ir.Node, position: int) -> bool:
+        """Whether operand `position` is a constant."""
+        return constant(node.inputs[position]) is not None
+
+    def size(self, node: ir.Node, position: int, axis: int) -> int | None:
+        """The size of an operand along an axis; None if it is open."""
+        value = node.inputs[position]
+        size = None if value is None or value.shape is None else value.shape[axis]
+        return size if isinstance(size, int) else None
 
     def rank(self, node: ir.Node, position: int) -> int:
         """The rank of an operand; E0710 if it is unknown."""
@@ -210,15 +245,26 @@ class GraphLowering:
             self.refuse(node, f"its constant `{value.name}` is of type {weight.dtype.name.lower()}")
         name = value.name or f"{node.name}/constant"
         if weight.size > _INLINE and weight.dtype == ir.DataType.FLOAT:
-            return self._table(name, weight)
-        array = np.asarray(numbers(weight))
-        if array.dtype == np.int64:
-            info = np.iinfo(np.int32)
-            array = array.clip(info.min, info.max).astype(np.int32)
+            return self._table(node, name, weight)
+        array = self._small(weight)
+        if array is None:
+            self.refuse(node, f"its constant `{name}` holds integers beyond 32 bits, all that MNN has")
         return self.net.const(name, array)
 
-    def _table(self, name: str, weight: blobs.Weight) -> int:
+    @staticmethod
+    def _small(weight: blobs.Weight) -> np.ndarray | None:
+        """The numbers of a constant, integers in 32 bits; None where they do not fit."""
+        array = np.asarray(numbers(weight))
+        if array.dtype != np.int64:
+            return array
+        narrow = array.astype(np.int32)
+        return narrow if np.array_equal(narrow, array) else None
+
+    def _table(self, node: ir.Node, name: str, weight: blobs.Weight) -> int:
         """A big float constant, streamed into the weight file."""
+        size = 4 * weight.size
+        if size >= _LARGEST:
+            self.refuse(node, f"its constant `{name}` is {size / 2**30:.1f} GiB, and MNN takes less than 2 GiB")
         offset, size = self.file.tell(), 0
         for _, block in () if isinstance(weight, DryWeight) else weight.blocks():
             size += self.file.write(np.ascontiguousarray(block, np.float32).tobytes())
@@ -230,4 +276,15 @@ class GraphLowering:
             return False
         source = node.inputs[0]
         stored = constant(source) is not None or as_quantized(source.producer()) is not None
-        return stored and all(self.is_linear(reader) for reader, _ in node.outputs[0].uses())
+        made = node.outputs[0]
+        return stored and not made.is_graph_output() and all(self.is_linear(reader) for reader, _ in made.uses())
+
+
+def _names(graph: ir.Graph) -> Iterator[str]:
+    """The names of all tensors of the model."""
+    made = (value for node in graph for value in node.outputs)
+    return (value.name for value in (*graph.inputs, *graph.initializers.values(), *made) if value.name)
+
+
+def _is_integer(value: ir.Value | None) -> bool:
+    return value is not None and value.dtype in (ir.DataType.INT32, ir.DataType.INT64)

@@ -41,6 +41,7 @@ UNARY = {
     "Swish": "SILU",
     "Tanh": "TANH",
 }
+_EXACT = 1 << 23  # entries up to which an index plus their number is exact as a float
 REDUCE = {"ReduceMean": "MEAN", "ReduceSum": "SUM", "ReduceMax": "MAXIMUM", "ReduceMin": "MINIMUM"}
 
 
@@ -171,10 +172,15 @@ def pool(low: GraphLowering, node: ir.Node) -> int:
 
 
 def matmul(low: GraphLowering, node: ir.Node) -> int:
-    """MatMul: a linear (1x1 convolution) if the second operand is constant, else a batched product."""
+    """MatMul: a linear (1x1 convolution) if the second operand is constant, else a product, batched above rank 2."""
     if low.is_linear(node):
         return low.dense(node, None)
-    matrices = [low.value(node, 0), low.value(node, 1)]
+    matrices, ranks = [low.value(node, 0), low.value(node, 1)], [low.rank(node, 0), low.rank(node, 1)]
+    if min(ranks) < 2:
+        low.refuse(node, "an operand of rank 1")
+    if max(ranks) == 2:  # the batched one fails without a batch
+        table = ("MatMul", {"T": "DT_FLOAT", "transposeA": False, "transposeB": False})
+        return low.op(node, "MatMul", matrices, table)
     return low.op(node, "BatchMatMul", matrices, ("BatchMatMulParam", {"adjX": False, "adjY": False}))
 
 
@@ -242,8 +248,31 @@ def gather(low: GraphLowering, node: ir.Node) -> int:
     """Gather along an axis; a quantised table is refused."""
     if low.is_linear(node) and low.linear(node).quant is not None:
         low.refuse(node, "a quantised table (leave the embedding float with `except`)")
-    axis = low.net.const(f"{low.name(node)}/axis", np.array([int(attribute(node, "axis", 0))], np.int32))
-    return low.op(node, "GatherV2", [low.value(node, 0), low.value(node, 1), axis], None)
+    axis = int(attribute(node, "axis", 0)) % low.rank(node, 0)
+    along = low.net.const(f"{low.name(node)}/axis", np.array([axis], np.int32))
+    return low.op(node, "GatherV2", [low.value(node, 0), _from_the_front(low, node, axis), along], None)
+
+
+def _from_the_front(low: GraphLowering, node: ir.Node, axis: int) -> int:
+    """Indices i of a Gather as i mod size: ONNX counts negative ones from the end, MNN reads before the table."""
+    name, size = low.name(node), low.size(node, 0, axis)
+    if low.is_constant(node, 1):
+        indices = low.constant(node, 1)
+        if (indices >= 0).all():
+            return low.value(node, 1)
+        if size is not None:
+            return low.net.const(f"{name}/indices", (indices % size).astype(np.int32))
+    if size is not None and size > _EXACT:
+        low.refuse(node, f"indices into {size} entries: MNN counts negative ones as floats, exact up to 2^24")
+    if size is not None:
+        length = low.net.const(f"{name}/size", np.array(size, np.int32))  # without axes, as an index may be
+    else:
+        shape = low.net.one("Shape", [low.value(node, 0)], f"{name}/shape")
+        ends = (("place", axis), ("first", 0))
+        place, first = (low.net.const(f"{name}/{key}", np.array(at, np.int32)) for key, at in ends)
+        length = low.net.one("GatherV2", [shape, place, first], f"{name}/size")
+    above = low.net.one("BinaryOp", [low.value(node, 1), length], f"{name}/above", *tables.binary("ADD"))
+    return low.net.one("BinaryOp", [above, length], f"{name}/indices", *tables.binary("FLOORMOD"))
 
 
 HANDLERS: dict[str, Handler] = {

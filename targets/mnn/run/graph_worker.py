@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ....compiler.diagnostics.diagnostic import EngineError, fail
 from ....compiler.emit.child_process import serve
 
 _state: dict[str, Any] = {}
@@ -31,16 +32,27 @@ def run(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     variables = []
     for name in _state["inputs"]:
         array = feeds[name]
-        if array.dtype == np.int64:  # MNN's integers have 32 bits
-            array = array.astype(np.int32)
+        if array.dtype == np.int64:
+            array = _narrow(name, array)
         kind = expr.float if array.dtype == np.float32 else expr.int
         variables.append(expr.const(np.ascontiguousarray(array), list(array.shape), expr.NCHW, kind))
     answers = _state["module"].onForward(variables)
+    if len(answers) != len(_state["outputs"]):
+        fail("E0711", "MNN stops inside the graph and gives no outputs", kind=EngineError)
     made = {}
     for name, answer in zip(_state["outputs"], answers, strict=True):
         answer = expr.convert(answer, expr.NCHW)
         made[name] = np.array(answer.read()).reshape(answer.shape)
     return made
+
+
+def _narrow(name: str, array: np.ndarray) -> np.ndarray:
+    """Integers in the 32 bits that MNN has; E0923 if they do not fit."""
+    narrow = array.astype(np.int32)
+    if not np.array_equal(narrow, array):
+        far = array[narrow != array].ravel()[0]
+        fail("E0923", f"input `{name}` holds {far}, and MNN's integers have 32 bits")
+    return narrow
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ....compiler.diagnostics.diagnostic import fail
+from ....compiler.diagnostics.diagnostic import Diagnostic, fail
+from ....compiler.diagnostics.warn import warn
 from ....compiler.emit.refusals import refuse
 from ....compiler.ir.annotations import Transform
 from ....compiler.ir.save import INLINE_BYTES
@@ -20,6 +21,7 @@ from ....compiler.ir.weights import DryWeight, Weight, derive, from_array
 
 FP16 = ir.DataType.FLOAT16
 FP16_MAX = 65504.0
+FP16_LEAST, FP16_NOTHING = 2.0**-14, 2.0**-25  # below them: fewer digits; zero
 OPSET, CONTRIB_OPSET = 23, 1
 CONTRIB = "com.microsoft"
 ON_CPU = "`place (device = cpu) on {on}` runs it on the CPU"  # the help of most refusals
@@ -44,8 +46,8 @@ class WeightStore:
         return self._made[key]
 
     def half(self, source: Weight, name: str | None = None) -> Weight:
-        """`source` in fp16; a value that fp16 cannot hold is an error when the rows are made."""
-        return self.get(source, "fp16", lambda: to_half(source, name or source.name))
+        """`source` in fp16; a value that fp16 cannot hold is an error when the rows are made, one that is lost now."""
+        return self.get(source, "fp16", lambda: to_half(_not_lost(source), name or source.name))
 
 
 def to_half(source: Weight, name: str) -> Weight:
@@ -55,6 +57,25 @@ def to_half(source: Weight, name: str) -> Weight:
     return derive(
         name, FP16, source.dims, lambda a, b: checked_half(source.rows(a, b), name), source, Transform.CAST, "fp16"
     )
+
+
+def _not_lost(source: Weight) -> Weight:
+    """`source`, unless all of its values lie where fp16 has fewer digits, or none: E0630 for a matrix, else W0630.
+
+    Blocks are read up to the first value that fp16 holds whole, which as a rule is in the first one.
+    """
+    largest = 0.0
+    for _, block in () if isinstance(source, DryWeight) or source.dtype == FP16 else source.blocks():
+        largest = max(largest, float(np.abs(block.astype(np.float32)).max(initial=0.0)))
+        if largest >= FP16_LEAST:
+            return source
+    if largest > 0.0:
+        lost = f"`{source.name}` has no value above {largest:.3g}, and below {FP16_LEAST:.2g} fp16 "
+        lost += "loses digits" if largest >= FP16_NOTHING else "holds nothing"
+        if len(source.dims) > 1:
+            fail("E0630", lost, help="scale the weight up and what reads its result down, or place the op on cpu")
+        warn(Diagnostic("W0630", lost, help="place the op that reads it on cpu if that matters", severity="warning"))
+    return source
 
 
 def checked_half(array: np.ndarray, name: str) -> np.ndarray:

@@ -115,6 +115,7 @@ class Lowering:
                 return
             rule = self._rules.get(node.op_type) if node.domain in ("", "ai.onnx") else None
             made = _no_rule(node) if rule is None else rule(self, node)
+            _refuse_integers(node, made)
         except Refused as problem:
             refusals.add(node, problem.refusal)
             made = [self._stand_in(value) for value in node.outputs]
@@ -210,6 +211,8 @@ class Lowering:
 
     def _declare(self, value: ir.Value) -> None:
         name = value.name or ""
+        if not value.uses() and not value.is_graph_output():
+            return  # an NPU graph has no input that it does not read
         if value in self._rotary or value.const_value is not None:
             return  # cos and sin take their place when a RotaryEmbedding asks for them
         self._active.add(value)
@@ -225,6 +228,14 @@ class Lowering:
     def _output(self, value: ir.Value) -> ir.Value:
         name = value.name or ""
         self.build.at(name)
+        if value.is_graph_input() or constant(value) is not None:
+            what = "an input" if value.is_graph_input() else "a constant"
+            refuse(
+                "E0634",
+                f"output {{}} is {what} as it stands, and an NPU graph gives only what it computes",
+                name,
+                help="leave it out of the outputs of the model",
+            )
         cached = kv_names.parse(name)
         if cached is None or cached.direction == kv_names.IN:
             return self.value(value)
@@ -284,6 +295,15 @@ def without_rule(graph: ir.Graph, rules: Mapping[str, Rule]) -> list[ir.Node]:
         if node.domain in ("", "ai.onnx") and not known:
             found.append(node)
     return found
+
+
+def _refuse_integers(node: ir.Node, made: ir.Value | list[ir.Value]) -> None:
+    """Rules compute in floats: what a node computes in integers has no form, what it moves keeps its type."""
+    first, wanted = made[0] if isinstance(made, list) else made, node.outputs[0].dtype
+    floats = first.dtype is None or first.dtype.is_floating_point()
+    if wanted is not None and floats and not wanted.is_floating_point():
+        kind = wanted.name.lower()
+        refuse("E0634", f"{{}}: {node.op_type} of {kind} has no lowering for HTP", node.name or "", help=ON_CPU)
 
 
 def _no_rule(node: ir.Node) -> NoReturn:

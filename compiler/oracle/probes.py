@@ -1,0 +1,150 @@
+"""What a graph is tried with: sizes of its open dimensions that it runs with, and numbers of each kind that it takes.
+
+    sizes     found by trying in the oracle: no graph says that its kernel wants 7 pixels, or its Reshape multiples of 8
+    ordinary  normal floats, indices of what is looked up, small integers
+    others    indices counted from the end, integers over the range of their type, zeros, large and small floats
+
+A kind that the oracle refuses (an integer that turns out to be a size, an index that is computed) is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from ..ir.clone import clone_model
+from ..ir.module import initializer
+from ..ir.weights import from_array
+from . import in_rows, oracle
+from .compare import ORDINARY, Feeds, Sizes, open_dimensions, random_feeds
+from .onnx_runtime import onnxruntime, quiet_session
+
+if TYPE_CHECKING:
+    from ..ir.decoder_arch import DecoderArch
+
+_SIZES = (4, 2, 3, 5, 8, 1, 16, 7, 32, 64, 6, 10, 12, 20, 24, 40, 48, 80, 96, 100, 128, 160, 224, 256, 512, 1024)
+_MOST = 1 << 22  # elements of an input that is tried
+_LAST_DIGITS = np.float32([1 - np.finfo(np.float32).eps, 1 + np.finfo(np.float32).eps])
+_SHAKES = 3
+_SLACK = 8.0  # times what the oracle itself moves by: another order of sums moves further than one rounding does
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Inputs of one kind, and what the oracle makes of them."""
+
+    kind: str
+    feeds: Feeds
+    expected: dict[str, np.ndarray]
+
+
+class Probes:
+    """A graph in the oracle, opened when it is first tried."""
+
+    def __init__(self, model: ir.Model, arch: DecoderArch | None = None) -> None:
+        self._model, self._arch = model, arch
+
+    @cached_property
+    def open(self) -> list[str]:
+        """The open dimensions of the inputs: names, or `input.axis` where the file gives none."""
+        return open_dimensions(self._model.graph)
+
+    def sizes(self) -> Iterator[Sizes]:
+        """Sizes of the open dimensions that the oracle runs with, the smallest and most usual first."""
+        if not self.open or self._arch is not None:
+            yield {}
+            return
+        for sizes in self._candidates():
+            if self._small(sizes) and self._try(self._feeds(sizes, 0, ORDINARY)) is not None:
+                yield sizes
+
+    def trial(self, sizes: Sizes, seed: int = 0, kind: str = ORDINARY) -> Trial | None:
+        """Random inputs of one kind at these sizes; None where the oracle refuses them."""
+        feeds = self._feeds(sizes, seed, kind)
+        expected = self._try(feeds)
+        return None if expected is None else Trial(kind, feeds, expected)
+
+    def rounding(self, trial: Trial) -> dict[str, float]:
+        """By output, the most that it moves by when the result of every op moves by its last digit, and some slack.
+
+        Terms that cancel leave an output that is nothing but rounding: a bound relative to its size would be too small.
+        """
+        moved = dict.fromkeys(trial.expected, 0.0)
+        for seed in range(_SHAKES):
+            for name, made in oracle.run(_shaken(self._model, seed), trial.feeds).items():
+                moved[name] = max(moved[name], _difference(made, trial.expected[name]))
+        return {name: _SLACK * distance for name, distance in moved.items()}
+
+    def _feeds(self, sizes: Sizes, seed: int, kind: str) -> Feeds:
+        return random_feeds(self._model.graph, self._arch, seed, sizes=sizes, kind=kind)
+
+    def _candidates(self) -> Iterator[Sizes]:
+        for size in _SIZES:
+            yield dict.fromkeys(self.open, size)
+        first = self.open[0]  # as a rule the batch
+        for size in _SIZES if len(self.open) > 1 else ():
+            yield {**dict.fromkeys(self.open, size), first: 1}
+
+    def _small(self, sizes: Sizes) -> bool:
+        largest, inputs = max(sizes.values()), self._model.graph.inputs
+        counts = (math.prod(d if isinstance(d, int) else largest for d in value.shape or ()) for value in inputs)
+        return all(count <= _MOST for count in counts)
+
+    def _try(self, feeds: Feeds) -> dict[str, np.ndarray] | None:
+        try:
+            return self._run(feeds)
+        except Exception:  # the engine raises types of its own for each kind of refusal
+            return None
+
+    def _run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        if in_rows.is_large(self._model.graph) and in_rows.goes_in_rows(self._model.graph):
+            return in_rows.run(self._model, feeds)
+        names = [output.name for output in self._session.get_outputs()]
+        return {n: np.asarray(made) for n, made in zip(names, self._session.run(names, feeds), strict=True)}
+
+    @cached_property
+    def _session(self) -> onnxruntime.InferenceSession:
+        return oracle.open_session(self._model, quiet_session)
+
+
+def _shaken(model: ir.Model, seed: int) -> ir.Model:
+    """A copy in which what each op makes in float32 is multiplied by 1 plus or minus the last digit."""
+    rng, copy = np.random.default_rng(seed), clone_model(model)
+    graph = copy.graph
+    for index, node in enumerate(list(graph)):
+        for value in node.outputs:
+            if value.dtype != ir.DataType.FLOAT or not (value.uses() or value.is_graph_output()):
+                continue
+            name = f"{value.name}.shaken{index}"
+            factor = initializer(graph, f"{name}.by", from_array(f"{name}.by", rng.choice(_LAST_DIGITS, ())))
+            moved = ir.node("Mul", [value, factor], name=name)
+            made = moved.outputs[0]
+            made.name, made.type, made.shape = name, value.type, value.shape
+            graph.insert_after(node, moved)
+            _read_instead(value, made, moved, graph)
+    return copy
+
+
+def _read_instead(value: ir.Value, made: ir.Value, but: ir.Node, graph: ir.Graph) -> None:
+    """Let every reader of `value` except `but` read `made`; a graph output keeps its name."""
+    for use in list(value.uses()):
+        if use.node is not but:
+            use.node.replace_input_with(use.idx, made)
+    for index, output in enumerate(graph.outputs):
+        if output is value:
+            graph.outputs[index] = made
+            value.name, made.name = f"{value.name}.exact", value.name
+
+
+def _difference(made: np.ndarray, expected: np.ndarray) -> float:
+    """The largest finite difference; 0 for what is no float or has another shape."""
+    if made.shape != expected.shape or made.dtype.kind != "f":
+        return 0.0
+    apart = np.abs(made.astype(np.float64) - expected.astype(np.float64))
+    return float(apart[np.isfinite(apart)].max(initial=0.0))
