@@ -37,17 +37,24 @@ class Form:
     bits: int
     block: int
     symmetric: bool
+    ternary: bool = False
+
+    @property
+    def weights(self) -> str:
+        """As a quantize line calls the integers."""
+        return "ternary" if self.ternary else f"int{self.bits}"
 
     @property
     def settings(self) -> dict[str, Any]:
         """Of a quantize line."""
-        return {"weights": f"int{self.bits}", "block": self.block, "symmetric": self.symmetric}
+        return {"weights": self.weights, "block": self.block, "symmetric": self.symmetric}
 
     def __str__(self) -> str:
-        return f"int{self.bits} block {self.block} {'symmetric' if self.symmetric else 'asymmetric'}"
+        return f"{self.weights} block {self.block} {'symmetric' if self.symmetric else 'asymmetric'}"
 
 
 FORMATS = (Form(4, 128, True), Form(4, 32, True), Form(4, 32, False), Form(3, 32, True), Form(2, 32, False))
+FEW = (Form(2, 32, True), Form(2, 32, True, ternary=True), Form(1, 32, True))
 OTHERS = {  # rows beside the grid
     "auto at 4.5 bits gptq": {"weights": "auto", "budget": 4.5, "method": "gptq"},
 }
@@ -91,7 +98,9 @@ def main() -> None:
     if args.measure:
         print(json.dumps(measure(*json.loads(args.measure))))
         return
-    grid = {f"{form} {method}": {**form.settings, "method": method} for form in FORMATS for method in METHODS}
+    grid = {f"{form} {method}": {**form.settings, "method": method} for form in FORMATS + FEW for method in METHODS}
+    for form in FEW:
+        grid[f"{form} gptq+tune"] = {**form.settings, "method": "gptq", "tune": "scales"}
     rows = []
     for model in ("pycode-qwen3", "pycode-qwen2"):
         for name, line in (grid | OTHERS).items():

@@ -105,11 +105,19 @@ class Pipelines:
         steps = self.checked[pipeline].steps if pipeline in self.checked else ()
         for model in models:
             also = (Label(model.decl.span, "in this model"),)
+            sparse: dict[str, str] = {}
             for step in steps:
                 scope = Scope(step.on, step.except_)
                 selected = {name: shape for name, shape in model.weights.items() if scope.selects(name)}
-                for found in step.pass_.check(selected, step.span):
-                    self.reader.report.take(PlanError(replace(found, also=also)), step.span)
+                found = list(step.pass_.check(selected, step.span))
+                kept = {name: sparse[name] for name in selected if name in sparse}
+                found += [problem] if (problem := step.demands.without_zeros(kept, step.span)) else []
+                for problem in found:
+                    self.reader.report.take(PlanError(replace(problem, also=also)), step.span)
+                if step.demands.sparse:  # an embedding is left dense
+                    sparse |= {
+                        name: step.demands.sparse for name in selected if name.rpartition(".")[2] != "embed_tokens"
+                    }
                 if not step.pass_.keeps_shapes:
                     break
 

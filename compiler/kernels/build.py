@@ -6,6 +6,7 @@ The library holds a kernel for each kind of processor and asks at run time what 
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import os
@@ -60,6 +61,11 @@ def library() -> Built:
         folder = find(_KIND, key) or make(_KIND, key, lambda work: _build(found, work))
     except (OSError, subprocess.SubprocessError) as error:
         return Built(None, f"`{found[0]}` does not build them: {reason(error)}")
+    try:
+        ctypes.CDLL(str(folder / LIBRARY))
+    except OSError as error:  # `CC` names a compiler for another processor
+        said = str(error).removeprefix(f"{folder / LIBRARY}: ")
+        return Built(None, f"what `{found[0]}` builds does not load on this machine: {said}")
     return Built(folder / LIBRARY)
 
 

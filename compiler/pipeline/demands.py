@@ -6,6 +6,7 @@ never the parameters of a pass, so a third party's pass may call its parameters 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -44,6 +45,15 @@ class Demands:
         message = f"`{self.torch}` computes with torch, which is not installed"
         other = ", or use `method = rtn`" if self.torch.startswith("method") else ""
         return Diagnostic("E0461", message, Label(at) if at else None, help=f"`pip install 'edgec[solve]'`{other}")
+
+    def without_zeros(self, sparse: Mapping[str, str], at: Span | None) -> Diagnostic | None:
+        """E0463 if the line gives integers without a zero to a weight of `sparse`, name -> pattern."""
+        if not sparse or not any(format_.bits == 1 for format_ in self.weights):
+            return None
+        name, pattern = next(iter(sparse.items()))
+        message = f"`{name}` has zeros in the pattern {pattern}, which one bit, -1 or 1, cannot hold"
+        help = "use `weights = ternary`, or leave out `sparsify`"
+        return Diagnostic("E0463", message, Label(at) if at else None, help=help)
 
     def beyond_context(self, model: str, context: int, at: Span | None) -> Diagnostic | None:
         """E0408 if a bucket holds more positions than the model's `context` (0: not known)."""

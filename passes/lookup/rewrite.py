@@ -111,7 +111,9 @@ def _estimated(linear: Linear, scope: Scope, tables: int) -> tuple[str, tuple[fl
     quant, found = _quant(linear), []
     for chip in scope.chips:
         zeros = quant.zero_point is not None
-        made = estimate(chip, *linear.shape, quant.format.bits, quant.block or 0, tables, zeros=zeros)
+        made = estimate(
+            chip, linear.shape[0], linear.shape[1], quant.format.bits, quant.block or 0, tables, zeros=zeros
+        )
         if made is None:
             scope.skip(linear.node, f"too little is known of `{chip.name}` to estimate (`when = always` takes it)")
             return None

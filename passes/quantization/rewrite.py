@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from ...compiler.diagnostics.diagnostic import PlanError, fail
+from ...compiler.diagnostics.diagnostic import PlanError
 from ...compiler.ir.annotations import FLOAT_WEIGHT, FORMAT
 from ...compiler.ir.linears import FLOATS, Linear, is_dequantize_blocks, linears
 from ...compiler.ir.module import Module, drop_unused_initializers
 from ...compiler.ir.sparsity import SPARSITY
 from ...compiler.ir.weight_format import WeightFormat
 from ...compiler.ir.weights import Weight, as_weight, transpose
+from ...compiler.pipeline.demands import Demands
 from ...compiler.pipeline.pass_interface import Scope
 from .blocks import indivisible
 from .round_to_nearest import QuantizedTensors, make
@@ -125,13 +126,9 @@ def _check_format(linear: Linear, format_: WeightFormat, scope: Scope) -> None:
         raise PlanError(indivisible(format_.block, {linear.name: linear.shape[1]}, scope.origin))
     source = _current_format(linear).source
     pattern = None if source is None else SPARSITY.get(source)
-    if pattern is not None and format_.bits == 1:
-        fail(
-            "E0463",
-            f"`{linear.name}` has zeros in the pattern {pattern}, which one bit, -1 or 1, cannot hold",
-            scope.origin,
-            help="use `weights = ternary`, or leave out `sparsify`",
-        )
+    sparse = {} if pattern is None else {linear.name: str(pattern)}
+    if problem := Demands(weights=(format_,)).without_zeros(sparse, scope.origin):
+        raise PlanError(problem)
 
 
 def _quantize(linear: Linear, module: Module, dequantized: _DequantizedValues) -> int:

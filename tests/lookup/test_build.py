@@ -51,6 +51,16 @@ def test_without_a_compiler_there_is_none(anew, monkeypatch, compiler, reason):
     assert reason in found.reason
 
 
+def test_a_library_for_another_processor_is_refused(anew, monkeypatch):
+    compiler = "aarch64-linux-gnu-gcc" if os.uname().machine == "x86_64" else "x86_64-linux-gnu-gcc"
+    if shutil.which(compiler) is None:
+        pytest.skip(f"not installed: {compiler}")
+    monkeypatch.setenv("CC", compiler)
+    found = anew()
+    assert found.path is None
+    assert f"what `{compiler}` builds does not load on this machine" in found.reason
+
+
 def test_the_folder_of_a_bundle_builds_by_hand(tmp_path):
     if not build_into(tmp_path):
         pytest.skip(library().reason)
