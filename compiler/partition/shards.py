@@ -27,14 +27,15 @@ def layer_of(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def layer_weights(module: Module) -> tuple[list[float], list[float]]:
-    """About how many bytes the weights of each layer take as stored, and how many numbers they are.
+def layer_weights(module: Module, device: str) -> tuple[list[float], list[float]]:
+    """About how many bytes the weights of each layer take as stored on `device`, and how many numbers they are.
 
-    Embedding and head count to the first and the last layer; what runs on the CPU counts as well.
+    Embedding and head count to the first and the last layer; what is placed on another device does not.
     """
     layers = module.arch.layers if module.arch is not None else 0
     sizes, counts = [0.0] * layers, [0.0] * layers
-    for linear in linears(module) if layers else ():
+    own = (one for one in linears(module) if (DEVICE.get(one.node) or device) == device)
+    for linear in own if layers else ():
         at = layer_of(linear.name)
         if at is None:
             at = 0 if linear.kind == "gather" else layers - 1

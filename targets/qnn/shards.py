@@ -60,7 +60,7 @@ def mark(module: Module, options: Any) -> list[str]:
         return []
     from ...compiler.partition.shards import boundaries, layer_weights, mark_shards
 
-    stored, counts = layer_weights(module)
+    stored, counts = layer_weights(module, "npu")
     if not stored:
         return []
     number = _fewest(stored, counts) if asked == "auto" else int(asked)
