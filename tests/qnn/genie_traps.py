@@ -73,8 +73,8 @@ def both(*plants: Plant) -> Plant:
     return plant
 
 
-def _without_theta(parts: dict[str, Any]) -> None:
-    parts["config"]["dialog"]["engine"]["backend"]["QnnHtp"].pop("rope-theta")
+def _without_angles(parts: dict[str, Any]) -> None:
+    parts["config"]["dialog"]["engine"]["model"].pop("positional-encoding")
 
 
 def scaled(by: float) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -87,16 +87,20 @@ def swapped(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*shape[:-2], shape[-1], shape[-2])
 
 
-MILLION = put("arch", "rope", "theta", to=1e6)
+ANGLES = ("engine", "model", "positional-encoding")
+LINEAR = {"rope-type": "linear", "factor": 2.0}
+OF_LINEAR = put("arch", "rope", "kind", to="linear")
 OTHER_TOKENIZER = "../tokenizer-draft/tokenizer.json"
 
 TRAPS: dict[str, tuple[Plant, str]] = {
     # the angles
-    "the base of the angles": (config(*HTP, "rope-theta", to=500000), "`rope-theta` is 500000, the model's is"),
-    "the base left out": (both(MILLION, _without_theta), "`rope-theta` is 10000, the model's is 1e+06"),
-    "half of the angles": (config(*HTP, "pos-id-dim", to=8), "`pos-id-dim` is 8"),
-    "scaled angles": (put("arch", "rope", "kind", to="llama3"), "the config states no scaling"),
-    "other frequencies": (put("arch", "rope", "inverse_frequencies", to=[1.0] * 16), "are not those of theta"),
+    "the base of the angles": (config(*ANGLES, "rope-theta", to=500000), "`rope-theta` is 500000, the model's is"),
+    "the base left out": (_without_angles, "so Genie takes a `rope-theta` of 10000"),
+    "half of the angles": (config(*ANGLES, "rope-dim", to=8), "`rope-dim` is 8"),
+    "scaling left out": (put("arch", "rope", "kind", to="llama3"), "scaled as `default`, the model's as `llama3`"),
+    "scaling of another model": (config(*ANGLES, "rope-scaling", to=LINEAR), "scaled as `linear`"),
+    "another factor": (both(OF_LINEAR, config(*ANGLES, "rope-scaling", to=LINEAR)), "are not the model's"),
+    "other frequencies": (put("arch", "rope", "inverse_frequencies", to=[1.0] * 16), "are not the model's"),
     "a factor on the angles": (put("arch", "rope", "attention_factor", to=1.2), "cos and sin are times 1.2"),
     "angles of whole heads": (
         tensor("position_ids_cos", shape=lambda s: (*s[:-1], 2 * s[-1])),

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from edgec.compiler.bundle.manifest import Manifest, load_manifest, write_manifest
 from edgec.compiler.driver import compile_plan, load_plan
+from edgec.compiler.ir.rope import RopeSpec
 from edgec.compiler.runtime.generate import Runner
 from edgec.compiler.verify.verify_bundle import verify_bundle
 from edgec.targets.qnn.genie import config as genie
+from edgec.targets.qnn.genie.config import angles, stated_rope
 from edgec.targets.qnn.genie.contract import Deployment, contract_problems
 from edgec.targets.qnn.genie.deployment import deployment_problems
 from edgec.targets.qnn.htp.chip import Chip
@@ -59,6 +61,18 @@ def test_genie_generates_our_tokens_on_integers_and_across_contexts(bundle):
     assert genie.generate(config, ids, 36) == ours
 
 
+@pytest.mark.parametrize(
+    "rope",
+    [
+        RopeSpec(1e6),
+        RopeSpec(10000.5, "linear", 4.0),
+        RopeSpec(5e5, "llama3", 8.0, original_positions=8192, low_frequency_factor=1.0, high_frequency_factor=4.0),
+    ],
+)
+def test_the_angles_that_a_config_states_are_those_of_the_model(rope):
+    assert stated_rope(angles(rope, 64)).inverse_frequencies(64) == rope.inverse_frequencies(64)
+
+
 def test_the_deployment_holds(bundle):
     assert deployment_problems(load_manifest(bundle), "target") == []
 
@@ -98,7 +112,7 @@ def test_verify_names_a_trap_in_a_sealed_bundle(bundle, tmp_path):
     other = Path(shutil.copytree(bundle, tmp_path / "other"))
     path = other / "target" / "genie_config.json"
     config = json.loads(path.read_text())
-    config["dialog"]["engine"]["backend"]["QnnHtp"]["rope-theta"] = 500000
+    config["dialog"]["engine"]["model"]["positional-encoding"]["rope-theta"] = 500000
     path.write_text(json.dumps(config))
     seal(other)
     (problem,) = verify_bundle(other)["problems"]

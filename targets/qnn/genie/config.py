@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ....compiler.emit.child_process import Child
+from ....compiler.ir.rope import RopeSpec
 from ....compiler.sources.tokenizer.tokenizer_file import opens_with
 
 if TYPE_CHECKING:
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
 
 CONFIG = "genie_config.json"
 WORKER = "edgec.targets.qnn.genie.driver"
+# kinds of scaled angles that Genie was seen to compute as we do: its word for each parameter, and ours
+SCALINGS: Mapping[str, Mapping[str, str]] = {
+    "default": {},
+    "linear": {"factor": "factor"},
+    "llama3": {
+        "factor": "factor",
+        "low-freq-factor": "low_frequency_factor",
+        "high-freq-factor": "high_frequency_factor",
+        "original-max-position-embeddings": "original_positions",
+    },
+}
 _NEEDED = {"input_ids", "attention_mask", "position_ids_cos", "position_ids_sin"}
 
 
@@ -37,9 +49,8 @@ def write_config(job: EmitJob, contexts: Sequence[Compiled]) -> str | None:
     for graph in graphs:
         if not ({spec.name for spec in graph.inputs} >= _NEEDED and "logits" in {spec.name for spec in graph.outputs}):
             return "a part of it runs on the CPU, which Genie has no place for"
-    if arch.rope.kind != "default" or arch.rope.theta != int(arch.rope.theta):
-        kind = arch.rope.kind if arch.rope.kind != "default" else f"theta of {arch.rope.theta}"
-        return f"Genie computes the angles itself, and its {kind} scaling was never compared with ours"
+    if arch.rope.kind not in SCALINGS:
+        return f"Genie computes the angles itself, and its {arch.rope.kind} scaling was never compared with ours"
     context = max(spec.shape[-1] for g in graphs for spec in g.inputs if spec.name == "attention_mask")
     folder = contexts[0].binary.parent
     up = "../" * len(folder.relative_to(job.directory).parts)
@@ -72,14 +83,17 @@ def config(
             "spill-fill-bufsize": 0,
             "mmap-budget": 0,
             "poll": False,
-            "pos-id-dim": arch.head_dim // 2,
             "cpu-mask": "0xe0",
             "kv-dim": arch.head_dim,
-            "rope-theta": int(arch.rope.theta),
             "allow-async-init": False,
         },
     }
-    model = {"version": 1, "type": "binary", "binary": {"version": 1, "ctx-bins": list(binaries)}}
+    model = {
+        "version": 1,
+        "type": "binary",
+        "binary": {"version": 1, "ctx-bins": list(binaries)},
+        "positional-encoding": angles(arch.rope, arch.head_dim),
+    }
     return {
         "dialog": {
             "version": 1,
@@ -90,6 +104,21 @@ def config(
             "engine": {"version": 1, "n-threads": 3, "backend": backend, "model": model},
         }
     }
+
+
+def angles(rope: RopeSpec, head_dim: int) -> dict[str, Any]:
+    """How Genie is told to compute cos and sin."""
+    stated = {"type": "rope", "rope-dim": head_dim // 2, "rope-theta": rope.theta}
+    scaling = {key: getattr(rope, name) for key, name in SCALINGS[rope.kind].items()}
+    return stated | ({"rope-scaling": {"rope-type": rope.kind, **scaling}} if scaling else {})
+
+
+def stated_rope(encoding: Mapping[str, Any]) -> RopeSpec:
+    """The rotary embedding that a `positional-encoding` of a config describes: the inverse of `angles`."""
+    scaling = encoding.get("rope-scaling", {})
+    kind = scaling.get("rope-type", "default")
+    values = {name: scaling[key] for key, name in SCALINGS[kind].items()}
+    return RopeSpec(encoding["rope-theta"], kind, **values)
 
 
 def generate(config: Mapping[str, Any], ids: Sequence[int], count: int) -> list[int]:

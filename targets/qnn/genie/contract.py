@@ -17,6 +17,7 @@ from typing import Any
 
 from ....compiler.ir import kv_names
 from ..htp.context_binary import ContextInfo, GraphSpec, TensorSpec
+from .config import SCALINGS, stated_rope
 
 MASK, COS, SIN, IDS, LOGITS = "attention_mask", "position_ids_cos", "position_ids_sin", "input_ids", "logits"
 _DEEP = 20.0  # e^-20 is no weight in a softmax: how far below the open positions a masked one has to lie
@@ -49,16 +50,10 @@ def _config(made: Deployment) -> Iterator[str]:
     """The numbers of the config beside the model's own."""
     dialog, arch = made.config["dialog"], made.arch
     context, engine = dialog["context"], dialog["engine"]
-    htp, rope = engine["backend"]["QnnHtp"], arch["rope"]
-    dims = arch["head_dim"]
-    theta = htp.get("rope-theta", 10000)
-    if theta != rope["theta"]:
-        yield f"`rope-theta` is {theta}, the model's is {rope['theta']:g}"
-    if htp.get("pos-id-dim") != dims // 2:
-        yield f"`pos-id-dim` is {htp.get('pos-id-dim')}, half of the model's heads of {dims} are {dims // 2}"
-    if htp.get("kv-dim") != dims:
-        yield f"`kv-dim` is {htp.get('kv-dim')}, the model's heads have {dims} numbers"
-    yield from _angles(rope, dims, "positional-encoding" in engine["model"])
+    if engine["backend"]["QnnHtp"].get("kv-dim") != arch["head_dim"]:
+        stated = engine["backend"]["QnnHtp"].get("kv-dim")
+        yield f"`kv-dim` is {stated}, the model's heads have {arch['head_dim']} numbers"
+    yield from _angles(engine["model"].get("positional-encoding"), arch["rope"], arch["head_dim"])
     if context["n-vocab"] != arch["vocab"]:
         yield f"`n-vocab` is {context['n-vocab']}, the model has {arch['vocab']} tokens"
     yield from _special_tokens(made, context)
@@ -68,17 +63,29 @@ def _config(made: Deployment) -> Iterator[str]:
         yield f"its tokenizer is `{path}`, the model's is `{tokenizer}`"
 
 
-def _angles(rope: Mapping[str, Any], dims: int, encoded: bool) -> Iterator[str]:
-    """Genie computes cos and sin itself, of theta alone."""
-    if rope["kind"] != "default" and not encoded:
-        yield f"the model's angles are scaled (`{rope['kind']}`), and the config states no scaling"
+def _angles(stated: Mapping[str, Any] | None, rope: Mapping[str, Any], dims: int) -> Iterator[str]:
+    """Genie computes cos and sin itself, of what the config states."""
+    if stated is None:
+        yield "the config states no `positional-encoding`, so Genie takes a `rope-theta` of 10000"
         return
-    plain = [rope["theta"] ** (-2 * i / dims) for i in range(dims // 2)]
-    own = rope["inverse_frequencies"]
-    if len(own) != len(plain) or any(not math.isclose(a, b, rel_tol=_CLOSE) for a, b in zip(own, plain, strict=True)):
-        yield f"the model's frequencies are not those of theta {rope['theta']:g}, which Genie computes"
+    if stated["rope-theta"] != rope["theta"]:
+        yield f"`rope-theta` is {stated['rope-theta']:g}, the model's is {rope['theta']:g}"
+    if stated["rope-dim"] != dims // 2:
+        yield f"`rope-dim` is {stated['rope-dim']}, half of the model's heads of {dims} are {dims // 2}"
+    kind = stated.get("rope-scaling", {}).get("rope-type", "default")
+    if kind != rope["kind"]:
+        yield f"the angles are scaled as `{kind}`, the model's as `{rope['kind']}`"
+    elif kind in SCALINGS:
+        made, own = stated_rope(stated).inverse_frequencies(dims), rope["inverse_frequencies"]
+        alike = len(own) == len(made) and all(map(_close, own, made))
+        if not alike and stated["rope-theta"] == rope["theta"]:
+            yield "the frequencies that the config states are not the model's"
     if rope["attention_factor"] != 1.0:
         yield f"the model's cos and sin are times {rope['attention_factor']:g}, which Genie leaves out"
+
+
+def _close(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=_CLOSE)
 
 
 def _special_tokens(made: Deployment, context: Mapping[str, Any]) -> Iterator[str]:
