@@ -153,8 +153,9 @@ class Deploys:
         k = 3 if isinstance(block.k, str) else block.k
         if pipeline is not None and not auto:
             self._bucket(speculate, k, pipeline)
+        source = "prompt" if block.source == "prompt" else "draft"
         accept = "greedy" if block.accept == "greedy" else "sample"
-        return Speculate(speculate.draft.text, speculate.target.text, k, accept, speculate.span, auto)
+        return Speculate(speculate.draft.text, speculate.target.text, k, accept, speculate.span, source, auto)
 
     def _larger_draft(self, speculate: ast.Speculate, models: Mapping[str, ModelDecl]) -> None:
         """W0305 where the draft computes more per token than the target that checks it."""

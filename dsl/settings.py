@@ -116,6 +116,11 @@ class SpeculateBlock:
         minimum=1,
         maximum=64,
     )
+    source: str = param(
+        "draft",
+        doc="where drafted tokens come from; prompt: from the text itself where it repeats itself, else from the draft",
+        choices=("draft", "prompt"),
+    )
     accept: str = param("greedy", doc="rule by which the target accepts a token", choices=("greedy", "sample"))
 
 

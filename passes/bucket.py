@@ -98,7 +98,7 @@ class Bucket(Pass):
                 "E0206", f"a context of {longest} positions has no room for {min(tokens)} tokens and a cache", by.origin
             )
         chosen = choose_buckets(
-            by.context, self._histogram(by), by.seconds, by.read, self.max_waste, by.verify, tokens, context
+            by.context, self._histogram(by), by.seconds, by.read, self.max_waste, by.verify, tokens, context, by.tables
         )
         return replace(self, tokens=chosen.last.tokens, context=chosen.last.context, chosen=chosen)
 

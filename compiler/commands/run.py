@@ -96,6 +96,8 @@ def _summary(result: dict[str, Any]) -> str:
     if result["drafted"]:
         parts.append(f"{made / result['rounds']:.2f} tokens per round in {result['rounds']} rounds")
         parts.append(f"{result['accepted']} of {result['drafted']} drafted accepted")
+    if result.get("looked_up"):
+        parts.append(f"{result['found']} of {result['looked_up']} found in the text among them")
     for lane, facts in result["lanes"].items():
         parts.append(f"{lane} {facts['seconds']:.2f} s, {facts['beside']:.0%} of it beside another lane")
     return "[" + ", ".join(parts) + "]"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..diagnostics.diagnostic import fail
+from ..estimate.choose_buckets import TABLES
 from ..estimate.fit import npu_fit
 from ..estimate.lane_speed import ChipSpeed, chip_speed
 from ..estimate.prefill import call_cost
@@ -60,12 +61,14 @@ def _decided(plan: Plan, deploy: Deploy, speed: ChipSpeed) -> Deploy:
         return deploy
     work = planned_work(deploy.model, decl.arch, deploy, steps, decl.context)
     seconds = call_cost(speed, work, npu_fit().residual(shape_of(decl.arch)))
+    edges = sum(outputs + inputs for outputs, inputs in decl.arch.linears().values())
+    tables = TABLES * edges / sum(part.weights for part in work.parts)
     verify = next((line.k + 1 for line in plan.speculates if line.target == deploy.model), None)
     made = []
     for step in steps:
         at = step.place("histogram") if "histogram" in step.settings else step.span
         folder = Path(step.span.file).parent
-        by = Circumstances(decl.context, folder, at, verify, seconds, work.bytes_read)
+        by = Circumstances(decl.context, folder, at, verify, seconds, work.bytes_read, tables)
         made.append(replace(step, pass_=step.pass_.decided(by)) if step.pass_.undecided else step)
     return replace(deploy, decided=tuple(made))
 

@@ -306,7 +306,8 @@ def _speculation(plan: Plan) -> dict[str, Any] | None:
     if not plan.speculates:
         return None
     line = plan.speculates[0]
-    return {"draft": line.draft, "target": line.target, "k": line.k, "accept": line.accept}
+    entry = {"draft": line.draft, "target": line.target, "k": line.k, "accept": line.accept}
+    return entry if line.source == "draft" else {**entry, "source": line.source}
 
 
 def _sampling(model: CompiledModel) -> dict[str, Any]:

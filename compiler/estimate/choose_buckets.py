@@ -2,11 +2,12 @@
 
     begin     tokens {1, k + 1, 128} at the full context
     add       the number of tokens, or the context, that saves most of the histogram's estimated time
-    until     padding is within `max_waste`, and the next one would save less than 3 % or be the seventh graph
+    until     padding is within `max_waste`, and the next one would save less than 3 %, be the seventh graph, or make
+              the binary larger than 1.15 times that of one graph
 
 Numbers of tokens are powers of two up to 128, contexts the full one and its halves down to 128 positions. Graphs of one
-part share their weights in the binary, so a further one costs a few percent of it and its compile; where padding is
-still above `max_waste` at six graphs, up to twelve are made.
+part share their weights in the binary, so a further one costs its tables and its compile; where padding is still above
+`max_waste` then, up to twelve graphs are made.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ MOST = 12
 LONGEST = 128  # tokens a call
 SHORTEST = 128  # positions of a context
 _WORTH = 0.03  # share of the time that a further number has to save
-PER_GRAPH = 0.026  # of a binary, that each graph beside the first adds (six of pycode-qwen3: 1.13 of the largest)
+LARGEST = 1.15  # of the binary of one graph
+TABLES = 8.0  # bytes of QNN's tables for each row and column of a linear, in every graph: 5.5 to 8.2 were measured
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Choice:
     tokens: tuple[int, ...]
     context: tuple[int, ...]
     cost: PromptCost
+    tables: float  # of a graph, in bytes of the weights
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -41,7 +44,7 @@ class Choice:
     @property
     def size(self) -> float:
         """Of the binary, in that of its largest graph alone: estimated."""
-        return 1 + PER_GRAPH * (len(self.shapes) - 1)
+        return (1 + self.tables * len(self.shapes)) / (1 + self.tables)
 
 
 @dataclass(frozen=True)
@@ -71,18 +74,20 @@ def choose_buckets(
     verify: int | None = None,
     tokens: Sequence[int] = (),
     contexts: Sequence[int] = (),
+    tables: float = 0.0,
 ) -> Chosen:
     """Choose for a model whose cache holds `context` positions; `cost` and `reads` are of a call.
 
     verify            tokens of a round of speculation: a bucket of as many is made whatever it costs
     tokens, contexts  what the plan states itself: only the other is chosen
+    tables            bytes of the compiler's tables for a graph, in bytes of the weights
     """
     longest = contexts[-1] if contexts else context
     asked = histogram.within(longest)
 
     def judged(some: frozenset[int], reach: frozenset[int]) -> Choice:
         shapes = shapes_of(sorted(some), sorted(reach))
-        return Choice(tuple(sorted(some)), tuple(sorted(reach)), prompt_cost(shapes, asked, cost, reads))
+        return Choice(tuple(sorted(some)), tuple(sorted(reach)), prompt_cost(shapes, asked, cost, reads), tables)
 
     always = {1, *([verify] if verify else [])}
     largest = min(LONGEST, 1 << max(0, (longest - 1).bit_length() - 1))
@@ -102,7 +107,11 @@ def choose_buckets(
             judged(frozenset(now.tokens), frozenset({*now.context, c})) for c in more_contexts if c not in now.context
         ]
         wasteful = now.cost.waste > max_waste
-        fitting = [one for one in options if graphs(one) <= (MOST if wasteful else GRAPHS)]
+        fitting = [
+            one
+            for one in options
+            if graphs(one) <= (MOST if wasteful else GRAPHS) and (wasteful or one.size <= LARGEST)
+        ]
         best = min(fitting, key=_rank(wasteful), default=None)
         if best is None or not (_helps(best, now, wasteful)):
             break

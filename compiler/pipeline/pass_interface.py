@@ -162,6 +162,7 @@ class Circumstances:
     verify    tokens of a round of speculation that the model checks, None where it checks none
     seconds   (tokens, context) -> estimated seconds of a call on the device
     read      (tokens, context) -> bytes that it reads
+    tables    bytes that the engine's file holds for each graph beside the shared weights, in bytes of these
     """
 
     context: int
@@ -170,6 +171,7 @@ class Circumstances:
     verify: int | None
     seconds: Callable[[int, int], float]
     read: Callable[[int, int], float]
+    tables: float
 
 
 class Pass:

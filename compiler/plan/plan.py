@@ -112,6 +112,7 @@ class Speculate:
     k: int
     accept: Literal["greedy", "sample"]
     span: Span
+    source: Literal["draft", "prompt"] = "draft"  # prompt: what stood in the text before is proposed too
     auto: bool = False  # `k = auto`: chosen from the acceptance and from what the two models cost on the device
 
 

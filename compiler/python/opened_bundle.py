@@ -31,6 +31,7 @@ class Generation:
     stopped        why it ended: "eos", "tokens" (as many as asked for) or "context" (the K/V cache is full)
     lanes          what each lane of the model took, of a model with more than one
     prefix_tokens  ids of the prompt whose K/V came from the file `prefix`
+    looked_up      drafted tokens that were found in the text, and how many of them were accepted (`found`)
     """
 
     text: str
@@ -42,6 +43,8 @@ class Generation:
     stopped: str
     lanes: dict[str, Any] = field(default_factory=dict, repr=False)
     prefix_tokens: int = 0
+    looked_up: int = 0
+    found: int = 0
 
     def __str__(self) -> str:
         return self.text

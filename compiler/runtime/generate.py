@@ -71,9 +71,9 @@ class Runner:
             pair = None
         k = pair["k"] if pair is not None and speculation else 0
         draft = self.engine(pair["draft"]) if pair is not None and k else None
-        decoder = Decoder(
-            self.engine(self.model), draft, k, sampling or self.sampling(None, None), self.tokenizer.eos, seed
-        )
+        asked = sampling or self.sampling(None, None)
+        lookup = pair is not None and pair.get("source") == "prompt"
+        decoder = Decoder(self.engine(self.model), draft, k, asked, self.tokenizer.eos, seed, lookup)
         reused = 0 if prefix is None else self._prefixed(prefix, prompt, pair["draft"] if draft is not None else None)
         made: list[int] = []
         with self._stepping(bucket_tokens or (pair["k"] + 1 if pair is not None else None)):
@@ -90,6 +90,7 @@ class Runner:
             "rounds": stats.rounds,
             "drafted": stats.drafted,
             "accepted": stats.accepted,
+            **({"looked_up": stats.looked_up, "found": stats.found} if lookup and k else {}),
             "stopped": "eos" if ended else "tokens" if len(made) >= tokens else "context",
             "lanes": self._lanes(),
         }

@@ -20,6 +20,7 @@ import numpy as np
 from ..diagnostics.diagnostic import fail
 from ..emit.engine_protocols import LanguageModel
 from .language_model import feed, fits
+from .prompt_lookup import PromptLookup
 from .sample import Sampling, accept_or_replace, draw
 
 
@@ -31,6 +32,8 @@ class Stats:
     drafted: int = 0
     accepted: int = 0
     tokens: int = 0
+    looked_up: int = 0  # of the drafted, those found in the text
+    found: int = 0  # of these, the accepted ones
 
     @property
     def tokens_per_round(self) -> float:
@@ -56,6 +59,7 @@ class Decoder:
     sampling: Sampling = field(default_factory=Sampling)
     eos: Collection[int] = ()
     seed: int = 0
+    lookup: bool = False  # drafts out of the text too
     stats: Stats = field(default_factory=Stats)
 
     def generate(self, prompt: Sequence[int], tokens: int) -> Iterator[list[int]]:
@@ -72,6 +76,7 @@ class Decoder:
             fail("E0912", message, help="shorten the prompt, or compile with a longer context")
         self._random = np.random.default_rng(self.seed)
         self._text = list(prompt)
+        self._lookup = PromptLookup() if self.lookup and self.k else None
         if unread := self._text[self.target.length : -1]:
             feed(self.target, unread)
         while self.stats.tokens < tokens and fits(self.target, 1):
@@ -84,7 +89,8 @@ class Decoder:
 
     def _round(self, wanted: int) -> list[int]:
         n = len(self._text)
-        drafts, scores = self._draft(min(self.k, wanted - 1))
+        found = self._look_up(min(self.k, wanted - 1))
+        drafts, scores = found or self._draft(min(self.k, wanted - 1))
         logits = self.target.forward([self._text[-1], *drafts])
         new = self._accept(drafts, scores, logits)
         kept = n + len(new) - 1
@@ -95,7 +101,21 @@ class Decoder:
         self.stats.rounds += 1
         self.stats.drafted += len(drafts)
         self.stats.accepted += len(new) - 1
+        if found:
+            self.stats.looked_up += len(drafts)
+            self.stats.found += len(new) - 1
+        if self._lookup is not None and drafts:
+            self._lookup.told(found is not None, len(new) - 1, new)
         return new
+
+    def _look_up(self, count: int) -> tuple[list[int], list[np.ndarray]] | None:
+        """Proposals out of the text, each certain by its own account; None where there are none."""
+        if self._lookup is None:
+            return None
+        while count > 0 and not fits(self.target, count + 1):
+            count -= 1
+        drafts = self._lookup.propose(self._text, count)
+        return (drafts, [_certain(token, self.target.vocab) for token in drafts]) if drafts else None
 
     def _draft(self, count: int) -> tuple[list[int], list[np.ndarray]]:
         """Up to `count` proposals with their distributions.
@@ -126,3 +146,10 @@ class Decoder:
                 return [*new, other]
             new.append(token)
         return [*new, draw(self.sampling.distribution(logits[len(drafts)]), self._random)]
+
+
+def _certain(token: int, vocab: int) -> np.ndarray:
+    """The distribution of a source that proposes nothing but `token`: it stands with the target's probability of it."""
+    made = np.zeros(vocab)
+    made[token] = 1.0
+    return made

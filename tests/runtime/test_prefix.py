@@ -62,6 +62,18 @@ def test_a_prompt_takes_as_much_as_it_begins_with(saved, ids):
     assert prefix.load(path, bundle.manifest, {"toy": loaded}, ids[:1]) == 0
 
 
+def test_what_was_saved_with_a_draft_serves_without_it(saved, ids, tmp_path):
+    bundle, path, model = saved()
+    manifest = copy.deepcopy(bundle.manifest)
+    manifest.data["models"]["draft"] = copy.deepcopy(manifest.data["models"]["toy"])
+    both = tmp_path / "both.kv"
+    prefix.save(both, manifest, {"toy": model, "draft": model}, ids[:22])
+    loaded, draft = (ChainModel(bundle.manifest, "toy", bundle.open) for _ in range(2))
+    assert prefix.load(both, manifest, {"toy": loaded}, ids) == 22
+    assert prefix.load(path, manifest, {"toy": loaded, "draft": draft}, ids) == 22  # the draft begins anew
+    assert (loaded.length, draft.length) == (22, 0)
+
+
 def test_every_changed_byte_is_refused(saved, ids):
     bundle, path, _ = saved()
     data = path.read_bytes()

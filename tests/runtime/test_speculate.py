@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from edgec.compiler.diagnostics.diagnostic import PlanError
 from edgec.compiler.runtime import speculate
+from edgec.compiler.runtime.prompt_lookup import PromptLookup
 from edgec.compiler.runtime.sample import Sampling
 from edgec.compiler.runtime.speculate import Decoder
 
@@ -203,3 +204,50 @@ def test_the_same_seed_gives_the_same_text():
 
     assert one(5) == one(5)
     assert one(5) != one(6)
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("seed", range(4))
+def test_lookup_changes_no_token(k, seed):
+    """A toy's greedy text soon repeats itself: what stood before is proposed, and the text is the target's own."""
+    prompt = [1, 2, 3, 4]
+    alone, _ = run(Toy(seed), None, 0, prompt, 80)
+    target = Toy(seed)
+    draft = Toy(seed + 100, like=target, share=0.0)
+    together, stats = run(target, draft, k, prompt, 80, lookup=True)
+    assert together == alone
+    assert target.ids == (prompt + together)[:-1]
+    assert stats.looked_up >= stats.found > 0
+    assert stats.rounds <= run(Toy(seed), Toy(seed + 100, like=Toy(seed), share=0.0), k, prompt, 80)[1].rounds
+
+
+def test_lookup_samples_what_the_target_samples():
+    """Proposals that are certain stand with the target's probability: what is made has the target's distribution."""
+    settings = {"sampling": Sampling(temperature=1.0)}
+    counts = {True: Counter(), False: Counter()}
+    words = [1, 2, 3, 4, 5, 0, 2, 2, 5, 1, 3, 1]
+    prompt = [*words, 4, *words]  # twelve tokens alike: `4 1` is proposed at once
+    for seed in range(1500):
+        target = Toy(4, vocab=6)
+        made, stats = run(target, Toy(7, vocab=6), 2, prompt, 3, seed=seed, lookup=True, **settings)
+        assert stats.looked_up
+        counts[True][tuple(made[:2])] += 1
+        made, _ = run(Toy(4, vocab=6), None, 0, prompt, 3, seed=seed + 10_000, **settings)
+        counts[False][tuple(made[:2])] += 1
+    pairs = set(counts[True]) | set(counts[False])
+    distance = sum(abs(counts[True][pair] - counts[False][pair]) for pair in pairs) / 3000
+    assert distance < 0.09
+
+
+def test_lookup_is_used_where_it_guesses_as_well_as_the_draft():
+    lookup = PromptLookup()
+    text = [1, 2, 3, 4, 9, 1, 2, 3]
+    lookup.told(False, 1, [])
+    assert lookup.propose(text, 3) == []  # not known yet: the draft is asked
+    lookup.told(False, 1, [4, 9])  # it would have been right twice
+    assert lookup.propose(text, 3) == [4, 9, 1]
+    for _ in range(6):
+        lookup.told(True, 0, [5])
+    assert lookup.propose(text, 3) == []
+    assert lookup.propose([7, *range(20), 5, *range(20)], 2) == [5, 0]  # twenty tokens alike are trusted
+    assert PromptLookup().propose([6, 8] * 9, 5) == [6, 8, 6, 8, 6]  # a text that goes round goes on
