@@ -24,6 +24,7 @@ from ...ir.module import MAIN, Module, drop_unused_initializers
 from ...ir.ops.find_op import find_op
 from ...ir.weights import SourceFile, Weight, from_array, from_file, unpack
 from ..hf.config_file import pointer_hint
+from .canonical import canonical
 from .inline_functions import inline_functions
 from .raise_opset import upgrade
 from .refusals import all_graphs, refuse_bad_text, refuse_foreign, refuse_loose_values
@@ -41,6 +42,7 @@ def load_onnx(name: str, file: Path, context: int) -> Module:
         model = _graph(proto, file)
         model = upgrade(model, file)
         _tidy(model)
+        canonical(model)
     model.graph.name = name
     return Module(name, {MAIN: model}, Level.SEMANTIC, None, file, context)
 

@@ -1,0 +1,200 @@
+"""The canonical form of a general graph: what follows from constants and static shapes alone is computed here, once.
+
+    Shape(x), Size(x) of static axes, Gather(Shape(x), i) of a static axis i     -> constants
+    op(constants) up to 4 MiB, ConstantOfShape of any size                       -> constants
+    Identity, Dropout                                                            -> what they read
+    Reshape<allowzero = 1> to a constant shape without a 0                       -> Reshape
+    auto_pad of convolutions and poolings over static sizes                      -> pads
+
+Left alone: dequantised weights and their transposes (linears read through them), random ops, bodies of If and Loop,
+what is an output of the graph, and ops of other domains.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from ...ir.attributes import WINDOWS, attributes
+from ...ir.module import constant, drop_unread_nodes, drop_unused_initializers, initializer
+from ...ir.weights import Weight, from_array, numbers
+
+_ROUNDS = 8  # what a round makes static, the next one folds
+_MOST = 4 << 20  # bytes that an op reads or makes
+_KEPT = ("DequantizeLinear", "QuantizeLinear", "Transpose", "Constant", "Bernoulli", "Multinomial", "ConstantOfShape")
+_GROW = ("Expand", "Tile", "Resize", "Pad", "OneHot", "Range", "EyeLike")  # make more than they read
+
+
+def canonical(model: ir.Model) -> None:
+    """Bring the main graph of `model` into canonical form; its shapes are inferred again where that tells more."""
+    graph = model.graph
+    for _ in range(_ROUNDS):
+        changed = sum(_changed(graph, node) for node in list(graph))
+        if not changed:
+            return
+        drop_unread_nodes(graph, lambda _node: True)
+        drop_unused_initializers(graph)
+        common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+
+
+def _changed(graph: ir.Graph, node: ir.Node) -> bool:
+    if node.domain not in ("", "ai.onnx"):
+        return False
+    made = _static(node) or _computed(node)
+    if made is not None:
+        return _replace(graph, node, made)
+    if node.op_type in ("Identity", "Dropout"):
+        return _bypass(graph, node)
+    if node.op_type == "Reshape":
+        return _drop_allowzero(node)
+    return node.op_type in WINDOWS and _explicit_pads(node)
+
+
+def _static(node: ir.Node) -> list[Weight] | None:
+    """What an op makes that only asks for a shape, or repeats one number."""
+    if node.op_type == "ConstantOfShape":
+        return _filled(node)
+    if node.op_type == "Gather":
+        return _size_of_axis(node)
+    x = node.inputs[0] if node.inputs else None
+    if node.op_type not in ("Shape", "Size") or x is None or x.shape is None:
+        return None
+    start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(x.shape))
+    dims = list(x.shape)[start:end] if node.op_type == "Shape" else list(x.shape)
+    if not all(isinstance(d, int) for d in dims):
+        return None
+    sizes = np.array(dims, np.int64)
+    return [from_array("", sizes if node.op_type == "Shape" else np.array(sizes.prod(dtype=np.int64)))]
+
+
+def _size_of_axis(node: ir.Node) -> list[Weight] | None:
+    """Gather(Shape(x), i): the size of axis i, where that is known."""
+    shape, places = node.inputs[0], constant(node.inputs[1])
+    maker = shape.producer() if shape is not None else None
+    if places is None or maker is None or maker.op_type != "Shape" or {"start", "end"} & maker.attributes.keys():
+        return None
+    x = maker.inputs[0]
+    dims = list(x.shape) if x is not None and x.shape is not None else []
+    wanted = np.asarray(numbers(places))
+    if not dims or wanted.size == 0 or not (-len(dims) <= wanted.min() and wanted.max() < len(dims)):
+        return None
+    sizes = [dims[int(i)] for i in wanted.ravel()]
+    if not all(isinstance(size, int) for size in sizes):
+        return None
+    return [from_array("", np.array(sizes, np.int64).reshape(wanted.shape))]
+
+
+def _filled(node: ir.Node) -> list[Weight] | None:
+    """ConstantOfShape: rows are made when they are read, so that its size does not matter."""
+    held = constant(node.inputs[0])
+    if held is None:
+        return None
+    dims = [int(d) for d in np.asarray(numbers(held))]
+    value = node.attributes.get("value")
+    number = np.zeros(1, np.float32) if value is None else np.asarray(value.as_tensor().numpy()).reshape(-1)[:1]
+    if not dims:
+        return [from_array("", number.reshape(()))]
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        return np.broadcast_to(number, (stop - start, *dims[1:]))
+
+    return [Weight("", ir.DataType.from_numpy(number.dtype), dims, rows, "one number")]
+
+
+def _computed(node: ir.Node) -> list[Weight] | None:
+    """What an op makes of constants, by ONNX's reference; None where that is not known to be small, or fails."""
+    held = [None if value is None else constant(value) for value in node.inputs]
+    bodies = any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
+    missing = any(one is None and value is not None for one, value in zip(held, node.inputs, strict=True))
+    if not held or missing or bodies or node.op_type in _KEPT or node.op_type.startswith("Random"):
+        return None
+    if sum(one.nbytes for one in held if one is not None) > _MOST or not all(_small(node, v) for v in node.outputs):
+        return None
+    try:
+        return [from_array("", np.asarray(array)) for array in _evaluate(node, held)]
+    except Exception:  # the reference raises whatever numpy does; the engines say what is wrong with the node
+        return None
+
+
+def _small(node: ir.Node, value: ir.Value) -> bool:
+    if value.shape is None or not value.shape.is_static():
+        return node.op_type not in _GROW
+    return 8 * math.prod(int(d) for d in value.shape.numpy()) <= _MOST
+
+
+def _evaluate(node: ir.Node, held: Sequence[Weight | None]) -> list[np.ndarray]:
+    from onnx.reference import ReferenceEvaluator  # of many modules, and few graphs need it
+
+    inputs = [None if one is None else ir.Value(name=f"x{i}") for i, one in enumerate(held)]
+    outputs = [ir.Value(name=f"y{i}") for i in range(len(node.outputs))]
+    alone = ir.Node("", node.op_type, inputs, node.attributes.values(), outputs=outputs, name="op")
+    version = node.graph.opset_imports[""] if node.graph is not None else 0
+    for value, one in zip(inputs, held, strict=True):
+        if value is not None and one is not None:
+            value.type, value.shape = ir.TensorType(one.dtype), ir.Shape(one.dims)
+    graph = ir.Graph(
+        [v for v in inputs if v is not None], outputs, nodes=[alone], opset_imports={"": version}, name="constants"
+    )
+    feeds = {f"x{i}": np.asarray(numbers(one)) for i, one in enumerate(held) if one is not None}
+    proto = ir.to_proto(ir.Model(graph, ir_version=10))
+    return list(ReferenceEvaluator(proto).run(None, feeds))
+
+
+def _replace(graph: ir.Graph, node: ir.Node, made: Sequence[Weight]) -> bool:
+    """Constants in place of what `node` makes; an output of the graph stays what a node makes."""
+    if any(value.is_graph_output() for value in node.outputs):
+        return False
+    for value, weight in zip(node.outputs, made, strict=True):
+        if value.uses():
+            name, value.name = value.name or f"{node.name}.constant", None
+            value.replace_all_uses_with(initializer(graph, name, weight))
+    graph.remove(node, safe=True)
+    return True
+
+
+def _bypass(graph: ir.Graph, node: ir.Node) -> bool:
+    """Readers of a copy read the original; a mask that is read keeps its Dropout."""
+    source, made, *more = (node.inputs[0], *node.outputs)
+    training = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    trains = len(node.inputs) > 2 and node.inputs[2] is not None and (training is None or bool(training.numpy()))
+    if source is None or made.is_graph_output() or trains or any(one.uses() or one.is_graph_output() for one in more):
+        return False
+    made.replace_all_uses_with(source)
+    graph.remove(node, safe=True)
+    return True
+
+
+def _drop_allowzero(node: ir.Node) -> bool:
+    shape = constant(node.inputs[1])
+    if not node.attributes.get_int("allowzero", 0) or shape is None or 0 in np.asarray(numbers(shape)):
+        return False
+    del node.attributes["allowzero"]
+    return True
+
+
+def _explicit_pads(node: ir.Node) -> bool:
+    """SAME_UPPER, SAME_LOWER: out = ceil(in / stride), so pads = (out - 1) * stride + reach - in; VALID: none."""
+    x, found = node.inputs[0], attributes(node)
+    auto = found.get("auto_pad")
+    kernel, strides, dilations = (found.get(name) for name in ("kernel_shape", "strides", "dilations"))
+    if auto in (None, "NOTSET") or x is None or x.shape is None or node.op_type == "ConvTranspose":
+        return False
+    inside = list(x.shape)[2:]
+    if auto != "VALID" and not all(isinstance(size, int) for size in inside):
+        return False
+    if not (isinstance(kernel, tuple) and isinstance(strides, tuple) and isinstance(dilations, tuple)):
+        return False
+    totals = [0] * len(inside)
+    if auto != "VALID":
+        reach = [(int(k) - 1) * int(d) + 1 for k, d in zip(kernel, dilations, strict=True)]
+        sizes = zip(inside, reach, (int(s) for s in strides), strict=True)
+        totals = [max((-(-size // stride) - 1) * stride + r - size, 0) for size, r, stride in sizes]  # type: ignore[operator]
+    small, large = [t // 2 for t in totals], [t - t // 2 for t in totals]
+    pads = [*large, *small] if auto == "SAME_LOWER" else [*small, *large]
+    del node.attributes["auto_pad"]
+    node.attributes["pads"] = ir.AttrInt64s("pads", pads)
+    return True

@@ -1,0 +1,74 @@
+"""The canonical form: what becomes a constant, what does not, and that the graph computes what it did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from edgec.compiler.ir.legality.rules import violations
+from edgec.compiler.ir.module import Module
+from edgec.compiler.oracle.compare import random_feeds
+from edgec.compiler.oracle.onnx_runtime import session
+from edgec.compiler.oracle.oracle import run
+from edgec.compiler.sources.onnx.load_onnx import load_onnx
+
+FOLDED = {  # graph -> the ops that are left
+    "(float[2,3,4] x) => (float[2,12] y) { s = Shape(x) i = Constant<value_int = 0>() n = Gather(s, i)"
+    " a = Constant<value_ints = [0]>() u = Unsqueeze(n, a) m = Constant<value_ints = [-1]>() t = Concat<axis = 0>(u, m)"
+    " y = Reshape(x, t) }": ["Reshape"],
+    "(float[n,3,4] x) => (float[n,12] y) { s = Shape(x) i = Constant<value_ints = [1, 2]>() d = Gather(s, i)"
+    " a = Constant<value_ints = [0]>() p = ReduceProd(d, a) m = Constant<value_ints = [-1]>()"
+    " t = Concat<axis = 0>(m, p) y = Reshape(x, t) }": ["Reshape"],
+    "(float[1,4] x) => (float[1,4] y) { a = Identity(x) b = Dropout(a) y = Relu(b) }": ["Relu"],
+    "(float[2,3] x) => (float[6] y) { s = Constant<value_ints = [6]>() y = Reshape<allowzero = 1>(x, s) }": ["Reshape"],
+    "(float[1,2,9,8] x) => (float[1,4,5,4] y) { s = Constant<value_ints = [4, 2, 3, 3]>()"
+    ' w = ConstantOfShape<value = float[1] {0.25}>(s) y = Conv<auto_pad = "SAME_LOWER", strides = [2, 2]>(x, w) }': [
+        "Conv"
+    ],
+}
+LEFT = {
+    "(float[n,4] x) => (int64[2] y) { y = Shape(x) }": ["Shape"],
+    "(float[2,4] x) => (float[2,3] y) <int8[4,3] q = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, float s = {0.5}>"
+    " { w = DequantizeLinear(q, s) y = MatMul(x, w) }": ["DequantizeLinear", "MatMul"],
+    "(float[2,4] x) => (float[2,4] y) { y = Identity(x) }": ["Identity"],
+}
+
+
+def loaded(folder: Path, body: str, opset: int = 20) -> Module:
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]>\nagraph {body}')
+    onnx.save(proto, folder / "m.onnx")
+    module = load_onnx("m", folder / "m.onnx", 0)
+    assert violations(module) == []
+    return module
+
+
+@pytest.mark.parametrize(("body", "ops"), [*FOLDED.items(), *LEFT.items()])
+def test_what_is_left(body: str, ops: list[str], tmp_path: Path) -> None:
+    module = loaded(tmp_path, body)
+    assert [node.op_type for node in module.main.graph] == ops
+    feeds = random_feeds(module.main.graph)
+    (expected,) = session(str(tmp_path / "m.onnx")).run(None, feeds)
+    np.testing.assert_allclose(run(module.main, feeds)["y"], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_upgrade_of_a_softmax_leaves_no_shape(tmp_path: Path) -> None:
+    module = loaded(tmp_path, "(float[1,16,1,1] x) => (float[1,16,1,1] y) { y = Softmax<axis = 1>(x) }", 9)
+    assert "Shape" not in {node.op_type for node in module.main.graph}
+
+
+def test_a_constant_of_any_size_is_never_held(tmp_path: Path) -> None:
+    body = """(int64[1] x) => (float[1,65536] y) {
+        s = Constant<value_ints = [1048576, 65536]>() w = ConstantOfShape(s) y = Gather(w, x) }"""
+    module = loaded(tmp_path, body)
+    weight = module.constant(module.main.graph.initializers["w"])
+    assert weight is not None
+    assert weight.dims == (1048576, 65536)
+    assert weight.rows(7, 9).shape == (2, 65536)
+
+
+def test_what_would_be_large_is_not_folded(tmp_path: Path) -> None:
+    body = """(float[1] x) => (float[n,m] y) {
+        s = Constant<value_ints = [4096, 4096]>() o = Constant<value_float = 1.0>() e = Expand(o, s) y = Mul(e, x) }"""
+    assert [node.op_type for node in loaded(tmp_path, body).main.graph] == ["Expand", "Mul"]
