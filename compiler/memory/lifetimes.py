@@ -74,12 +74,10 @@ def _inside(node: ir.Node, float_bytes: int) -> int:
     query, key, _, mask = (value.shape if value is not None else None for value in node.inputs[:4])
     if query is None or key is None or mask is None or len(query) != 4:
         raise ValueError(f"`{node.name}` has no static shape")
-    heads, tokens, width = query[1], query[2], query[3]
-    groups, context = key[1], mask[-1]
-    sizes = (heads, tokens, width, groups, context)
-    if not all(isinstance(size, int) for size in sizes):
+    sizes = [size for size in (*query[1:], key[1], mask[-1]) if isinstance(size, int)]
+    if len(sizes) != 5:
         raise ValueError(f"`{node.name}` has no static shape")
-    h, s, d, g, t = (int(size) for size in sizes)
+    h, s, d, g, t = sizes
     scores, cached = h * s * t, g * t * d  # keys are done with when the softmax begins
     return (scores + cached + max(scores, cached)) * float_bytes
 

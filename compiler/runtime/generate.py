@@ -74,7 +74,8 @@ class Runner:
         asked = sampling or self.sampling(None, None)
         lookup = pair is not None and pair.get("source") == "prompt"
         decoder = Decoder(self.engine(self.model), draft, k, asked, self.tokenizer.eos, seed, lookup)
-        reused = 0 if prefix is None else self._prefixed(prefix, prompt, pair["draft"] if draft is not None else None)
+        drafts = pair["draft"] if pair is not None and draft is not None else None
+        reused = 0 if prefix is None else self._prefixed(prefix, prompt, drafts)
         made: list[int] = []
         with self._stepping(bucket_tokens or (pair["k"] + 1 if pair is not None else None)):
             for new in decoder.generate(prompt, tokens):

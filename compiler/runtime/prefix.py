@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -132,5 +132,5 @@ def _digest(tokens: Sequence[int], arrays: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _damaged(path: Path) -> Any:
+def _damaged(path: Path) -> NoReturn:
     fail("E0925", f"`{path}` is damaged: it does not hold what was saved", help=_ANEW)
