@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from edgec.compiler.pipeline.pass_check import CheckFailed as CheckFailed
     from edgec.compiler.pipeline.pass_check import run_and_check as run_and_check
     from edgec.compiler.pipeline.pass_interface import EXACT as EXACT
+    from edgec.compiler.pipeline.pass_interface import Circumstances as Circumstances
     from edgec.compiler.pipeline.pass_interface import FiguresTable as FiguresTable
     from edgec.compiler.pipeline.pass_interface import Pass as Pass
     from edgec.compiler.pipeline.pass_interface import Scope as Scope
@@ -113,7 +114,7 @@ _NAMES = {
     "pipeline.graphsurgeon": "graphsurgeon_pass",
     "pipeline.op_check": "check_op",
     "pipeline.pass_check": "CheckFailed run_and_check",
-    "pipeline.pass_interface": "EXACT FiguresTable Pass Scope Tolerance",
+    "pipeline.pass_interface": "EXACT Circumstances FiguresTable Pass Scope Tolerance",
     "plan.devices": "Device",
     "plan.measure": "Finished Measure",
     "plan.parameters": "Pattern param",

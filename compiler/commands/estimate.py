@@ -85,7 +85,9 @@ def _model_lines(made: Estimate, model: ModelEstimate) -> Iterator[str]:
         lanes = model.elsewhere
         said = ", ".join(f"{lane} {decode:.1f} and {prefill:,.0f} tok/s" for lane, (decode, prefill) in lanes.items())
         faster = [max(lanes, key=lambda lane: lanes[lane][at]) for at in (0, 1)]
-        yield f"    whole on one lane: {said}: {faster[0]} is faster at text, {faster[1]} at prompts"
+        text, prompts = faster
+        verdict = f"{text} is faster" if text == prompts else f"{text} is faster at text, {prompts} at prompts"
+        yield f"    whole on one lane: {said}: {verdict}"
 
 
 def _arenas(memory: Mapping[str, Any]) -> int:

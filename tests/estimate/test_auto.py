@@ -106,3 +106,12 @@ def test_a_file_that_is_no_histogram(write, tmp_path, golden_error):
     (tmp_path / "p.txt").write_text("12 people\n")
     _, found, sources = check_plan(write('bucket (tokens = auto, context = [512], histogram = "p.txt")'), fast=True)
     golden_error("E0417", [one for one in found if one.code == "E0417"], sources, {str(tmp_path): "TMP"})
+
+
+def test_the_text_as_a_source_of_drafts(write):
+    assert load_plan(write("bucket (tokens = auto, context = [512])", "3")).speculates[0].source == "draft"
+    assert (
+        load_plan(write("bucket (tokens = auto, context = [512])", "3  source = prompt")).speculates[0].source
+        == "prompt"
+    )
+    assert codes(write("bucket (tokens = auto, context = [512])", "3  source = text")) == ["E0204"]
