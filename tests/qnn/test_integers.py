@@ -21,6 +21,7 @@ from edgec.targets.qnn.conformance import one_op_graphs as makers
 from edgec.targets.qnn.conformance import one_op_graphs_integers as makers_integers
 from edgec.targets.qnn.conformance.cases_integers import grid
 from edgec.targets.qnn.conformance.measure import Runner, chip_for
+from edgec.targets.qnn.lower import written_rows
 from edgec.targets.qnn.lower.feeds import from_target, to_target
 from edgec.targets.qnn.lower.linear_integers import split_two_level
 from edgec.targets.qnn.lower.lower_graphs import lower
@@ -71,6 +72,20 @@ def test_a_case_of_the_grid_still_comes_out_right(words):
     case = next(case for case in grid(quick=True) if case.lowering == words)
     (row,) = Runner(chip_for("v75")).run([case])
     assert row.verdict == "right"
+
+
+@pytest.mark.parametrize("shape", [{"tokens": 128, "n": 3072}, {"tokens": 96, "n": 2560}])
+def test_what_leaves_a_graph_behind_lpbq_is_written_in_pieces(shape, monkeypatch):
+    """In one piece HTP writes such an output wrong; see targets/qnn/lower/written_rows.py."""
+    words = {"k": 64, "weights": "int4", "format": "lpbq", "block": 32, "activations": "uint16"}
+    case = Case("u16.linear", (), lambda: makers_integers.linear(**shape, **words))
+    verdicts = []
+    for widths in (written_rows.WIDTHS, range(0)):
+        monkeypatch.setattr(written_rows, "WIDTHS", widths)
+        runner = Runner(chip_for("v75"))
+        verdicts += [row.verdict for row in runner.run([case])]
+    assert verdicts[0] == "right"
+    assert verdicts[1] in ("wrong", "crash")
 
 
 def test_a_uint16_cache_is_why_keys_are_int16():

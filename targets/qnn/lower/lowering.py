@@ -33,6 +33,7 @@ from ....compiler.ir.module import constant
 from .builder import FP16, ON_CPU, Builder, WeightStore, static_shape
 from .integer_activations import Integers
 from .op_classes import CLASSES
+from .written_rows import in_rows
 
 COS, SIN = "position_ids_cos", "position_ids_sin"
 
@@ -102,7 +103,7 @@ class Lowering:
         outputs = []
         for value in self.graph.outputs:
             try:
-                outputs.append((value.name or "", self._output(value)))
+                outputs.append((value.name or "", in_rows(self.build, self._output(value), self.integers)))
             except Refused as problem:
                 self.refused.append(problem.refusal)
         return outputs
