@@ -34,7 +34,7 @@ class Lifetime:
 
 def lifetimes(graph: ir.Graph, float_bytes: int) -> list[Lifetime]:
     """The buffers of a graph with static shapes; floats of 32 bits take `float_bytes`. ValueError without a shape."""
-    nodes = list(graph)
+    nodes = list(graph)  # a body's nodes are not among them: what they read is held to the end
     at = {node: index for index, node in enumerate(nodes)}
     end = max(len(nodes) - 1, 0)
     constant = constant_nodes(nodes)
@@ -46,7 +46,11 @@ def lifetimes(graph: ir.Graph, float_bytes: int) -> list[Lifetime]:
         same = maker.inputs[0] if maker is not None and maker.op_type in _SAME_BYTES else None
         whole = root.get(same) if same is not None else None
         first = 0 if maker is None else at[maker]
-        last = end if maker is None or value in outputs else max((at[use.node] for use in value.uses()), default=first)
+        last = (
+            end
+            if maker is None or value in outputs
+            else max((at.get(use.node, end) for use in value.uses()), default=first)
+        )
         if whole is not None:
             root[value] = whole
             spans[whole] = spans[whole][0], max(spans[whole][1], last)
@@ -89,4 +93,7 @@ def _size(value: ir.Value, float_bytes: int) -> int:
     count = prod(dim for dim in dims if dim is not None)
     if value.dtype is None or value.dtype == ir.DataType.FLOAT:
         return count * float_bytes
-    return -(-count * value.dtype.bitwidth // 8)
+    try:
+        return -(-count * value.dtype.bitwidth // 8)
+    except TypeError:
+        raise ValueError(f"`{value.name}` has no fixed size: {value.dtype}") from None

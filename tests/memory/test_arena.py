@@ -1,5 +1,9 @@
 """Buffers in one arena: none that are needed at once overlap, and the arena is hardly larger than it has to be."""
 
+import onnx
+import onnx.parser
+import onnx.shape_inference
+import onnx_ir as ir
 import pytest
 from edgec.compiler.ir.levels import Level
 from edgec.compiler.memory.arena import ALIGNMENT, peak_bytes, plan_arena
@@ -63,3 +67,22 @@ def test_the_plan_is_that_of_the_graph_the_engine_is_given(stage, tokens, contex
     planned = plan_arena(lifetimes(next(iter(module.graphs.values())).graph, 2)).size
     handed = plan_arena(lifetimes(next(iter(lower(module.graphs).values())).model.graph, 2)).size
     assert planned == pytest.approx(handed, rel=0.05)
+
+
+def test_what_a_branch_reads_is_held_to_the_end():
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    g (float[2,3] x, bool c) => (float[2,3] z) {
+      a = Add(x, x)
+      y = If (c) <then_branch = t () => (float[2,3] u) { u = Mul(a, x) },
+                  else_branch = e () => (float[2,3] v) { v = Sub(a, x) }>
+      z = Neg(y)
+    }"""
+    graph = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.parser.parse_model(text))).graph
+    spans = {one.name: (one.first, one.last) for one in lifetimes(graph, 4)}
+    assert spans["a"] == (0, 2)
+
+
+def test_strings_have_no_size():
+    text = '<ir_version: 10, opset_import: ["" : 21]> g (string[2] x) => (string[2] y) { y = Identity(x) }'
+    with pytest.raises(ValueError, match="no fixed size"):
+        lifetimes(ir.from_proto(onnx.parser.parse_model(text)).graph, 4)
