@@ -70,7 +70,7 @@ def emit(job: EmitJob) -> Emission:
     if _container(job):  # it is prepared with one amount of VTCM, and less than a chip has is safe
         chips = [replace(chip, vtcm_mb=min(one.vtcm_mb for one in chips)) for chip in chips]
     with blamed_on(job.origin):
-        sparse = _sparse_store(job)
+        sparse = not _container(job) and _sparse_store(job)  # it was never tried with a container
         rows = ROWS if sparse else 1
         graphs = _lower_parts(job, rows)
         uses = [use for lowered in graphs.values() for use in lowered.uses]
