@@ -98,7 +98,27 @@ class ListLiteral(Node):
     items: tuple[Value, ...]
 
 
-Value = Number | Quantity | Percent | PatternLiteral | String | Boolean | Word | Call | ListLiteral
+@dataclass(frozen=True)
+class Entry(Node):
+    """`image: [1, 3, 224, 224]`: a name of the model's, and what is said of it."""
+
+    key: Name | String
+    value: Value
+
+    @property
+    def name(self) -> str:
+        """The key's text, with quotes or without."""
+        return self.key.text if isinstance(self.key, Name) else self.key.value
+
+
+@dataclass(frozen=True)
+class RecordLiteral(Node):
+    """`{ image: [1, 3, 224, 224], mask: [1, 224] }`."""
+
+    entries: tuple[Entry, ...]
+
+
+Value = Number | Quantity | Percent | PatternLiteral | String | Boolean | Word | Call | ListLiteral | RecordLiteral
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,14 @@ class TreeBuilder:
         """`[VALUE, VALUE]`."""
         return ast.ListLiteral(self._span(meta), tuple(_nodes(children)))
 
+    def record(self, meta: Any, children: list[Any]) -> ast.RecordLiteral:
+        """`{ NAME: VALUE, NAME: VALUE }`."""
+        return ast.RecordLiteral(self._span(meta), tuple(_nodes(children)))
+
+    def entry(self, meta: Any, children: list[Any]) -> ast.Entry:
+        """`NAME: VALUE` or `"NAME": VALUE`."""
+        return ast.Entry(self._span(meta), *_nodes(children))
+
     def boolean(self, meta: Any, children: list[Any]) -> ast.Boolean:
         """`true` or `false`."""
         return ast.Boolean(self._span(meta), children[0] == "true")

@@ -28,6 +28,7 @@ _KINDS = {
     ast.Word: "a word",
     ast.Call: "a source",
     ast.ListLiteral: "a list",
+    ast.RecordLiteral: "names with values",
 }
 
 
@@ -100,6 +101,8 @@ class Lets:
             if any(item is None for item in items):
                 return None
             return replace(value, items=tuple(items))
+        if isinstance(value, ast.RecordLiteral):
+            return _with_values(value, [self.resolve(entry.value) for entry in value.entries])
         if isinstance(value, ast.Call):
             argument = self.resolve(value.argument)
             return replace(value, argument=argument) if argument is not None else None
@@ -219,3 +222,9 @@ def kind_of(value: ast.Value) -> str:
     if isinstance(value, ast.Number):
         return "an integer" if isinstance(value.value, int) else "a number"
     return _KINDS[type(value)]
+
+
+def _with_values(value: ast.RecordLiteral, made: list[ast.Value | None]) -> ast.RecordLiteral | None:
+    """The record with other values; None if one of them is none."""
+    entries = [replace(entry, value=one) for entry, one in zip(value.entries, made, strict=True) if one is not None]
+    return replace(value, entries=tuple(entries)) if len(entries) == len(made) else None

@@ -46,11 +46,17 @@ def check_model(model: ast.Model, reader: Reader) -> CheckedModel | None:
         return None
     block = ModelBlock(**values[0])
     source, written = block.source.reader, block.source.path
+    if block.shapes is not None:
+        try:
+            source = source.with_shapes(block.shapes)
+        except PlanError as error:
+            report.take(error, _setting_span(model, "shapes"))
+            return None
     path = resolve_path(written.value, written.span)
     if not _is_there(source, path, written, report):
         return None
     before = report.errors
-    outline = _outline(source, path, written.span, report)
+    outline = _outline(source, path, written.span, report, model)
     for warning in outline.warnings:
         report.take(PlanError(replace(warning, models=(model.name.text,))), written.span)
     if outline.arch is not None and not block.context:
@@ -67,11 +73,12 @@ def check_model(model: ast.Model, reader: Reader) -> CheckedModel | None:
     return CheckedModel(decl, outline.arch, outline.nodes, outline.weights)
 
 
-def _outline(source: Source, path: Path, at: Span, report: DiagnosticCollector) -> Outline:
+def _outline(source: Source, path: Path, at: Span, report: DiagnosticCollector, model: ast.Model) -> Outline:
     try:
         return source.outline(path)
     except PlanError as error:
-        report.take(error, at)
+        given = error.diagnostics[0].code == "E0378"  # what the plan says of the model is wrong, not the model
+        report.take(error, _setting_span(model, "shapes") if given else at)
         return Outline()
 
 

@@ -160,6 +160,7 @@ _VALUES = {"INTEGER", "DECIMAL", "QUANTITY", "PERCENT", "PATTERN", "STRING", "TR
 _SIGNS = {
     "EQUAL": "`=`",
     "COMMA": "`,`",
+    "COLON": "`:`",
     "ARROW": "`->`",
     "LBRACE": "`{`",
     "RBRACE": "`}`",
@@ -204,6 +205,8 @@ def _expected(accepts: set[str]) -> str:
         return "expected a value"
     if {"COMMA", "RPAR"} <= accepts or {"COMMA", "RSQB"} <= accepts:
         return f"expected `,` or {_SIGNS['RPAR' if 'RPAR' in accepts else 'RSQB']}"
+    if {"COMMA", "RBRACE"} <= accepts:
+        return "expected `,` or `}`"
     if accepts >= {"INTEGER", "DECIMAL"}:
         return "expected a number"
     names = (["a name"] if "WORD" in accepts else []) + [_SIGNS[x] for x in _SIGNS if x in accepts]

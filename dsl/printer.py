@@ -35,6 +35,10 @@ def _list(node: ast.ListLiteral) -> str:
     return "[" + ", ".join(show(item) for item in node.items) + "]"
 
 
+def _record(node: ast.RecordLiteral) -> str:
+    return f"{{ {', '.join(map(show, node.entries))} }}" if node.entries else "{ }"
+
+
 def _setting(node: ast.Setting) -> str:
     return f"{node.key.text} = {show(node.value)}"
 
@@ -79,6 +83,8 @@ _SHOW = {
     ast.Call: lambda n: f"{n.name.text}({show(n.argument)})",
     ast.Product: lambda n: f"{_number(n.factor)} * {n.name.text}",
     ast.ListLiteral: _list,
+    ast.RecordLiteral: _record,
+    ast.Entry: lambda n: f"{show(n.key)}: {show(n.value)}",
     ast.Setting: _setting,
     ast.PlanName: lambda n: f"plan {n.name.text}",
     ast.Let: lambda n: f"let {n.name.text} = {show(n.value)}",

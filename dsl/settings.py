@@ -15,7 +15,7 @@ from ..compiler.diagnostics.diagnostic import Label, PlanError, Span
 from ..compiler.diagnostics.nearest import nearest, nearest_help, same_word
 from ..compiler.diagnostics.wording import join_or
 from ..compiler.pipeline.pass_interface import Pass
-from ..compiler.plan.parameters import Parameter, Pattern, WarningCode, param, parameters
+from ..compiler.plan.parameters import InputShapes, Parameter, Pattern, WarningCode, param, parameters
 from ..compiler.registry import cache_types, find_source
 from ..compiler.sources.source import Source
 from . import ast
@@ -60,6 +60,11 @@ class ModelBlock:
         minimum=2,
         maximum=1 << 20,
         also_called=("ctx", "n_ctx", "context_length", "max_length", "max_model_len", "max_seq_len", "seq_len"),
+    )
+    shapes: InputShapes | None = param(  # noqa: RUF009
+        None,
+        doc="shapes of inputs of an ONNX file, in place of the open dimensions that the file states",
+        also_called=("input_shapes", "input_shape", "shape", "overwrite_input_shape"),
     )
 
 
@@ -260,6 +265,8 @@ class Reader:
             if not 0 < value.value.n < value.value.m:
                 self._refuse("E0203", parameter, value, f"`{value.value}` would keep none or all of the values")
             return value.value
+        if isinstance(value, ast.RecordLiteral) and InputShapes in parameter.types:
+            return self._shapes(parameter, value)
         if isinstance(value, ast.Call) and SourceCall in parameter.types:
             return self._source(value)
         self._mistyped(parameter, value)
@@ -335,6 +342,19 @@ class Reader:
         if SourceCall in parameter.types:
             self._refuse("E0201", parameter, value, "a source says what it is", f"write `hf({show(value)})`")
         self._mistyped(parameter, value)
+
+    def _shapes(self, parameter: Parameter, value: ast.RecordLiteral) -> InputShapes:
+        found = InputShapes()
+        for entry in value.entries:
+            sizes = entry.value.items if isinstance(entry.value, ast.ListLiteral) else ()
+            numbers = tuple(one.value for one in sizes if isinstance(one, ast.Number) and isinstance(one.value, int))
+            if not isinstance(entry.value, ast.ListLiteral) or len(numbers) < len(sizes) or min(numbers, default=1) < 1:
+                message = f"the shape of `{entry.name}` is a list of positive integers"
+                self._refuse("E0201", parameter, entry.value, message)
+            if entry.name in found:
+                self._refuse("E0203", parameter, value, f"`{entry.name}` has two shapes")
+            found[entry.name] = tuple(int(one) for one in numbers)
+        return found
 
     def _source(self, value: ast.Call) -> SourceCall:
         try:

@@ -15,6 +15,7 @@ printer of `edgec passes NAME` and the docs read `parameters(cls)`; nothing else
     bool                true                     True
     Pattern             2:4                      Pattern(2, 4)
     WarningCode         W0601                    WarningCode("W0601")
+    InputShapes         { x: [1, 3] }            InputShapes({"x": (1, 3)})
     tuple[T, ...]       [1, 4] (or one value)    (1, 4)
 
 Unions of these are allowed (`int | str` with `choices=("auto",)`); choices of a type bind values of that type
@@ -46,6 +47,12 @@ class Pattern:
 
     def __str__(self) -> str:
         return f"{self.n}:{self.m}"
+
+
+class InputShapes(dict[str, tuple[int, ...]]):
+    """The shape of each input that a plan names."""
+
+    __slots__ = ()
 
 
 class WarningCode(str):
@@ -96,6 +103,8 @@ class Parameter:
             return "a warning's code like W0601"
         if kind is Pattern:
             return "a pattern like 2:4"
+        if kind is InputShapes:
+            return "the shapes of inputs like `{ image: [1, 3, 224, 224] }`"
         noun = {
             "%": "a percentage like 80%",
             "bits": "a width like `4.5 bits`",

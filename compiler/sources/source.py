@@ -57,6 +57,11 @@ class Source:
         """The model at `path` as a module called `name`, its weights lazy; `context` in tokens, 0 for plain graphs."""
         raise NotImplementedError(f"source `{self.word}` cannot be loaded")
 
+    def with_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> Source:
+        """A source like this whose models have inputs of these shapes; E0378 where inputs have no open dimensions."""
+        message = f"models of `{self.word}` have no inputs whose shapes a plan could give"
+        fail("E0378", message, help="leave out `shapes`; a decoder gets its sizes from `bucket`")
+
     def files(self, path: Path) -> Sequence[Path]:
         """Every file the model at `path` consists of; name, size and hash of each go into the manifest."""
         return [path]

@@ -27,7 +27,7 @@ from ..diagnostics.diagnostic import EdgecError
 from ..ir import kv_names
 from ..ir.clone import clone_model
 from ..ir.module import MAIN, Module
-from ..oracle.compare import ORDINARY, Sizes
+from ..oracle.compare import ORDINARY, Sizes, random_feeds
 from ..oracle.probes import Probes, Trial
 from ..runtime.chain import ChainModel, Opener
 from ..runtime.decoder_inputs import as_float
@@ -267,7 +267,9 @@ def _compare_graph(manifest: Manifest, name: str, module: Module, found: Mapping
     values = _float_graph_values(module, manifest, name)
     buckets = manifest.buckets(name) or [{"name": MAIN, "parts": list(found)}]
     seen: dict[str, dict[str, np.ndarray]] = {part: {} for part in found}
-    sizes = next(Probes(module.main).sizes(), None)
+    fed = [spec for row in buckets for spec in _fed(manifest, row)]
+    fixed = all(isinstance(size, int) for spec in fed for size in spec["shape"])
+    sizes = {} if fixed else next(Probes(module.main).sizes(), None)
     if sizes is None:
         for part in found.values():
             part.unsplit = "no sizes of the model's open dimensions were found that it runs with"
@@ -275,7 +277,8 @@ def _compare_graph(manifest: Manifest, name: str, module: Module, found: Mapping
     for row in buckets:
         arrays = {spec["name"]: _probe(spec, sizes) for spec in _fed(manifest, row)}
         dtypes = {value.name: value.dtype.numpy() for value in module.main.graph.inputs if value.dtype is not None}
-        feeds = {key: arrays[key].astype(kind) for key, kind in dtypes.items() if key}
+        given = {**random_feeds(module.main.graph, sizes=sizes), **arrays}  # parts may lack inputs that nothing reads
+        feeds = {key: given[key].astype(kind) for key, kind in dtypes.items() if key}
         reference = _run_float(module, feeds, values)
         for part in found.values():
             part.rounding = _rounding(module, feeds, reference)

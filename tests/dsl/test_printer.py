@@ -47,7 +47,9 @@ def many(strategy, most=3):
     return st.lists(strategy, max_size=most).map(tuple)
 
 
-setting = many(st.builds(ast.Setting, st.just(S), names, values))
+entry = st.builds(ast.Entry, st.just(S), st.one_of(names, strings), values)
+record = st.builds(ast.RecordLiteral, st.just(S), many(entry))
+setting = many(st.builds(ast.Setting, st.just(S), names, st.one_of(values, record)))
 steps = many(st.builds(ast.Step, st.just(S), names, setting, st.none() | values, st.none() | values))
 subjects = st.lists(words, min_size=1, max_size=3).map(".".join)
 bounds = st.one_of(values, st.builds(ast.Product, st.just(S), numbers, names))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -25,6 +25,7 @@ from ...ir.ops.find_op import find_op
 from ...ir.weights import SourceFile, Weight, from_array, from_file, unpack
 from ..hf.config_file import pointer_hint
 from .canonical import canonical
+from .given_shapes import give_shapes
 from .inline_functions import inline_functions
 from .raise_opset import upgrade
 from .refusals import all_graphs, refuse_bad_text, refuse_foreign, refuse_loose_values
@@ -33,9 +34,13 @@ _LARGEST = (1 << 31) - 1  # what protobuf can parse
 _LONGEST_REASON = 160
 
 
-def load_onnx(name: str, file: Path, context: int) -> Module:
-    """The graph in `file` under the plan's name for it; `context` matters to decoders only."""
+def load_onnx(name: str, file: Path, context: int, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Module:
+    """The graph in `file` under the plan's name for it; `context` matters to decoders only.
+
+    `shapes`: of inputs, where the file leaves dimensions open; E0378 where they do not fit it.
+    """
     proto = _parse(file)
+    give_shapes(proto, shapes or {}, file)
     refuse_foreign(proto, file)
     refuse_loose_values(proto, file)
     with _damage_named(file):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,8 +14,11 @@ if TYPE_CHECKING:
     from ...ir.module import Module
 
 
+@dataclass(frozen=True)
 class OnnxSource(Source):
     """A graph in an ONNX file. Its names are the loader's, so that even a check has to load it."""
+
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of inputs, from the plan
 
     word: ClassVar[str] = "onnx"
     accepts: ClassVar = "file"
@@ -31,7 +36,11 @@ class OnnxSource(Source):
         """The graph in the file `path`."""
         from .load_onnx import load_onnx
 
-        return load_onnx(name, path, context)
+        return load_onnx(name, path, context, self.shapes)
+
+    def with_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> OnnxSource:
+        """The same with shapes of inputs."""
+        return OnnxSource(shapes)
 
     def inspect(self, path: Path) -> dict[str, Any] | None:
         """Inputs, outputs, ops and node names of an `.onnx` file."""

@@ -227,7 +227,7 @@ def static_shape(value: ir.Value) -> tuple[int, ...]:
             f"the shape of {{}} is not static: {value.shape}",
             value.name or "",
             help="a pipeline for the NPU ends with `bucket(tokens = …, context = …)`; "
-            "an imported graph needs fixed input shapes",
+            "an imported graph gets sizes from `shapes = { NAME: [1, 3, 224, 224] }` in its `model` block",
             cause="shape",
             alone=False,
         )
