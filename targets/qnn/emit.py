@@ -38,7 +38,7 @@ from .conformance.legality import local_evidence
 from .guard import Guard, guard_key, keep_sizes, known_sizes, random_feeds
 from .htp.chip import Chip, tool_versions
 from .htp.compile import Compiled
-from .htp.context_binary import TensorSpec, check_encodings
+from .htp.context_binary import TensorSpec, check_encodings, read
 from .htp.engine_options import option_rows
 from .htp.sparse_option import known_build
 from .lower.builder import WeightStore
@@ -290,7 +290,10 @@ def _entry(
     precision = "fp16" if not any(lowered[name].encodings for name in names.values()) else "integers"
     details = {"twins": group.key, "chip": asdict(chip), "qnn_build": compiled.info.build, "precision": precision}
     details["reproducible"] = compiled.reproducible
-    details["options"] = option_rows(chip, compiled.info, len(lowered) > 1)
+    own = (
+        compiled.info if compiled.info.soc_model == chip.soc_model else read(compiled.binary, soc_model=chip.soc_model)
+    )
+    details["options"] = option_rows(chip, own, len(lowered) > 1)
     return {
         "model": job.module.name,
         "device": "npu",
