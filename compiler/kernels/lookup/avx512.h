@@ -153,50 +153,51 @@ INLINE __m512i bit_table(int i, int p) {
   return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)lookup_bit[4 * p + i]));
 }
 
-// Sixteen outputs of 32 inputs. The first level of lookup makes four integers of each four bits of a plane; the second is
+// Sixteen outputs of the 16 inputs of one `half` of 32. The first level of lookup makes four integers of each four bits of a plane; the second is
 // one multiply-add, exact: an integer of four bits times a scale of eleven.
 INLINE void dequantise_tile(const uint8_t* at, __m512 scale, __m512 shift, int64_t stride, float* out, __mmask16 some,
-                            const int past, const int bits) {
+                            const int half, const int past, const int bits) {
   const __m512i low = _mm512_set1_epi8(15);
-  for (int half = 0; half < 2; half++) {
-    __m512i u[4];
-    UNROLL for (int i = 0; i < 4; i++) u[i] = _mm512_setzero_si512();
-    UNROLL for (int p = 0; p < bits; p++) {
-      __m512i bytes = _mm512_loadu_si512(at + p * 256);
-      bytes = _mm512_and_si512(half ? _mm512_srli_epi16(bytes, 4) : bytes, low);
-      UNROLL for (int i = 0; i < 4; i++) u[i] = _mm512_or_si512(u[i], _mm512_shuffle_epi8(bit_table(i, p), bytes));
-    }
-    UNROLL for (int g = 0; g < 4; g++) UNROLL for (int i = 0; i < 4; i++) {
-      __m512i one = _mm512_and_si512(_mm512_srli_epi32(u[i], 8 * g), _mm512_set1_epi32(15));
-      float* to = out + (half * 16 + g * 4 + i) * stride;
-      const __m512 value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(one), scale, shift);
-      if (past)
-        _mm512_stream_ps(to, value);
-      else
-        _mm512_mask_storeu_ps(to, some, value);
-    }
+  __m512i u[4];
+  UNROLL for (int i = 0; i < 4; i++) u[i] = _mm512_setzero_si512();
+  UNROLL for (int p = 0; p < bits; p++) {
+    __m512i bytes = _mm512_loadu_si512(at + p * 256);
+    bytes = _mm512_and_si512(half ? _mm512_srli_epi16(bytes, 4) : bytes, low);
+    UNROLL for (int i = 0; i < 4; i++) u[i] = _mm512_or_si512(u[i], _mm512_shuffle_epi8(bit_table(i, p), bytes));
+  }
+  UNROLL for (int g = 0; g < 4; g++) UNROLL for (int i = 0; i < 4; i++) {
+    __m512i one = _mm512_and_si512(_mm512_srli_epi32(u[i], 8 * g), _mm512_set1_epi32(15));
+    const __m512 value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(one), scale, shift);
+    if (past)
+      _mm512_stream_ps(out + (g * 4 + i) * stride, value);
+    else
+      _mm512_mask_storeu_ps(out + (g * 4 + i) * stride, some, value);
   }
 }
 
 // `past`: past the caches, for a result that none holds; rows of it begin a cache line.
 INLINE void dequantise_panels(const LookupLinear* w, int64_t from, int64_t to, float* out, const int bits, const int past) {
   const int64_t blocks = w->inputs / w->block;
-  for (int64_t e = 0; e < w->inputs / 32; e++)  // 32 rows of the result at a time, each from end to end
+  for (int64_t e = 0; e < w->inputs / 16; e++)  // 16 rows of the result at a time, each from end to end
     for (int64_t n = from; n < to; n++) {
-      const uint8_t* at = w->planes + n * lookup_panel_bytes(w) + e * bits * 256;
+      const uint8_t* at = w->planes + n * lookup_panel_bytes(w) + e / 2 * bits * 256;
       for (int i = 0; i < 4; i++) {
-        const int64_t place = (n * blocks + e * 32 / w->block) * LOOKUP_PANEL + i * 16, first = n * LOOKUP_PANEL + i * 16;
+        const int64_t place = (n * blocks + e * 16 / w->block) * LOOKUP_PANEL + i * 16, first = n * LOOKUP_PANEL + i * 16;
         const int64_t left = w->outputs - first;
         if (left <= 0) break;
         const __m512 scale = scales(w, place), shift = _mm512_mul_ps(scale, offset(w, place, 0, 1));
         const __mmask16 some = left >= 16 ? 0xffff : (__mmask16)((1u << left) - 1);
-        dequantise_tile(at + i * 64, scale, shift, w->outputs, out + e * 32 * w->outputs + first, some, past, bits);
+        float* row = out + e * 16 * w->outputs + first;
+        if (e & 1)
+          dequantise_tile(at + i * 64, scale, shift, w->outputs, row, some, 1, past, bits);
+        else
+          dequantise_tile(at + i * 64, scale, shift, w->outputs, row, some, 0, past, bits);
       }
     }
   if (past) _mm_sfence();
 }
 
-#define LARGE (16 << 20)  // bytes
+#define LARGE (4 << 20)  // bytes
 
 static void dequantise(const LookupLinear* w, int64_t from, int64_t to, float* out) {
   const int past = w->inputs * w->outputs * 4 > LARGE && w->outputs % 16 == 0 && ((uintptr_t)out & 63) == 0;
