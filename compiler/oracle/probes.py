@@ -28,7 +28,36 @@ from .onnx_runtime import onnxruntime, quiet_session
 if TYPE_CHECKING:
     from ..ir.decoder_arch import DecoderArch
 
-_SIZES = (4, 2, 3, 5, 8, 1, 16, 7, 32, 64, 6, 10, 12, 20, 24, 40, 48, 80, 96, 100, 128, 160, 224, 256, 512, 1024)
+_SIZES = (
+    4,
+    2,
+    3,
+    5,
+    8,
+    1,
+    16,
+    7,
+    32,
+    64,
+    6,
+    10,
+    12,
+    20,
+    24,
+    40,
+    48,
+    80,
+    96,
+    100,
+    128,
+    160,
+    224,
+    256,
+    512,
+    1024,
+    4096,
+    16000,
+)
 _MOST = 1 << 22  # elements of an input that is tried
 _LAST_DIGITS = np.float32([1 - np.finfo(np.float32).eps, 1 + np.finfo(np.float32).eps])
 _SHAKES = 3

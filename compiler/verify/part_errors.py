@@ -379,7 +379,8 @@ def _run_float(
 
     model = clone_model(module.main)
     graph = model.graph
-    known = {value.name: value for node in graph for value in node.outputs} | {v.name: v for v in graph.inputs}
+    known = {value.name: value for node in graph for value in node.outputs}
+    known |= {value.name: value for value in (*graph.inputs, *graph.initializers.values())}
     for value in values.values():
         if not (own := known[value.name]).is_graph_output():
             graph.outputs.append(own)
