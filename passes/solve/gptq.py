@@ -12,6 +12,8 @@ without it each block's grid is searched when it is reached, on weights that alr
 Of a sparse weight the dropped inputs stay zero (`kept` says which are not): each is rounded to zero, whatever the
 columns before it would have it make good, and the columns behind it do that in its place.
 
+A format whose scales are not free (`on_levels`) is solved once more over scales that it has, several to a row.
+
 Afterwards rounds of least-squares scales (given the integers) and coordinate descent (given the scales; QuantEase,
 arXiv 2309.01885, section 3) lower the same objective; each step is kept only if it does.
 """
@@ -35,6 +37,7 @@ _ROUNDS = 2
 _SWEEPS = 2
 _SHRINK = 0.1
 _RIDGE = 0.01
+_LARGEST_PARTS = (1.0, 0.85, 0.7, 0.55)
 _TIMID = 0.3  # a least-squares scale below this part of the searched one is not believed
 
 
@@ -133,12 +136,44 @@ def parted(solved: Solved, counts: Sequence[int]) -> Iterator[Solved]:
         yield Solved(solved.q[own], grid, solved.target[own], solved.notes, kept)
 
 
-def rescaled(solved: Solved, scale: torch.Tensor, hessian: torch.Tensor, damping: float) -> Solved:
-    """The same weights on a grid with the given scales [N, K/B]: rounded, then coordinate descent."""
-    grid = Grid(scale, solved.grid.zero, solved.grid.integers, solved.grid.block)
-    rounded = grid.quantise(solved.target if solved.kept is None else torch.where(solved.kept, solved.target, 0.0))
-    q = descend(solved.target, rounded, grid, damped(hessian, damping), 2 * _SWEEPS, solved.kept)
-    return Solved(q, grid, solved.target, solved.notes, solved.kept)
+Snap = Callable[[torch.Tensor], torch.Tensor]  # scales [N, K/B] to the nearest that a format has
+
+
+def on_levels(solved: Solved, snap: Snap, ready: Damped) -> Solved:
+    """The same weights on scales that `snap` gives, and integers chosen for these.
+
+    What a row's scales are multiples of hangs on its largest one, so several are tried in its place: smaller ones clip
+    a block and are finer for all others. Of each row the best is kept, by the objective.
+    """
+    scale, made = solved.grid.scale, None
+    largest = scale.amax(1, keepdim=True)
+    for part in _LARGEST_PARTS:
+        grid = _with_scale(solved.grid, snap(torch.minimum(scale, part * largest)))
+        q, grid = _columns(solved.target, ready, grid, solved.kept)
+        q = descend(solved.target, q, grid, ready.matrix, _SWEEPS, solved.kept)
+        made = _better_rows(solved.target, made, (q, grid), ready.matrix)
+    assert made is not None
+    for _ in range(_ROUNDS):
+        q, grid = made
+        grid = _with_scale(grid, snap(_better_scales(solved.target, q, grid, ready.matrix).scale))
+        q = descend(solved.target, q, grid, ready.matrix, _SWEEPS, solved.kept)
+        made = _better_rows(solved.target, made, (q, grid), ready.matrix)
+    return Solved(*made, solved.target, solved.notes, solved.kept)
+
+
+def _with_scale(grid: Grid, scale: torch.Tensor) -> Grid:
+    return Grid(scale, grid.zero, grid.integers, grid.block)
+
+
+def _better_rows(
+    w: torch.Tensor, held: tuple[torch.Tensor, Grid] | None, other: tuple[torch.Tensor, Grid], matrix: torch.Tensor
+) -> tuple[torch.Tensor, Grid]:
+    """Of each row the integers and scales of the lower objective; `held` where they are equal."""
+    if held is None:
+        return other
+    (q, grid), (q2, grid2) = held, other
+    better = (objective(w, grid2.value(q2), matrix) < objective(w, grid.value(q), matrix))[:, None]
+    return torch.where(better, q2, q), _with_scale(grid, torch.where(better, grid2.scale, grid.scale))
 
 
 def _answer(moments: Moments, drift: torch.Tensor) -> torch.Tensor:
@@ -147,11 +182,17 @@ def _answer(moments: Moments, drift: torch.Tensor) -> torch.Tensor:
     return torch.cholesky_solve(drift.T.double(), lower).T.float()
 
 
-def _columns(w: torch.Tensor, ready: Damped, kind: GridKind, kept: torch.Tensor | None) -> tuple[torch.Tensor, Grid]:
-    order, upper = ready.order, ready.upper
-    static = bool((order[1:] < order[:-1]).any())
+def _columns(
+    w: torch.Tensor, ready: Damped, kind: GridKind | Grid, kept: torch.Tensor | None
+) -> tuple[torch.Tensor, Grid]:
+    """Integers and their grid; a `Grid` in place of its kind is the one that they lie on."""
+    order, upper, block = ready.order, ready.upper, kind.block
+    static = isinstance(kind, Grid) or bool((order[1:] < order[:-1]).any())
     held = w if kept is None else torch.where(kept, w, 0.0)
-    columns, block = Columns.of(fit(held, kind, ready.matrix)) if static else Columns.blank(w, kind), kind.block
+    if isinstance(kind, Grid):
+        columns = Columns.of(kind)
+    else:
+        columns = Columns.of(fit(held, kind, ready.matrix)) if static else Columns.blank(w, kind)
     left, free = w[:, order].contiguous(), None if kept is None else kept[:, order]
     q = torch.empty_like(left)
     places = order.tolist()
@@ -163,7 +204,7 @@ def _columns(w: torch.Tensor, ready: Damped, kind: GridKind, kept: torch.Tensor 
         chosen, errors = torch.empty_like(part), torch.empty_like(part)
         for i, k in enumerate(range(first, last)):
             group = places[k] // block
-            if not static and k % block == 0:
+            if not static and not isinstance(kind, Grid) and k % block == 0:
                 own = (
                     part[i : i + block] if mask is None else torch.where(mask[i : i + block], part[i : i + block], 0.0)
                 )

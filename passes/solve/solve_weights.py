@@ -35,6 +35,7 @@ from ...compiler.pipeline.pass_interface import Scope
 from ..quantization.round_to_nearest import QuantizedTensors, two_level
 from . import awq, gptq, hqq, mse, reconstruct
 from . import solution_cache as store
+from .hessian import Damped, prepare
 from .integer_grid import Grid, GridKind
 from .kept import kept_of
 from .residual_streams import Moments, ResidualStreams
@@ -162,6 +163,7 @@ class _Walk:
         whole = settings.method == "reconstruct"  # which learns a block's linears together
         self.flow = ResidualStreams(module, {name: one.source for name, one in self.wanted.items()}, halves=not whole)
         self.found: dict[str, str] = {}
+        self._ready: tuple[torch.Tensor, Damped] | None = None  # of the inputs that were last asked for
         self.budget = TimeBudget(settings.seconds)
         self.steps: int | None = None  # that the present block was learned for
 
@@ -318,7 +320,10 @@ class _Walk:
         """With the two levels of scales that the linear's format wants, if it does."""
         if self.wanted[name].format_.scales != TWO_LEVEL:
             return made
-        return gptq.rescaled(made, _two_level(made.grid.scale), moments.hessian, self.settings.gptq.damping)
+        if self._ready is None or self._ready[0] is not moments.hessian:
+            ready = prepare(name, moments.hessian, self.settings.gptq.damping, by_importance=False)
+            self._ready = moments.hessian, ready
+        return gptq.on_levels(made, _two_level, self._ready[1])
 
     def _solve(self, segment: Segment) -> dict[str, gptq.Solved]:
         solved: dict[str, gptq.Solved] = {}
