@@ -59,7 +59,7 @@ _SIZES = (
     16000,
 )
 _MOST = 1 << 22  # elements of an input that is tried
-_LAST_DIGITS = np.float32([1 - np.finfo(np.float32).eps, 1 + np.finfo(np.float32).eps])
+_LAST_DIGITS = np.array([1 - np.finfo(np.float32).eps, 1 + np.finfo(np.float32).eps], np.float32)
 _SHAKES = 3
 _SLACK = 8.0  # times what the oracle itself moves by: another order of sums moves further than one rounding does
 

@@ -166,5 +166,5 @@ def _mnn_configs(data: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for part in data["parts"].values():
         if data["models"][part["model"]]["engine"] == "mnn-llm":
-            found[part["model"]] = dict.fromkeys(names, part["file"])
+            found[part["model"]] = dict.fromkeys(names, str(part["file"]))
     return found

@@ -80,7 +80,7 @@ def from_text(text: str, level: Level = Level.SEMANTIC) -> Module:
     with scratch_folder("check") as folder:
         path = folder / "model.onnx"
         onnx.save(onnx.parser.parse_model(text), str(path))
-        module = load_onnx("checked", path, 0)
+        module = load_onnx("checked", path, 0, as_written=True)
     module.level = level
     return module
 

@@ -55,7 +55,7 @@ def test_a_bundle_is_the_float_model(
     code = main(["compile", str(plan), "-o", str(tmp_path / "out"), "--quiet"])
     told = capsys.readouterr()
     if refused is not None:
-        assert code == 1
+        assert code == 1, told.err
         assert f"error[{refused}]" in told.err
         return
     assert code == 0, told.err

@@ -87,7 +87,7 @@ def test_what_brings_nothing_is_left_alone(draft: Module, scope: Scope, monkeypa
 
 
 def test_two_levels_stay_two_levels(draft: Module, scope: Scope) -> None:
-    words = {"weights": "int4", "scales": "lpbq"}
+    words = {"weights": "int3", "scales": "lpbq"}
     plain, tuned = parts(made(draft, scope, **words)), parts(made(draft, scope, tune="scales", **words))
     assert any((plain[name][1] != tuned[name][1]).any() for name in plain)
     for _, scale in tuned.values():

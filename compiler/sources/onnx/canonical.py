@@ -141,7 +141,7 @@ def _evaluate(node: ir.Node, held: Sequence[Weight | None]) -> list[np.ndarray]:
     )
     feeds = {f"x{i}": np.asarray(numbers(one)) for i, one in enumerate(held) if one is not None}
     proto = ir.to_proto(ir.Model(graph, ir_version=10))
-    return list(ReferenceEvaluator(proto).run(None, feeds))
+    return [np.asarray(one) for one in ReferenceEvaluator(proto).run(None, feeds)]
 
 
 def _replace(graph: ir.Graph, node: ir.Node, made: Sequence[Weight]) -> bool:

@@ -34,10 +34,17 @@ _LARGEST = (1 << 31) - 1  # what protobuf can parse
 _LONGEST_REASON = 160
 
 
-def load_onnx(name: str, file: Path, context: int, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Module:
+def load_onnx(
+    name: str,
+    file: Path,
+    context: int,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    as_written: bool = False,
+) -> Module:
     """The graph in `file` under the plan's name for it; `context` matters to decoders only.
 
-    `shapes`: of inputs, where the file leaves dimensions open; E0378 where they do not fit it.
+    `shapes`: of inputs, where the file leaves dimensions open; E0378 where they do not fit it. `as_written`: not in
+    canonical form, as what is told apart there is what somebody wants to look at.
     """
     proto = _parse(file)
     give_shapes(proto, shapes or {}, file)
@@ -47,7 +54,8 @@ def load_onnx(name: str, file: Path, context: int, shapes: Mapping[str, tuple[in
         model = _graph(proto, file)
         model = upgrade(model, file)
         _tidy(model)
-        canonical(model)
+        if not as_written:
+            canonical(model)
     model.graph.name = name
     return Module(name, {MAIN: model}, Level.SEMANTIC, None, file, context)
 

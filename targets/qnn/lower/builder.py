@@ -65,7 +65,9 @@ def _not_lost(source: Weight) -> Weight:
     Blocks are read up to the first value that fp16 holds whole, which as a rule is in the first one.
     """
     largest = 0.0
-    for _, block in () if isinstance(source, DryWeight) or source.dtype == FP16 else source.blocks():
+    if isinstance(source, DryWeight) or source.dtype == FP16:
+        return source
+    for _, block in source.blocks() if source.dims else [(0, source.numpy())]:
         largest = max(largest, float(np.abs(block.astype(np.float32)).max(initial=0.0)))
         if largest >= FP16_LEAST:
             return source
