@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
@@ -14,7 +15,7 @@ import psutil
 class Share:
     """What the processes of one kind took."""
 
-    peak: int = 0  # the largest sum of resident sets, bytes
+    peak: int = 0  # the most that was resident, bytes; pages that several processes share count once
     seconds: float = 0.0  # during which there was at least one
     cpu: float = 0.0  # user and system seconds, all of them together
 
@@ -44,24 +45,36 @@ class Watch:
         last = time.monotonic()
         while not self._done.wait(0.02):
             now = time.monotonic()
-            for kind, resident in self._look().items():
+            for kind, processes in self._look().items():
                 share = self.shares.setdefault(kind, Share())
-                share.peak, share.seconds = max(share.peak, resident), share.seconds + now - last
+                share.seconds += now - last
+                # what each has of its shared pages takes long to read, and a sum of resident sets is never less: of
+                # a process that has forked and not yet become another program it is twice as much
+                if _sum(processes, lambda one: one.memory_info().rss) > share.peak:
+                    share.peak = max(share.peak, _sum(processes, lambda one: one.memory_full_info().pss))
             last = now
 
-    def _look(self) -> dict[str, int]:
-        """Resident bytes by kind, now."""
-        found: dict[str, int] = {}
+    def _look(self) -> dict[str, list[psutil.Process]]:
+        """The processes of each kind, now."""
+        found: dict[str, list[psutil.Process]] = {}
         for process in _tree(self._process):
             try:
                 with process.oneshot():
                     kind = self._kinds.setdefault(process.pid, self._kind_of(" ".join(process.cmdline())))
                     times = process.cpu_times()
                     self._cpu[process.pid] = times.user + times.system
-                    found[kind] = found.get(kind, 0) + process.memory_info().rss
+                    found.setdefault(kind, []).append(process)
             except (psutil.NoSuchProcess, psutil.ZombieProcess):
                 continue
         return found
+
+
+def _sum(processes: list[psutil.Process], bytes_of: Callable[[psutil.Process], int]) -> int:
+    total = 0
+    for process in processes:
+        with suppress(psutil.Error):  # it has ended
+            total += bytes_of(process)
+    return total
 
 
 def _tree(process: psutil.Process) -> list[psutil.Process]:

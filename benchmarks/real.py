@@ -23,7 +23,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 from common import EDGEC, ROOT, parser, report, scratch, timed, write_plan
+from processes import Watch
 
 if TYPE_CHECKING:
     from edgec.compiler.emit.engine_protocols import LanguageModel
@@ -117,60 +117,13 @@ def _pieces(model: LanguageModel, ids: Sequence[int]) -> Iterator[np.ndarray]:
         yield model.forward(ids[at : at + piece])
 
 
-class PeakMemory:
-    """The most memory that a process and all below it had resident, pages that several share counted once.
-
-    A process that has forked and not yet become another program would count twice in a sum of resident sets.
-    """
-
-    def __init__(self, process: psutil.Process) -> None:
-        self.bytes = 0
-        self._process, self._done = process, threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-
-    def __enter__(self) -> PeakMemory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.02):
-            tree = _tree(self._process)
-            if sum(map(_resident, tree)) > self.bytes:  # shares take long to read, and are never more
-                self.bytes = max(self.bytes, sum(map(_share, tree)))
-
-
-def _tree(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _resident(process: psutil.Process) -> int:
-    try:
-        return process.memory_info().rss
-    except psutil.NoSuchProcess:
-        return 0
-
-
-def _share(process: psutil.Process) -> int:
-    try:
-        return process.memory_full_info().pss
-    except psutil.Error:
-        return 0
-
-
 def compiled(plan: Path, bundle: Path, cache: Path) -> dict[str, Any]:
     """Seconds, CPU seconds, peak of memory and size of a compile."""
     command = [*EDGEC, "compile", str(plan), "-o", str(bundle), "--quiet"]
     environment = {**os.environ, "EDGEC_CACHE": str(cache)}
     before = _children_cpu()
     process = psutil.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    with PeakMemory(process) as peak:
+    with Watch(process) as watch:
         seconds, (_, complaint) = timed(process.communicate)
     if process.returncode:
         raise SystemExit(f"{plan.read_text()}failed ({process.returncode}):\n{complaint}")
@@ -178,7 +131,7 @@ def compiled(plan: Path, bundle: Path, cache: Path) -> dict[str, Any]:
     return {
         "seconds": seconds,
         "CPU": _children_cpu() - before,
-        "peak MB": peak.bytes / 1e6,
+        "peak MB": watch.shares["all"].peak / 1e6,
         "bundle bytes": f"{size:,}",
     }
 
