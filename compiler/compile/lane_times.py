@@ -20,6 +20,7 @@ from ..ir.annotations import SHADOW
 from ..ir.linears import Linear, as_linear
 from ..partition.cut_by_placement import cut
 from ..partition.parts import SUM
+from ..pipeline.pass_interface import SUSTAINED, fast_cycles
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -53,10 +54,8 @@ def cpu_seconds(work: Work, device: Device) -> float | None:
     """At the table's rates; None where it lacks one."""
     if not device.cores or device.bandwidth_gbs is None:
         return None
-    slowest = min(cores.ghz for cores in device.cores)
-    fast = [cores for cores in device.cores if cores.ghz > slowest] or list(device.cores)
-    rate = _FLOP * 1e9 * sum(cores.count * cores.ghz for cores in fast)
-    return max(work.operations / rate, work.bytes / (device.bandwidth_gbs * 1e9 / 2))
+    rate = _FLOP * fast_cycles(device.cores)
+    return max(work.operations / rate, work.bytes / (device.bandwidth_gbs * 1e9 * SUSTAINED))
 
 
 def npu_seconds(work: Work, device: Device) -> float | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..emit.part import Part
 from ..estimate.work import ModelWork, PartWork
 from ..ir import kv_names
-from ..ir.linears import Linear, as_linear
+from ..ir.linears import as_linear
 from ..registry import part_target
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def _part_work(module: Module, part: Part, deploy: Deploy) -> PartWork:
     floats = target.float_bytes if target.name == deploy.target else _BESIDE
     linears = [linear for node in graph if (linear := as_linear(node)) is not None]
     whole = [linear for linear in linears if linear.kind != "gather"]
-    weights = {id(linear.initializer): stored_bytes(linear, floats) for linear in whole}
-    tables = [(stored_bytes(one, floats), one.shape[0]) for one in linears if one.kind == "gather"]
+    weights = {id(linear.initializer): linear.stored_bytes(floats) for linear in whole}
+    tables = [(one.stored_bytes(floats), one.shape[0]) for one in linears if one.kind == "gather"]
     layers = 0 if arch is None else _attention_layers(part, arch.layers)
     return PartWork(
         part.name,
@@ -63,11 +63,3 @@ def _attention_layers(part: Part, layers: int) -> int:
     """Layers whose cache the part reads; half a layer counts as one."""
     held = [value for value in next(iter(part.graphs.values())).graph.inputs if kv_names.is_cache(value.name or "")]
     return min(layers, (len(held) + 1) // 2)
-
-
-def stored_bytes(linear: Linear, floats: float) -> float:
-    """Bytes of a weight in a file: integers with 16-bit scales, or floats of so many bytes."""
-    if linear.quant is None:
-        return prod(linear.shape) * floats
-    outputs, *inputs = linear.shape
-    return linear.quant.format.size(outputs, prod(inputs)) / 8

@@ -20,6 +20,7 @@ or behind `ai.edgec::DequantizeBlocks`, whose blocks have a smallest value inste
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -111,6 +112,13 @@ class Linear:
         """(N, K): outputs, inputs; an embedding (V, H); a convolution (O, I, *kernel)."""
         dims = self.stored.dims if self.stored is not None else self._quant().q.dims
         return dims if self.rows_are_outputs else (dims[1], dims[0])
+
+    def stored_bytes(self, floats: float) -> float:
+        """Bytes of the weight in a file: integers with 16-bit scales, or floats of so many bytes."""
+        if self.quant is None:
+            return math.prod(self.shape) * floats
+        outputs, *inputs = self.shape
+        return self.quant.format.size(outputs, math.prod(inputs)) / 8
 
     @property
     def initializer(self) -> ir.Value:

@@ -39,9 +39,8 @@ def layer_weights(module: Module, device: str) -> tuple[list[float], list[float]
         at = layer_of(linear.name)
         if at is None:
             at = 0 if linear.kind == "gather" else layers - 1
-        bits = 16 if linear.quant is None else linear.quant.bits + 16 / (linear.quant.block or 4096)
         counts[min(at, layers - 1)] += math.prod(linear.shape)
-        sizes[min(at, layers - 1)] += math.prod(linear.shape) * bits / 8
+        sizes[min(at, layers - 1)] += linear.stored_bytes(2.0)
     return sizes, counts
 
 

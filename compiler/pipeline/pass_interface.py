@@ -59,6 +59,16 @@ class Core(Protocol):
         ...
 
 
+SUSTAINED = 0.5  # of the peak of a chip's memory: what estimates count with
+
+
+def fast_cycles(cores: Sequence[Core]) -> float:
+    """Cycles a second of all cores but the slowest kind, together: those that work is given to."""
+    slowest = min(core.ghz for core in cores)
+    fast = [core for core in cores if core.ghz > slowest] or cores
+    return 1e9 * sum(core.count * core.ghz for core in fast)
+
+
 class Chip(Protocol):
     """What a pass may know of a device: a row of the device table."""
 

@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 
 from ...compiler.ir.bit_planes import PANEL, panels
-from ...compiler.pipeline.pass_interface import Chip
+from ...compiler.pipeline.pass_interface import SUSTAINED, Chip, fast_cycles
 from .host_times import stored_bits
 
 _LOOKUP = {  # by the bits of a table's entry and of an integer: `neon_dot`
@@ -38,10 +38,8 @@ def estimate(
     """Seconds of both for `tokens` rows; None where the device table tells too little of the chip."""
     if chip.bandwidth_gbs is None or not chip.cores or not all(_DOT.match(core.name) for core in chip.cores):
         return None
-    slowest, fastest = min(core.ghz for core in chip.cores), max(core.ghz for core in chip.cores)
-    fast = [core for core in chip.cores if core.ghz > slowest] or list(chip.cores)
-    rate = _A_CYCLE * 1e9 * sum(core.count * core.ghz for core in fast)
-    bandwidth, one = chip.bandwidth_gbs * 1e9 / 2, _A_CYCLE * 1e9 * fastest
+    rate, one = _A_CYCLE * fast_cycles(chip.cores), _A_CYCLE * 1e9 * max(core.ghz for core in chip.cores)
+    bandwidth = chip.bandwidth_gbs * 1e9 * SUSTAINED
     size, blocks = outputs * inputs, outputs * inputs / block
 
     def seconds(instructions: float, read: float, once: float) -> float:
