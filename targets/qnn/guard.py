@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from ...compiler.diagnostics.diagnostic import EngineError
 from ...compiler.emit.child_process import Child
+from ...compiler.emit.conformance.local_table import code_digest
 from ...compiler.files import cache
 from ...compiler.ir.activation_encodings import Encoding
 from .htp.chip import Chip, tool_versions
@@ -117,11 +118,7 @@ def random_feeds(model: ir.Model, encodings: Mapping[str, Encoding]) -> dict[str
 
 def guard_key(targets: str, graphs: Sequence[str], chip: Chip) -> str:
     """What a verdict hangs on: graphs with their weights (`targets`, the key they lie under), chip, engine, code."""
-    from .htp import compile, sparse_option, worker
-
-    own = [Path(str(one)) for one in (__file__, compile.__file__, sparse_option.__file__, worker.__file__)]
-    code = [hashlib.sha256(path.read_bytes()).hexdigest() for path in own]
-    facts = [targets, sorted(graphs), asdict(chip), tool_versions(), code]
+    facts = [targets, sorted(graphs), asdict(chip), tool_versions(), code_digest("edgec.targets.qnn")]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
