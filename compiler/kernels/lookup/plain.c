@@ -9,15 +9,22 @@ static float signed_sum(const float* four, int pattern) {
   return sum;
 }
 
+// The largest |a| + |b| + |c| + |d| of the fours of a block, and in `total` the sum of all.
+static float largest_four(const float* in, int block, float* total) {
+  float largest = 0;
+  *total = 0;
+  for (int k = 0; k < block; k += 4) {
+    float sum = 0;
+    for (int i = 0; i < 4; i++) sum += __builtin_fabsf(in[k + i]), *total += in[k + i];
+    if (sum > largest) largest = sum;
+  }
+  return largest;
+}
+
 static void tables(const LookupLinear* w, const float* x, int64_t tokens, LookupTables* t) {
   for (int64_t b = 0; b < tokens * w->inputs / w->block; b++) {
     const float* in = x + b * w->block;
-    float largest = 0, total = 0;
-    for (int k = 0; k < w->block; k += 4) {
-      float sum = 0;
-      for (int i = 0; i < 4; i++) sum += __builtin_fabsf(in[k + i]), total += in[k + i];
-      if (sum > largest) largest = sum;
-    }
+    float total, largest = largest_four(in, w->block, &total);
     float inverse = largest > 0 ? 127.0f / largest : 0;
     t->step[b] = largest / 127.0f, t->total[b] = total;
     for (int k = 0; k < w->block; k += 4)
@@ -29,12 +36,7 @@ static void tables(const LookupLinear* w, const float* x, int64_t tokens, Lookup
 static void half_tables(const LookupLinear* w, const float* x, int64_t tokens, LookupTables* t) {
   for (int64_t b = 0; b < tokens * w->inputs / w->block; b++) {
     const float* in = x + b * w->block;
-    float largest = 0, total = 0;
-    for (int k = 0; k < w->block; k += 4) {
-      float sum = 0;
-      for (int i = 0; i < 4; i++) sum += __builtin_fabsf(in[k + i]), total += in[k + i];
-      if (sum > largest) largest = sum;
-    }
+    float total, largest = largest_four(in, w->block, &total);
     t->step[b] = lookup_half_step(largest), t->total[b] = total;
     float inverse = 1 / t->step[b];
     for (int k = 0; k < w->block; k += 4)

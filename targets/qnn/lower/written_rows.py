@@ -20,18 +20,13 @@ WIDTHS = range(2049, 6144)
 
 def in_rows(build: Builder, value: ir.Value, integers: Integers | None) -> ir.Value:
     """`value`, an output of a graph, or the same in pieces of `ROWS` rows where HTP would write it wrong."""
-    made = value
-    while made.shape is not None and _is_reshape(made):
-        source = made.producer().inputs[0]  # type: ignore[union-attr]
-        if source is None:
-            break
-        made = source
-    shape = static_shape(made)
-    rows = math.prod(shape[:-1])
-    if integers is None or not _floats(made) or len(shape) < 2 or shape[-1] not in WIDTHS or rows <= ROWS:
+    if integers is None or not _floats(value):
         return value
-    encoding = integers.of(made)
-    if encoding is not None and encoding.dtype == "uint8":
+    made = _before_reshapes(value)
+    shape, encoding = static_shape(made), integers.of(made)
+    rows = math.prod(shape[:-1])
+    eight = encoding is not None and encoding.dtype == "uint8"
+    if eight or len(shape) < 2 or shape[-1] not in WIDTHS or rows <= ROWS:
         return value
     flat = build.reshape(made, (1, rows, shape[-1]), "rows")
     pieces = []
@@ -43,9 +38,11 @@ def in_rows(build: Builder, value: ir.Value, integers: Integers | None) -> ir.Va
     return build.reshape(joined, static_shape(value), "written")
 
 
-def _is_reshape(value: ir.Value) -> bool:
+def _before_reshapes(value: ir.Value) -> ir.Value:
+    """What `value` is in another shape, or itself."""
     node = value.producer()
-    return node is not None and node.op_type == "Reshape"
+    source = node.inputs[0] if node is not None and node.op_type == "Reshape" else None
+    return value if source is None else _before_reshapes(source)
 
 
 def _floats(value: ir.Value) -> bool:
