@@ -290,6 +290,23 @@ def _cache(command: argparse.ArgumentParser) -> None:
     command.add_argument("--max-size", metavar="SIZE", help=size)
 
 
+def _init(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("model", metavar="MODEL", help="a Hugging Face folder, a .gguf or an .onnx file")
+    add("--device", default="host", metavar="NAME", help="the chip, as `edgec devices` lists them (default host)")
+    most = "memory that the models may take on the device, such as 3GB: the plan has to fit"
+    add("--memory", type=_size, metavar="SIZE", help=most)
+    add("--draft", metavar="MODEL", help="a smaller model with the same tokenizer, which proposes tokens")
+    add(
+        "--context", type=_positive, metavar="N", help="positions of the K/V cache (default 2048, fewer where they fit)"
+    )
+    text = "a text that weights are solved on; of several the last is kept back to measure perplexity on"
+    add("--text", action="append", default=[], metavar="FILE", help=text)
+    add("--evaluation", action="append", default=[], metavar="FILE", help="a text to measure perplexity on")
+    add("-o", "--output", type=Path, metavar="FILE", help="the plan to write (default plan.edge)")
+    add("--force", action="store_true", help="write over a file that is there")
+
+
 def _nothing(_command: argparse.ArgumentParser) -> None:
     pass
 
@@ -300,6 +317,9 @@ def _run_schema(_arguments: argparse.Namespace) -> int:
 
 
 _COMMANDS: dict[str, _Command] = {
+    "init": _Command(
+        "write a first plan for a model and a device, with the reason for each line", "init:run_init", _init
+    ),
     "compile": _Command("compile a plan into a bundle", "compile:run_compile", _compile, tidies=True),
     "check": _Command("find every mistake in a plan, without reading a weight", "check:run_check", _check, tidies=True),
     "estimate": _Command(

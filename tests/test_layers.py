@@ -41,8 +41,10 @@ ALLOWED = {
     "report": "diagnostics ir pipeline plan memory compile",
     "verify": "diagnostics ir bundle oracle sources emit packed registry runtime",
     "driver": "diagnostics files bundle sources plan compile phone runtime report",
-    "commands": "diagnostics files ir bundle plan estimate packed registry runtime phone compile report verify driver",
-    "python": "diagnostics files bundle sources plan packed report runtime verify driver commands",
+    "first_plan": "diagnostics oracle plan registry driver sources ir",
+    "commands": "diagnostics files ir bundle plan estimate packed registry runtime phone compile report verify driver"
+    " first_plan",
+    "python": "diagnostics files bundle sources plan packed report runtime verify driver first_plan commands",
     "cli": "diagnostics commands",
 }
 

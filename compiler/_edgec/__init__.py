@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from edgec.compiler.driver import BrokenRequirement as BrokenRequirement
     from edgec.compiler.driver import CompileResult as CompileResult
     from edgec.compiler.emit.conformance.proof import Proven as Proven
+    from edgec.compiler.first_plan.choose import FirstPlan as FirstPlan
     from edgec.compiler.plan.plan import Plan as Plan
     from edgec.compiler.python.cache_calls import cache as cache
     from edgec.compiler.python.calls import CheckResult as CheckResult
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from edgec.compiler.python.opened_bundle import Generation as Generation
     from edgec.compiler.python.opened_bundle import open as open
     from edgec.compiler.python.opened_bundle import unpack as unpack
+    from edgec.compiler.python.search_calls import init as init
 
 _PLACES = {
     "BrokenRequirement": "driver",
@@ -48,6 +50,7 @@ _PLACES = {
     "Diagnostic": "diagnostics.diagnostic",
     "EdgecError": "diagnostics.diagnostic",
     "EngineError": "diagnostics.diagnostic",
+    "FirstPlan": "first_plan.choose",
     "Generation": "python.opened_bundle",
     "Plan": "plan.plan",
     "PlanError": "diagnostics.diagnostic",
@@ -57,6 +60,7 @@ _PLACES = {
     "check": "python.calls",
     "compile": "python.calls",
     "estimate": "python.calls",
+    "init": "python.search_calls",
     "inspect": "python.calls",
     "load": "python.calls",
     "open": "python.opened_bundle",

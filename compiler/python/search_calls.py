@@ -1,0 +1,56 @@
+"""`edgec.init`: the command of the same name, called from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..first_plan.choose import FirstPlan
+
+
+def init(
+    model: str | Path,
+    output: str | Path = "plan.edge",
+    *,
+    device: str = "host",
+    memory: int | None = None,
+    draft: str | Path | None = None,
+    context: int | None = None,
+    texts: Sequence[str | Path] = (),
+    evaluation: Sequence[str | Path] = (),
+    force: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> FirstPlan:
+    """Write a first plan for a model and a device that holds, with the reason for each line.
+
+    model       a Hugging Face folder, a .gguf or an .onnx file
+    output      the plan to write; an older file is left alone without `force`
+    device      as `edgec devices` lists them
+    memory      bytes that the models may take on the device
+    draft       a smaller model with the same tokenizer, which proposes tokens
+    context     positions of the K/V cache
+    texts       what weights are solved on; of several the last is kept back to measure perplexity on
+    evaluation  what perplexity is measured on
+
+    PlanError: E0980 for no model, E0981 where no form of it holds, E0982 for a file that is there already.
+    """
+    from ..files.new_file import check_new, write_new
+    from ..first_plan.choose import Request, first_plan
+
+    path = Path(output)
+    check_new(path, force)
+    request = Request(
+        model=str(model),
+        output=path,
+        device=device,
+        memory=memory,
+        draft=None if draft is None else str(draft),
+        context=context,
+        texts=tuple(map(str, texts)),
+        evaluation=tuple(map(str, evaluation)),
+    )
+    made = first_plan(request, progress or (lambda _text: None))
+    write_new(path, made.text, force)
+    return made
