@@ -12,12 +12,15 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from ..compiler.diagnostics.diagnostic import PlanError, fail
+from ..compiler.diagnostics.wording import join_or
 from ..compiler.ir.levels import Level
 from ..compiler.pipeline.demands import Demands
 from ..compiler.pipeline.pass_interface import Circumstances, FiguresTable, Pass, Scope
 from ..compiler.plan.parameters import param
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..compiler.estimate.choose_buckets import Choice, Chosen
     from ..compiler.estimate.histogram import Histogram
     from ..compiler.ir.module import BucketShape, Module
@@ -72,9 +75,8 @@ class Bucket(Pass):
             for key in ("max_waste", "histogram"):
                 if getattr(self, key) not in (_WASTE, ""):
                     problems.append((key, f"`{key}` has no effect without `tokens = auto` or `context = auto`"))
-            if self.tokens and self.context and min(_numbers(self.tokens)) >= max(_numbers(self.context)):
-                least = min(_numbers(self.tokens))
-                message = f"no context is longer than {least} tokens: a bucket of C positions takes fewer"
+            if self.context and (alone := _without_context(_numbers(self.tokens), max(_numbers(self.context)))):
+                message = f"no context is longer than {alone} tokens: a bucket of C positions takes fewer"
                 problems.append(("context", message))
         return problems
 
@@ -93,10 +95,8 @@ class Bucket(Pass):
             fail("E0210", f"no bucket of {by.verify} tokens for the rounds of speculation", by.origin,
                  help=f"it has to be k + 1: `tokens = [{wanted}]`, or `tokens = auto`")  # fmt: skip
         longest = max(context, default=by.context)
-        if tokens and min(tokens) >= longest:
-            fail(
-                "E0206", f"a context of {longest} positions has no room for {min(tokens)} tokens and a cache", by.origin
-            )
+        if alone := _without_context(tokens, longest):
+            fail("E0206", f"a context of {longest} positions has no room for {alone} tokens and a cache", by.origin)
         chosen = choose_buckets(
             by.context, self._histogram(by), by.seconds, by.read, self.max_waste, by.verify, tokens, context, by.tables
         )
@@ -193,3 +193,8 @@ def _row(choice: Choice) -> tuple[str, ...]:
     return (
         named, f"{100 * cost.waste:.1f} %", f"{cost.read / 1e9:.2f} GB", f"{cost.seconds:.3g} s", f"{choice.size:.2f}"
     )  # fmt: skip
+
+
+def _without_context(tokens: Sequence[int], longest: int) -> str:
+    """The numbers of tokens that not even the longest context has room for, in words; empty where there are none."""
+    return join_or([str(count) for count in tokens if count >= longest])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from ..compiler.ir.levels import Level
+from ..compiler.pipeline.demands import Demands
 from ..compiler.pipeline.pass_interface import Pass, Scope, Tolerance
 from ..compiler.plan.parameters import param
 
@@ -30,6 +31,9 @@ class LutGemv(Pass):
     name: ClassVar[str] = "lut_gemv"
     takes: ClassVar[tuple[Level, ...]] = (Level.COMPRESSED,)
     keeps_shapes: ClassVar[bool] = True
+    behind: ClassVar[str] = (
+        "it multiplies with integers of 1 to 4 bits: put `quantize (weights = int2, block = 32)` in front of it"
+    )
 
     bits: tuple[int, ...] = param(
         (1, 2, 3, 4),
@@ -77,6 +81,10 @@ class LutGemv(Pass):
     def tolerance(self) -> Tolerance:
         """The body computes what was there, in another order; the kernels' tables are the engine's matter."""
         return Tolerance(1e-4, "sums are in another order")
+
+    def demands(self) -> Demands:
+        """A target with kernels for table lookup."""
+        return Demands(table_lookup=True)
 
     def run(self, module: Module, scope: Scope) -> int:
         """Return how many linears were replaced."""

@@ -29,6 +29,10 @@ class Shadow(Pass):
     name: ClassVar[str] = "shadow"
     takes: ClassVar[tuple[Level, ...]] = (Level.COMPRESSED,)
     keeps_shapes: ClassVar[bool] = True
+    behind: ClassVar[str] = (
+        "it leaves to the CPU what 8-bit activations of an NPU cannot hold: put "
+        "`quantize (weights = int8, block = channel, activations = uint8)` in front of it"
+    )
     profiles: ClassVar[bool] = True
 
     coverage: float = param(

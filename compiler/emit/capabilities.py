@@ -47,6 +47,9 @@ class Capabilities:
     integer_widths: Mapping[int, int] | None = None  # the same beside integer activations, where they are others
     minimums: bool = False  # stores a block's smallest value as a float, as GGUF's Q4_1 does
     lookups: bool = True  # looks rows up in quantised tables; where not, they are looked up on the CPU
+    table_lookup: bool = (
+        False  # has, where it runs on the CPU, kernels for edgec's own ops that multiply by table lookup
+    )
     patterns: frozenset[str] = frozenset()  # of sparse weights, that it stores in fewer bytes than dense ones
     beside: bool = False  # runs parts of a model that another target is deployed for
 
@@ -59,6 +62,13 @@ class Capabilities:
                 f"`as {target}` computes in floats, and `{{}}` asks for {integers} activations",
                 help=f"{wording.takers(lambda one: integers in one.activations, f'{integers} activations')}; "
                 "leave them out, or use another pipeline for this model",
+            )
+        if demands.table_lookup and not self.table_lookup:
+            takers = wording.takers(lambda one: one.table_lookup and "cpu" in one.places, "linears by table lookup")
+            yield Refusal(
+                "E0223",
+                f"`as {target}` has no op for what `{{}}` makes of a linear",
+                help=f"{takers}; leave it out, or use another pipeline for this model",
             )
 
     def takes_cache(self, target: str, kind: str, wording: Wording) -> Iterator[Refusal]:

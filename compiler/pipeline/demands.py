@@ -36,6 +36,7 @@ class Demands:
     stored: bool = False  # formats are those of the checkpoint, which its headers tell
     decoder: str | None = None  # the setting that only a decoder has a meaning for
     npu: str | None = None  # the setting that divides work between an NPU and the CPU beside it
+    table_lookup: bool = False  # it writes ops that multiply by table lookup
     hides: bool = False  # the CPU's work beside the NPU has to take no longer than the NPU's
 
     def without_torch(self, at: Span | None) -> Diagnostic | None:

@@ -192,6 +192,7 @@ class Pass:
     leaves: ClassVar[Level | None] = None  # None: the level it found
     selects: ClassVar[bool] = True  # whether `on`/`except` make sense for it
     keeps_shapes: ClassVar[bool] = False  # whether weights keep their names and shapes [N, K]
+    behind: ClassVar[str] = ""  # help where it comes too early: what it is for, and the line to write in front of it
     profiles: ClassVar[bool] = False  # whether it measures a profile, which `edgec profile` prints
 
     @classmethod

@@ -84,7 +84,7 @@ def _misplaced(step: Step, level: Level, raised_by: Step | None) -> Diagnostic:
     takes = join_or(f"`{taken.label}`" for taken in step.pass_.takes)
     message = f"`{step.pass_name}` takes a module at level {takes}, here it is `{level.label}`"
     if raised_by is None or level < min(step.pass_.takes):
-        needed = f"a pass that leaves level `{min(step.pass_.takes).label}` has to come before it"
+        needed = step.pass_.behind or f"a pass that leaves level `{min(step.pass_.takes).label}` has to come before it"
         return Diagnostic("E0400", message, Label(step.span), help=needed)
     also = (Label(raised_by.span, f"`{raised_by.pass_name}` makes it {level.label}"),)
     fix = f"put `{step.pass_name}` before `{raised_by.pass_name}`"

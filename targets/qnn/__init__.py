@@ -71,6 +71,7 @@ class QnnTarget(Target):
         widths=dict.fromkeys((2, 4, 8), 0),
         integer_widths=dict.fromkeys((4, 8), 0),
         lookups=False,
+        table_lookup=True,  # in the parts that stay on the CPU
         patterns=frozenset({"2:4", PAIRS}),
     )
     engine: ClassVar[str] = "chain"

@@ -114,7 +114,8 @@ def test_twice(draft: Module, golden_error) -> None:
         ((1, 1), (16,), "tokens", "has to be in rising order without repetitions: [1]"),
         ((1,), (32, 16), "context", "[16, 32]"),
         ((), (16,), "tokens", "is empty"),
-        ((32, 64), (16, 32), "context", "no context is longer than 32 tokens"),
+        ((32, 64), (16, 32), "context", "no context is longer than 32 or 64 tokens"),
+        ((1, 64), (16, 32), "context", "no context is longer than 64 tokens"),
     ],
 )
 def test_lists_that_make_no_sense(tokens: tuple, context: tuple, field: str, message: str) -> None:
