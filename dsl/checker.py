@@ -30,7 +30,7 @@ from .deploys import Deploys
 from .diagnostic_collector import DiagnosticCollector
 from .lets import Lets
 from .loader import Loaded, load
-from .models import CheckedModel, check_model, find_texts
+from .models import CheckedModel, check_model, find_files
 from .pipelines import Pipelines
 from .plan_text import text_for_frames
 from .requires import check_requirement
@@ -187,7 +187,7 @@ class _Checker:
         values = block and self.reader.read(block.settings, CalibrationBlock, "calibration", block.span)
         if block is None or values is None:
             return None
-        texts = find_texts(block.settings, self.lets, self.report)
+        texts = find_files(block.settings, "text", self.lets, self.report)
         return Calibration(**{**_defaults(CalibrationBlock, values[0]), "text": texts}, span=block.span)
 
     def _evaluation(self) -> Evaluation | None:
@@ -195,7 +195,7 @@ class _Checker:
         values = block and self.reader.read(block.settings, EvaluationBlock, "evaluation", block.span)
         if block is None or values is None:
             return None
-        texts = find_texts(block.settings, self.lets, self.report)
+        texts = find_files(block.settings, "text", self.lets, self.report)
         return Evaluation(**{**_defaults(EvaluationBlock, values[0]), "text": texts}, span=block.span)
 
     def _deployed(self, plan: Plan) -> Plan:

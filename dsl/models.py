@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _WILD = ("*", "?", "[")
+_SAID_OF = {"E0378": "shapes", "E0379": "sample"}  # errors of a source about a setting of the block
+_ENDINGS = {"text": "txt", "sample": "npz"}
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,14 @@ def check_model(model: ast.Model, reader: Reader) -> CheckedModel | None:
         except PlanError as error:
             report.take(error, _setting_span(model, "shapes"))
             return None
+    before = report.errors
+    if block.sample:
+        try:
+            source = source.with_samples(find_files(model.settings, "sample", reader.lets, report))
+        except PlanError as error:
+            report.take(error, _setting_span(model, "sample"))
     path = resolve_path(written.value, written.span)
-    if not _is_there(source, path, written, report):
+    if report.errors > before or not _is_there(source, path, written, report):
         return None
     before = report.errors
     outline = _outline(source, path, written.span, report, model)
@@ -77,8 +85,8 @@ def _outline(source: Source, path: Path, at: Span, report: DiagnosticCollector, 
     try:
         return source.outline(path)
     except PlanError as error:
-        given = error.diagnostics[0].code == "E0378"  # what the plan says of the model is wrong, not the model
-        report.take(error, _setting_span(model, "shapes") if given else at)
+        given = _SAID_OF.get(error.diagnostics[0].code)  # what the plan says of the model is wrong, not the model
+        report.take(error, at if given is None else _setting_span(model, given))
         return Outline()
 
 
@@ -107,29 +115,29 @@ def _setting_span(model: ast.Model, key: str) -> Span:
     return next(setting.value.span for setting in model.settings if setting.key.text == key)
 
 
-def find_texts(settings: Iterable[ast.Setting], lets: Lets, report: DiagnosticCollector) -> tuple[Path, ...]:
-    """The files of a block's `text`, globs expanded in sorted order."""
-    value = next(setting.value for setting in settings if setting.key.text == "text")
+def find_files(settings: Iterable[ast.Setting], key: str, lets: Lets, report: DiagnosticCollector) -> tuple[Path, ...]:
+    """The files of a block's `text` or `sample`, globs expanded in sorted order."""
+    value = next(setting.value for setting in settings if setting.key.text == key)
     resolved = lets.resolve(value)
     items = resolved.items if isinstance(resolved, ast.ListLiteral) else (resolved,)
     found: list[Path] = []
     globs = BoundedGlob()
     for item in items:
         if isinstance(item, ast.String):
-            found += _expand(item, globs, report)
+            found += _expand(item, key, globs, report)
     return tuple(dict.fromkeys(found))
 
 
-def _expand(item: ast.String, globs: BoundedGlob, report: DiagnosticCollector) -> list[Path]:
+def _expand(item: ast.String, noun: str, globs: BoundedGlob, report: DiagnosticCollector) -> list[Path]:
     path = resolve_path(item.value, item.span)
     found = what_is(path)
     if found == "file":
         return [path]
     if found == "folder":
-        help = f'name its files: `"{item.value.rstrip("/")}/*.txt"`'
-        report.error("E0302", f"`{item.value}` is a folder, not a text", item.span, help=help)
+        help = f'name its files: `"{item.value.rstrip("/")}/*.{_ENDINGS[noun]}"`'
+        report.error("E0302", f"`{item.value}` is a folder, not a {noun}", item.span, help=help)
     elif found is not None:
-        message = f"`{item.value}` is a {found}, not a text"
+        message = f"`{item.value}` is a {found}, not a {noun}"
         report.error("E0302", message, item.span, help="save what it gives as a file")
     elif not any(sign in item.value for sign in _WILD):
         _missing(path, item, "file", report)
@@ -138,7 +146,7 @@ def _expand(item: ast.String, globs: BoundedGlob, report: DiagnosticCollector) -
             files = globs.files(path)
         except TooMany:
             message = f"`{item.value}` looks at more than {MOST} files and folders"
-            help = "name the folder: a glob is meant for the texts of one, such as `calib/*.txt`"
+            help = f"name the folder: a glob is meant for the {noun}s of one, such as `calib/*.{_ENDINGS[noun]}`"
             report.error("E0310", message, item.span, f"looked for {path}", help=help)
             return []
         if not files:

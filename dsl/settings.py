@@ -66,6 +66,11 @@ class ModelBlock:
         doc="shapes of inputs of an ONNX file, in place of the open dimensions that the file states",
         also_called=("input_shapes", "input_shape", "shape", "overwrite_input_shape"),
     )
+    sample: tuple[str, ...] = param(
+        (),
+        doc="inputs of an ONNX file in .npz files, or globs of them: what it is tried with, and calibrated on",
+        also_called=("samples", "inputs", "input", "input_data", "example", "example_inputs", "calibration_data"),
+    )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from .clone import clone_model
 from .levels import Level
+from .samples import Samples
 from .weights import Weight, as_weight
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Module:
     context: int = 0
     decisions: dict[str, str] = field(default_factory=dict)  # op name -> the plan's line that decided its format
     tokenizer_folder: Path | None = None  # where tokenizer.json is, if the source has one
+    samples: Samples = field(default_factory=Samples)  # inputs of the main graph, of the plan: `samples.feeds(graph)`
 
     def __repr__(self) -> str:
         graphs = ", ".join(f"`{name}` of {len(model.graph)} nodes" for name, model in self.graphs.items())

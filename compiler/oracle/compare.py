@@ -26,6 +26,8 @@ Feeds = dict[str, np.ndarray]
 Sizes = Mapping[str, int]  # of open dimensions: by name, or by `input.axis` where they have none
 
 ORDINARY, FROM_THE_END, WIDE, ZEROS, LARGE, SMALL = "ordinary", "from the end", "wide", "zeros", "large", "small"
+SAMPLE = "sample"  # inputs that the plan gives
+EDGES = (FROM_THE_END, WIDE, ZEROS, LARGE, SMALL)  # numbers that a float or an index is usually not
 _SCALE = {ZEROS: 0.0, LARGE: 30.0, SMALL: 1e-3}
 
 

@@ -1,6 +1,7 @@
 """What a graph is tried with: sizes of its open dimensions that it runs with, and numbers of each kind that it takes.
 
     sizes     found by trying in the oracle: no graph says that its kernel wants 7 pixels, or its Reshape multiples of 8
+    sample    inputs that the plan gives, and their sizes
     ordinary  normal floats, indices of what is looked up, small integers
     others    indices counted from the end, integers over the range of their type, zeros, large and small floats
 
@@ -9,6 +10,7 @@ A kind that the oracle refuses (an integer that turns out to be a size, an index
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,11 +20,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from ..diagnostics.diagnostic import fail
 from ..ir.clone import clone_model
 from ..ir.module import initializer
+from ..ir.samples import Samples
 from ..ir.weights import from_array
 from . import in_rows, oracle
-from .compare import ORDINARY, Feeds, Sizes, open_dimensions, random_feeds
+from .compare import EDGES, ORDINARY, SAMPLE, Feeds, Sizes, open_dimensions, random_feeds
 from .onnx_runtime import onnxruntime, quiet_session
 
 if TYPE_CHECKING:
@@ -61,6 +65,9 @@ _SIZES = (
 _MOST = 1 << 22  # elements of an input that is tried
 _LAST_DIGITS = np.array([1 - np.finfo(np.float32).eps, 1 + np.finfo(np.float32).eps], np.float32)
 _SHAKES = 3
+_SAMPLES = 4  # calls of a plan's samples that a graph is tried with
+_NONE = Samples()
+_LONGEST_REASON = 160
 _SLACK = 8.0  # times what the oracle itself moves by: another order of sums moves further than one rounding does
 
 
@@ -76,8 +83,11 @@ class Trial:
 class Probes:
     """A graph in the oracle, opened when it is first tried."""
 
-    def __init__(self, model: ir.Model, arch: DecoderArch | None = None) -> None:
-        self._model, self._arch = model, arch
+    def __init__(
+        self, model: ir.Model, arch: DecoderArch | None = None, samples: Samples = _NONE, most: int = _SAMPLES
+    ) -> None:
+        """`samples`: inputs that the plan gives for this graph, of which `most` are tried."""
+        self._model, self._arch, self._samples, self._most = model, arch, samples, most
 
     @cached_property
     def open(self) -> list[str]:
@@ -85,13 +95,40 @@ class Probes:
         return open_dimensions(self._model.graph)
 
     def sizes(self) -> Iterator[Sizes]:
-        """Sizes of the open dimensions that the oracle runs with, the smallest and most usual first."""
+        """Sizes of the open dimensions that the oracle runs with: those of samples, then small and usual ones."""
         if not self.open or self._arch is not None:
             yield {}
             return
+        given = [self._sizes_of(feeds) for feeds in self._sample_feeds()]
+        for sizes in dict.fromkeys(map(tuple, map(dict.items, given))):
+            yield dict(sizes)
         for sizes in self._candidates():
-            if self._small(sizes) and self._try(self._feeds(sizes, 0, ORDINARY)) is not None:
+            if sizes not in given and self._small(sizes) and self._try(self._feeds(sizes, 0, ORDINARY)) is not None:
                 yield sizes
+
+    def samples(self) -> list[Trial]:
+        """The inputs that the plan gives; E0380 where the oracle refuses them."""
+        found: list[Trial] = []
+        for feeds in self._sample_feeds():
+            try:
+                found.append(Trial(SAMPLE, feeds, self._run(feeds)))
+            except Exception as problem:  # the engine raises types of its own for each kind of refusal
+                first = (str(problem).splitlines() or [""])[0][:_LONGEST_REASON]
+                fail("E0380", f"the model does not run with call {len(found)} of its `sample`: {first}")
+        return found
+
+    def trials(self, most_sizes: int = 2) -> list[Trial]:
+        """Everything a graph is tried with: the samples, ordinary numbers at up to `most_sizes` sizes, each edge.
+
+        A decoder is tried with one call. Empty where no sizes or no numbers were found that the oracle runs with.
+        """
+        if self._arch is not None:
+            return [trial for trial in [self.trial({})] if trial is not None]
+        sizes = list(itertools.islice(self.sizes(), most_sizes))
+        found: list[Trial | None] = [*self.samples()]
+        found += [self.trial((sizes * 2)[seed], seed) for seed in range(2 if sizes else 0)]
+        found += [self.trial(sizes[0], seed, kind) for seed, kind in enumerate(EDGES) if sizes]
+        return [trial for trial in found if trial is not None]
 
     def trial(self, sizes: Sizes, seed: int = 0, kind: str = ORDINARY) -> Trial | None:
         """Random inputs of one kind at these sizes; None where the oracle refuses them."""
@@ -112,6 +149,20 @@ class Probes:
 
     def _feeds(self, sizes: Sizes, seed: int, kind: str) -> Feeds:
         return random_feeds(self._model.graph, self._arch, seed, sizes=sizes, kind=kind)
+
+    def _sample_feeds(self) -> Iterator[Feeds]:
+        """Samples as far as they are inputs of this graph: a part has others."""
+        names = {value.name for value in self._model.graph.inputs}
+        if len(self._samples) and names <= self._samples.names:
+            yield from self._samples.feeds(self._model.graph, self._most)
+
+    def _sizes_of(self, feeds: Feeds) -> dict[str, int]:
+        return {
+            dim.value or f"{value.name}.{axis}": feeds[value.name or ""].shape[axis]
+            for value in self._model.graph.inputs
+            for axis, dim in enumerate(value.shape or ())
+            if not isinstance(dim, int)
+        }
 
     def _candidates(self) -> Iterator[Sizes]:
         for size in _SIZES:

@@ -62,6 +62,11 @@ class Source:
         message = f"models of `{self.word}` have no inputs whose shapes a plan could give"
         fail("E0378", message, help="leave out `shapes`; a decoder gets its sizes from `bucket`")
 
+    def with_samples(self, files: Sequence[Path]) -> Source:
+        """A source like this whose modules carry the inputs in `files` (.npz); E0379 where models take no arrays."""
+        message = f"models of `{self.word}` read texts: they take no arrays of a `sample`"
+        fail("E0379", message, help='leave out `sample`; `calibration { text = "…" }` gives texts')
+
     def files(self, path: Path) -> Sequence[Path]:
         """Every file the model at `path` consists of; name, size and hash of each go into the manifest."""
         return [path]

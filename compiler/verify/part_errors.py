@@ -27,13 +27,13 @@ from ..diagnostics.diagnostic import EdgecError
 from ..ir import kv_names
 from ..ir.clone import clone_model
 from ..ir.module import MAIN, Module
-from ..oracle.compare import ORDINARY, Sizes, random_feeds
+from ..oracle.compare import FROM_THE_END, ORDINARY, ZEROS, Feeds
 from ..oracle.probes import Probes, Trial
 from ..runtime.chain import ChainModel, Opener
 from ..runtime.decoder_inputs import as_float
 from ..runtime.engines import open_graph, open_model, open_reference, target_of
-from ..runtime.kv_cache import canonical, numpy_dtype
-from ..runtime.plain_graph import run_parts
+from ..runtime.kv_cache import canonical
+from ..runtime.plain_graph import Tap, run_parts
 from .shipped_module import apart, with_weights
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ..emit.engine_protocols import GraphSession
 
 PROBE = 16  # tokens per call where a graph takes any number
+_KINDS = (ORDINARY, FROM_THE_END, ZEROS)  # of inputs; extreme numbers are tried as a part is written
 FAR = 0.7  # a cosine below this is no rounding, but for the coarsest: the part computes something else
 
 
@@ -265,37 +266,40 @@ def _split_engine(
 
 def _compare_graph(manifest: Manifest, name: str, module: Module, found: Mapping[str, Comparison]) -> None:
     values = _float_graph_values(module, manifest, name)
-    buckets = manifest.buckets(name) or [{"name": MAIN, "parts": list(found)}]
-    seen: dict[str, dict[str, np.ndarray]] = {part: {} for part in found}
-    fed = [spec for row in buckets for spec in _fed(manifest, row)]
-    fixed = all(isinstance(size, int) for spec in fed for size in spec["shape"])
-    sizes = {} if fixed else next(Probes(module.main).sizes(), None)
-    if sizes is None:
-        for part in found.values():
-            part.unsplit = "no sizes of the model's open dimensions were found that it runs with"
-        return
-    for row in buckets:
-        arrays = {spec["name"]: _probe(spec, sizes) for spec in _fed(manifest, row)}
-        dtypes = {value.name: value.dtype.numpy() for value in module.main.graph.inputs if value.dtype is not None}
-        given = {**random_feeds(module.main.graph, sizes=sizes), **arrays}  # parts may lack inputs that nothing reads
-        feeds = {key: given[key].astype(kind) for key, kind in dtypes.items() if key}
-        reference = _run_float(module, feeds, values)
-        for part in found.values():
-            part.rounding = _rounding(module, feeds, reference)
+    for row in manifest.buckets(name) or [{"name": MAIN, "parts": list(found)}]:
+        fed = _fed(manifest, row)
+        calls = _calls(module, fed)
+        if not calls:
+            for part in found.values():
+                part.unsplit = "no sizes and numbers were found that the model runs with"
+            return
+        for feeds in calls:
+            reference = _run_float(module, feeds, values)
+            for part in found.values():
+                part.rounding = _rounding(module, feeds, reference)
+            seen: dict[str, dict[str, np.ndarray]] = {part: {} for part in found}
+            arrays = {spec["name"]: feeds[spec["name"]] for spec in fed}
+            tap = _graph_tap(manifest, row["name"], found, reference, seen)
+            run_parts(manifest, name, arrays, row["name"], tap, _beside(found, seen))
 
-        def tap(
-            part: str, made: Mapping[str, np.ndarray], row: Mapping[str, Any] = row, reference: Mapping = reference
-        ) -> None:
-            specs = {spec["name"]: spec for spec in manifest.parts[part]["graphs"][row["name"]]["outputs"]}
-            for tensor, array in made.items():
-                exact = reference.get(tensor)
-                if exact is not None:
-                    found[part].add(tensor, row["name"], array, exact)
-                if tensor in seen[part]:
-                    engine, plain = (as_float(one, specs[tensor]) for one in (array, seen[part][tensor]))
-                    found[part].split(tensor, row["name"], engine, plain, exact)
 
-        run_parts(manifest, name, arrays, row["name"], tap, _beside(found, seen))
+def _graph_tap(
+    manifest: Manifest, bucket: str, found: Mapping[str, Comparison],
+    reference: Mapping[str, np.ndarray], seen: Mapping[str, Mapping[str, np.ndarray]],
+) -> Tap:  # fmt: skip
+    """Compare what a part of a plain graph makes."""
+
+    def tap(part: str, made: Mapping[str, np.ndarray]) -> None:
+        specs = {spec["name"]: spec for spec in manifest.parts[part]["graphs"][bucket]["outputs"]}
+        for tensor, array in made.items():
+            exact = reference.get(tensor)
+            if exact is not None:
+                found[part].add(tensor, bucket, array, exact)
+            if tensor in seen[part]:
+                engine, plain = (as_float(one, specs[tensor]) for one in (array, seen[part][tensor]))
+                found[part].split(tensor, bucket, engine, plain, exact)
+
+    return tap
 
 
 def _rounding(module: Module, feeds: dict[str, np.ndarray], made: Mapping[str, np.ndarray]) -> Callable[[str], float]:
@@ -318,16 +322,35 @@ def _fed(manifest: Manifest, bucket: Mapping[str, Any]) -> list[Mapping[str, Any
     return [spec for name, spec in read.items() if name not in made]
 
 
-def _probe(spec: Mapping[str, Any], sizes: Sizes) -> np.ndarray:
-    """Deterministic values for an input: normal floats, zeros of everything else; `sizes` of open dimensions."""
-    named = enumerate(spec["shape"])
-    shape = [d if isinstance(d, int) else sizes.get(d or f"{spec['name']}.{axis}", 2) for axis, d in named]
-    dtype = numpy_dtype(spec["dtype"])
-    if dtype.kind == "O":
-        return np.full(shape, "", dtype)
-    if dtype.kind != "f":
-        return np.zeros(shape, dtype)
-    return np.random.default_rng(0).normal(size=shape).astype(dtype)
+def _calls(module: Module, fed: Sequence[Mapping[str, Any]]) -> list[Feeds]:
+    """Inputs to compare with, of each kind in `_KINDS` that the float graph runs with, each once.
+
+    Sizes of open dimensions are those that the bundle's graphs state, else such as the float graph runs with.
+    """
+    probes = Probes(module.main)
+    stated = _stated_sizes(module, fed)
+    sizes = stated if stated.keys() >= set(probes.open) else next(probes.sizes(), None)
+    found: list[Feeds] = []
+    for kind in _KINDS if sizes is not None else ():
+        trial = probes.trial(sizes, kind=kind)
+        if trial is not None and not any(_same(trial.feeds, feeds) for feeds in found):
+            found.append(trial.feeds)
+    return found
+
+
+def _stated_sizes(module: Module, fed: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """The sizes that a bundle's graphs have for open dimensions of the float graph."""
+    shapes = {spec["name"]: spec["shape"] for spec in fed}
+    return {
+        dim.value or f"{value.name}.{axis}": size
+        for value in module.main.graph.inputs
+        for axis, (dim, size) in enumerate(zip(value.shape or (), shapes.get(value.name, ()), strict=False))
+        if not isinstance(dim, int) and isinstance(size, int)
+    }
+
+
+def _same(one: Feeds, other: Feeds) -> bool:
+    return all(np.array_equal(array, other[name]) for name, array in one.items())
 
 
 def _float_graph_values(module: Module, manifest: Manifest, name: str) -> dict[str, ir.Value]:

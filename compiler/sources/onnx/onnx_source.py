@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,6 +19,7 @@ class OnnxSource(Source):
     """A graph in an ONNX file. Its names are the loader's, so that even a check has to load it."""
 
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of inputs, from the plan
+    samples: tuple[Path, ...] = ()  # .npz files with inputs, from the plan
 
     word: ClassVar[str] = "onnx"
     accepts: ClassVar = "file"
@@ -34,13 +35,20 @@ class OnnxSource(Source):
 
     def load(self, name: str, path: Path, context: int) -> Module:
         """The graph in the file `path`."""
+        from .given_samples import check_samples
         from .load_onnx import load_onnx
 
-        return load_onnx(name, path, context, self.shapes)
+        module = load_onnx(name, path, context, self.shapes)
+        module.samples = check_samples(module.main.graph, self.samples)
+        return module
 
     def with_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> OnnxSource:
         """The same with shapes of inputs."""
-        return OnnxSource(shapes)
+        return replace(self, shapes=shapes)
+
+    def with_samples(self, files: Sequence[Path]) -> OnnxSource:
+        """The same with inputs for its models."""
+        return replace(self, samples=tuple(files))
 
     def inspect(self, path: Path) -> dict[str, Any] | None:
         """Inputs, outputs, ops and node names of an `.onnx` file."""
