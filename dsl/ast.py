@@ -137,11 +137,18 @@ class PlanName(Node):
 
 
 @dataclass(frozen=True)
+class Tune(Node):
+    """`tune(32, 64, 128)`: values of which `edgec tune` chooses one."""
+
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
 class Let(Node):
-    """`let bs = 32`."""
+    """`let bs = 32`, `let bs = tune(32, 64)`."""
 
     name: Name
-    value: Value
+    value: Value | Tune
 
 
 @dataclass(frozen=True)
@@ -235,14 +242,34 @@ class Condition(Node):
 
 
 @dataclass(frozen=True)
+class Goal(Node):
+    """`goal = decode.rate`: what is to be best among plans that meet every condition."""
+
+    subject: str
+
+
+@dataclass(frozen=True)
 class Require(Node):
-    """`require { … }`: conditions the finished bundle has to meet."""
+    """`require { … }`: conditions the finished bundle has to meet; a goal may stand among them."""
 
     conditions: tuple[Condition, ...]
+    goals: tuple[Goal, ...] = ()
 
 
 Statement = (
-    PlanName | Let | Include | Use | Device | Model | Calibration | Evaluation | Pipeline | Deploy | Speculate | Require
+    PlanName
+    | Let
+    | Include
+    | Use
+    | Device
+    | Model
+    | Calibration
+    | Evaluation
+    | Pipeline
+    | Deploy
+    | Speculate
+    | Require
+    | Goal
 )
 
 

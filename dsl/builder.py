@@ -94,8 +94,14 @@ class TreeBuilder:
         return ast.Speculate(self._span(meta), draft, target, options or ())
 
     def require(self, meta: Any, children: list[Any]) -> ast.Require:
-        """`require { CONDITIONS }`."""
-        return ast.Require(self._span(meta), tuple(_nodes(children)))
+        """`require { CONDITIONS }`, a goal among them."""
+        nodes = _nodes(children)
+        goals = tuple(node for node in nodes if isinstance(node, ast.Goal))
+        return ast.Require(self._span(meta), tuple(x for x in nodes if not isinstance(x, ast.Goal)), goals)
+
+    def goal(self, meta: Any, children: list[Any]) -> ast.Goal:
+        """`goal = SUBJECT`; the subject is a string, as are the keyword and the sign."""
+        return ast.Goal(self._span(meta), str(children[-1]))
 
     # their parts
 
@@ -142,6 +148,16 @@ class TreeBuilder:
     def call(self, meta: Any, children: list[Any]) -> ast.Call:
         """`SOURCE("PATH")`."""
         return ast.Call(self._span(meta), *_nodes(children))
+
+    def tuned(self, meta: Any, children: list[Any]) -> ast.Tune:
+        """`tune(VALUE, VALUE)`, the value of a `let`."""
+        name, *values = _nodes(children)
+        if name.text != "tune":
+            help = f"`{name.text}` takes one value; values to choose from are `tune(32, 64)`"
+            self.problems.append(
+                Diagnostic("E0228", f"`{name.text}(…)` of several values", Label(name.span), help=help)
+            )
+        return ast.Tune(self._span(meta), tuple(values))
 
     def list(self, meta: Any, children: list[Any]) -> ast.ListLiteral:
         """`[VALUE, VALUE]`."""

@@ -7,7 +7,7 @@ unknown. The plan exists only when there is no error.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +18,13 @@ from ..compiler.diagnostics.foreign_code import ForeignFailure
 from ..compiler.diagnostics.nearest import nearest_help
 from ..compiler.emit.capabilities import Wording
 from ..compiler.emit.target import CheckRequest, undeployable
+from ..compiler.ir.placement import PLACES
 from ..compiler.pipeline.measured_steps import unmeasured
 from ..compiler.pipeline.step import Step
 from ..compiler.plan.accepted_warnings import FOUND_LATER, accepted, never_came
 from ..compiler.plan.devices import Device, devices, resolve_device
-from ..compiler.plan.plan import Deploy, Evaluation, ModelDecl, Plan
-from ..compiler.registry import cache_steps, capabilities, find_target
+from ..compiler.plan.plan import Deploy, Evaluation, Goal, ModelDecl, Plan
+from ..compiler.registry import cache_steps, capabilities, find_target, target_names
 from . import ast
 from .declared import Declared, collect
 from .deploys import Deploys
@@ -33,7 +34,8 @@ from .loader import Loaded, load
 from .models import CheckedModel, check_model, find_files
 from .pipelines import Pipelines
 from .plan_text import text_for_frames
-from .requires import check_requirement
+from .printer import show
+from .requires import check_goal, check_requirement
 from .settings import CalibrationBlock, EvaluationBlock, Reader
 
 _NO_CONCERN = frozenset(("E0116", "E0117", "E0216", "E0307"))  # of targets: names that match nothing, requirements
@@ -103,6 +105,7 @@ class _Checker:
             return None
         self.lets.override(defines, self.loaded.sources)
         self.lets.check()
+        self.declared.deploys = [self._placed_by_lets(line) for line in self.declared.deploys]
         plan = Plan(
             name=self.declared.name.name.text if self.declared.name else self.path.stem.strip("<>"),
             path=self.path,
@@ -117,6 +120,7 @@ class _Checker:
             defines=self.lets.values(),
             overridden=tuple(self.lets.overrides),
             sources=self.loaded.sources,
+            tuned={name: tuple(map(show, tune.values)) for name, tune in self.lets.tuned.items()},
         )
         plan = self._deployed(plan)
         plan = self._decided(plan)
@@ -127,6 +131,18 @@ class _Checker:
         self._rounded(plan)
         self._acknowledged(plan)
         return plan
+
+    def _placed_by_lets(self, line: ast.Deploy) -> ast.Deploy:
+        """The line with place, pipeline and target as lets name them, where nothing else has the name."""
+
+        def named(name: ast.Name, taken: Container[str]) -> ast.Name:
+            value = self.lets.resolve(ast.Word(name.span, name.text)) if name.text not in taken else None
+            return ast.Name(name.span, value.text) if isinstance(value, ast.Word) else name
+
+        pipeline = line.pipeline and named(line.pipeline, self.declared.pipelines)
+        return replace(
+            line, place=named(line.place, PLACES), pipeline=pipeline, target=named(line.target, target_names())
+        )
 
     def _models(self) -> dict[str, ModelDecl]:
         found = {}
@@ -227,7 +243,16 @@ class _Checker:
             deploys=tuple(deploys.values()),
             speculates=tuple(x for x in speculates if x is not None),
             requires=tuple(x for x in requires if x is not None),
+            goal=self._goal(plan, graphs),
         )
+
+    def _goal(self, plan: Plan, graphs: set[str]) -> Goal | None:
+        for again in self.declared.goals[1:]:
+            also = [Label(self.declared.goals[0].span, "first here")]
+            help = "one figure can be best: bound the other by a line of `require`"
+            self.report.error("E0109", "the plan has two goals", again.span, also=also, help=help)
+        goals = self.declared.goals[:1]
+        return check_goal(goals[0], self.declared, self.loaded, self.reader, graphs, plan.devices) if goals else None
 
     def _decided(self, plan: Plan) -> Plan:
         """The plan with every `auto` settled, once nothing is wrong that it depends on."""

@@ -29,6 +29,7 @@ class Declared:
     deploys: list[ast.Deploy] = field(default_factory=list)
     speculates: list[ast.Speculate] = field(default_factory=list)
     requires: list[ast.Require] = field(default_factory=list)
+    goals: list[ast.Goal] = field(default_factory=list)
 
 
 _INSTEAD = {  # of a second statement
@@ -55,6 +56,7 @@ def collect(loaded: Loaded, report: DiagnosticCollector) -> Declared:
     found.deploys = by_type.get(ast.Deploy, [])
     found.speculates = by_type.get(ast.Speculate, [])
     found.requires = by_type.get(ast.Require, [])
+    found.goals = [*by_type.get(ast.Goal, []), *(goal for block in found.requires for goal in block.goals)]
     return found
 
 

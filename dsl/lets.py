@@ -31,6 +31,8 @@ _KINDS = {
     ast.RecordLiteral: "names with values",
 }
 
+_CHOICES = {"an integer", "a number", "a word"}  # kinds that stand side by side in a `tune`: 32 and channel
+
 
 @dataclass
 class Lets:
@@ -40,9 +42,15 @@ class Lets:
     declared: dict[str, ast.Let] = field(default_factory=dict)
     overrides: dict[str, ast.Value] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)  # lets that could not be read: their uses are no mistakes
+    tuned: dict[str, ast.Tune] = field(default_factory=dict)  # those that a search chooses; as declared, the first
     _known: dict[str, ast.Value | None] = field(default_factory=dict)
     _extents: dict[str, tuple[int, int]] = field(default_factory=dict)  # of each known one
     _total: int = 0  # values that the known ones stand for
+
+    def __post_init__(self) -> None:
+        self.tuned = {name: let.value for name, let in self.declared.items() if isinstance(let.value, ast.Tune)}
+        firsts = {name: replace(self.declared[name], value=tune.values[0]) for name, tune in self.tuned.items()}
+        self.declared = {**self.declared, **firsts}
 
     def origin(self, value: ast.Value) -> Label | None:
         """Where the value of a let is written: in the plan, or behind `-D`; None for what is no let."""
@@ -84,7 +92,9 @@ class Lets:
             value = replace(own, value=text)
         if isinstance(own, ast.String) and not isinstance(value, ast.String):
             value = replace(own, value=text)  # `-D dir=models/a` needs no quotes
-        if kind_of(value) != kind_of(own) and not (kind_of(own) == "a number" and kind_of(value) == "an integer"):
+        chosen_from = self.tuned[name].values if name in self.tuned else ()
+        kinds = [own, *(one for one in map(self.resolve, chosen_from) if one is not None)]
+        if not any(same_kind(value, kind) for kind in kinds):
             message = f"`-D {name}={text}` gives {kind_of(value)}, the plan has {kind_of(own)}"
             span = self.declared[name].value.span
             self.report.error("E0207", message, span, "this is replaced", help=f"give {kind_of(own)}")
@@ -198,7 +208,36 @@ class Lets:
     def check(self) -> None:
         """Resolve every let, also those nobody uses: a circle is a mistake wherever it is."""
         for name in self.declared:
-            self._value_of(name)
+            own = self._value_of(name)
+            if name in self.tuned:
+                self._check_tuned(name, self.tuned[name])
+            elif isinstance(own, ast.Call) and own.name.text == "tune":
+                message = f"`tune` of `{name}` has one value: there is nothing to choose"
+                help = f"give it several, `tune({show(own.argument)}, …)`, or the value alone"
+                self.report.error("E0228", message, self.declared[name].value.span, help=help)
+
+    def _check_tuned(self, name: str, tune: ast.Tune) -> None:
+        """E0228 where values differ in kind or one is there twice; W0311 where none was chosen."""
+        before = self.report.errors
+        first = self.resolve(tune.values[0])
+        seen: dict[str, ast.Value] = {}
+        for written in tune.values:
+            value = self.resolve(written)
+            if first is None or value is None:
+                return
+            if not (same_kind(value, first) or {kind_of(value), kind_of(first)} <= _CHOICES):
+                message = f"`tune` of `{name}` mixes {kind_of(first)} and {kind_of(value)}"
+                also = [Label(tune.values[0].span, f"{kind_of(first)}")]
+                self.report.error("E0228", message, written.span, also=also, help=f"give {kind_of(first)} each time")
+            if show(value) in seen:
+                also = [Label(seen[show(value)].span, "first here")]
+                message = f"`tune` of `{name}` has `{show(value)}` twice"
+                self.report.error("E0228", message, written.span, also=also, help="leave one of them out")
+            seen.setdefault(show(value), written)
+        if name not in self.overrides and self.report.errors == before:
+            message = f"`{name}` is to be tuned and no value is chosen: the first is taken, `{show(tune.values[0])}`"
+            help = f"`edgec tune PLAN` chooses one, and so does `-D {name}={show(tune.values[0])}`"
+            self.report.warning("W0311", message, tune.span, help=help)
 
     def values(self) -> dict[str, object]:
         """What each let stands for, in plain Python, for the manifest."""
@@ -222,6 +261,11 @@ def kind_of(value: ast.Value) -> str:
     if isinstance(value, ast.Number):
         return "an integer" if isinstance(value.value, int) else "a number"
     return _KINDS[type(value)]
+
+
+def same_kind(value: ast.Value, own: ast.Value) -> bool:
+    """Whether `value` may stand for `own`: an integer may for a number."""
+    return kind_of(value) == kind_of(own) or (kind_of(own) == "a number" and kind_of(value) == "an integer")
 
 
 def _with_values(value: ast.RecordLiteral, made: list[ast.Value | None]) -> ast.RecordLiteral | None:

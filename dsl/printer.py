@@ -86,6 +86,8 @@ _SHOW = {
     ast.RecordLiteral: _record,
     ast.Entry: lambda n: f"{show(n.key)}: {show(n.value)}",
     ast.Setting: _setting,
+    ast.Tune: lambda n: f"tune({', '.join(map(show, n.values))})",
+    ast.Goal: lambda n: f"goal = {n.subject}",
     ast.PlanName: lambda n: f"plan {n.name.text}",
     ast.Let: lambda n: f"let {n.name.text} = {show(n.value)}",
     ast.Include: lambda n: f"include {show(n.path)}",
@@ -99,5 +101,5 @@ _SHOW = {
     ast.Deploy: _deploy,
     ast.Speculate: lambda n: f"speculate {n.draft.text} -> {n.target.text}{_options(n.settings)}",
     ast.Condition: lambda n: f"{n.subject} {n.op} {show(n.bound)}",
-    ast.Require: lambda n: _block("require", n.conditions),
+    ast.Require: lambda n: _block("require", (*n.conditions, *n.goals)),
 }

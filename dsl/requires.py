@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from ..compiler.diagnostics.nearest import nearest, same_word
 from ..compiler.plan.devices import Device
 from ..compiler.plan.measure import Measure, subject_of
-from ..compiler.plan.plan import Comparison, Require
+from ..compiler.plan.plan import Comparison, Goal, Require
 from ..compiler.registry import measures
 from . import ast
 from .declared import Declared
@@ -28,29 +28,10 @@ def check_requirement(
 ) -> Require | None:
     """The requirement with its bound in plain numbers; `graphs` are the models that are no language models."""
     report = reader.report
-    subject = condition.subject
-    installed = measures()
-    name, owner = subject_of(subject, installed)
-    model = owner or ""
-    known = [f"bundle.{one}" for one, cls in installed.items() if cls.of == "bundle"]
-    known += [f"{decl}.{one}" for decl in declared.models for one, cls in installed.items() if cls.of == "model"]
-    known += [one for one, cls in installed.items() if cls.of == "device"]
-    if subject not in known:
-        of_model = name in installed and installed[name].of == "model"
-        if not of_model or not (model in loaded.lost_names("model") or loaded.gave_up):
-            near = nearest(subject, known) or _meant(subject, known)
-            help = f"did you mean `{near}`?" if near else f"what can be required: {', '.join(known)}"
-            report.error("E0116", f"`{subject}` cannot be required", condition.span, help=help)
+    found = _measured(condition.subject, condition, "required", declared, loaded, reader, graphs, devices)
+    if found is None:
         return None
-    measure = installed[name]
-    if measure.decoders_only and model in graphs:
-        message = f"`{model}` is an ONNX graph, {name} is measured on language models"
-        report.error("E0219", message, condition.span)
-        return None
-    if measure.unit == "tok/s" and (without := _without_speed(devices)):
-        message = f"`{subject}` cannot be estimated for `{without[0].name}`: no bandwidth of it is published"
-        report.error("E0117", message, condition.span, help="name a chip of `edgec devices` with a memory rate")
-        return None
+    measure, model = found
     op = _COMPARISONS.get(condition.op)
     if op is None:
         help = "compare with `<=`, `<`, `>=` or `>`"
@@ -62,7 +43,61 @@ def check_requirement(
     if bound is None:
         return None
     relative = isinstance(condition.bound, ast.Product)
-    return Require(subject, op, bound, relative, show(condition), condition.span)
+    return Require(condition.subject, op, bound, relative, show(condition), condition.span)
+
+
+def check_goal(
+    goal: ast.Goal,
+    declared: Declared,
+    loaded: Loaded,
+    reader: Reader,
+    graphs: Collection[str],
+    devices: Sequence[Device],
+) -> Goal | None:
+    """The goal, if it names something that is measured of this plan."""
+    found = _measured(goal.subject, goal, "a goal", declared, loaded, reader, graphs, devices)
+    if found is None:
+        return None
+    measure, model = found
+    if measure.of == "model" and not _can_measure(model, measure, goal, declared, loaded, reader):
+        return None
+    return Goal(goal.subject, goal.span)
+
+
+def _measured(
+    subject: str,
+    line: ast.Condition | ast.Goal,
+    role: str,
+    declared: Declared,
+    loaded: Loaded,
+    reader: Reader,
+    graphs: Collection[str],
+    devices: Sequence[Device],
+) -> tuple[type[Measure], str] | None:
+    """The measure that `subject` names and the model it is of; None after an error."""
+    report, installed = reader.report, measures()
+    name, owner = subject_of(subject, installed)
+    model = owner or ""
+    known = [f"bundle.{one}" for one, cls in installed.items() if cls.of == "bundle"]
+    known += [f"{decl}.{one}" for decl in declared.models for one, cls in installed.items() if cls.of == "model"]
+    known += [one for one, cls in installed.items() if cls.of == "device"]
+    if subject not in known:
+        of_model = name in installed and installed[name].of == "model"
+        if not of_model or not (model in loaded.lost_names("model") or loaded.gave_up):
+            near = nearest(subject, known) or _meant(subject, known)
+            help = f"did you mean `{near}`?" if near else f"what can be required: {', '.join(known)}"
+            report.error("E0116", f"`{subject}` cannot be {role}", line.span, help=help)
+        return None
+    measure = installed[name]
+    if measure.decoders_only and model in graphs:
+        message = f"`{model}` is an ONNX graph, {name} is measured on language models"
+        report.error("E0219", message, line.span)
+        return None
+    if measure.unit == "tok/s" and (without := _without_speed(devices)):
+        message = f"`{subject}` cannot be estimated for `{without[0].name}`: no bandwidth of it is published"
+        report.error("E0117", message, line.span, help="name a chip of `edgec devices` with a memory rate")
+        return None
+    return measure, model
 
 
 def _without_speed(devices: Sequence[Device]) -> list[Device]:
@@ -81,18 +116,23 @@ def _meant(subject: str, known: Collection[str]) -> str | None:
 
 
 def _can_measure(
-    model: str, measure: type[Measure], condition: ast.Condition, declared: Declared, loaded: Loaded, reader: Reader
+    model: str,
+    measure: type[Measure],
+    line: ast.Condition | ast.Goal,
+    declared: Declared,
+    loaded: Loaded,
+    reader: Reader,
 ) -> bool:
     no_text = declared.evaluation is None and not loaded.lost_names("evaluation") and not loaded.gave_up
     if measure.needs_evaluation and no_text:
         help = 'add `evaluation { text = "…"  windows = 32 }`'
-        reader.report.error("E0216", f"{measure.name} needs a text to be measured on", condition.span, help=help)
+        reader.report.error("E0216", f"{measure.name} needs a text to be measured on", line.span, help=help)
         return False
     deployed = {deploy.model.text for deploy in declared.deploys}
     if model not in deployed and not loaded.lost_names("deploy"):
         message = f"`{model}` is not deployed, so its {measure.name} is not measured"
         help = f"add `deploy {model} on cpu as …`, or leave this line out"
-        reader.report.error("E0215", message, condition.span, help=help)
+        reader.report.error("E0215", message, line.span, help=help)
         return False
     return True
 

@@ -31,6 +31,7 @@ KEYWORDS = (
     "deploy",
     "speculate",
     "require",
+    "goal",
 )
 _JOINING = {"on", "through", "as", "except", "=", "->", ">"}
 

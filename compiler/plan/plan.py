@@ -138,9 +138,20 @@ class Require:
         }[self.op]
 
 
+@dataclass(frozen=True)
+class Goal:
+    """`goal = decode.rate`: what `edgec tune` makes best among plans that meet every `require` line."""
+
+    subject: str
+    span: Span
+
+
 @dataclass(frozen=True, repr=False)
 class Plan:
-    """`sources` holds the text of every file read (for code frames), `defines` the values of all `let`s."""
+    """`sources` holds the text of every file read (for code frames), `defines` the values of all `let`s.
+
+    `tuned`: the `let`s that are declared as `tune(…)`, with their values as written.
+    """
 
     name: str
     path: Path
@@ -156,6 +167,8 @@ class Plan:
     sources: dict[str, str] = field(default_factory=dict)
     overridden: tuple[str, ...] = ()  # the lets that `-D` gave another value
     warnings: tuple[Diagnostic, ...] = ()
+    tuned: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    goal: Goal | None = None
 
     def __repr__(self) -> str:
         lines = [f"{one.model} on {one.device} as {one.target}" for one in self.deploys]

@@ -54,9 +54,12 @@ steps = many(st.builds(ast.Step, st.just(S), names, setting, st.none() | values,
 subjects = st.lists(words, min_size=1, max_size=3).map(".".join)
 bounds = st.one_of(values, st.builds(ast.Product, st.just(S), numbers, names))
 comparisons = st.sampled_from(["<=", ">=", "<", ">", "==", "!="])
+conditions = many(st.builds(ast.Condition, st.just(S), subjects, comparisons, bounds))
+tunes = st.builds(ast.Tune, st.just(S), st.lists(values, min_size=2, max_size=4).map(tuple))
 statements = st.one_of(
     st.builds(ast.PlanName, st.just(S), names),
-    st.builds(ast.Let, st.just(S), names, values),
+    st.builds(ast.Let, st.just(S), names, st.one_of(values, tunes)),
+    st.builds(ast.Goal, st.just(S), subjects),
     st.builds(ast.Include, st.just(S), strings),
     st.builds(ast.Use, st.just(S), strings),
     st.builds(ast.Device, st.just(S), values),
@@ -66,7 +69,7 @@ statements = st.one_of(
     st.builds(ast.Pipeline, st.just(S), names, steps),
     st.builds(ast.Deploy, st.just(S), names, names, st.none() | names, names, setting),
     st.builds(ast.Speculate, st.just(S), names, names, setting),
-    st.builds(ast.Require, st.just(S), many(st.builds(ast.Condition, st.just(S), subjects, comparisons, bounds))),
+    st.builds(ast.Require, st.just(S), conditions, many(st.builds(ast.Goal, st.just(S), subjects), 1)),
 )
 
 
