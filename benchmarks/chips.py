@@ -6,7 +6,7 @@
 fp16: every linear in float16. LPBQ: int4 in blocks of 32 with two-level scales, head int8 per channel, uint16
 activations. Embedding on the CPU, buckets of 1, 8 and 64 tokens, context 512. `--compile PATTERN` also compiles
 the rows whose name (`snapdragon_8_elite fp16`) it matches, and gives seconds, the binary's size and the compiler's
-peak memory: minutes each and several GB.
+peak memory: minutes each and several GB. `--layers N` takes fewer layers: all shapes of linears are there, the head too.
 """
 
 from __future__ import annotations
@@ -61,10 +61,12 @@ def checked(plan: Path) -> str:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--compile", metavar="PATTERN", help="compile the rows whose name it matches")
+    options.add_argument("--layers", type=int, help="default: all of the shape's")
     args = options.parse_args()
+    layers = args.layers or QWEN3_0_6B["num_hidden_layers"]
     rows: list[dict[str, Any]] = []
     with scratch() as folder:
-        synthesize(folder / "model", QWEN3_0_6B, repeat=args.compile is None)
+        synthesize(folder / "model", {**QWEN3_0_6B, "num_hidden_layers": layers}, repeat=args.compile is None)
         text = ROOT / "README.md"
         for device in chips():
             for name, lines in FORMATS.items():

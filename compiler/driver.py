@@ -105,7 +105,9 @@ def check_plan(
     with collected() as told:
         findings = refuse_early(plan, progress, look=prove)
         wrong, warnings = check_texts(plan)
-    refused, notes = list(dict.fromkeys((*findings.refused, *wrong))), []
+    at_models = {(one.code, one.message) for one in wrong}  # a target may find the same at its deploy line
+    elsewhere = [one for one in findings.refused if (one.code, one.message) not in at_models]
+    refused, notes = list(dict.fromkeys((*elsewhere, *wrong))), []
     warnings = _judged(plan, [*warnings, *findings.warnings])
     plan = _with_warnings(plan, [*warnings, *told])
     if findings.left:

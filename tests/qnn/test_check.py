@@ -14,6 +14,7 @@ from edgec.compiler.plan.plan import Deploy, ModelDecl, ModelSource, Plan
 from edgec.compiler.sources.hf.hf_source import HfSource
 from edgec.compiler.sources.hf.read_decoder_arch import read_arch
 from edgec.passes.bucket import Bucket
+from edgec.passes.place import Place
 from edgec.passes.quantize import Quantize
 from edgec.targets.qnn import QnnTarget
 
@@ -69,6 +70,14 @@ def test_a_format_no_phone_is_reported_to_run(golden_error):
     found = check("snapdragon_8_gen_3", quantize(weights="int4", block=32), BUCKET)
     assert [d.severity for d in found] == ["warning"]
     golden_error("W0601", found)
+
+
+def test_weights_that_stay_on_the_cpu_are_no_matter_of_the_npu():
+    rounded = quantize(weights="int8", block=32)
+    place = Step("place", Place(device="cpu"), ("embed_tokens", "lm_head"), (), LINE)
+    assert check("snapdragon_8_gen_3", replace(rounded, on=("embed_tokens",)), place, BUCKET) == []
+    for on in (None, ("embed_tokens", "*q_proj")):
+        assert [one.code for one in check("snapdragon_8_gen_3", replace(rounded, on=on), place, BUCKET)] == ["W0601"]
 
 
 def test_layers_with_a_rope_of_their_own_are_refused():

@@ -31,7 +31,7 @@ def check(request: CheckRequest) -> list[Diagnostic]:
     problems += _two_ropes(request, at)
     problems += check_shards(request, at)
     for step in request.steps:
-        if step.demands.weights:
+        if step.demands.weights and not _stays_on_cpu(step, request):
             problems += integer_format(step, chip) if integers(request) else _format(step, chip)
     if request.deploy.kv == "uint8" and not integers(request):
         message = "an 8-bit K/V cache needs integer activations around it, and the pipeline has none"
@@ -83,6 +83,12 @@ def _buckets(request: CheckRequest, at: Label) -> Iterator[Diagnostic]:
             at,
             help="end its pipeline with `bucket (tokens = [1, 128], context = [2048])`",
         )
+
+
+def _stays_on_cpu(step: Step, request: CheckRequest) -> bool:
+    """Whether a line is for nothing but ops that a later line, pattern by pattern, places on the CPU."""
+    placed = {name for one in request.steps if one.demands.places == {"cpu"} for name in one.on or ()}
+    return step.on is not None and placed.issuperset(step.on)
 
 
 def _format(step: Step, chip: Chip) -> Iterator[Diagnostic]:
