@@ -10,6 +10,7 @@ from typing import Any
 from ..bundle.manifest import MANIFEST
 from ..diagnostics.diagnostic import fail
 from .streams import print_json, print_line
+from .taken_table import table
 from .terminal import meanwhile
 
 PLANS = (".edge", ".plan")
@@ -20,9 +21,10 @@ def run_inspect(arguments: argparse.Namespace) -> int:
     facts = describe(arguments.file, arguments.device)
     if arguments.json:
         print_json({**facts, **meanwhile()})
-    else:
-        for line in _lines(facts):
-            print_line(line)
+        return 0
+    taken = facts.pop("targets", None)
+    for line in (*_lines(facts), *(table(taken) if taken else ())):
+        print_line(line)
     return 0
 
 
@@ -46,11 +48,23 @@ def describe(path: Path, device: str | None = None) -> dict[str, Any]:
     for kind in kinds.values():
         facts = kind().inspect(path)
         if facts is not None:
-            return facts
+            return {**facts, **_targets(path, device)} if facts["kind"] == "onnx" else facts
     if path.is_dir():
         fail("E0954", f"`{path}` is neither a bundle nor a model's folder", help="a model's folder has a config.json")
     known = "known: .edge, .plan, .onnx, .mnn and .bin files, model folders, bundles"
     fail("E0954", f"`{path}` is not a kind of file that edgec can describe", help=known)
+
+
+def _targets(path: Path, device: str | None) -> dict[str, Any]:
+    """What each target would take of the graph in an ONNX file."""
+    from ..compile.taken_ops import taken_ops
+    from ..registry import find_source
+
+    return {
+        "targets": {
+            one.target: one.facts() for one in taken_ops(find_source("onnx")().load(path.stem, path, 0), device)
+        }
+    }
 
 
 def _bundle(path: Path, device: str | None) -> dict[str, Any]:

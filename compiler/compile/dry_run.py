@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ..diagnostics.diagnostic import Diagnostic, EngineError, Label, PlanError, Span
+from ..diagnostics.wording import join_or
 from ..emit.conformance.proof import Proof, plan_trials
 from ..emit.refusals import grouped
 from ..emit.target import CheckRequest, TakesRequest
@@ -197,10 +198,24 @@ class _Deployed:
                 if isinstance(error, EngineError) and type(step.pass_).__module__.startswith("edgec."):
                     raise
                 return  # a pass that computes with weights: what comes behind it is for the compile to see
-        try:
-            yield from self._taken(steps)
-        except WeightsUnread:
-            return
+        found: list[Diagnostic] = []
+        with suppress(WeightsUnread):
+            found += self._taken(steps)
+        yield from found
+        if found and self.module.arch is None:
+            yield self._instead()
+
+    def _instead(self) -> Diagnostic:
+        """Which targets take a plain graph that this one refuses ops of."""
+        from .taken_ops import takers
+
+        model = self.plan.models[self.deploy.model]
+        chip = next((device for device in self.plan.devices if device.has_npu), None)
+        names = takers(dried(load_model(model)), chip)
+        ways = join_or([f"`as {name}`" for name in names if name != self.deploy.target])
+        message = f"{ways or 'no target'} takes all of `{self.deploy.model}`"
+        help = f"`edgec inspect {model.source.text}` has a table of what each target takes, op by op"
+        return Diagnostic("E0507", message, Label(self.deploy.span), help=help, severity="note")
 
     def run(self, step: Step) -> None:
         from ..pipeline.run_steps import apply

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .conformance.op_class import Use
 
-_SHOWN = 3  # patterns of names in one diagnostic
+_SHOWN = 20  # patterns of names in one diagnostic; names that differ in numbers only are one
 
 
 class Refused(Exception):
