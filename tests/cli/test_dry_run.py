@@ -298,7 +298,8 @@ def test_names_of_one_kind_are_one_name() -> None:
         "3 nodes like `layers.*.a` and `b`: no",
         'on ["layers.*.a", "b"]',
     )
-    assert said("a", "b", "c", "d", "e")[0] == "5 nodes like `a`, `b`, `c` and 2 more kinds: no"
+    assert said("a", "b", "c", "d", "e")[0] == "5 nodes like `a`, `b`, `c`, `d` and `e`: no"
+    assert said(*"abcdefghijklmnopqrstuvwxyz")[0].endswith(", `s`, `t` and 6 more kinds: no")
     assert len(grouped([Refusal("E0634", "{}: no", "a"), Refusal("E0634", "{}: never", "a")])) == 2
 
 
