@@ -6,7 +6,8 @@
 fp16: every linear in float16. LPBQ: int4 in blocks of 32 with two-level scales, head int8 per channel, uint16
 activations. Embedding on the CPU, buckets of 1, 8 and 64 tokens, context 512. `--compile PATTERN` also compiles
 the rows whose name (`snapdragon_8_elite fp16`) it matches, and gives seconds, the binary's size and the compiler's
-peak memory: minutes each and several GB. `--layers N` takes fewer layers: all shapes of linears are there, the head too.
+peak memory: minutes each and several GB. `--layers N` takes fewer layers, which have every shape of a linear, and
+the whole head.
 """
 
 from __future__ import annotations

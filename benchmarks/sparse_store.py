@@ -28,6 +28,7 @@ device {device}
 model chat {{ source = {source}  context = 512 }}
 calibration {{ text = "{text}"  samples = 4  length = 128 }}
 pipeline p {{
+  {fuse}
   sparsify (pattern = {pattern})
   quantize (weights = {weights}, block = channel, activations = uint16)  except "embed_tokens"
   quantize (weights = int8, block = 32)  on "embed_tokens"
@@ -55,7 +56,7 @@ def measured(folder: Path, **words: Any) -> dict[str, Any]:
     return {"MB": size / 1e6, "bits": 8 * size / count, "seconds": seconds, "CPU": cpu, "sparse": stored}
 
 
-def pair(device: str, form: str, source: str) -> Iterator[dict[str, Any]]:
+def pair(device: str, form: str, source: str, fuse: str) -> Iterator[dict[str, Any]]:
     """The rows of one form on one chip: dense, sparse, and the one over the other."""
     weights, pattern = FORMS[form]
     found = {}
@@ -63,7 +64,7 @@ def pair(device: str, form: str, source: str) -> Iterator[dict[str, Any]]:
         with scratch() as folder:
             (folder / "calibration.txt").write_text(texts()[1])
             words = {"weights": weights, "pattern": pattern, "store": store, "device": device, "source": source}
-            found[store] = measured(folder, text=folder / "calibration.txt", **words)
+            found[store] = measured(folder, text=folder / "calibration.txt", fuse=fuse, **words)
         yield {"": f"{form}, {device}, store {store}", **found[store]}
     of = {key: found["on"][key] / found["off"][key] for key in ("MB", "bits", "seconds", "CPU")}
     yield {"": f"{form}, {device}, on / off", **of, "sparse": ""}
@@ -74,12 +75,13 @@ def main() -> None:
     options.add_argument("--devices", nargs="+", default=["snapdragon_8_gen_3"], help="default snapdragon_8_gen_3")
     options.add_argument("--model", metavar="FOLDER", help="a folder of examples/models (default SmolLM2-135M)")
     options.add_argument("--only", default="", metavar="WORD", help="the forms that contain this word")
+    options.add_argument("--fuse", action="store_true", help="q, k and v as one linear, and gate and up")
     args = options.parse_args()
     source = f'hf("{MODELS / args.model}")' if args.model else f'gguf("{model_file()}")'
     rows = []
     for device in args.devices:
         for form in (form for form in FORMS if args.only in form):
-            for row in pair(device, form, source):
+            for row in pair(device, form, source, "fuse ()" if args.fuse else ""):
                 rows.append(row)
                 print(row, file=sys.stderr, flush=True)
     report(f"HTP's sparse store, {args.model or 'SmolLM2-135M'}", rows, args)
