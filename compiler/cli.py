@@ -205,6 +205,7 @@ def _run(command: argparse.ArgumentParser) -> None:
     add("--tokens", type=_positive, default=64, metavar="N", help="generate at most N tokens (default 64)")
     alone = "run the target model without the draft, through the same bucket"
     add("--no-speculation", action="store_true", help=alone)
+    add("--no-overlap", action="store_true", help="let the draft wait for the target, where the plan lets them overlap")
     add("--model", metavar="NAME", help="the model to run, if the bundle has several")
     add("--chat", action="store_true", help="apply the model's chat template to the prompt")
     default = "0: always the most likely token (default; with `accept = sample` the model's own temperature)"

@@ -150,12 +150,46 @@ class Deploys:
         deploy = deploys.get(speculate.target.text)
         pipeline = pipelines.get(deploy.pipeline) if deploy is not None and deploy.pipeline else None
         auto = isinstance(block.k, str)
-        k = 3 if isinstance(block.k, str) else block.k
-        if pipeline is not None and not auto:
-            self._bucket(speculate, k, pipeline)
-        source = "prompt" if block.source == "prompt" else "draft"
-        accept = "greedy" if block.accept == "greedy" else "sample"
-        return Speculate(speculate.draft.text, speculate.target.text, k, accept, speculate.span, source, auto)
+        k = min(3, block.tree or 3) if isinstance(block.k, str) else block.k
+        line = Speculate(
+            draft=speculate.draft.text,
+            target=speculate.target.text,
+            k=k,
+            accept="greedy" if block.accept == "greedy" else "sample",
+            span=speculate.span,
+            source="prompt" if block.source == "prompt" else "draft",
+            auto=auto,
+            tree=block.tree,
+            overlap=block.overlap,
+        )
+        self._tree(speculate, line, deploy)
+        self._lanes(speculate, line, deploys)
+        if pipeline is not None and (line.tree or not auto):
+            self._bucket(line, pipeline)
+        return line
+
+    def _tree(self, speculate: ast.Speculate, line: Speculate, deploy: Deploy | None) -> None:
+        """A tree holds the k tokens of its longest path at least, and goes to an engine that takes a mask."""
+        if not line.tree:
+            return
+        at = _setting(speculate, "tree")
+        if line.tree < line.k:
+            help = f"each of the k calls of the draft adds a token: `tree = {max(2 * line.k, 8)}`, or a smaller k"
+            self.report.error("E0203", f"a tree of {line.tree} tokens has no room for k = {line.k}", at, help=help)
+        if deploy is not None and find_target(deploy.target).engine != "chain":
+            chained = [name for name, cls in targets().items() if cls.engine == "chain"]
+            message = f"`{line.target}` cannot verify a tree: the engine of `as {deploy.target}` takes no mask"
+            help = f"leave out `tree`, or deploy the target as {join_or(sorted(chained))}"
+            self.report.error("E0240", message, at, help=help)
+
+    def _lanes(self, speculate: ast.Speculate, line: Speculate, deploys: Mapping[str, Deploy]) -> None:
+        """Models overlap that run on two devices; on one each would wait for the other."""
+        pair = [deploys.get(name) for name in (line.draft, line.target)]
+        places = {deploy.device for deploy in pair if deploy is not None}
+        if line.overlap and len(places) == 1 and None not in pair:
+            message = f"nothing overlaps: `{line.draft}` and `{line.target}` both run on the {places.pop().upper()}"
+            help = f"deploy one of them elsewhere, e.g. `deploy {line.target} on npu …`, or leave out `overlap`"
+            self.report.error("E0241", message, _setting(speculate, "overlap"), help=help)
 
     def _larger_draft(self, speculate: ast.Speculate, models: Mapping[str, ModelDecl]) -> None:
         """W0305 where the draft computes more per token than the target that checks it."""
@@ -194,17 +228,26 @@ class Deploys:
             help = "draft and target have to share a tokenizer"
             self.report.error("E0308", message, speculate.span, help=help)
 
-    def _bucket(self, speculate: ast.Speculate, k: int, pipeline: PipelineDecl) -> None:
-        """A round hands the target k drafted tokens and the one before them, in one bucket of that size."""
+    def _bucket(self, line: Speculate, pipeline: PipelineDecl) -> None:
+        """A round hands the target the drafted tokens and the one before them: a bucket takes them in one call."""
         for step in pipeline.steps:
             tokens = sorted({tokens for tokens, _ in step.demands.buckets})
-            if not tokens or k + 1 in tokens:
+            if not tokens or any(line.verified_by(own) for own in tokens):
                 continue
-            message = f"no bucket of {k + 1} tokens for the rounds of speculation"
+            wanted = ", ".join(map(str, sorted({*tokens, line.tokens})))
+            message = f"no bucket of {line.tokens} tokens for the rounds of speculation"
+            help = f"k = {line.k} needs a bucket of k + 1: `tokens = [{wanted}]`"
+            if line.tree:
+                message = f"a tree of {line.tree} tokens and the one before it fit no bucket"
+                largest = tokens[-1]
+                help = f"the largest takes {largest} tokens: `tree = {largest - 1}` or less, or `tokens = [{wanted}]`"
             also = [Label(step.span, f"buckets of {', '.join(map(str, tokens))} tokens")]
-            wanted = ", ".join(map(str, sorted({*tokens, k + 1})))
-            help = f"k = {k} needs a bucket of k + 1: `tokens = [{wanted}]`"
-            self.report.error("E0210", message, speculate.span, also=also, help=help)
+            self.report.error("E0210", message, line.span, also=also, help=help)
+
+
+def _setting(speculate: ast.Speculate, key: str) -> Span:
+    """Where a speculate line writes `key`."""
+    return next((setting.span for setting in speculate.settings if setting.key.text == key), speculate.span)
 
 
 def _place(deploy: ast.Deploy, key: str) -> Span:

@@ -121,10 +121,19 @@ class SpeculateBlock:
 
     k: int | str = param(
         3,
-        doc="tokens the draft proposes per round; auto: as many as pay, by acceptance and cost of a drafted token",
+        doc="calls of the draft per round, a token each; auto: as many as pay, by acceptance and cost of a call",
         choices=("auto",),
         minimum=1,
         maximum=64,
+    )
+    tree: int = param(
+        0,
+        doc="tokens of a tree of drafts that the k calls make, all verified at once; without it: a chain of k",
+        minimum=1,
+        maximum=255,
+    )
+    overlap: bool = param(
+        False, doc="true: while the target verifies, the draft makes the next round's drafts for the likely outcomes"
     )
     source: str = param(
         "draft",

@@ -90,15 +90,18 @@ class Bucket(Pass):
         from ..compiler.estimate.choose_buckets import choose_buckets
 
         tokens, context = _numbers(self.tokens), _numbers(self.context)
-        if tokens and by.verify is not None and by.verify not in tokens:
-            wanted = ", ".join(map(str, sorted({*tokens, by.verify})))
-            fail("E0210", f"no bucket of {by.verify} tokens for the rounds of speculation", by.origin,
+        verify = by.verify
+        if tokens and by.roomy and verify is not None:
+            verify = min((own for own in tokens if own >= verify), default=verify)
+        if tokens and verify is not None and verify not in tokens:
+            wanted = ", ".join(map(str, sorted({*tokens, verify})))
+            fail("E0210", f"no bucket of {verify} tokens for the rounds of speculation", by.origin,
                  help=f"it has to be k + 1: `tokens = [{wanted}]`, or `tokens = auto`")  # fmt: skip
         longest = max(context, default=by.context)
         if alone := _without_context(tokens, longest):
             fail("E0206", f"a context of {longest} positions has no room for {alone} tokens and a cache", by.origin)
         chosen = choose_buckets(
-            by.context, self._histogram(by), by.seconds, by.read, self.max_waste, by.verify, tokens, context, by.tables
+            by.context, self._histogram(by), by.seconds, by.read, self.max_waste, verify, tokens, context, by.tables
         )
         return replace(self, tokens=chosen.last.tokens, context=chosen.last.context, chosen=chosen)
 

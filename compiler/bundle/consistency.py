@@ -102,8 +102,25 @@ def _speculation(data: Mapping[str, Any]) -> Iterator[str]:
             yield f"the {role} of the speculation, `{pair[role]}`, is not there"
         elif model["kind"] != "decoder":
             yield f"the {role} of the speculation, `{pair[role]}`, is no language model"
+    yield from _rounds(pair, data["models"].get(pair["target"]))
     if pair["draft"] == pair["target"]:
         yield f"the speculation has `{pair['draft']}` as draft and as target"
+
+
+def _rounds(pair: Mapping[str, Any], target: Mapping[str, Any] | None) -> Iterator[str]:
+    """A tree holds its longest path and goes through one call of a chain of parts."""
+    tree = pair.get("tree", 0)
+    if tree and tree < pair["k"]:
+        yield f"a tree of {tree} tokens has no room for paths of {pair['k']}"
+    if tree and target is not None:
+        sizes = [bucket["tokens"] for bucket in target.get("buckets", [])]
+        if target["engine"] != "chain":
+            yield f"`{pair['target']}` cannot verify a tree in the engine `{target['engine']}`"
+        elif None not in sizes and max(sizes, default=0) <= tree:
+            yield f"a tree of {tree} tokens and the one before it fit no bucket of `{pair['target']}`"
+    lanes = pair.get("overlap", {}).get("lanes")
+    if lanes is not None and set(lanes) != {pair["draft"], pair["target"]}:
+        yield "the lanes of the speculation are not those of its draft and target"
 
 
 def _models(data: Mapping[str, Any]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..diagnostics.visible import visible
+from ..diagnostics.wording import count
 from .streams import print_json
 
 if TYPE_CHECKING:
@@ -50,11 +51,18 @@ def _lines(made: Estimate) -> Iterator[str]:
         yield from _model_lines(made, model)
     if (pair := made.pair) is not None:
         how = "assumed, the mean of published pairs" if pair.assumed else "measured"
-        yield f"  {pair.draft} -> {pair.target}: k = {pair.k}, acceptance {pair.acceptance:.2f} ({how})"
+        tree = f", a tree of {pair.tree}" if pair.tree else ""
+        yield f"  {pair.draft} -> {pair.target}: k = {pair.k}{tree}, acceptance {pair.acceptance:.2f} ({how})"
         yield (
             f"    {pair.tokens:.2f} tokens a round; {pair.rate:.1f} tok/s, alone {pair.alone:.1f}: "
             f"{pair.rate / pair.alone:.2f} times; a drafted token costs {pair.cost:.2f} calls of the target"
         )
+        if (beside := pair.overlap) is not None:
+            yield (
+                f"    beside each other: {1e3 * beside.found:.2f} ms a round whose drafts are there, "
+                f"{100 * beside.ready:.0f} % of them with time for {count(beside.outcomes, 'outcome')}, "
+                f"else {1e3 * beside.missed:.2f} ms"
+            )
     cost = made.compile
     yield f"  compile: about {cost.seconds:.0f} s and {cost.memory / 1e9:.1f} GB on two cores: {cost.why}"
     yield f"  prompts: {made.histogram.name}; energy: no figure of power is published"

@@ -42,6 +42,7 @@ def run_run(arguments: argparse.Namespace) -> int:
         arguments.prompt,
         arguments.tokens,
         speculation=not arguments.no_speculation,
+        overlap=not arguments.no_overlap,
         temperature=arguments.temperature,
         top_p=arguments.top_p,
         seed=arguments.seed,

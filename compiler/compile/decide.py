@@ -1,7 +1,8 @@
 """Settle every `auto` of a plan that shapes and the device decide: `k` of speculation, then buckets.
 
     k = the one with the largest gain at the acceptance and the cost of a drafted token (`estimate/speculation.py`);
-        among those that the plan's buckets can verify, where it lists them
+        among those that the plan's buckets can verify, where it lists them; of a tree at most as many as it has tokens,
+        of drafts that are made beside the target the one with the most tokens a second of both
 
 The acceptance is what a compile of the same pair has measured (`acceptance.py`), else the mean of published pairs.
 """
@@ -18,7 +19,7 @@ from ..estimate.choose_buckets import TABLES
 from ..estimate.fit import npu_fit
 from ..estimate.lane_speed import ChipSpeed, chip_speed
 from ..estimate.prefill import call_cost
-from ..estimate.speculation import MOST, gain, usual_acceptance
+from ..estimate.speculation import MOST, PREPARED, drafts, gain, overlap, usual_acceptance
 from ..pipeline.pass_interface import Circumstances
 from .acceptance import known_acceptance
 from .planned_work import planned_work
@@ -63,12 +64,13 @@ def _decided(plan: Plan, deploy: Deploy, speed: ChipSpeed) -> Deploy:
     seconds = call_cost(speed, work, npu_fit().residual(shape_of(decl.arch)))
     edges = sum(outputs + inputs for outputs, inputs in decl.arch.linears().values())
     tables = TABLES * edges / sum(part.weights for part in work.parts)
-    verify = next((line.k + 1 for line in plan.speculates if line.target == deploy.model), None)
+    line = next((line for line in plan.speculates if line.target == deploy.model), None)
+    verify, roomy = (None, False) if line is None else (line.tokens, line.tree > 0)
     made = []
     for step in steps:
         at = step.place("histogram") if "histogram" in step.settings else step.span
         folder = Path(step.span.file).parent
-        by = Circumstances(decl.context, folder, at, verify, seconds, work.bytes_read, tables)
+        by = Circumstances(decl.context, folder, at, verify, seconds, work.bytes_read, tables, roomy)
         made.append(replace(step, pass_=step.pass_.decided(by)) if step.pass_.undecided else step)
     return replace(deploy, decided=tuple(made))
 
@@ -81,12 +83,22 @@ def _best_k(plan: Plan, line: Speculate, speed: ChipSpeed) -> int:
         message = f"`k = auto` finds no bucket of 2 to {MOST + 1} tokens for the rounds of speculation"
         fail("E0210", message, line.span, help="write `tokens = auto`, or add one: `tokens = [1, 4, …]`")
     chance = usual_acceptance() if acceptance is None else acceptance
-    return max(possible, key=lambda k: (gain(chance, k, cost), -k))
+    return max(possible, key=lambda k: (_gain(line, chance, k, cost), -k))
+
+
+def _gain(line: Speculate, chance: float, k: int, cost: float) -> float:
+    """Tokens a call of the target's time, of the form of drafts that the line asks for."""
+    if not line.tree and not line.overlap:
+        return gain(chance, k, cost)
+    shape = drafts(chance, k, line.tree)
+    return shape.tokens / (overlap(shape, k, 1.0, cost, None, PREPARED).round if line.overlap else 1 + k * cost)
 
 
 def _verifiable(plan: Plan, line: Speculate) -> list[int]:
     """Each k whose round fits a bucket of k + 1 tokens; all of them where buckets are not listed."""
-    every = list(range(1, MOST + 1))
+    every = list(range(1, min(MOST, line.tree or MOST) + 1))
+    if line.tree:
+        return every
     for deploy in plan.deploys:
         for step in _lines(plan, deploy) if deploy.model == line.target else ():
             listed = {tokens for tokens, _ in step.demands.buckets}

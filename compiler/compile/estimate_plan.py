@@ -16,11 +16,11 @@ from ..estimate.fit import npu_fit
 from ..estimate.histogram import DEFAULT, Histogram
 from ..estimate.lane_speed import ChipSpeed, chip_speed
 from ..estimate.model_estimate import ModelEstimate, estimate_model, round_seconds
-from ..estimate.speculation import tokens_per_round, usual_acceptance
+from ..estimate.speculation import PREPARED, Overlap, drafts, overlap, usual_acceptance
 from ..ir.module import MAIN
 from ..memory.memory_plan import memory_entry, plan_memory
 from ..plan.measure import Finished, subject_of
-from ..registry import measures
+from ..registry import find_target, measures
 from .acceptance import known_acceptance
 from .decide import shape_of
 from .dry_run import dry_parts
@@ -38,7 +38,10 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class PairEstimate:
-    """Decoding with the draft. `assumed`: the acceptance was not measured, it is the published pairs' mean."""
+    """Decoding with the draft. `assumed`: the acceptance was not measured, it is the published pairs' mean.
+
+    `overlap`: its rounds where the draft works beside the target, else None.
+    """
 
     draft: str
     target: str
@@ -49,6 +52,9 @@ class PairEstimate:
     tokens: float  # a round
     rate: float  # tokens a second
     alone: float  # of the target alone, through the same bucket
+    tree: int = 0  # tokens of a round's tree, 0: a chain
+    verify: float = 0.0  # seconds of the target's call
+    overlap: Overlap | None = None
 
 
 @dataclass(frozen=True)
@@ -144,12 +150,19 @@ def _pair(plan: Plan, models: dict[str, ModelEstimate], speed: ChipSpeed) -> Pai
         return None
     measured = known_acceptance(plan, line)
     acceptance = usual_acceptance() if measured is None else measured
-    verify, token = round_seconds(target, line.k + 1, speed), 1 / draft.decode
-    tokens = tokens_per_round(acceptance, line.k)
-    rate = tokens / (verify + line.k * token)
+    verify, token = round_seconds(target, line.tokens, speed), 1 / draft.decode
+    shape = drafts(acceptance, line.k, line.tree)
+    seconds, beside = verify + line.k * token, None
+    if line.overlap:
+        # a draft in parts reads the round's tree, or a token of each outcome, in one call
+        batched = find_target(draft.target).engine == "chain"
+        batch = round_seconds(draft, max(PREPARED, line.tokens), speed) if batched else None
+        beside = overlap(shape, line.k, verify, token, batch, PREPARED)
+        seconds = beside.round
     return PairEstimate(
-        line.draft, line.target, line.k, acceptance, measured is None, token / verify, tokens, rate, alone=1 / verify
-    )
+        line.draft, line.target, line.k, acceptance, measured is None, token / verify, shape.tokens,
+        shape.tokens / seconds, alone=1 / verify, tree=line.tree, verify=verify, overlap=beside,
+    )  # fmt: skip
 
 
 def as_json(estimate: Estimate) -> dict[str, Any]:
@@ -161,13 +174,18 @@ def as_json(estimate: Estimate) -> dict[str, Any]:
         "lanes": {name: vars(lane) for name, lane in estimate.speed.lanes.items()},
         "histogram": estimate.histogram.name,
         "models": {model.name: _model_json(model) for model in estimate.models},
-        "speculation": None if pair is None else vars(pair),
+        "speculation": None if pair is None else _pair_json(pair),
         "decode_rate": estimate.decode,
         "prefill_rate": estimate.prefill,
         "energy": None,  # the device table has no figure of power
         "memory": estimate.memory,
         "compile": vars(estimate.compile),
     }
+
+
+def _pair_json(pair: PairEstimate) -> dict[str, Any]:
+    beside = pair.overlap
+    return vars(pair) | {"overlap": None if beside is None else vars(beside) | {"round": beside.round}}
 
 
 def _model_json(model: ModelEstimate) -> dict[str, Any]:

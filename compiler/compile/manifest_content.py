@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..bundle.manifest import arch_entry
 from ..emit.stored_weight import as_in_module
+from ..estimate.speculation import PREPARED
 from ..files import cache
 from ..files.full_disk import writes
 from ..ir.annotations import Subject, texts
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from ..diagnostics.diagnostic import Diagnostic
     from ..ir.module import Module
     from ..plan.devices import Device
-    from ..plan.plan import Plan
+    from ..plan.plan import Plan, Speculate
     from .compile_model import CompiledModel
     from .estimate_plan import Estimate
     from .requirements import Measured
@@ -72,7 +73,7 @@ def assemble(
             for model in models
         },
         "parts": parts,
-        "speculation": _speculation(plan),
+        "speculation": _speculation(plan, models, estimate),
         "sampling": {model.name: _sampling(model) for model in models if model.compressed.arch is not None},
         "memory": needs,
         "estimate": _estimate(estimate),
@@ -302,12 +303,36 @@ def _format(model: CompiledModel, linear: Linear, packed: int | None) -> dict[st
     return entry if packed is None else {**entry, "packed": stored.bytes - packed}
 
 
-def _speculation(plan: Plan) -> dict[str, Any] | None:
+def _speculation(plan: Plan, models: Sequence[CompiledModel], estimate: Estimate) -> dict[str, Any] | None:
     if not plan.speculates:
         return None
     line = plan.speculates[0]
-    entry = {"draft": line.draft, "target": line.target, "k": line.k, "accept": line.accept}
-    return entry if line.source == "draft" else {**entry, "source": line.source}
+    entry: dict[str, Any] = {"draft": line.draft, "target": line.target, "k": line.k, "accept": line.accept}
+    if line.source != "draft":
+        entry["source"] = line.source
+    if line.tree:
+        entry["tree"] = line.tree
+    if line.overlap:
+        lanes = {model.name: model.deploy.device for model in models}
+        entry["overlap"] = {"outcomes": PREPARED, "lanes": {name: lanes[name] for name in (line.draft, line.target)}}
+    return entry | {"schedule": _round(line, models, estimate)}
+
+
+def _round(line: Speculate, models: Sequence[CompiledModel], estimate: Estimate) -> dict[str, Any]:
+    """A round as a runtime runs it: calls of the draft, slots of the target's; times where the device is known."""
+    target = next(model for model in models if model.name == line.target)
+    slots = [row["tokens"] for row in _buckets(target) if row["tokens"] is not None and row["tokens"] >= line.tokens]
+    entry: dict[str, Any] = {"calls": line.k, "tokens": line.tokens, "slots": min(slots, default=None)}
+    pair = estimate.pair
+    if pair is None:
+        return entry
+    micro = {"draft": pair.k * pair.cost * pair.verify, "verify": pair.verify}
+    if pair.overlap is None:
+        micro["round"] = sum(micro.values())
+    else:
+        micro |= {"found": pair.overlap.found, "missed": pair.overlap.missed, "round": pair.overlap.round}
+        entry["ready"] = round(pair.overlap.ready, 4)
+    return entry | {"microseconds": {name: round(1e6 * value, 3) for name, value in micro.items()}}
 
 
 def _sampling(model: CompiledModel) -> dict[str, Any]:

@@ -173,6 +173,7 @@ class Circumstances:
     seconds   (tokens, context) -> estimated seconds of a call on the device
     read      (tokens, context) -> bytes that it reads
     tables    bytes that the engine's file holds for each graph beside the shared weights, in bytes of these
+    roomy     whether the round goes through a larger bucket as well, as a tree does
     """
 
     context: int
@@ -182,6 +183,7 @@ class Circumstances:
     seconds: Callable[[int, int], float]
     read: Callable[[int, int], float]
     tables: float
+    roomy: bool = False
 
 
 class Pass:

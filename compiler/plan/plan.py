@@ -114,6 +114,17 @@ class Speculate:
     span: Span
     source: Literal["draft", "prompt"] = "draft"  # prompt: what stood in the text before is proposed too
     auto: bool = False  # `k = auto`: chosen from the acceptance and from what the two models cost on the device
+    tree: int = 0  # tokens of a round's tree, 0: a chain of k
+    overlap: bool = False  # the draft works beside the target
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the target reads in a round: the text's last one, and the chain or the tree."""
+        return (self.tree or self.k) + 1
+
+    def verified_by(self, tokens: int) -> bool:
+        """Whether a bucket of `tokens` serves the rounds: a chain has its own, a tree fits into any that holds it."""
+        return tokens >= self.tokens if self.tree else tokens == self.tokens
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ class Generation:
     lanes          what each lane of the model took, of a model with more than one
     prefix_tokens  ids of the prompt whose K/V came from the file `prefix`
     looked_up      drafted tokens that were found in the text, and how many of them were accepted (`found`)
+    ready          rounds whose drafts were there when the round before ended, where draft and target overlap
+    seconds        of all rounds, and of them the target's (`verify`) and the draft's, where they overlap
     """
 
     text: str
@@ -45,6 +47,8 @@ class Generation:
     prefix_tokens: int = 0
     looked_up: int = 0
     found: int = 0
+    ready: int = 0
+    seconds: dict[str, float] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
         return self.text
@@ -128,6 +132,7 @@ class Bundle:
         oracle: bool = False,
         device: str | None = None,
         prefix: str | Path | None = None,
+        overlap: bool = True,
     ) -> Generation:
         """Continue `prompt`, a text or token ids, by at most `tokens` tokens.
 
@@ -139,6 +144,7 @@ class Bundle:
         oracle       run NPU parts in ONNX Runtime instead of the emulator, which takes a hundred times as long
         device       the chip whose files are run, of a bundle for several; by default the first
         prefix       a file with the K/V cache of a text: used as far as the prompt begins with it, saved if absent
+        overlap      let the draft work beside the target, if the plan says so
 
         The hashes of all files are compared with the manifest before the first call.
         """
@@ -159,6 +165,7 @@ class Bundle:
             None,
             lambda new: say(text.push(new)),
             None if prefix is None else Path(prefix),
+            overlap,
         )
         say(text.rest())
         return Generation(**made)

@@ -63,7 +63,8 @@ def _bundle(plan: Plan, manifest: Mapping[str, Any], total: int) -> str:
     if (pair := manifest["speculation"]) is not None:
         how = "greedily" if pair["accept"] == "greedy" else "by sampling"
         drafts = f"{code(pair['draft'])} for {code(pair['target'])}, accepted {how}"
-        figures.append(("drafted a round", f"{pair['k']} tokens", drafts))
+        form = f"{pair['tree']} tokens, a tree" if "tree" in pair else f"{pair['k']} tokens"
+        figures.append(("drafted a round", form, drafts + (", beside its rounds" if "overlap" in pair else "")))
     return _card("Bundle", escape(f"from {plan.path.name}"), figures)
 
 

@@ -42,6 +42,10 @@ class Buckets:
         """The most tokens of one call; None: any number."""
         return None if self.dynamic else max(self.reach)
 
+    def at_least(self, tokens: int) -> int | None:
+        """The fewest tokens of a bucket that takes `tokens` in one call, if one does."""
+        return min((own for own in self.reach if own >= tokens), default=None)
+
     def choose(self, tokens: int, length: int) -> str | None:
         """The bucket of `tokens` with the smallest context that holds `length` past positions, if one does."""
         fitting = ((c, name) for t, c, name in self._static if t == tokens and length + t <= c)

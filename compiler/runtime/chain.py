@@ -17,7 +17,7 @@ from ..bundle.manifest import Manifest
 from ..bundle.schedule import Schedule
 from ..diagnostics.diagnostic import EngineError, fail
 from .bucket_choice import Buckets
-from .decoder_inputs import as_float, as_tensor, made_here
+from .decoder_inputs import Branching, as_float, as_tensor, made_here
 from .kv_cache import KvCache
 from .language_model import PIECE
 from .run_schedule import run_schedule
@@ -31,13 +31,14 @@ Tap = Callable[[str, Mapping[str, np.ndarray], int], None]  # part, its float ou
 
 
 class ChainModel:
-    """`step`: calls of at most so many tokens use the bucket of `step` tokens while it fits, as rounds do."""
+    """`step`: calls of at most so many tokens use the smallest bucket of so many while it fits, as rounds do."""
 
     def __init__(self, manifest: Manifest, name: str, opener: Opener) -> None:
         entry = manifest.model(name)
         self.name = name
         self.step: int | None = None
         self.timeline = Timeline()
+        self._tree: list[int] = []  # parents of the slots behind the text, while a tree is in the cache
         self.tap: Tap | None = None  # sees every part's outputs (`verify`)
         self._manifest, self._opener = manifest, opener
         self._arch = entry["arch"]
@@ -72,21 +73,44 @@ class ChainModel:
 
     def forward(self, ids: Sequence[int]) -> np.ndarray:
         """Logits [len(ids), V] of the next `ids`, which join the cache."""
+        if self._tree:
+            self.keep([])
+        return self._forward(ids, [])
+
+    def grow(self, ids: Sequence[int], parents: Sequence[int]) -> np.ndarray:
+        """Logits [len(ids), V] of tokens of a tree below the text, which join the cache as its next slots.
+
+        parents[i] is the slot of the token before ids[i], counted from the text's end; -1: the text's last token.
+        The tree lasts until `keep`, `rollback` or `forward`.
+        """
+        at = len(self._tree)
+        if any(not -1 <= parent < at + i for i, parent in enumerate(parents)):
+            raise ValueError(f"parents {list(parents)} are not slots before their children, from {at}")
+        return self._forward(ids, parents)
+
+    def keep(self, slots: Sequence[int]) -> None:
+        """Make a path of the tree, given by its slots, part of the text, and forget the rest of it."""
+        self.cache.compact(self.length - len(self._tree), slots)
+        self._tree = []
+
+    def _forward(self, ids: Sequence[int], parents: Sequence[int]) -> np.ndarray:
         self._check_ids(ids)
         done, rows = 0, []
         for tokens in self._calls(len(ids)):
             part = ids[done : done + tokens]
+            self._tree += parents[done : done + tokens]
             rows.append(self.call(part, self.buckets.dynamic or self._bucket(tokens)))
             done += len(part)
         return np.concatenate(rows) if rows else np.zeros((0, self.vocab), np.float32)
 
     def rollback(self, length: int) -> None:
         """Forget all but the first `length` tokens."""
+        self._tree = self._tree[: max(0, length - (self.length - len(self._tree)))]
         self.cache.rollback(length)
 
     def reset(self) -> None:
         """Empty the K/V cache, and begin the timeline anew."""
-        self.cache.rollback(0)
+        self.rollback(0)
         self.timeline = Timeline()
 
     def close(self) -> None:
@@ -119,8 +143,9 @@ class ChainModel:
         """The slots of each call for `count` more tokens, None if they do not fit."""
         if self.buckets.dynamic:
             return [count] if self.length + count <= self.context else None
-        if self.step and count <= self.step and self.buckets.choose(self.step, self.length):
-            return [self.step]
+        step = self.buckets.at_least(self.step) if self.step else None
+        if step and count <= step and self.buckets.choose(step, self.length):
+            return [step]
         return self.buckets.plan(count, self.length)
 
     def _bucket(self, tokens: int) -> str:
@@ -142,7 +167,10 @@ class ChainModel:
         entry = self.buckets.entries[bucket]
         tokens = entry["tokens"] or len(ids)
         past = self.length if entry["tokens"] is None else entry["context"] - tokens
-        values = made_here(ids, tokens, self.length, past, self._arch["rope"]) | self.cache.feeds(past)
+        base = self.length - len(self._tree) + len(ids) if self._tree else self.length  # `_tree` has the ids in it
+        branching = Branching(base, self._tree) if self._tree else None
+        rope = self._arch["rope"]
+        values = made_here(ids, tokens, self.length, past, rope, branching) | self.cache.feeds(past)
 
         def run(part: str) -> None:  # from a thread for each lane; no two parts make a tensor of one name
             made = self._run_part(part, bucket, values)

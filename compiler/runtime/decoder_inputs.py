@@ -5,11 +5,14 @@ position_ids         [1,S]           n .. n+S-1
 position_ids_cos/sin [1,1,S,D/2]     cos, sin of position * inverse frequency, times the attention factor
 attention_mask       [1,1,S,P+S]     0 or -1000: slot i sees past positions [0,n) and the new slots up to i,
                                      which stand behind all P past positions, [P, P+S)
+
+Of a tree of tokens each slot has the position of its depth and sees its own path alone (`Branching`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,9 +22,42 @@ from .kv_cache import numpy_dtype
 MASKED = -1000.0  # finite in fp16, and far below any score
 
 
-def made_here(ids: Sequence[int], slots: int, length: int, past: int, rope: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """All inputs above for `ids` in the first of `slots` slots, `length` of `past` past positions being filled."""
+@dataclass(frozen=True)
+class Branching:
+    """Where tokens of a tree stand: `base` positions of text, then slots whose parents are slots; -1: the text's end.
+
+    `parents` of all slots, those in the past first; `positions` follow from them.
+    """
+
+    base: int
+    parents: Sequence[int]
+
+    def paths(self) -> list[list[int]]:
+        """Of each slot: itself and the slots above it."""
+        found: list[list[int]] = []
+        for slot, parent in enumerate(self.parents):
+            found.append([slot] if parent < 0 else [*found[parent], slot])
+        return found
+
+
+def made_here(
+    ids: Sequence[int],
+    slots: int,
+    length: int,
+    past: int,
+    rope: Mapping[str, Any],
+    branching: Branching | None = None,
+) -> dict[str, np.ndarray]:
+    """All inputs above for `ids` in the first of `slots` slots, `length` of `past` past positions being filled.
+
+    `branching`: the ids are its last slots.
+    """
     positions = np.arange(length, length + slots)
+    seen = mask(slots, length, past)
+    if branching is not None:
+        paths = branching.paths()[-len(ids) :]
+        positions[: len(ids)] = [branching.base + len(path) - 1 for path in paths]
+        seen[: len(ids)] = tree_mask(paths, slots, length, past, branching.base)
     angle = positions[:, None].astype(np.float32) * np.asarray(rope["inverse_frequencies"], np.float32)
     factor = np.float32(rope["attention_factor"])
     padded = np.zeros(slots, np.int64)
@@ -31,7 +67,7 @@ def made_here(ids: Sequence[int], slots: int, length: int, past: int, rope: Mapp
         "position_ids": positions[None],
         "position_ids_cos": (np.cos(angle) * factor)[None, None],
         "position_ids_sin": (np.sin(angle) * factor)[None, None],
-        "attention_mask": mask(slots, length, past)[None, None],
+        "attention_mask": seen[None, None],
     }
 
 
@@ -41,6 +77,18 @@ def mask(slots: int, length: int, past: int) -> np.ndarray:
     hidden[:, :length] = False
     hidden[:, past:] = np.triu(np.ones((slots, slots), bool), 1)
     return np.where(hidden, np.float32(MASKED), np.float32(0))
+
+
+def tree_mask(paths: Sequence[Sequence[int]], slots: int, length: int, past: int, base: int) -> np.ndarray:
+    """[len(paths), P+S] additive: each sees the `base` positions of the text and its path.
+
+    Slots of the tree that are in the cache, [base, length), are past ones; the others follow at P.
+    """
+    made = np.full((len(paths), past + slots), np.float32(MASKED))
+    made[:, :base] = 0
+    for row, path in enumerate(paths):
+        made[row, [base + slot if base + slot < length else past + base + slot - length for slot in path]] = 0
+    return made
 
 
 def as_tensor(array: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:

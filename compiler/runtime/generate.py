@@ -1,13 +1,14 @@
 """`edgec run`: a bundle, a prompt and a number of tokens in; text, ids and what the rounds did out.
 
-With speculation the target checks k drafted tokens a round. Without it the target decodes alone through the same
-bucket of k+1 tokens (one new token and padding), so that the numbers, and greedily the tokens, can be compared.
+With speculation the target checks the k tokens of a chain or those of a tree a round. Without it the target decodes
+alone through the same bucket (one new token and padding), so that the numbers, and greedily the tokens, can be
+compared.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from .expected_time import expected_time
 from .language_model import feed, fits
 from .on_device import for_device
 from .sample import Sampling
-from .speculate import Decoder
+from .speculate import Decoder, Stats
 from .text_process import BundledTokenizer
 
 if TYPE_CHECKING:
@@ -60,8 +61,11 @@ class Runner:
         bucket_tokens: int | None = None,
         on_tokens: Callable[[list[int]], None] = lambda _ids: None,
         prefix: Path | None = None,
+        overlap: bool = True,
     ) -> dict[str, Any]:
-        """Continue the ids `prompt`. `bucket_tokens`: of the bucket the target decodes through, instead of k + 1.
+        """Continue the ids `prompt`. `bucket_tokens`: of the bucket the target decodes through, instead of the rounds'.
+
+        `overlap`: whether the draft works beside the target where the bundle says so.
 
         `prefix`: a file with the K/V of a text, of which as much is used as the prompt begins with; where there is no
         such file, the prompt's own is saved to it.
@@ -70,14 +74,18 @@ class Runner:
         if pair is not None and self.model != pair["target"]:
             pair = None
         k = pair["k"] if pair is not None and speculation else 0
+        step = bucket_tokens or (None if pair is None else round_tokens(pair))
         draft = self.engine(pair["draft"]) if pair is not None and k else None
         asked = sampling or self.sampling(None, None)
         lookup = pair is not None and pair.get("source") == "prompt"
         decoder = Decoder(self.engine(self.model), draft, k, asked, self.tokenizer.eos, seed, lookup)
+        if pair is not None and k:
+            decoder.tree, decoder.slots = pair.get("tree", 0), self._slots(step)
+            decoder.overlap = overlap and "overlap" in pair
         drafts = pair["draft"] if pair is not None and draft is not None else None
         reused = 0 if prefix is None else self._prefixed(prefix, prompt, drafts)
         made: list[int] = []
-        with self._stepping(bucket_tokens or (pair["k"] + 1 if pair is not None else None)):
+        with self._stepping(step):
             for new in decoder.generate(prompt, tokens):
                 made += new
                 on_tokens(new)
@@ -92,9 +100,16 @@ class Runner:
             "drafted": stats.drafted,
             "accepted": stats.accepted,
             **({"looked_up": stats.looked_up, "found": stats.found} if lookup and k else {}),
+            **(_overlapped(stats) if decoder.overlap else {}),
             "stopped": "eos" if ended else "tokens" if len(made) >= tokens else "context",
             "lanes": self._lanes(),
         }
+
+    def _slots(self, step: int | None) -> int:
+        """Tokens that a round's call of the target has room for."""
+        engine = self._open[self.model]
+        own = engine.buckets.at_least(step) if isinstance(engine, ChainModel) and step else None
+        return own or step or 0
 
     def _prefixed(self, path: Path, prompt: Sequence[int], draft: str | None) -> int:
         """Begin with what the file holds of the prompt, or save the prompt's own K/V; how many tokens were taken."""
@@ -152,7 +167,7 @@ class Runner:
         """What calls of the model, and of its draft, will take, where that is long: a sentence, else None."""
         pair = self.manifest.speculation
         drafts = pair is not None and self.model == pair["target"]
-        step = bucket_tokens or (pair["k"] + 1 if pair is not None and drafts else None)
+        step = bucket_tokens or (round_tokens(pair) if pair is not None and drafts else None)
         said = [expected_time(self.manifest, self.model, step)]
         if pair is not None and drafts and speculation:
             said.append(expected_time(self.manifest, pair["draft"]))
@@ -196,11 +211,12 @@ def run_bundle(
     timed: Callable[[list[dict[str, Any]]], None] = lambda _spans: None,
     device: str | None = None,
     prefix: Path | None = None,
+    overlap: bool = True,
 ) -> dict[str, Any]:
     """Continue `prompt` by at most `tokens` tokens; `stream` gets the text as it is made, `timed` when parts ran.
 
     `oracle`: in ONNX Runtime where an engine is slow here; without it `tell` gets what a call will take, if it is long.
-    `device`: whose files are run, of a bundle for several chips. `prefix`: as `Runner.generate`.
+    `device`: whose files are run, of a bundle for several chips. `prefix`, `overlap`: as `Runner.generate`.
     """
     runner = Runner(Path(bundle), model, oracle, device)
     if not oracle and (expected := runner.expected_time(bucket_tokens, speculation)) is not None:
@@ -211,11 +227,22 @@ def run_bundle(
         ids = runner.tokenizer.chat(prompt) if chat else runner.tokenizer.encode(prompt)
         text = TextStream(runner.tokenizer)
         result = runner.generate(
-            ids, tokens, speculation, sampling, seed, bucket_tokens, lambda new: say(text.push(new)), prefix
+            ids, tokens, speculation, sampling, seed, bucket_tokens, lambda new: say(text.push(new)), prefix, overlap
         )
         say(text.rest())
         timed(runner.spans())
     return result
+
+
+def round_tokens(pair: Mapping[str, Any]) -> int:
+    """Tokens that the target reads in a round: the text's last one, and the chain or the tree."""
+    return (pair.get("tree") or pair["k"]) + 1
+
+
+def _overlapped(stats: Stats) -> dict[str, Any]:
+    """What came of the draft's work beside the target: rounds that found their tree, and seconds."""
+    seconds = {"rounds": stats.seconds, "verify": stats.verifying, "draft": stats.drafting}
+    return {"ready": stats.ready, "seconds": {name: round(value, 3) for name, value in seconds.items()}}
 
 
 def choose_model(manifest: Manifest, name: str | None) -> str:

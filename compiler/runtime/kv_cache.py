@@ -81,6 +81,20 @@ class KvCache:
             raise ValueError(f"cannot roll back from {self.length} positions to {length}")
         self.length = length
 
+    def compact(self, base: int, slots: Sequence[int]) -> None:
+        """Of what lies behind the first `base` positions keep `base + slot` for each of `slots`, moved together."""
+        rows = [base + slot for slot in slots]
+        if not 0 <= base <= self.length or any(not base <= row < self.length for row in rows):
+            raise ValueError(f"positions {rows} of a tree are not behind {base} of {self.length}")
+        end = base + len(rows)
+        for name, axes in self.axes.items():
+            moved = self._master[name][:, rows]
+            self._master[name][:, base:end] = moved
+            if name in self._active:
+                room = max(0, min(end, self._capacity) - base)
+                canonical(self._active[name], axes)[:, base : base + room] = moved[:, :room]
+        self.length = end
+
     @property
     def nbytes(self) -> int:
         """Bytes held: every position once, and what the bucket in use reads."""

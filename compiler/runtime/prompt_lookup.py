@@ -25,22 +25,31 @@ class PromptLookup:
         self._stood: dict[bool, float] = {}  # of a round, by whether the guess is from here
         self._unused: list[int] = []
 
-    def propose(self, text: Sequence[int], count: int) -> list[int]:
-        """Up to `count` tokens that may follow; none where nothing is found, or the draft model does better."""
-        for end in range(self._done, len(text)):
-            self._behind[tuple(text[end - GRAM : end])] = end
-        self._done = max(self._done, len(text))
-        at = self._behind.get(tuple(text[-GRAM:])) if len(text) > GRAM else None
+    def guess(self, text: Sequence[int], count: int) -> list[int]:
+        """Up to `count` tokens that may follow; none where nothing is found."""
+        at = self._place(text)
         guess: list[int] = []
         while at is not None and len(guess) < count:
             ahead = at + len(guess)
             guess.append(text[ahead] if ahead < len(text) else guess[ahead - len(text)])  # a text that goes round
+        return guess
+
+    def propose(self, text: Sequence[int], count: int) -> list[int]:
+        """As `guess`, and none where the draft model does better."""
+        guess, at = self.guess(text, count), self._place(text)
         good = self._stood.get(True, -1.0) >= self._stood.get(False, 0.0)
         if at is None or good or _alike(text, at, _LONG):
             self._unused = []
             return guess
         self._unused = guess
         return []
+
+    def _place(self, text: Sequence[int]) -> int | None:
+        """Where the last tokens of the text stood before, their end."""
+        for end in range(self._done, len(text)):
+            self._behind[tuple(text[end - GRAM : end])] = end
+        self._done = max(self._done, len(text))
+        return self._behind.get(tuple(text[-GRAM:])) if len(text) > GRAM else None
 
     def told(self, own: bool, accepted: int, new: Sequence[int]) -> None:
         """What became of a round: `accepted` proposals stood (`own`: from here), and the text went on with `new`."""

@@ -60,13 +60,24 @@ def draw(p: np.ndarray, random: np.random.Generator) -> int:
     return certain if p[certain] == 1.0 else int(random.choice(len(p), p=p))
 
 
-def accept_or_replace(token: int, p: np.ndarray, q: np.ndarray, random: np.random.Generator) -> int | None:
-    """None: the draft `token` ~ q stands; otherwise the token that takes its place."""
+def rest_after(token: int, p: np.ndarray, q: np.ndarray, random: np.random.Generator) -> np.ndarray | None:
+    """None: the draft `token` ~ q stands; otherwise the distribution of the token that takes its place.
+
+    Another draft may be tried against that distribution: tokens stay distributed as p (Miao et al. 2023, SpecInfer,
+    arXiv 2305.09781).
+    """
     p, q = _same_length(p, q)
     rest = np.maximum(p - q, 0.0)
     if p[token] >= q[token] or not rest.any() or random.random() * q[token] < p[token]:
         return None
-    return draw(rest / rest.sum(), random)
+    return rest / rest.sum()
+
+
+def certain(token: int, vocab: int) -> np.ndarray:
+    """The distribution of a source that proposes nothing but `token`: it stands with the target's probability of it."""
+    made = np.zeros(max(vocab, token + 1))
+    made[token] = 1.0
+    return made
 
 
 def _same_length(p: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,27 +1,37 @@
 """Rounds of speculative decoding; with k = 0 the target decodes alone.
 
     text      t_0 .. t_{n-1}           caches hold a prefix of it, the target's all but t_{n-1}
-    draft     d_1 .. d_k               one by one, after the draft has read what it has not seen
-    verify    p_0 .. p_k = target([t_{n-1}, d_1 .. d_k])        one call; p_i scores what follows d_i
-    accept    d_1 .. d_a as p_0 .. p_{a-1} allow; then one token of the target: in the place of d_{a+1}, or p_k's
-    roll back both caches to the n + a positions that stand
+    draft     a tree below t_{n-1}     of k calls of the draft: a chain of k tokens, or `tree` tokens
+    verify    p = target([t_{n-1}, all tokens of the tree])     one call; every token sees its own path alone
+    accept    a path d_1 .. d_a as p allows; then one token of the target: after d_a, where none of the tree stood
+    roll back both caches to the n + a positions that stand, the path's moved together
 
-Greedy: d_i stands if it is the largest of p_{i-1}. Sampling: see `sample`. Each round yields a + 1 tokens, so with
-acceptance rate r it yields (1 - r^(k+1)) / (1 - r) of them on average.
+Greedy: a token stands if it is the largest of p at its parent. Sampling: see `token_tree`. Each round yields a + 1
+tokens, so a chain with acceptance rate r yields (1 - r^(k+1)) / (1 - r) of them on average. With `overlap` the draft
+makes trees for the likely outcomes of a round while the target verifies it (`draft_ahead`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..diagnostics.diagnostic import fail
 from ..emit.engine_protocols import LanguageModel
+from .branches import Branches, branches
+from .draft_ahead import DraftAhead
+from .draft_growth import Growth
 from .language_model import feed, fits
 from .prompt_lookup import PromptLookup
-from .sample import Sampling, accept_or_replace, draw
+from .sample import Sampling
+from .token_tree import ROOT, TokenTree, walk
+
+_FOUND = 0.6  # chance of a token found in the text, where outcomes are put in order
 
 
 @dataclass
@@ -34,6 +44,10 @@ class Stats:
     tokens: int = 0
     looked_up: int = 0  # of the drafted, those found in the text
     found: int = 0  # of these, the accepted ones
+    ready: int = 0  # rounds whose tree was there when the round before it ended
+    seconds: float = 0.0  # of all rounds
+    verifying: float = 0.0  # in which the target ran
+    drafting: float = 0.0  # in which the draft ran, beside the target or before it
 
     @property
     def tokens_per_round(self) -> float:
@@ -50,7 +64,8 @@ class Stats:
 class Decoder:
     """Continues a text by the target, helped by the draft if there is one.
 
-    Both models start empty, or hold a beginning of the prompt that leaves its last token out.
+    Both models start empty, or hold a beginning of the prompt that leaves its last token out. `tree`: tokens of a
+    round's tree, 0 for a chain of k; `slots`: that a call of the target has, the text's last token's among them.
     """
 
     target: LanguageModel
@@ -60,6 +75,9 @@ class Decoder:
     eos: Collection[int] = ()
     seed: int = 0
     lookup: bool = False  # drafts out of the text too
+    tree: int = 0
+    overlap: bool = False
+    slots: int = 0
     stats: Stats = field(default_factory=Stats)
 
     def generate(self, prompt: Sequence[int], tokens: int) -> Iterator[list[int]]:
@@ -77,79 +95,173 @@ class Decoder:
         self._random = np.random.default_rng(self.seed)
         self._text = list(prompt)
         self._lookup = PromptLookup() if self.lookup and self.k else None
+        self._next: TokenTree | None = None  # made while the round before was verified
+        self._reader: Branches | None = None  # of this round's tree
         if unread := self._text[self.target.length : -1]:
             feed(self.target, unread)
-        while self.stats.tokens < tokens and fits(self.target, 1):
-            new = self._round(tokens - self.stats.tokens)
-            end = next((i + 1 for i, token in enumerate(new) if token in self.eos), len(new))
-            self.stats.tokens += end
-            yield new[:end]
-            if new[end - 1] in self.eos:
-                return
+        with ThreadPoolExecutor(1, thread_name_prefix="draft") as self._beside:
+            while self.stats.tokens < tokens and fits(self.target, 1):
+                begin = time.perf_counter()
+                new = self._round(tokens - self.stats.tokens)
+                self.stats.seconds += time.perf_counter() - begin
+                end = next((i + 1 for i, token in enumerate(new) if token in self.eos), len(new))
+                self.stats.tokens += end
+                yield new[:end]
+                if new[end - 1] in self.eos:
+                    return
 
     def _round(self, wanted: int) -> list[int]:
-        n = len(self._text)
-        found = self._look_up(min(self.k, wanted - 1))
-        drafts, scores = found or self._draft(min(self.k, wanted - 1))
-        logits = self.target.forward([self._text[-1], *drafts])
-        new = self._accept(drafts, scores, logits)
-        kept = n + len(new) - 1
-        self.target.rollback(kept)
-        if self.draft is not None:
-            self.draft.rollback(min(self.draft.length, kept))
+        guess = self._look_up(wanted - 1)
+        tree = self._propose(wanted - 1, guess)
+        stood, token = self._verify(tree, wanted - 1)
+        new = [*(tree.nodes[node].token for node in stood), token]
         self._text += new
+        right = next((i for i, (a, b) in enumerate(zip(guess, new, strict=False)) if a != b), len(guess))
         self.stats.rounds += 1
-        self.stats.drafted += len(drafts)
-        self.stats.accepted += len(new) - 1
-        if found:
-            self.stats.looked_up += len(drafts)
-            self.stats.found += len(new) - 1
-        if self._lookup is not None and drafts:
-            self._lookup.told(found is not None, len(new) - 1, new)
+        self.stats.drafted += len(tree.nodes)
+        self.stats.accepted += len(stood)
+        self.stats.looked_up += len(guess)
+        self.stats.found += min(right, len(stood))
+        if self._lookup is not None and tree.nodes:
+            self._lookup.told(bool(guess), min(right, len(stood)) if guess else len(stood), new)
         return new
 
-    def _look_up(self, count: int) -> tuple[list[int], list[np.ndarray]] | None:
-        """Proposals out of the text, each certain by its own account; None where there are none."""
+    def _look_up(self, most: int) -> list[int]:
+        """Up to k tokens out of the text that may follow; none where there are none or the draft does better.
+
+        Beside a tree they are taken in any case, if they go into slots that would be padding.
+        """
         if self._lookup is None:
-            return None
+            return []
+        count = min(self.k, most)
         while count > 0 and not fits(self.target, count + 1):
             count -= 1
-        drafts = self._lookup.propose(self._text, count)
-        return (drafts, [_certain(token, self.target.vocab) for token in drafts]) if drafts else None
+        free = self.slots - 1 - self.tree
+        if self.tree and free > 0:
+            return self._lookup.guess(self._text, min(count, free))
+        return self._lookup.propose(self._text, count)
 
-    def _draft(self, count: int) -> tuple[list[int], list[np.ndarray]]:
-        """Up to `count` proposals with their distributions.
+    def _propose(self, most: int, guess: list[int]) -> TokenTree:
+        """The tree of a round of at most `most` accepted tokens; `guess` in it."""
+        ready, self._next = self._next, None
+        self.stats.ready += ready is not None
+        size = self.tree or min(self.k, most)
+        free = max(0, self.slots - 1 - size) if self.tree else 0
+        while size > 0 and not fits(self.target, size + 1):
+            size, free = size - 1, 0
+        if guess and not self.tree:
+            tree = TokenTree()
+        elif ready is not None:
+            tree = ready.cut(most, size)
+        else:
+            tree = self._draft(most, size)
+        if len(guess) > free and self.tree:
+            tree = tree.cut(most, size + free - len(guess))
+        _add_chain(tree, guess)
+        return tree
 
-        Fewer if a context is full or the next id is outside the draft's vocabulary.
+    def _draft(self, most: int, size: int) -> TokenTree:
+        """A tree made now, before the target is called."""
+        begin, tree = time.perf_counter(), TokenTree()
+        row = self._read_text() if size > 0 and most > 0 else None
+        if row is None or self.draft is None:
+            return tree
+        reader, growth = branches(self.draft), self._growth(tree, ROOT, 0, size, min(self.k, most))
+        while (node := growth.wanted()) is not None:
+            if node != ROOT:
+                rows = reader.rows(tree, [node])
+                if rows is None:
+                    break
+                row = rows[0]
+            growth.take(node, row[: self.target.vocab])
+        self._reader = reader
+        self.stats.drafting += time.perf_counter() - begin
+        return tree
+
+    def _growth(self, tree: TokenTree, root: int, after: int, size: int, calls: int) -> Growth:
+        """Below a node `after` tokens behind the text.
+
+        What it draws hangs on the seed and the place alone: the tree is the same whether it is made ahead or not.
         """
-        drafts: list[int] = []
-        scores: list[np.ndarray] = []
+        random = np.random.default_rng((self.seed, len(self._text) + after))
+        return Growth(tree, root, size, calls, self.tree > 0, self.sampling, random)
+
+    def _read_text(self) -> np.ndarray | None:
+        """The draft's scores after the text, which it then holds; None if it has no room or does not know a token."""
         if self.draft is None:
-            return drafts, scores
+            return None
+        if self.draft.length == len(self._text):
+            self.draft.rollback(len(self._text) - 1)
         unseen = self._text[self.draft.length :]
-        while count > 0 and not (fits(self.target, count + 1) and fits(self.draft, len(unseen) + count - 1)):
-            count -= 1
-        if max(unseen) >= self.draft.vocab:  # an id of the target's own: the draft cannot follow
-            return drafts, scores
-        while len(drafts) < count:
-            row = feed(self.draft, drafts[-1:] or unseen)[: self.target.vocab]
-            scores.append(self.sampling.distribution(row))
-            drafts.append(draw(scores[-1], self._random))
-        return drafts, scores
+        if max(unseen) >= self.draft.vocab or not fits(self.draft, len(unseen)):
+            return None
+        return feed(self.draft, unseen)
 
-    def _accept(self, drafts: list[int], scores: list[np.ndarray], logits: np.ndarray) -> list[int]:
-        """The drafts that stand and the target's own token after them."""
-        new: list[int] = []
-        for token, q, row in zip(drafts, scores, logits, strict=False):
-            other = accept_or_replace(token, self.sampling.distribution(row), q, self._random)
-            if other is not None:
-                return [*new, other]
-            new.append(token)
-        return [*new, draw(self.sampling.distribution(logits[len(drafts)]), self._random)]
+    def _verify(self, tree: TokenTree, most: int) -> tuple[list[int], int]:
+        """The nodes of `tree` that stand and the target's token after them; beside it the next round's tree is made."""
+        ahead = self._ahead(tree) if self.overlap and most > 1 else None
+        if ahead is None:
+            stood, token = self._judge(tree)
+        else:
+            with self._working(ahead):
+                stood, token = self._judge(tree)
+                ahead.stop(stood, token)
+            self.stats.drafting += ahead.seconds
+        if tree.chain:
+            self.target.rollback(len(self._text) + len(stood))
+        else:
+            self.target.keep([0, *(node + 1 for node in stood)])  # type: ignore[attr-defined]
+        if ahead is not None:
+            self._next = ahead.take(stood, token)
+        elif self._reader is not None:
+            self._reader.keep(stood)
+        self._reader = None
+        return stood, token
+
+    @contextlib.contextmanager
+    def _working(self, ahead: DraftAhead) -> Iterator[None]:
+        """Let the draft work in a thread of its own; its error is raised here, if the target has none."""
+        running = self._beside.submit(ahead.run)
+        try:
+            yield
+        except BaseException:
+            ahead.cancel()
+            raise
+        finally:
+            wait([running])
+        running.result()
+
+    def _judge(self, tree: TokenTree) -> tuple[list[int], int]:
+        begin = time.perf_counter()
+        logits = self._scores(tree)
+        self.stats.verifying += time.perf_counter() - begin
+        return walk(tree, logits, self.sampling, self._random)
+
+    def _scores(self, tree: TokenTree) -> np.ndarray:
+        """The target's scores [1 + nodes, V] after the text and after each node."""
+        ids = [self._text[-1], *tree.tokens]
+        if tree.chain:
+            return self.target.forward(ids)
+        return self.target.grow(ids, [ROOT, *(parent + 1 for parent in tree.parents)])  # type: ignore[attr-defined]
+
+    def _ahead(self, tree: TokenTree) -> DraftAhead | None:
+        if self.draft is None:
+            return None
+        if self._reader is not None:
+            self._reader.keep([])
+        size = self.tree or self.k
+        return DraftAhead(
+            tree,
+            self.draft,
+            min(self.draft.vocab, self.target.vocab),
+            self._read_text,
+            lambda whole, root, after: self._growth(whole, root, after, size, self.k),
+        )
 
 
-def _certain(token: int, vocab: int) -> np.ndarray:
-    """The distribution of a source that proposes nothing but `token`: it stands with the target's probability of it."""
-    made = np.zeros(vocab)
-    made[token] = 1.0
-    return made
+def _add_chain(tree: TokenTree, tokens: Sequence[int]) -> None:
+    """Put tokens found in the text into the tree, as the last that are tried where others are."""
+    at = ROOT
+    for token in tokens:
+        known = tree.child(at, token)
+        at = tree.add(token, at, _FOUND * tree.value(at)) if known is None else known

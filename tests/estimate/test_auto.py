@@ -17,16 +17,16 @@ evaluation {{ text = "{text}"  windows = 8 }}
 pipeline npu {{ {bucket} }}
 deploy target on {place} through npu as {target}
 deploy draft on cpu as mnn
-speculate draft -> target {{ k = {k} }}
+speculate draft -> target {{ k = {k} {form} }}
 """
 
 
 @pytest.fixture
 def write(tmp_path):
-    def make(bucket, k="3", device="snapdragon_8_gen_3", place="npu", target="qnn"):
+    def make(bucket, k="3", device="snapdragon_8_gen_3", place="npu", target="qnn", form=""):
         path = tmp_path / "p.edge"
         text = ROOT / "text" / "modules.txt"
-        facts = {"bucket": bucket, "k": k, "device": device, "place": place, "target": target}
+        facts = {"bucket": bucket, "k": k, "device": device, "place": place, "target": target, "form": form}
         path.write_text(PLAN.format(models=ROOT / "models", text=text, **facts))
         return path
 
@@ -60,6 +60,14 @@ def test_k_goes_by_the_acceptance_and_the_buckets(write, monkeypatch):
         assert plan.speculates[0].k + 1 in buckets(plan)[0]
     listed = load_plan(write("bucket (tokens = [1, 3, 5, 64], context = [512])", "auto"))
     assert listed.speculates[0].k == 4
+
+
+def test_a_tree_has_its_bucket_and_its_k(write):
+    plan = load_plan(write("bucket (tokens = auto, context = [512])", "auto", form="tree = 11 overlap = true"))
+    assert 12 in buckets(plan)[0]
+    assert 1 < plan.speculates[0].k <= 11
+    assert load_plan(write("bucket (tokens = [1, 16], context = auto)", "4", form="tree = 11")).speculates[0].tree == 11
+    assert load_plan(write("bucket (tokens = auto, context = [512])", "auto", form="tree = 2")).speculates[0].k <= 2
 
 
 def test_the_acceptance_is_measured_once_and_decides(write, monkeypatch, tmp_path):

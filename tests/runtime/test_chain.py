@@ -192,3 +192,44 @@ def test_what_crosses_is_verified_by_the_schedules_edge(toy, toy_module, ids, mo
     assert (found["toy.cpu0"].max_error is not None) == compared
     assert found["toy.npu1"].max_error is not None
     assert found["toy.npu1"].max_error < 1e-4
+
+
+@pytest.mark.parametrize(("layout", "buckets", "split"), CASES)
+def test_a_tree_scores_each_path_and_keeps_one(toy, toy_module, ids, layout, buckets, split):
+    """Two calls make a tree of three branches; each row is what its path alone gives, also across buckets."""
+    bundle = toy(layout, buckets, split)
+    model = ChainModel(bundle.manifest, "toy", bundle.open)
+
+    def alone(text):
+        return DecoderOracle(toy_module).forward(text)
+
+    text, tokens = ids[:9], ids[20:26]
+    parents = [-1, -1, 0, 0, 2, 1]
+    model.forward(text)
+    rows = np.concatenate([model.grow(tokens[:3], parents[:3]), model.grow(tokens[3:], parents[3:])])
+    for node, row in enumerate(rows):
+        path = [node]
+        while parents[path[0]] >= 0:
+            path.insert(0, parents[path[0]])
+        expected = alone([*text, *(tokens[at] for at in path)])[-1:]
+        assert difference(row[None], expected) < TOLERANCE[layout]
+    model.keep([0, 2, 4])
+    kept = [*text, tokens[0], tokens[2], tokens[4]]
+    assert model.length == len(kept)
+    assert difference(model.forward(ids[30:33]), alone([*kept, *ids[30:33]])[-3:]) < TOLERANCE[layout]
+    model.grow(tokens[:2], [-1, -1])
+    model.rollback(len(text))
+    assert difference(model.forward(ids[40:42]), alone([*text, *ids[40:42]])[-2:]) < TOLERANCE[layout]
+
+
+def test_a_tree_hangs_on_slots_that_are_there(toy, ids):
+    bundle = toy("ort", DYNAMIC)
+    model = ChainModel(bundle.manifest, "toy", bundle.open)
+    model.forward(ids[:3])
+    with pytest.raises(ValueError, match="not slots before their children"):
+        model.grow([1, 2], [-1, 1])
+    model.grow([1, 2], [-1, 0])
+    with pytest.raises(ValueError, match="not behind"):
+        model.keep([2])
+    assert model.forward([5]).shape == (1, 61)
+    assert model.length == 4  # the tree is forgotten

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from edgec.compiler.diagnostics.diagnostic import PlanError
-from edgec.compiler.runtime.sample import Sampling, accept_or_replace
+from edgec.compiler.runtime.sample import Sampling, rest_after
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.05, 0.3, 0.15], np.float32))
 
@@ -54,4 +54,4 @@ def test_settings_out_of_range(settings, golden_error):
 def test_equal_distributions_reject_nothing():
     """Also when rounding puts q a hair above p and nothing is left to draw from."""
     p = np.array([0.5, 0.5])
-    assert accept_or_replace(0, p, np.nextafter(p, 1), np.random.default_rng(0)) is None
+    assert rest_after(0, p, np.nextafter(p, 1), np.random.default_rng(0)) is None

@@ -6,52 +6,14 @@ import itertools
 import math
 from collections import Counter
 
-import numpy as np
 import pytest
 from edgec.compiler.diagnostics.diagnostic import PlanError
-from edgec.compiler.runtime import speculate
+from edgec.compiler.runtime import token_tree
 from edgec.compiler.runtime.prompt_lookup import PromptLookup
 from edgec.compiler.runtime.sample import Sampling
 from edgec.compiler.runtime.speculate import Decoder
 
-
-class Toy:
-    """Logits depend on the last two tokens of the cache, so a cache that is off by one shows."""
-
-    def __init__(self, seed, vocab=7, context=200, like=None, share=0.0):
-        table = np.random.default_rng(seed).normal(size=(vocab, vocab, vocab)) * 2
-        if like is not None:
-            n = min(vocab, like.vocab)
-            table[:n, :n, :n] = share * like.table[:n, :n, :n] + (1 - share) * table[:n, :n, :n]
-        self.table, self.vocab, self.context = table, vocab, context
-        self.ids = []
-        self.calls = []
-
-    @property
-    def length(self):
-        return len(self.ids)
-
-    def forward(self, ids):
-        assert ids
-        assert all(token < self.vocab for token in ids)
-        self.calls.append(len(ids))
-        rows = []
-        for token in ids:
-            before = self.ids[-1] if self.ids else 0
-            self.ids.append(token)
-            rows.append(self.table[before, token])
-        assert len(self.ids) <= self.context
-        return np.array(rows, np.float32)
-
-    def rollback(self, length):
-        assert 0 <= length <= len(self.ids)
-        del self.ids[length:]
-
-    def reset(self):
-        self.ids = []
-
-    def close(self):
-        self.ids = []
+from .toys import Toy, chi_square, exact
 
 
 def run(target, draft, k, prompt, tokens, **settings):
@@ -138,35 +100,6 @@ def test_an_empty_prompt():
     assert caught.value.diagnostics[0].code == "E0913"
 
 
-def exact(target, prompt, tokens, sampling):
-    """Probability of every continuation, by the definition."""
-    out = {}
-    for path in itertools.product(range(target.vocab), repeat=tokens):
-        text, p = list(prompt), 1.0
-        for token in path:
-            p *= sampling.distribution(target.table[text[-2], text[-1]])[token]
-            text.append(token)
-        if p > 0:
-            out[path] = p
-    return out
-
-
-def chi_square(counts, expected, samples):
-    """z of the chi-square statistic (Wilson-Hilferty), cells below 5 expected pooled."""
-    cells, rest = [], [0.0, 0.0]
-    for path, p in expected.items():
-        if p * samples >= 5:
-            cells.append((counts.get(path, 0), p * samples))
-        else:
-            rest = [rest[0] + counts.get(path, 0), rest[1] + p * samples]
-    if rest[1] >= 5:
-        cells.append((rest[0], rest[1]))
-    assert set(counts) <= set(expected)  # what cannot come did not
-    statistic = sum((have - want) ** 2 / want for have, want in cells)
-    free = len(cells) - 1
-    return ((statistic / free) ** (1 / 3) - (1 - 2 / (9 * free))) / math.sqrt(2 / (9 * free))
-
-
 def sampled(k, sampling, samples=3000, tokens=3):
     base = Toy(11, vocab=5)
     counts = Counter()
@@ -188,12 +121,12 @@ def test_sampling_keeps_the_targets_distribution(k, sampling):
 
 @pytest.mark.parametrize("wrong", ["accept always", "draw from p after a rejection"])
 def test_the_distribution_test_sees_wrong_rules(monkeypatch, wrong):
-    def accept_or_replace(token, p, q, random):
+    def rest_after(token, p, q, random):
         if wrong == "accept always" or p[token] >= q[token] or random.random() * q[token] < p[token]:
             return None
-        return int(random.choice(len(p), p=p))
+        return p
 
-    monkeypatch.setattr(speculate, "accept_or_replace", accept_or_replace)
+    monkeypatch.setattr(token_tree, "rest_after", rest_after)
     assert sampled(2, Sampling(1.0)) > 6
 
 
