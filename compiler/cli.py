@@ -308,6 +308,19 @@ def _init(command: argparse.ArgumentParser) -> None:
     add("--force", action="store_true", help="write over a file that is there")
 
 
+def _sweep(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("plan", type=Path, help="the plan, a .edge or .plan file")
+    lists = "values of the `let` NAME to sweep over; with one value it is the same at every point; may be repeated"
+    add("-D", dest="defines", action="append", default=[], metavar="NAME=[A,B]", help=lists)
+    add("-o", "--output", type=Path, metavar="DIR", help="keep the bundles, in folders below DIR")
+    add("--html", type=Path, metavar="FILE", help="write the table and the Pareto front as a page")
+    add("--force", action="store_true", help="write over the page that is there")
+    add("--keep-going", action="store_true", help="make the other points where one fails")
+    add("--most", type=_positive, default=256, metavar="N", help="refuse more points than N (default 256)")
+    add("--quiet", action="store_true", help="print no progress")
+
+
 def _nothing(_command: argparse.ArgumentParser) -> None:
     pass
 
@@ -325,6 +338,12 @@ _COMMANDS: dict[str, _Command] = {
     "check": _Command("find every mistake in a plan, without reading a weight", "check:run_check", _check, tidies=True),
     "estimate": _Command(
         "estimate rates on the device, and time and memory of the compile", "estimate:run_estimate", _estimate
+    ),
+    "sweep": _Command(
+        "compile a plan with every combination of values, and show which are best",
+        "sweep:run_sweep",
+        _sweep,
+        tidies=True,
     ),
     "prove": _Command("run what no conformance table holds of a plan, and keep the rows", "prove:run_prove", _prove),
     "profile": _Command(

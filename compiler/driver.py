@@ -78,6 +78,16 @@ def read_plan_text(stream: BinaryIO, name: str) -> str:
     return decode_plan(stream, name)
 
 
+def sweep_axes(path: Path, defines: Sequence[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """What lists behind `-D` vary, name -> values as written, and the definitions that hold at every point.
+
+    PlanError for a name that is no `let`, values of another kind, an empty list.
+    """
+    from ..dsl.axes import read_axes
+
+    return read_axes(path, list(defines))
+
+
 def check_plan(
     path: Path,
     defines: Sequence[str] = (),

@@ -80,7 +80,7 @@ class Lets:
             self._override(name, value.strip(), file)
 
     def _override(self, name: str, text: str, file: str) -> None:
-        own = self.resolve(self.declared[name].value)
+        own = self.resolve(self._own(name))
         if own is None:
             return
         try:
@@ -124,6 +124,14 @@ class Lets:
                 return replace(found, span=value.span) if found is not None else None
         return value
 
+    def _own(self, name: str) -> ast.Value:
+        """What the plan has for a let; of a `tune` the first value."""
+        value = self.declared[name].value
+        return value.values[0] if isinstance(value, ast.Tune) else value
+
+    def _written(self, name: str) -> ast.Value:
+        return self.overrides.get(name) or self._own(name)
+
     def _value_of(self, name: str) -> ast.Value | None:
         if name not in self._known:
             self._settle(name)
@@ -146,7 +154,7 @@ class Lets:
 
     def _needs(self, name: str) -> Iterator[str]:
         """The declared lets that the value of `name` is written with."""
-        stack = [self.overrides.get(name, self.declared[name].value)]
+        stack = [self._written(name)]
         while stack:
             value = stack.pop()
             if isinstance(value, ast.Word) and value.text in self.declared and value.text not in self.lost:
@@ -166,7 +174,7 @@ class Lets:
 
     def _bounded(self, name: str) -> ast.Value | None:
         """What the let stands for, once all lets in it are known; None if that is more than a plan can mean."""
-        written = self.overrides.get(name, self.declared[name].value)
+        written = self._written(name)
         depth, count = self._extent(written)
         self._extents[name] = depth, count
         self._total += count

@@ -42,9 +42,10 @@ ALLOWED = {
     "verify": "diagnostics ir bundle oracle sources emit packed registry runtime",
     "driver": "diagnostics files bundle sources plan compile phone runtime report",
     "first_plan": "diagnostics oracle plan registry driver sources ir",
+    "search": "diagnostics files plan registry report driver",
     "commands": "diagnostics files ir bundle plan estimate packed registry runtime phone compile report verify driver"
-    " first_plan",
-    "python": "diagnostics files bundle sources plan packed report runtime verify driver first_plan commands",
+    " first_plan search",
+    "python": "diagnostics files bundle sources plan packed report runtime verify driver first_plan search commands",
     "cli": "diagnostics commands",
 }
 

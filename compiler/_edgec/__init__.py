@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from edgec.compiler.python.opened_bundle import open as open
     from edgec.compiler.python.opened_bundle import unpack as unpack
     from edgec.compiler.python.search_calls import init as init
+    from edgec.compiler.python.search_calls import sweep as sweep
+    from edgec.compiler.search.sweep import Sweep as Sweep
 
 _PLACES = {
     "BrokenRequirement": "driver",
@@ -56,6 +58,7 @@ _PLACES = {
     "PlanError": "diagnostics.diagnostic",
     "Proven": "emit.conformance.proof",
     "RequirementError": "diagnostics.diagnostic",
+    "Sweep": "search.sweep",
     "cache": "python.cache_calls",
     "check": "python.calls",
     "compile": "python.calls",
@@ -65,6 +68,7 @@ _PLACES = {
     "load": "python.calls",
     "open": "python.opened_bundle",
     "prove": "python.calls",
+    "sweep": "python.search_calls",
     "unpack": "python.opened_bundle",
 }
 

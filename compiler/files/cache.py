@@ -16,6 +16,7 @@ import errno
 import fcntl
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from .seal import digest_file as digest_file
 NOTE = ".note"
 _fitting: dict[Path, object] = {}  # entries of this process that fitted their seals -> their facts then
 _said: set[str] = set()
+_uses: Counter[tuple[str, bool]] = Counter()  # (kind, whether it was there) of every entry that was asked for
 _roots: dict[Path, int] = {}  # caches that this process reads from -> the descriptor of a shared lock
 
 
@@ -71,11 +73,13 @@ def find(kind: str, key: str) -> Path | None:
     hold_root()
     with contextlib.suppress(OSError):
         if _fitting.get(folder) == seal.facts(folder):
+            _uses[kind, True] += 1
             return folder
     try:
         wrong = seal.damage(folder, f"{kind}/{key}")
         if wrong is None:
             _fitting[folder] = seal.facts(folder)
+            _uses[kind, True] += 1
             with contextlib.suppress(OSError):
                 os.utime(folder)  # the time of its last use, which `edgec cache prune` goes by
             return folder
@@ -94,6 +98,7 @@ def make(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     hold_root()
     with scratch(kind, final) as work:
         build(work)
+        _uses[kind, False] += 1
         seal.write_seal(work, f"{kind}/{key}")
         sync(work)
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -106,6 +111,11 @@ def make(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     with contextlib.suppress(OSError):
         _fitting[final] = seal.facts(final)
     return final
+
+
+def uses() -> dict[str, tuple[int, int]]:
+    """Kind -> how many entries this process found, and how many it made."""
+    return {kind: (_uses[kind, True], _uses[kind, False]) for kind, _ in sorted(_uses)}
 
 
 def read_note(kind: str, key: str) -> str | None:

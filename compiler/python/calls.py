@@ -89,7 +89,7 @@ def check(
     from ..driver import check_plan
 
     path, text = _path_or_text(plan, folder)
-    found, diagnostics, sources = check_plan(path, _defines(defines), text, fast, prove=prove)
+    found, diagnostics, sources = check_plan(path, written_defines(defines), text, fast, prove=prove)
     return CheckResult(found, tuple(diagnostics), sources)
 
 
@@ -186,7 +186,8 @@ def _path_or_text(plan: str | Path, folder: str | Path) -> tuple[Path, str | Non
     return Path(plan), None
 
 
-def _defines(defines: Defines | None) -> list[str]:
+def written_defines(defines: Defines | None) -> list[str]:
+    """Definitions as `-D` takes them."""
     return [f"{name}={_written(value)}" for name, value in (defines or {}).items()]
 
 

@@ -1,4 +1,4 @@
-"""`edgec.init`: the command of the same name, called from Python."""
+"""`edgec.init`, `edgec.sweep`: the commands of the same names, called from Python."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .calls import Defines, written_defines
+
 if TYPE_CHECKING:
     from ..first_plan.choose import FirstPlan
+    from ..search.sweep import Sweep
 
 
 def init(
@@ -54,3 +57,32 @@ def init(
     made = first_plan(request, progress or (lambda _text: None))
     write_new(path, made.text, force)
     return made
+
+
+def sweep(
+    plan: str | Path,
+    defines: Defines,
+    *,
+    output: str | Path | None = None,
+    keep_going: bool = False,
+    most: int = 256,
+    progress: Callable[[str], None] | None = None,
+) -> Sweep:
+    """Compile a plan with every combination of the values in the lists of `defines`.
+
+    plan        the path of a plan
+    defines     name of a `let` -> a list of values to sweep over, or one value for every point
+    output      a folder to keep the bundles in, one for each point; without it they are measured and removed
+    keep_going  make the other points where one fails
+    most        refuse more points than these
+
+    The `Sweep` has `points`, each with its `values`, `figures`, `state` and `error`, and the `front` of them; notebooks
+    show its page. PlanError: E0113, E0207 for a name or a value that does not fit, E0983 for nothing to sweep over,
+    E0984 for too many points.
+    """
+    from ..search.sweep import sweep as run
+
+    keep = None if output is None else Path(output)
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+    return run(Path(plan), written_defines(defines), keep, keep_going, most, progress or (lambda _text: None))

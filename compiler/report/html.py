@@ -38,13 +38,17 @@ def write_report(
     links = "".join(f"<li><a href='#{address}'>{title}</a></li>" for address, title in _HEADING.findall(body))
     broken = any(not row["holds"] for row in measured.requires)
     title = f"{plan.name}: {'rejected, ' if broken else ''}edgec report"
-    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>{escape(title)}</title><style>{style}</style>\n{header(plan, measured, manifest, total)}\n"
+        f"<title>{escape(title)}</title><style>{style_sheet()}</style>\n{header(plan, measured, manifest, total)}\n"
         f"<nav aria-label='on this page'><ul>{links}</ul></nav>\n<main>\n{body}\n</main>"
     )
     path.write_text(page + "\n</html>\n", encoding="utf-8")
+
+
+def style_sheet() -> str:
+    """The style of every page of edgec's."""
+    return Path(__file__).with_name("report.css").read_text(encoding="utf-8")
 
 
 def _warnings(found: Sequence[Mapping[str, Any]]) -> str:

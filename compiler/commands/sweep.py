@@ -1,0 +1,60 @@
+"""`edgec sweep`: every combination of values of a plan's lets, in one table."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..diagnostics.visible import visible
+from .compile import Progress
+from .streams import print_json, print_line
+from .terminal import meanwhile, show
+
+if TYPE_CHECKING:
+    from ..search.sweep import Sweep
+
+
+def run_sweep(arguments: argparse.Namespace) -> int:
+    """Make the points and print them; the exit code of the first that failed, 0 where all have a bundle."""
+    from ..files.cache import make_folder
+    from ..files.new_file import check_new, write_new
+    from ..search.page import page
+    from ..search.sweep import sweep
+
+    if arguments.html is not None:
+        check_new(arguments.html, arguments.force)
+    if arguments.output is not None:
+        make_folder(arguments.output, "give `-o` a folder that can be written")
+    with Progress(quiet=arguments.quiet or arguments.json) as progress:
+        found = sweep(
+            Path(arguments.plan),
+            arguments.defines,
+            keep=arguments.output,
+            keep_going=arguments.keep_going,
+            most=arguments.most,
+            progress=progress.say,
+        )
+    if arguments.html is not None:
+        write_new(arguments.html, page(found), arguments.force)
+    if arguments.json:
+        print_json({**found.entry(), **meanwhile()})
+    else:
+        _print(found, arguments.html)
+    return found.failed[0].exit_code if found.failed else 0
+
+
+def _print(found: Sweep, html: Path | None) -> None:
+    from ..search.table import lines
+
+    for line in lines(found.points):
+        print_line(line)
+    hits, made = (sum(counts[at] for counts in found.shared.values()) for at in (0, 1))
+    print_line(f"* on the front; {hits} entries of the cache were there, {made} were made")
+    if html is not None:
+        print_line(f"page: {html}")
+    left_out = [point for point in found.points if not point.run]
+    if found.failed:
+        show([one.error for one in found.failed[:1] if one.error is not None])
+    if left_out:
+        print_line(visible(f"{len(left_out)} points were not run: `--keep-going` makes those that can be"))

@@ -1,0 +1,1 @@
+"""Many plans out of one: `edgec sweep` makes all of them, `edgec tune` looks for the best."""

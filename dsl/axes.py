@@ -1,0 +1,74 @@
+"""What a search varies: `-D name=[a, b]` of a sweep, each value one that `-D name=a` could give.
+
+-D block=[32, 64]  ->  the axis `block` with the values `32` and `64`, as written
+-D ctx=512         ->  no axis: the same value at every point
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..compiler.diagnostics.diagnostic import Diagnostic, Label, PlanError
+from . import ast
+from .declared import collect
+from .diagnostic_collector import DiagnosticCollector
+from .lets import Lets
+from .loader import load
+from .parser import parse_value
+from .printer import show
+
+
+def read_axes(
+    path: Path, defines: Iterable[str], text: str | None = None
+) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """(axes by name, the definitions that hold at every point); PlanError with every mistake in them.
+
+    A `let` that is a list itself is swept by a list of lists; one list is its value.
+    """
+    report = DiagnosticCollector()
+    loaded = load(path, report, text)
+    declared = collect(loaded, report)
+    lets = Lets(report, declared.lets, lost=loaded.lost_names("let"))
+    axes: dict[str, tuple[str, ...]] = {}
+    fixed: list[str] = []
+    found: list[Diagnostic] = []
+    for define in defines:
+        name, _, written = (part.strip() for part in define.partition("="))
+        values = _swept(name, written, lets, f"-D {define}", found)
+        if values is None:
+            fixed.append(define)
+            continue
+        if name in axes:
+            found.append(Diagnostic("E0983", f"`{name}` is swept twice", help=f"write one list: `-D {name}=[…]`"))
+        axes[name] = values
+        for value in values:
+            lets.override([f"{name}={value}"], loaded.sources)
+    lets.override(fixed, loaded.sources)
+    found += [one for one in report.diagnostics if one.severity == "error"]
+    if found:
+        raise PlanError(*dict.fromkeys(found), sources=loaded.sources)
+    return axes, fixed
+
+
+def _swept(name: str, written: str, lets: Lets, file: str, found: list[Diagnostic]) -> tuple[str, ...] | None:
+    """The values of a list; None for what is no list, or is the value of a `let` that holds lists."""
+    try:
+        value = parse_value(written, file)
+    except PlanError:
+        return None  # a string without quotes, or what `-D` itself says is wrong
+    if not isinstance(value, ast.ListLiteral):
+        return None
+    own = lets.resolve(ast.Word(value.span, name)) if name in lets.declared else None
+    if isinstance(own, ast.ListLiteral) and not all(isinstance(item, ast.ListLiteral) for item in value.items):
+        return None
+    values = tuple(dict.fromkeys(_text(item, own) for item in value.items))
+    if not values:
+        help = f"give it values, e.g. `-D {name}=[32, 64]`"
+        found.append(Diagnostic("E0983", f"`-D {name}=[]` sweeps over nothing", Label(value.span), help=help))
+    return values
+
+
+def _text(item: ast.Value, own: ast.Value | None) -> str:
+    """A value as `-D` takes it: a string stands there without quotes."""
+    return item.value if isinstance(item, ast.String) and isinstance(own, ast.String) else show(item)
