@@ -1,5 +1,5 @@
-"""A model of Qwen3-0.6B's shape (1.2 GB of random bf16 weights that do not repeat) to the NPU of 8 Gen 3, whole or in
-`--shards`.
+"""A model of Qwen3-0.6B's shape (1.2 GB of random bf16 weights that do not repeat) or Qwen3-4B's (`--shape 4b`, 8 GB)
+to the NPU of 8 Gen 3, whole or in `--shards`.
 
 Three buckets, int4 block 32 linears and head, an int8 embedding beside the NPU. What the QNN compiler takes and what
 everything else of the same compile takes: `seconds` (while the QNN compiler's process is there, and the rest), CPU
@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 from common import EDGEC, parser, report, scratch, timed, write_plan
 from processes import Watch
-from synthetic import QWEN3_0_6B, synthesize
+from synthetic import QWEN3_0_6B, QWEN3_4B, synthesize
 
 PLAN = """
 plan npu_size
@@ -32,6 +32,7 @@ pipeline p {{
 }}
 deploy big on npu through p as qnn {{ shard = {shards} }}
 """
+SHAPES = {"0.6b": ("Qwen3-0.6B", QWEN3_0_6B), "4b": ("Qwen3-4B", QWEN3_4B)}
 COMPILER = "QNN compiler"
 BINARIES = "big_ctx*.bin"
 
@@ -77,16 +78,19 @@ def sizes(bundle: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--layers", type=int, default=28, help="default 28")
+    options.add_argument("--shape", choices=SHAPES, default="0.6b", help="default 0.6b")
+    options.add_argument("--layers", type=int, help="default: the shape's own")
     options.add_argument("--shards", type=int, default=1, help="binaries that the layers are cut into (default 1)")
     options.add_argument("--jobs", type=int, default=1, help="binaries compiled at the same time (default 1)")
     args = options.parse_args()
+    name, shape = SHAPES[args.shape]
+    layers = args.layers or shape["num_hidden_layers"]
     with scratch() as folder:
-        synthesize(folder / "model", {**QWEN3_0_6B, "num_hidden_layers": args.layers})
+        synthesize(folder / "model", {**shape, "num_hidden_layers": layers})
         os.environ["EDGEC_CACHE"] = str(folder / "cache")
         plan = write_plan(folder, PLAN.format(model=folder / "model", shards=args.shards))
         rows = [*costs(*compiled(plan, folder / "bundle", args.jobs)), *sizes(folder / "bundle")]
-    report("Qwen3-0.6B's shape to the NPU, three buckets", rows, args, layers=args.layers, shards=args.shards)
+    report(f"{name}'s shape to the NPU, three buckets", rows, args, layers=layers, shards=args.shards)
 
 
 if __name__ == "__main__":

@@ -283,6 +283,7 @@ def _finish(
     from .bundle.manifest import write_manifest
     from .compile.manifest_content import assemble, write_offsets
     from .compile.pack_models import pack_models
+    from .phone.device_sources import runner_rows, write_device_sources
     from .phone.run_script import write_run_script
     from .plan.measure import Finished
     from .report.html import write_report
@@ -292,12 +293,14 @@ def _finish(
     options.progress("sealing the bundle")
     write_offsets(models, directory)
     manifest = assemble(plan, models, measured, directory, packed)
+    manifest["libraries"] += runner_rows(manifest)
     for model in models:  # the bundle holds no path of this machine; `verify` asks the cache
         remember(manifest["inputs"][model.name], model.decl.source.path)
     size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
     finished = Finished(directory, manifest, size, measured.perplexity, measured.baseline)
     broken = check_requirements(plan, finished, measured)
     write_report(directory / "report.html", plan, models, measured, manifest)
+    write_device_sources(directory, manifest)
     write_run_script(directory, manifest)
     sealed = write_manifest(directory, manifest)
     return CompileResult(directory, sealed.data, models, measured, plan.warnings), broken

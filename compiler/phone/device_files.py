@@ -1,6 +1,6 @@
 """Which files of a bundle one of its devices needs.
 
-all files  -  those of other chips  -  what only a PC reads (the report, graphs carried for it)
+all files  -  those of other chips  -  what only a PC reads (the report, graphs carried for it, sources)
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .device_sources import ANDROID, RUNNER_SOURCE
+
 RUN_SCRIPT = "device/run.sh"
-_OF_A_PC = ("report.html",)
+_OF_A_PC = ("report.html", RUNNER_SOURCE)
 _OF_A_PC_ENDS = (".graphs.zip",)
 MANIFEST_FILES = ("manifest.json", "manifest.sha256")
 
@@ -23,6 +25,7 @@ def device_files(data: Mapping[str, Any], device: str) -> list[str]:
     names = [name for name in data["files"] if name not in others]
     reader = (data.get("packed") or {}).get("reader")
     names = [name for name in names if name not in (*_OF_A_PC, reader) and not name.endswith(_OF_A_PC_ENDS)]
+    names = [name for name in names if not name.startswith(ANDROID)]
     return [*names, *MANIFEST_FILES]
 
 

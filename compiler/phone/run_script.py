@@ -1,6 +1,6 @@
 """`device/run.sh` of a bundle: checks the phone, sets the environment, starts an engine.
 
-    sh device/run.sh check | list | exec COMMAND… | genie MODEL PROMPT | mnn MODEL PROMPT
+    sh device/run.sh check | list | exec COMMAND… | runner WORD… | genie MODEL PROMPT | mnn MODEL PROMPT
 
 Plain POSIX sh, as Android's mksh and toybox have it. It refuses chips that the bundle was
 not built for by name.
@@ -14,6 +14,7 @@ from typing import Any
 
 from ..files.full_disk import writes
 from .device_files import RUN_SCRIPT, device_files, is_needed, libraries
+from .device_sources import PROGRAM, has_runner
 
 _HEAD = """#!/bin/sh
 # {name}: on a phone, from the folder that `edgec push` filled:
@@ -49,6 +50,12 @@ list) for file in $files; do echo "$file"; done ;;
 exec) shift; [ $# -gt 0 ] || die "exec needs a command" 2; check; exec "$@" ;;
 {commands}*) die "unknown word $1: check, list, exec{words}" 2 ;;
 esac
+"""
+_RUNNER = """runner)
+  shift
+  [ -f lib/{program} ] || die "lib/{program} is not there: build device/runner.cc and push it with --libraries" 3
+  check; chmod +x lib/{program} 2>/dev/null
+  exec lib/{program} "$here" --device "$device" "$@" ;;
 """
 _GENIE = """genie)
   case "$2" in
@@ -91,6 +98,10 @@ def run_script(data: Mapping[str, Any]) -> str:
     devices = data["devices"]
     genie, mnn = _genie_folders(data), _mnn_configs(data)
     commands, words, uses = "", "", ""
+    if has_runner(data):
+        commands += _RUNNER.format(program=PROGRAM)
+        words += ", runner"
+        uses += '#   sh device/run.sh runner --ids "1 2 3"     the reference runner, token ids in and out\n'
     if genie:
         commands += _GENIE.format(models=_chosen("folder", genie), listed=" or ".join(sorted(genie)))
         words += ", genie"

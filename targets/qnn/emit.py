@@ -328,7 +328,22 @@ def _libraries(chips: Sequence[Chip], build: str, genie: bool) -> list[dict[str,
         skel = {"file": f"libQnnHtpV{arch}Skel.so", "why": "runs on the NPU; ADSP_LIBRARY_PATH points at its folder"}
         place = f"QAIRT SDK {version}, lib/hexagon-v{arch}/unsigned"
         rows += [{**row, "arch": f"v{arch}"} for row in (stub, {**sdk, **skel, "from": place})]
+    rows += _of_onnx_runtime()
     if genie:
         why = "Qualcomm's runtime for language models, where that is used"
         rows.append({"file": "libGenie.so", "why": why, "optional": "true", **sdk})
     return rows
+
+
+def _of_onnx_runtime() -> list[dict[str, str]]:
+    """What opens the binary's EPContext models, as `device/runner.cc` does."""
+    tools, why = tool_versions(), "opens the binary where ONNX Runtime runs the model, as edgec-runner does"
+    made, provider = tools["onnxruntime"], tools["onnxruntime-qnn"]
+    rows = [
+        ("libonnxruntime.so", made, f"Maven com.microsoft.onnxruntime:onnxruntime-android:{made}, jni/arm64-v8a"),
+        ("libonnxruntime_providers_qnn.so", provider, f"Maven com.qualcomm.qti:onnxruntime-android-qnn:{provider}"),
+    ]
+    return [
+        {"file": file, "engine": "ort", "version": version, "from": source, "why": why, "optional": "true"}
+        for file, version, source in rows
+    ]

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 from edgec.compiler.phone.push import push_bundle
+from edgec.compiler.phone.run_script import run_script
 
 SHELLS = [shell for shell in ("dash", "bash", "busybox", "mksh") if shutil.which(shell)]
 
@@ -79,6 +80,19 @@ def test_genie_starts_in_the_models_folder(pushed):
     done = run(pushed, "genie", "chat", "a prompt")
     assert done.stdout == f"{pushed.pushed}/chat/snapdragon_8_gen_3 -c genie_config.json -p a prompt\n"
     assert "genie runs chat, not 'draft'" in run(pushed, "genie", "draft", "a prompt").stderr
+
+
+def test_the_runner_gets_the_bundle_and_the_chip(pushed):
+    script = pushed.pushed / "device" / "run.sh"
+    data = {"plan": {"name": "chat"}, "devices": [{"name": "snapdragon_8_gen_3", "sm": "SM8650", "arch": "v75"}]}
+    model = {"kind": "decoder", "engine": "chain"}
+    script.write_text(run_script({**data, "models": {"chat": model}, "parts": {}, "files": {}, "libraries": []}))
+    done = run(pushed, "runner", "--ids", "1 2")
+    assert (done.returncode, "build device/runner.cc" in done.stderr) == (3, True)
+    program = pushed.pushed / "lib" / "edgec-runner"
+    program.write_text('#!/bin/sh\necho "$@"\n')
+    done = run(pushed, "runner", "--ids", "1 2", "--json")
+    assert done.stdout == f"{pushed.pushed} --device snapdragon_8_gen_3 --ids 1 2 --json\n"
 
 
 def test_an_unknown_word(pushed):

@@ -1,0 +1,1420 @@
+// The reference runner: a language model of a bundle, on a phone or a PC, without Python.
+//
+//     edgec-runner BUNDLE --ids "1 2 3" --tokens 64 [--device CHIP] [--json]      ids on stdin without --ids
+//
+// It reads manifest.json and does what docs/bundle.md says: buckets, schedule, K/V caches, speculation in a chain,
+// greedy choice. Token ids go in and come out; `edgec run` and this program give the same ones on the same machine.
+//
+// Build (C++17; ONNX Runtime is loaded when it runs, its headers are not needed):
+//
+//     c++ -std=c++17 -O2 -pthread runner.cc -ldl -o edgec-runner
+//     aarch64-linux-android34-clang++ -std=c++17 -O2 -static-libstdc++ runner.cc -o edgec-runner         with the NDK
+//
+// for bundles with models `as mnn` add, with MNN's source of the manifest's version and its libraries for that machine:
+//
+//     -DEDGEC_MNN -I MNN/include -I MNN/transformers/llm/engine/include -L LIBRARIES -lMNN -lMNN_Express -lllm
+//
+// Exit codes: 0, 1 (a wish that the bundle cannot meet), 2 (usage), 3 (a bundle or an engine that fails).
+
+#include <dlfcn.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cctype>
+#include <chrono>
+#include <cmath>
+#include <condition_variable>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <iostream>
+#include <limits>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#ifdef __ANDROID__
+#include <sys/system_properties.h>
+#endif
+#ifdef EDGEC_MNN
+#include <llm/llm.hpp>
+#endif
+
+namespace {
+
+using std::string;
+using std::vector;
+
+struct Failure : std::runtime_error {
+  int code;
+  Failure(int exit_code, const string& text) : std::runtime_error(text), code(exit_code) {}
+};
+
+[[noreturn]] void refuse(const string& text) { throw Failure(1, text); }
+[[noreturn]] void broken(const string& text) { throw Failure(3, text); }
+
+// ---------------------------------------------------------------------------------------------------------------- JSON
+
+class Json {
+ public:
+  enum Kind { NONE, BOOL, NUMBER, TEXT, LIST, TABLE };
+  Kind kind = NONE;
+  double number = 0;
+  string text;
+  vector<Json> list;
+  vector<std::pair<string, Json>> table;  // in the order of the file
+
+  static Json parse(const string& from) {
+    Reader reader{from};
+    Json made = reader.value(0);
+    reader.space();
+    if (reader.at != from.size()) reader.wrong("something behind the value");
+    return made;
+  }
+
+  const Json* find(const string& key) const {
+    for (const auto& [name, value] : table)
+      if (name == key) return value.kind == NONE ? nullptr : &value;
+    return nullptr;
+  }
+  const Json& operator[](const string& key) const {
+    const Json* found = find(key);
+    if (!found) broken("manifest.json has no `" + key + "` where one is needed");
+    return *found;
+  }
+  const string& as_text() const { return demand(TEXT, "a text").text; }
+  const vector<Json>& as_list() const { return demand(LIST, "a list").list; }
+  double as_number() const { return demand(NUMBER, "a number").number; }
+  int64_t as_int() const {
+    double value = as_number();
+    if (value != std::floor(value) || std::fabs(value) > 9e15) broken("manifest.json: not a whole number");
+    return static_cast<int64_t>(value);
+  }
+
+ private:
+  const Json& demand(Kind wanted, const char* what) const {
+    if (kind != wanted) broken(string("manifest.json: something is not ") + what);
+    return *this;
+  }
+
+  struct Reader {
+    const string& from;
+    size_t at = 0;
+
+    [[noreturn]] void wrong(const string& why) const {
+      broken("manifest.json is not JSON: " + why + " at byte " + std::to_string(at));
+    }
+    void space() {
+      while (at < from.size() && strchr(" \t\r\n", from[at])) ++at;
+    }
+    bool take(const char* word) {
+      size_t length = strlen(word);
+      if (from.compare(at, length, word) != 0) return false;
+      at += length;
+      return true;
+    }
+    Json value(int depth) {
+      if (depth > 64) wrong("too deep");
+      space();
+      Json made;
+      if (at >= from.size()) wrong("it ends early");
+      char first = from[at];
+      if (first == '{') {
+        made.kind = TABLE;
+        ++at;
+        space();
+        if (take("}")) return made;
+        do {
+          space();
+          string key = quoted();
+          space();
+          if (!take(":")) wrong("no `:`");
+          made.table.emplace_back(std::move(key), value(depth + 1));
+          space();
+        } while (take(","));
+        if (!take("}")) wrong("no `}`");
+      } else if (first == '[') {
+        made.kind = LIST;
+        ++at;
+        space();
+        if (take("]")) return made;
+        do {
+          made.list.push_back(value(depth + 1));
+          space();
+        } while (take(","));
+        if (!take("]")) wrong("no `]`");
+      } else if (first == '"') {
+        made.kind = TEXT;
+        made.text = quoted();
+      } else if (take("true") || take("false")) {
+        made.kind = BOOL;
+        made.number = first == 't';
+      } else if (take("null")) {
+        made.kind = NONE;
+      } else {
+        made.kind = NUMBER;
+        char* end = nullptr;
+        made.number = strtod(from.c_str() + at, &end);
+        size_t length = static_cast<size_t>(end - (from.c_str() + at));
+        if (length == 0) wrong("no value");
+        at += length;
+      }
+      return made;
+    }
+    string quoted() {
+      if (!take("\"")) wrong("no text");
+      string made;
+      while (at < from.size() && from[at] != '"') {
+        char c = from[at++];
+        if (c != '\\') {
+          made += c;
+          continue;
+        }
+        if (at >= from.size()) break;
+        c = from[at++];
+        static const char escapes[] = "\"\\/bfnrt", meant[] = "\"\\/\b\f\n\r\t";
+        if (c == 'u') {
+          uint32_t point = hex();
+          bool pair = point >= 0xD800 && point < 0xDC00 && take("\\u");
+          utf8(made, pair ? 0x10000 + ((point - 0xD800) << 10) + (hex() - 0xDC00) : point);
+        } else if (const char* found = c ? strchr(escapes, c) : nullptr) {
+          made += meant[found - escapes];
+        } else {
+          wrong("an escape it does not have");
+        }
+      }
+      if (!take("\"")) wrong("a text without an end");
+      return made;
+    }
+    uint32_t hex() {
+      if (at + 4 > from.size()) wrong("it ends early");
+      uint32_t made = static_cast<uint32_t>(strtoul(from.substr(at, 4).c_str(), nullptr, 16));
+      at += 4;
+      return made;
+    }
+    static void utf8(string& made, uint32_t point) {
+      auto put = [&](uint32_t byte) { made += static_cast<char>(byte); };
+      if (point < 0x80) {
+        put(point);
+      } else if (point < 0x800) {
+        put(0xC0 | (point >> 6)), put(0x80 | (point & 63));
+      } else if (point < 0x10000) {
+        put(0xE0 | (point >> 12)), put(0x80 | ((point >> 6) & 63)), put(0x80 | (point & 63));
+      } else {
+        put(0xF0 | (point >> 18)), put(0x80 | ((point >> 12) & 63)), put(0x80 | ((point >> 6) & 63)),
+            put(0x80 | (point & 63));
+      }
+    }
+  };
+};
+
+// ------------------------------------------------------------------------------------------------------------- tensors
+
+// Types by the manifest's name: bytes of an element, and ONNX Runtime's number for it.
+struct Type {
+  size_t bytes;
+  int onnx;
+};
+
+const Type& type_of(const string& name) {
+  static const std::map<string, Type> types = {
+      {"float32", {4, 1}},  {"uint8", {1, 2}},    {"int8", {1, 3}},    {"uint16", {2, 4}},
+      {"int16", {2, 5}},    {"int32", {4, 6}},    {"int64", {8, 7}},   {"bool", {1, 9}},
+      {"float16", {2, 10}}, {"float64", {8, 11}}, {"uint32", {4, 12}}, {"uint64", {8, 13}},
+  };
+  auto found = types.find(name);
+  if (found == types.end()) broken("this runner has no tensors of " + name);
+  return found->second;
+}
+
+struct Tensor {
+  string dtype;
+  vector<int64_t> shape;
+  std::shared_ptr<vector<char>> data;  // several tensors may read the same bytes
+
+  static Tensor zeros(const string& dtype, const vector<int64_t>& shape) {
+    Tensor made{dtype, shape, nullptr};
+    made.data = std::make_shared<vector<char>>(made.count() * type_of(dtype).bytes);
+    return made;
+  }
+  size_t count() const {
+    size_t made = 1;
+    for (int64_t size : shape) made *= static_cast<size_t>(size);
+    return made;
+  }
+  template <class T>
+  T* as() const {
+    return reinterpret_cast<T*>(data->data());
+  }
+};
+
+float half_to_float(uint16_t half) {
+  uint32_t sign = (half & 0x8000u) << 16, exponent = (half >> 10) & 31, fraction = half & 0x3FFu, bits;
+  if (exponent == 31) {
+    bits = sign | 0x7F800000u | (fraction << 13);
+  } else if (exponent) {
+    bits = sign | ((exponent + 112) << 23) | (fraction << 13);
+  } else {
+    float small = std::ldexp(static_cast<float>(fraction), -24);
+    memcpy(&bits, &small, 4);
+    bits |= sign;
+  }
+  float made;
+  memcpy(&made, &bits, 4);
+  return made;
+}
+
+uint16_t float_to_half(float value) {  // to the nearest, ties to even
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  uint32_t sign = (bits >> 16) & 0x8000u, rest = bits & 0x7FFFFFFFu;
+  if (rest > 0x7F800000u) return static_cast<uint16_t>(sign | 0x7E00u);
+  if (rest >= 0x477FF000u) return static_cast<uint16_t>(sign | 0x7C00u);  // 65520 and more round to infinity
+  if (rest < 0x38800000u) {                                               // below 2^-14: multiples of 2^-24
+    float magnitude = std::fabs(value);
+    return static_cast<uint16_t>(sign | static_cast<uint32_t>(std::nearbyint(std::ldexp(magnitude, 24))));
+  }
+  uint32_t odd = (rest >> 13) & 1;
+  return static_cast<uint16_t>(sign | ((rest - 0x38000000u + 0xFFFu + odd) >> 13));
+}
+
+// Calls `use` with a typed pointer to the elements.
+template <class Use>
+void typed(const string& dtype, void* data, Use use) {
+  if (dtype == "float32") return use(static_cast<float*>(data));
+  if (dtype == "float64") return use(static_cast<double*>(data));
+  if (dtype == "int64") return use(static_cast<int64_t*>(data));
+  if (dtype == "int32") return use(static_cast<int32_t*>(data));
+  if (dtype == "uint32") return use(static_cast<uint32_t*>(data));
+  if (dtype == "uint16") return use(static_cast<uint16_t*>(data));
+  if (dtype == "int16") return use(static_cast<int16_t*>(data));
+  if (dtype == "uint8" || dtype == "bool") return use(static_cast<uint8_t*>(data));
+  if (dtype == "int8") return use(static_cast<int8_t*>(data));
+  broken("this runner does not convert " + dtype);
+}
+
+vector<double> numbers(const Tensor& from) {
+  vector<double> made(from.count());
+  if (from.dtype == "float16") {
+    const uint16_t* stored = from.as<uint16_t>();
+    for (size_t i = 0; i < made.size(); ++i) made[i] = half_to_float(stored[i]);
+  } else {
+    typed(from.dtype, from.data->data(), [&](auto* stored) {
+      for (size_t i = 0; i < made.size(); ++i) made[i] = static_cast<double>(stored[i]);
+    });
+  }
+  return made;
+}
+
+Tensor from_numbers(const vector<double>& values, const string& dtype, const vector<int64_t>& shape) {
+  Tensor made = Tensor::zeros(dtype, shape);
+  if (dtype == "float16") {
+    for (size_t i = 0; i < values.size(); ++i) made.as<uint16_t>()[i] = float_to_half(static_cast<float>(values[i]));
+  } else {
+    typed(dtype, made.data->data(), [&](auto* stored) {
+      for (size_t i = 0; i < values.size(); ++i) stored[i] = static_cast<std::decay_t<decltype(*stored)>>(values[i]);
+    });
+  }
+  return made;
+}
+
+bool is_float(const string& dtype) { return dtype.rfind("float", 0) == 0; }
+
+// `value` as the graph's input `spec` of the manifest wants it: its shape where that is fixed, its type, quantised.
+Tensor as_input(const Tensor& value, const Json& spec) {
+  vector<int64_t> shape;
+  for (const Json& size : spec["shape"].as_list()) shape.push_back(size.kind == Json::NUMBER ? size.as_int() : -1);
+  const bool fixed = std::find(shape.begin(), shape.end(), -1) == shape.end();
+  Tensor made = value;
+  if (fixed) made.shape = shape;
+  if (made.count() != value.count()) broken("`" + spec["name"].as_text() + "` has another size than the manifest says");
+  const string& dtype = spec["dtype"].as_text();
+  const Json* encoding = spec.find("quantization");
+  if (dtype == value.dtype && !(encoding && is_float(value.dtype))) return made;
+  vector<double> values = numbers(value);
+  if (encoding && is_float(value.dtype)) {
+    const double scale = (*encoding)["scale"].as_number(), zero = (*encoding)["zero_point"].as_number();
+    const double bits = 8.0 * static_cast<double>(type_of(dtype).bytes);
+    const bool sign = dtype[0] != 'u';
+    const double low = sign ? -std::ldexp(1.0, static_cast<int>(bits) - 1) : 0;
+    const double high = std::ldexp(1.0, static_cast<int>(bits) - (sign ? 1 : 0)) - 1;
+    for (double& one : values) one = std::min(high, std::max(low, std::nearbyint(one / scale) + zero));
+  }
+  return from_numbers(values, dtype, made.shape);
+}
+
+// A graph's output as float32; integers without a quantization stay what they are.
+Tensor as_float(const Tensor& value, const Json& spec) {
+  const Json* encoding = spec.find("quantization");
+  if (value.dtype == "float32" || (!encoding && !is_float(value.dtype))) return value;
+  vector<double> values = numbers(value);
+  if (encoding) {
+    const double zero = (*encoding)["zero_point"].as_number();
+    const float scale = static_cast<float>((*encoding)["scale"].as_number());
+    for (double& one : values) one = static_cast<float>(one - zero) * scale;
+  }
+  return from_numbers(values, "float32", value.shape);
+}
+
+// -------------------------------------------------------------------------------------------------------- ONNX Runtime
+
+// The C interface by position: its table of functions only ever grows at the end (API version 22: ONNX Runtime 1.22).
+class Ort {
+ public:
+  using Opaque = void*;
+
+  explicit Ort(const string& library) {
+    setenv("ORT_DISABLE_TELEMETRY", "1", 1);
+    void* opened = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (!opened) broken(string("ONNX Runtime cannot be loaded: ") + dlerror());
+    struct Base {
+      void* const* (*table)(uint32_t version);
+      const char* (*version)();
+    };
+    auto base = reinterpret_cast<const Base* (*)()>(dlsym(opened, "OrtGetApiBase"));
+    table_ = base ? base()->table(22) : nullptr;
+    if (!table_) broken("`" + library + "` is no ONNX Runtime of 1.22 or later");
+    check(call<Opaque>(3, 3, "edgec", &environment_));  // CreateEnv, errors only
+    check(call<Opaque>(69, 1, 0, &memory_));            // CreateCpuMemoryInfo: arena, default
+  }
+
+  void check(Opaque status) const {
+    if (!status) return;
+    string said = call<const char*>(2, status);  // GetErrorMessage
+    call<void>(93, status);                      // ReleaseStatus
+    broken("ONNX Runtime: " + said);
+  }
+
+  // Registers an execution provider's library; its devices by the provider's name.
+  void register_provider(const string& name, const string& path) {
+    check(call<Opaque>(301, environment_, name.c_str(), path.c_str()));
+    const Opaque* devices = nullptr;
+    size_t count = 0;
+    check(call<Opaque>(303, environment_, &devices, &count));  // GetEpDevices
+    for (size_t i = 0; i < count; ++i)
+      if (name == call<const char*>(312, devices[i])) provider_.push_back(devices[i]);  // EpDevice_EpName
+    if (provider_.empty()) broken("`" + path + "` finds no device");
+  }
+
+  struct Options {
+    bool optimise = false;
+    string custom_ops;                  // library of them
+    std::map<string, string> provider;  // options of the registered provider; empty: the CPU
+    std::map<string, string> entries;   // of the session
+  };
+
+  Opaque open(const string& path, const Options& wanted) const {
+    Opaque options = nullptr, session = nullptr;
+    check(call<Opaque>(10, &options));
+    check(call<Opaque>(22, options, 3));                         // SetSessionLogSeverityLevel
+    check(call<Opaque>(23, options, wanted.optimise ? 99 : 0));  // SetSessionGraphOptimizationLevel: all, none
+    std::map<string, string> entries = wanted.entries;
+    entries["session.intra_op.allow_spinning"] = "0";
+    if (!wanted.provider.empty()) entries["session.disable_cpu_ep_fallback"] = "1";
+    for (const auto& [key, value] : entries) check(call<Opaque>(130, options, key.c_str(), value.c_str()));
+    if (!wanted.custom_ops.empty()) {
+      Opaque held = nullptr;
+      check(call<Opaque>(29, options, wanted.custom_ops.c_str(), &held));  // RegisterCustomOpsLibrary
+    }
+    if (!wanted.provider.empty()) {
+      vector<const char*> keys, values;
+      for (const auto& [key, value] : wanted.provider) keys.push_back(key.c_str()), values.push_back(value.c_str());
+      check(call<Opaque>(304, options, environment_, provider_.data(), provider_.size(), keys.data(), values.data(),
+                         keys.size()));
+    }
+    check(call<Opaque>(7, environment_, path.c_str(), options, &session));
+    call<void>(100, options);
+    return session;
+  }
+
+  // Runs a session; `outputs` name what is wanted.
+  vector<Tensor> run(Opaque session, const vector<std::pair<string, Tensor>>& inputs,
+                     const vector<string>& outputs) const {
+    vector<const char*> names, wanted;
+    vector<Opaque> values(inputs.size()), made(outputs.size());
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      const Tensor& one = inputs[i].second;
+      names.push_back(inputs[i].first.c_str());
+      check(call<Opaque>(49, memory_, static_cast<void*>(one.data->data()), one.data->size(), one.shape.data(),
+                         one.shape.size(), type_of(one.dtype).onnx, &values[i]));  // CreateTensorWithDataAsOrtValue
+    }
+    for (const string& name : outputs) wanted.push_back(name.c_str());
+    Opaque none = nullptr;
+    check(call<Opaque>(9, session, none, names.data(), values.data(), values.size(), wanted.data(), wanted.size(),
+                       made.data()));
+    vector<Tensor> found;
+    for (Opaque value : made) found.push_back(copied(value));
+    for (Opaque value : values) call<void>(96, value);
+    return found;
+  }
+
+  void close(Opaque session) const { call<void>(95, session); }
+
+ private:
+  void* const* table_ = nullptr;
+  Opaque environment_ = nullptr, memory_ = nullptr;
+  vector<Opaque> provider_;
+
+  template <class Result, class... Words>
+  Result call(size_t slot, Words... words) const {
+    return reinterpret_cast<Result (*)(Words...)>(table_[slot])(words...);
+  }
+
+  Tensor copied(Opaque value) const {
+    Opaque info = nullptr;
+    size_t rank = 0;
+    int kind = 0;
+    Tensor made;
+    void* data = nullptr;
+    check(call<Opaque>(65, value, &info));  // GetTensorTypeAndShape
+    check(call<Opaque>(60, info, &kind));   // GetTensorElementType
+    check(call<Opaque>(61, info, &rank));   // GetDimensionsCount
+    made.shape.resize(rank);
+    check(call<Opaque>(62, info, made.shape.data(), rank));  // GetDimensions
+    call<void>(99, info);
+    for (const char* name : {"float32", "float16", "uint8", "int8", "uint16", "int16", "int32", "int64", "bool",
+                             "float64", "uint32", "uint64"})
+      if (type_of(name).onnx == kind) made.dtype = name;
+    if (made.dtype.empty()) broken("ONNX Runtime gives a tensor of type " + std::to_string(kind));
+    check(call<Opaque>(51, value, &data));  // GetTensorMutableData
+    const char* bytes = static_cast<const char*>(data);
+    made.data = std::make_shared<vector<char>>(bytes, bytes + made.count() * type_of(made.dtype).bytes);
+    call<void>(96, value);  // ReleaseValue
+    return made;
+  }
+};
+
+// ---------------------------------------------------------------------------------------------------------- the bundle
+
+string lower(string text) {
+  for (char& c : text) c = static_cast<char>(tolower(static_cast<unsigned char>(c)));
+  return text;
+}
+
+string read_file(const string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) broken("`" + path + "` cannot be read");
+  std::ostringstream held;
+  held << file.rdbuf();
+  return held.str();
+}
+
+struct Bundle {
+  string folder;
+  Json manifest;
+  string device;  // by its name in the manifest
+
+  string path(const string& name) const { return folder + "/" + name; }
+
+  // The path of a file that an engine is to load, which has to have the size that the manifest says: engines take files
+  // that were cut off without a word.
+  string checked(const string& name) const {
+    const Json* entry = manifest["files"].find(name);
+    struct stat found;
+    if (!entry || name.find("..") != string::npos) broken("the manifest does not list `" + name + "`");
+    if (stat(path(name).c_str(), &found) != 0) broken("`" + name + "` is not there: copy the bundle again");
+    if (found.st_size != (*entry)["size"].as_int())
+      broken("`" + name + "` has another size than the manifest says: copy the bundle again");
+    return path(name);
+  }
+  const Json& model(const string& name) const {
+    if (const Json* found = manifest["models"].find(name)) return *found;
+    string known;
+    for (const auto& [one, _] : manifest["models"].table) known += (known.empty() ? "`" : ", `") + one + "`";
+    refuse("the bundle has no model `" + name + "`, it has " + known);
+  }
+};
+
+string chip_of_this_machine() {
+  if (const char* said = getenv("EDGEC_DEVICE")) return said;
+#ifdef __ANDROID__
+  char value[PROP_VALUE_MAX] = "";
+  if (__system_property_get("ro.soc.model", value) > 0) return value;
+#endif
+  return "";
+}
+
+// `SM8650`, `SM8650P` and `SM8650-AC` are one chip, as device/run.sh has it.
+bool is_chip(const Json& device, const string& said) {
+  string name = lower(said), sm = device.find("sm") ? lower(device["sm"].as_text()) : "";
+  if (name == lower(device["name"].as_text())) return true;
+  if (sm.empty() || name.compare(0, sm.size(), sm) != 0) return false;
+  string rest = name.substr(sm.size());
+  if (rest.size() == 3 && rest[0] == '-')
+    rest.erase(0, 1);
+  else if (rest.size() > 2 || (!rest.empty() && rest[0] == '-'))
+    return false;
+  return std::all_of(rest.begin(), rest.end(), [](unsigned char c) { return isalpha(c) != 0; });
+}
+
+Bundle open_bundle(const string& folder, string chip) {
+  Bundle made{folder, Json::parse(read_file(folder + "/manifest.json")), ""};
+  if (made.manifest["format"].as_text() != "edgec.bundle" || made.manifest["version"].as_int() != 1)
+    broken("`" + folder + "` is no bundle of version 1");
+  if (const Json* packed = made.manifest.find("packed"))
+    for (const auto& [name, _] : (*packed)["files"].table)
+      refuse("`" + name + "` lies packed in the bundle: `edgec push` restores it, or device/unpack.c");
+  const vector<Json>& devices = made.manifest["devices"].as_list();
+  string built;
+  for (const Json& one : devices)
+    built += (built.empty() ? "" : " and ") + one["name"].as_text() +
+             (one.find("sm") ? " (" + one["sm"].as_text() + ")" : "");
+  if (chip.empty()) chip = chip_of_this_machine();
+  if (chip.empty() && devices.size() == 1 && devices[0]["name"].as_text() == "host") chip = "host";
+  if (chip.empty()) refuse("this machine does not say its chip: give `--device`, for this bundle " + built);
+  for (const Json& one : devices)
+    if (is_chip(one, chip)) made.device = one["name"].as_text();
+  if (made.device.empty()) refuse("this bundle was built for " + built + ", not for " + chip);
+  return made;
+}
+
+// ------------------------------------------------------------------------------------------------------------- engines
+
+struct Wishes {
+  string ort = "libonnxruntime.so", provider = "libonnxruntime_providers_qnn.so", backend = "libQnnHtp.so";
+  string npu_graphs, cpu_graphs;  // folders of graphs that run in the place of the NPU's, on a PC
+};
+
+// ONNX Runtime, loaded when a part first needs it.
+class Engines {
+ public:
+  Engines(const Bundle& bundle, const Wishes& wishes) : bundle_(bundle), wishes_(wishes) {}
+
+  const Ort& ort() { return *loaded(); }
+
+  Ort::Opaque open(const string& name, const Json& part, const string& bucket) {
+    const string& target = part["target"].as_text();
+    const Json& graph = part["graphs"][bucket];
+    if (target == "ort") return open_cpu(part, graph);
+    if (target != "qnn") refuse("part `" + name + "` is for `" + target + "`, which this runner has no engine for");
+    return wishes_.cpu_graphs.empty() ? open_npu(part, graph)
+                                      : ort().open(stand_in(wishes_.cpu_graphs, part, graph), {});
+  }
+
+ private:
+  const Bundle& bundle_;
+  const Wishes& wishes_;
+  std::unique_ptr<Ort> ort_;
+  bool provider_ = false;
+  std::mutex lock_;
+
+  Ort* loaded() {
+    std::lock_guard<std::mutex> held(lock_);
+    if (!ort_) ort_ = std::make_unique<Ort>(wishes_.ort);
+    return ort_.get();
+  }
+
+  Ort::Opaque open_cpu(const Json& part, const Json& graph) {
+    const Json& details = part["details"];
+    const string& file = (graph.find("file") ? graph : part)["file"].as_text();
+    if (const Json* data = details.find("data"))
+      if (size_t slash = file.rfind('/'); bundle_.manifest["files"].find(file.substr(0, slash + 1) + data->as_text()))
+        bundle_.checked(file.substr(0, slash + 1) + data->as_text());
+    Ort::Options options;
+    options.optimise = details["optimisation"].as_text() == "all";
+    if (const Json* kernels = details.find("kernels")) options.custom_ops = lookup_library(kernels->as_text());
+    return ort().open(bundle_.checked(file), options);
+  }
+
+  // Built by the bundle's own script; without it the ops' bodies run, which is slow.
+  string lookup_library(const string& folder) const {
+    const string name = "libedgec_lookup.so";
+    struct stat found;
+    for (const string& path : {bundle_.path("lib/" + name), bundle_.path(folder + "/" + name)})
+      if (stat(path.c_str(), &found) == 0) return path;
+    std::cerr << "edgec-runner: " << name << " is not there (" << folder
+              << "/build.sh makes it): lookups run as standard ops\n";
+    return "";
+  }
+
+  // Where a PC has what runs in the place of a graph of an NPU's binary.
+  static string stand_in(const string& folder, const Json& part, const Json& graph) {
+    const string& name = graph["details"]["target_graph"].as_text();
+    return folder + "/" + part["details"]["twins"].as_text() + "/" + name + ".onnx";
+  }
+
+  Ort::Opaque open_npu(const Json& part, const Json& graph) {
+    {
+      Ort* ort = loaded();
+      std::lock_guard<std::mutex> held(lock_);
+      if (!provider_) ort->register_provider("QNNExecutionProvider", wishes_.provider);
+      provider_ = true;
+    }
+    const Json& chip = part["details"]["chip"];
+    auto number = [&](const char* key) { return std::to_string(chip[key].as_int()); };
+    Ort::Options options;
+    options.provider = {{"backend_path", wishes_.backend},  {"soc_model", number("soc_model")},
+                        {"htp_arch", number("arch")},       {"vtcm_mb", number("vtcm_mb")},
+                        {"enable_htp_fp16_precision", "1"}, {"offload_graph_io_quantization", "0"}};
+    if (!wishes_.npu_graphs.empty()) return ort().open(stand_in(wishes_.npu_graphs, part, graph), options);
+    bundle_.checked(part["file"].as_text());
+    options.entries["ep.share_ep_contexts"] = "1";  // all buckets lie in one binary, which is loaded once
+    return ort().open(bundle_.checked(graph["file"].as_text()), options);
+  }
+};
+
+// -------------------------------------------------------------------------------------------------------------- models
+
+// Tokens in, logits out, and a cache whose end can be cut off.
+class Model {
+ public:
+  virtual ~Model() = default;
+  int64_t vocab = 0, context = 0;
+
+  virtual int64_t length() const = 0;
+  virtual bool fits(int64_t count) const = 0;
+  virtual int64_t piece() const { return 256; }                   // prompt tokens of a call
+  virtual vector<float> forward(const vector<int64_t>& ids) = 0;  // [ids, vocab]; the ids join the cache
+  virtual void rollback(int64_t length) = 0;
+
+  // The scores after the last of `ids`, which go into the cache piece by piece.
+  vector<float> feed(const vector<int64_t>& ids) {
+    const int64_t count = static_cast<int64_t>(ids.size()), each = piece();
+    vector<float> made;
+    for (int64_t start = 0; start < count; start += each)
+      made = forward({ids.begin() + start, ids.begin() + std::min(count, start + each)});
+    return {made.end() - vocab, made.end()};
+  }
+
+ protected:
+  void check_ids(const vector<int64_t>& ids) const {
+    for (int64_t id : ids)
+      if (id < 0 || id >= vocab)
+        refuse("token id " + std::to_string(id) + " is outside the vocabulary of " + std::to_string(vocab));
+  }
+};
+
+// Static shapes and the cheapest sequence of them: full calls, at most one padded call at the end.
+class Buckets {
+ public:
+  struct Bucket {
+    string name;
+    int64_t tokens, context;
+    double cost;
+  };
+  vector<Bucket> all;
+  string dynamic;  // the one graph of any shape, if it is that
+  int64_t context = 0, largest = 0;
+
+  Buckets(const vector<Json>& entries, int64_t longest) : context(longest) {
+    int64_t reach = 0;
+    for (const Json& one : entries) {
+      if (!one.find("tokens")) {
+        dynamic = one["name"].as_text();
+        return;
+      }
+      int64_t tokens = one["tokens"].as_int();
+      double cost = one.find("cost") ? one["cost"].as_number() : 32.0 + static_cast<double>(tokens);
+      all.push_back({one["name"].as_text(), tokens, one["context"].as_int(), cost});
+      largest = std::max(largest, tokens), reach = std::max(reach, all.back().context);
+    }
+    context = reach;
+  }
+
+  // The bucket of `tokens` with the smallest context that holds `past` positions before them.
+  const Bucket* choose(int64_t tokens, int64_t past) const {
+    const Bucket* found = nullptr;
+    for (const Bucket& one : all)
+      if (one.tokens == tokens && past + tokens <= one.context && (!found || one.context < found->context))
+        found = &one;
+    return found;
+  }
+
+  // Slots of each call for `count` tokens behind `past`; empty if no context holds them.
+  vector<int64_t> plan(int64_t count, int64_t past) const {
+    const double never = std::numeric_limits<double>::infinity();
+    std::set<int64_t> sizes;
+    for (const Bucket& one : all) sizes.insert(one.tokens);
+    struct State {
+      double cost;
+      int64_t last;
+    };
+    vector<State> best(static_cast<size_t>(std::max<int64_t>(count, 1)), {never, 0});
+    best[0].cost = 0;
+    for (int64_t done = 1; done < count; ++done)
+      for (int64_t size : sizes)
+        if (size <= done)
+          if (double cost = best[static_cast<size_t>(done - size)].cost + price(size, past + done);
+              cost < best[static_cast<size_t>(done)].cost)
+            best[static_cast<size_t>(done)] = {cost, size};
+    double total = never;
+    int64_t last = 0, at = 0;
+    for (int64_t size : sizes)
+      for (int64_t done = std::max<int64_t>(0, count - size); done < count; ++done)
+        if (double cost = best[static_cast<size_t>(done)].cost + price(size, past + done + size); cost < total)
+          total = cost, last = size, at = done;
+    if (last == 0) return {};
+    vector<int64_t> calls = {last};
+    for (; at; at -= calls.back()) calls.push_back(best[static_cast<size_t>(at)].last);
+    std::reverse(calls.begin(), calls.end());
+    return calls;
+  }
+
+ private:
+  // Of a call of `tokens` that ends at `end`: a longer context may be the cheaper one.
+  double price(int64_t tokens, int64_t end) const {
+    double found = std::numeric_limits<double>::infinity();
+    for (const Bucket& one : all)
+      if (one.tokens == tokens && end <= one.context) found = std::min(found, one.cost);
+    return found;
+  }
+};
+
+// master: every position once, [heads, context, width]. active: what the bucket in use reads, in the graphs' layout.
+class KvCache {
+ public:
+  int64_t length = 0;
+
+  KvCache(const Json& arch, const Json& kv, int64_t context, const std::map<string, const Json*>& own)
+      : context_(context), heads_(arch["kv_heads"].as_int()), width_(arch["head_dim"].as_int()) {
+    for (int64_t layer = 0; layer < arch["layers"].as_int(); ++layer)
+      for (const char* kind : {"key", "value"}) {
+        string stem = kv.find("names") ? kv["names"][kind].as_text() : string("past_") + kind + "_{layer}";
+        if (size_t at = stem.find("{layer}"); at != string::npos) stem.replace(at, 7, std::to_string(layer));
+        auto found = own.find(stem);
+        const Json& entry = found == own.end() ? kv : *found->second;
+        Stream made;
+        for (const Json& axis : entry["layout"][kind].as_list()) made.axes.push_back(axis.as_text());
+        made.master = Tensor::zeros(entry["dtype"].as_text(), {heads_, context, width_});
+        streams_[stem] = made;
+      }
+  }
+
+  bool holds(const string& output) const {
+    return output.size() > 4 && streams_.count(output.substr(0, output.size() - 4)) &&
+           output.compare(output.size() - 4, 4, "_out") == 0;
+  }
+
+  void feed(int64_t capacity, std::map<string, Tensor>& values) {
+    for (auto& [name, one] : streams_) {
+      if (capacity != capacity_) {
+        one.active = Tensor::zeros(one.master.dtype, sizes(one, capacity));
+        copy(one.master, canonical(), context_, one.active, one.axes, capacity, 0, std::min(length, capacity));
+      }
+      values[name + "_in"] = one.active;
+    }
+    capacity_ = capacity;
+  }
+
+  // Takes the first `count` new positions of each output.
+  void append(const std::map<string, Tensor>& values, int64_t count) {
+    for (auto& [name, one] : streams_) {
+      auto found = values.find(name + "_out");
+      if (found == values.end()) broken("no part makes `" + name + "_out`");
+      const Tensor& made = found->second;
+      const int64_t slots =
+          made.shape[static_cast<size_t>(std::find(one.axes.begin(), one.axes.end(), "position") - one.axes.begin())];
+      if (made.dtype != one.master.dtype || made.shape != sizes(one, slots) || slots < count)
+        broken("`" + name + "_out` is not laid out as the manifest says");
+      copy(made, one.axes, slots, one.master, canonical(), context_, length, count);
+      copy(made, one.axes, slots, one.active, one.axes, capacity_, length,
+           std::max<int64_t>(0, std::min(count, capacity_ - length)));
+    }
+    length += count;
+  }
+
+ private:
+  struct Stream {
+    vector<string> axes;
+    Tensor master, active;
+  };
+  int64_t context_, heads_, width_, capacity_ = -1;
+  std::map<string, Stream> streams_;
+
+  static const vector<string>& canonical() {
+    static const vector<string> axes = {"kv_heads", "position", "head_dim"};
+    return axes;
+  }
+  vector<int64_t> sizes(const Stream& one, int64_t positions) const {
+    vector<int64_t> made;
+    for (const string& axis : one.axes)
+      made.push_back(axis == "batch" ? 1 : axis == "kv_heads" ? heads_ : axis == "position" ? positions : width_);
+    return made;
+  }
+  // Elements between neighbours along an axis.
+  int64_t stride(const vector<string>& axes, const string& wanted, int64_t positions) const {
+    int64_t made = 1;
+    for (size_t i = axes.size(); i-- > 0 && axes[i] != wanted;)
+      made *= axes[i] == "batch" ? 1 : axes[i] == "kv_heads" ? heads_ : axes[i] == "position" ? positions : width_;
+    return made;
+  }
+  // The first `count` positions of `from` to `start` and on of `to`, each with its axes and its number of positions.
+  void copy(const Tensor& from, const vector<string>& from_axes, int64_t from_positions, Tensor& to,
+            const vector<string>& to_axes, int64_t to_positions, int64_t start, int64_t count) const {
+    const size_t bytes = type_of(from.dtype).bytes;
+    const auto step = [&](const char* axis) {
+      return std::pair(stride(from_axes, axis, from_positions), stride(to_axes, axis, to_positions));
+    };
+    const auto [h_from, h_to] = step("kv_heads");
+    const auto [p_from, p_to] = step("position");
+    const auto [d_from, d_to] = step("head_dim");
+    const char* source = from.data->data();
+    char* target = to.data->data();
+    const int64_t run = d_from == 1 && d_to == 1 ? width_ : 1;  // elements that lie side by side in both
+    for (int64_t h = 0; h < heads_; ++h)
+      for (int64_t p = 0; p < count; ++p)
+        for (int64_t d = 0; d < width_; d += run) {
+          const int64_t read = h * h_from + p * p_from + d * d_from, written = h * h_to + (start + p) * p_to + d * d_to;
+          memcpy(target + static_cast<size_t>(written) * bytes, source + static_cast<size_t>(read) * bytes,
+                 static_cast<size_t>(run) * bytes);
+        }
+  }
+};
+
+// Parts run along a bucket's schedule: a thread for each lane, in which a part waits for those whose tensors it reads.
+class Schedule {
+ public:
+  vector<string> parts;  // in an order in which they can run one by one
+
+  explicit Schedule(const Json& bucket) {
+    for (const Json& one : bucket["parts"].as_list()) parts.push_back(one.as_text());
+    const Json* entry = bucket.find("schedule");
+    if (!entry) {
+      lanes_.push_back(parts);
+      return;
+    }
+    for (const auto& [_, lane] : (*entry)["lanes"].table) {
+      lanes_.emplace_back();
+      for (const Json& one : lane.as_list()) lanes_.back().push_back(one.as_text());
+    }
+    for (const Json& edge : (*entry)["edges"].as_list()) makers_[edge["to"].as_text()].insert(edge["from"].as_text());
+  }
+
+  bool alone() const { return lanes_.size() == 1; }
+
+  void run(const std::function<void(const string&)>& part) {
+    if (alone()) {
+      for (const string& one : parts) part(one);
+      return;
+    }
+    done_.clear();
+    error_ = nullptr;
+    vector<std::thread> threads;
+    for (const vector<string>& lane : lanes_) threads.emplace_back([&] { run_lane(lane, part); });
+    for (std::thread& one : threads) one.join();
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  vector<vector<string>> lanes_;
+  std::map<string, std::set<string>> makers_;
+  std::set<string> done_;
+  std::exception_ptr error_;
+  std::mutex lock_;
+  std::condition_variable changed_;
+
+  void run_lane(const vector<string>& lane, const std::function<void(const string&)>& part) {
+    for (const string& one : lane) {
+      {
+        std::unique_lock<std::mutex> held(lock_);
+        auto ready = [&] {
+          auto found = makers_.find(one);
+          return error_ || found == makers_.end() ||
+                 std::includes(done_.begin(), done_.end(), found->second.begin(), found->second.end());
+        };
+        changed_.wait(held, ready);
+        if (error_) return;
+      }
+      std::exception_ptr failed;
+      try {
+        part(one);
+      } catch (...) {
+        failed = std::current_exception();
+      }
+      std::lock_guard<std::mutex> held(lock_);
+      if (failed && !error_) error_ = failed;
+      done_.insert(one);
+      changed_.notify_all();
+    }
+  }
+};
+
+// A model made of parts: each call runs the graphs of one bucket.
+class Chain : public Model {
+ public:
+  int64_t step = 0;  // calls of at most so many tokens use the bucket of `step` tokens while it fits
+
+  Chain(const Bundle& bundle, const string& name, Engines& engines)
+      : bundle_(bundle),
+        entry_(bundle.model(name)),
+        arch_(entry_["arch"]),
+        engines_(engines),
+        buckets_(entry_["buckets"].as_list(), arch_["context"].as_int()),
+        cache_(arch_, entry_["kv"], buckets_.context, own_layouts(name)) {
+    vocab = arch_["vocab"].as_int(), context = buckets_.context;
+    for (const Json& one : entry_["buckets"].as_list()) {
+      rows_[one["name"].as_text()] = &one;
+      schedules_[one["name"].as_text()] = std::make_unique<Schedule>(one);
+    }
+  }
+  ~Chain() override {
+    for (auto& [_, session] : sessions_) engines_.ort().close(session);
+  }
+
+  int64_t length() const override { return cache_.length; }
+  int64_t piece() const override { return buckets_.largest ? buckets_.largest : Model::piece(); }
+  bool fits(int64_t count) const override { return count == 0 || !plan(count).empty(); }
+  void rollback(int64_t length) override { cache_.length = std::min(cache_.length, length); }
+
+  vector<float> forward(const vector<int64_t>& ids) override {
+    check_ids(ids);
+    vector<int64_t> calls = plan(static_cast<int64_t>(ids.size()));
+    if (calls.empty())
+      refuse(std::to_string(cache_.length) + " of " + std::to_string(context) +
+             " positions are taken: " + std::to_string(ids.size()) + " more tokens do not fit");
+    vector<float> made;
+    auto from = ids.begin();
+    for (int64_t slots : calls) {
+      auto end = from + std::min<int64_t>(slots, ids.end() - from);
+      vector<float> rows =
+          call({from, end}, buckets_.dynamic.empty() ? buckets_.choose(slots, cache_.length)->name : buckets_.dynamic);
+      made.insert(made.end(), rows.begin(), rows.end());
+      from = end;
+    }
+    return made;
+  }
+
+ private:
+  const Bundle& bundle_;
+  const Json &entry_, &arch_;
+  Engines& engines_;
+  Buckets buckets_;
+  std::map<string, Json> parts_;  // of several chips those of this one; filled for `cache_`
+  KvCache cache_;
+  std::map<string, const Json*> rows_;
+  std::map<string, std::unique_ptr<Schedule>> schedules_;
+  std::map<std::pair<string, string>, Ort::Opaque> sessions_;
+  std::mutex lock_;
+
+  std::map<string, const Json*> own_layouts(const string& name) {
+    std::map<string, const Json*> found;
+    for (const auto& [part_name, part] : bundle_.manifest["parts"].table) {
+      if (part["model"].as_text() != name) continue;
+      parts_[part_name] = of_device(part);
+      const Json* kv = part.find("kv");
+      for (const auto& [_, graph] : part["graphs"].table)
+        for (const Json& spec : graph["inputs"].as_list())
+          if (const string& tensor = spec["name"].as_text();
+              kv && tensor.size() > 3 && tensor.compare(tensor.size() - 3, 3, "_in") == 0)
+            found[tensor.substr(0, tensor.size() - 3)] = kv;
+    }
+    return found;
+  }
+
+  // A part with the files of the chip that is run on.
+  Json of_device(const Json& part) const {
+    const Json* chips = part.find("chips");
+    const Json* own = chips ? chips->find(bundle_.device) : nullptr;
+    Json made = part;
+    if (!own) return made;
+    set(made, "file", (*own)["file"]);
+    set(made, "details", (*own)["details"]);
+    for (auto& [key, graphs] : made.table)
+      if (key == "graphs")
+        for (auto& [bucket, graph] : graphs.table)
+          for (const auto& [name, value] : (*own)["graphs"][bucket].table) set(graph, name, value);
+    return made;
+  }
+  static void set(Json& table, const string& key, const Json& value) {
+    for (auto& [name, held] : table.table)
+      if (name == key) {
+        held = value;
+        return;
+      }
+    table.table.emplace_back(key, value);
+  }
+
+  vector<int64_t> plan(int64_t count) const {
+    if (!buckets_.dynamic.empty()) return cache_.length + count <= context ? vector<int64_t>{count} : vector<int64_t>{};
+    if (step && count <= step && buckets_.choose(step, cache_.length)) return {step};
+    return buckets_.plan(count, cache_.length);
+  }
+
+  vector<float> call(const vector<int64_t>& ids, const string& bucket) {
+    const Json& row = *rows_.at(bucket);
+    const int64_t count = static_cast<int64_t>(ids.size()), length = cache_.length;
+    const int64_t slots = row.find("tokens") ? row["tokens"].as_int() : count;
+    const int64_t past = row.find("tokens") ? row["context"].as_int() - slots : length;
+    std::map<string, Tensor> values = made_here(ids, slots, length, past);
+    cache_.feed(past, values);
+    Schedule& schedule = *schedules_.at(bucket);
+    for (const string& part : schedule.parts) session(part, bucket);  // opening one would hold up its lane alone
+    schedule.run([&](const string& part) { run_part(part, bucket, values); });
+    cache_.append(values, count);
+    auto found = values.find("logits");
+    if (found == values.end() || found->second.dtype != "float32" ||
+        found->second.count() != static_cast<size_t>(slots * vocab))
+      broken("bucket `" + bucket + "` gives no " + std::to_string(vocab) + " logits a token");
+    const float* logits = found->second.as<float>();
+    if (!std::all_of(logits, logits + count * vocab, [](float one) { return std::isfinite(one); }))
+      broken("bucket `" + bucket + "` gives logits that are no numbers: `edgec verify` tells which part is wrong");
+    return {logits, logits + count * vocab};
+  }
+
+  void run_part(const string& name, const string& bucket, std::map<string, Tensor>& values) {
+    const Json& graph = parts_.at(name)["graphs"][bucket];
+    vector<std::pair<string, Tensor>> inputs;
+    vector<string> outputs;
+    for (const Json& spec : graph["inputs"].as_list()) {
+      Tensor value;
+      {
+        std::lock_guard<std::mutex> held(lock_);
+        auto found = values.find(spec["name"].as_text());
+        if (found == values.end())
+          broken("part `" + name + "` reads `" + spec["name"].as_text() + "`, which nothing before it makes");
+        value = found->second;
+      }
+      inputs.emplace_back(spec["name"].as_text(), as_input(value, spec));
+    }
+    const vector<Json>& specs = graph["outputs"].as_list();
+    for (const Json& spec : specs) outputs.push_back(spec["name"].as_text());
+    vector<Tensor> made = engines_.ort().run(session(name, bucket), inputs, outputs);
+    for (size_t i = 0; i < made.size(); ++i) {
+      Tensor value = cache_.holds(outputs[i]) ? made[i] : as_float(made[i], specs[i]);
+      std::lock_guard<std::mutex> held(lock_);
+      values[outputs[i]] = value;
+    }
+  }
+
+  Ort::Opaque session(const string& part, const string& bucket) {
+    {
+      std::lock_guard<std::mutex> held(lock_);
+      if (auto found = sessions_.find({part, bucket}); found != sessions_.end()) return found->second;
+    }
+    Ort::Opaque made = engines_.open(part, parts_.at(part), bucket);
+    std::lock_guard<std::mutex> held(lock_);
+    return sessions_[{part, bucket}] = made;
+  }
+
+  // The inputs that no part makes, for `ids` in the first of `slots` slots; `length` of `past` past positions are
+  // filled.
+  std::map<string, Tensor> made_here(const vector<int64_t>& ids, int64_t slots, int64_t length, int64_t past) const {
+    const vector<Json>& frequencies = arch_["rope"]["inverse_frequencies"].as_list();
+    const float factor = static_cast<float>(arch_["rope"]["attention_factor"].as_number());
+    const int64_t half = static_cast<int64_t>(frequencies.size());
+    Tensor tokens = Tensor::zeros("int64", {1, slots}), positions = tokens;
+    positions.data = std::make_shared<vector<char>>(tokens.data->size());
+    Tensor cosine = Tensor::zeros("float32", {1, 1, slots, half}), sine = Tensor::zeros("float32", {1, 1, slots, half});
+    Tensor mask = Tensor::zeros("float32", {1, 1, slots, past + slots});
+    std::copy(ids.begin(), ids.end(), tokens.as<int64_t>());
+    for (int64_t slot = 0; slot < slots; ++slot) {
+      positions.as<int64_t>()[slot] = length + slot;
+      for (int64_t i = 0; i < half; ++i) {
+        const float angle =
+            static_cast<float>(length + slot) * static_cast<float>(frequencies[static_cast<size_t>(i)].as_number());
+        cosine.as<float>()[slot * half + i] = std::cos(angle) * factor;
+        sine.as<float>()[slot * half + i] = std::sin(angle) * factor;
+      }
+      float* row = mask.as<float>() + slot * (past + slots);
+      for (int64_t at = 0; at < past + slots; ++at)
+        row[at] = at < length || (at >= past && at <= past + slot) ? 0.0f : -1000.0f;
+    }
+    return {{"input_ids", tokens},
+            {"position_ids", positions},
+            {"position_ids_cos", cosine},
+            {"position_ids_sin", sine},
+            {"attention_mask", mask}};
+  }
+};
+
+#ifdef EDGEC_MNN
+// A model that MNN's LLM engine runs whole, with its own cache.
+class Mnn : public Model {
+ public:
+  Mnn(const Bundle& bundle, const string& name) {
+    const Json& arch = bundle.model(name)["arch"];
+    vocab = arch["vocab"].as_int(), context = arch["context"].as_int();
+    string config;
+    for (const auto& [_, part] : bundle.manifest["parts"].table)
+      if (part["model"].as_text() == name) config = part["file"].as_text();
+    const string folder = config.substr(0, config.rfind('/') + 1);
+    for (const auto& [file, _] : bundle.manifest["files"].table)
+      if (file.compare(0, folder.size(), folder) == 0) bundle.checked(file);
+    engine_.reset(MNN::Transformer::Llm::createLLM(bundle.checked(config)));
+    // logits of every token, which verification needs; MNN's own generate is never called
+    if (!engine_ || !engine_->set_config("{\"all_logits\": true, \"async\": false}") || !engine_->load())
+      broken("MNN refuses to load `" + config + "`");
+    engine_->generate_init();
+  }
+
+  int64_t length() const override { return length_; }
+  bool fits(int64_t count) const override { return length_ + count <= context; }
+
+  vector<float> forward(const vector<int64_t>& ids) override {
+    check_ids(ids);
+    auto logits = engine_->forward(vector<int>(ids.begin(), ids.end()));
+    const auto* info = logits == nullptr ? nullptr : logits->getInfo();
+    const float* rows = info ? logits->readMap<float>() : nullptr;
+    const size_t wanted = ids.size() * static_cast<size_t>(vocab);
+    if (!rows || static_cast<size_t>(info->size) != wanted)
+      broken("MNN gives no " + std::to_string(vocab) + " logits a token");
+    length_ += static_cast<int64_t>(ids.size());
+    return {rows, rows + wanted};
+  }
+
+  void rollback(int64_t length) override {
+    if (length >= length_) return;
+    if (length == 0)
+      engine_->reset();
+    else
+      engine_->eraseHistory(static_cast<size_t>(length), 0);
+    length_ = length;
+  }
+
+ private:
+  struct Destroy {
+    void operator()(MNN::Transformer::Llm* engine) const { MNN::Transformer::Llm::destroy(engine); }
+  };
+  std::unique_ptr<MNN::Transformer::Llm, Destroy> engine_;
+  int64_t length_ = 0;
+};
+#endif
+
+std::unique_ptr<Model> open_model(const Bundle& bundle, const string& name, Engines& engines) {
+  const Json& entry = bundle.model(name);
+  if (entry["kind"].as_text() != "decoder")
+    refuse("`" + name + "` is no language model: this runner runs nothing else");
+  const string& engine = entry["engine"].as_text();
+  if (engine == "chain") return std::make_unique<Chain>(bundle, name, engines);
+#ifdef EDGEC_MNN
+  if (engine == "mnn-llm") return std::make_unique<Mnn>(bundle, name);
+#endif
+  refuse("`" + name + "` runs in " + engine +
+         (engine == "mnn-llm" ? ": build the runner with -DEDGEC_MNN" : ", which this runner does not have"));
+}
+
+// ---------------------------------------------------------------------------------------------------------- generation
+
+struct Outcome {
+  vector<int64_t> tokens;
+  int64_t rounds = 0, drafted = 0, accepted = 0;
+  string stopped;
+  double prompt_seconds = 0, seconds = 0;
+};
+
+int64_t largest(const float* row, int64_t count) { return std::max_element(row, row + count) - row; }
+
+// Greedy, a chain of up to `k` drafts a round: the tokens are those that the target alone gives.
+class Decoder {
+ public:
+  Decoder(Model& target, Model* draft, int64_t k, std::set<int64_t> eos)
+      : target_(target), draft_(draft), k_(draft ? k : 0), eos_(std::move(eos)) {}
+
+  Outcome generate(const vector<int64_t>& prompt, int64_t wanted) {
+    if (prompt.empty()) refuse("the prompt is empty");
+    if (!target_.fits(static_cast<int64_t>(prompt.size())))
+      refuse("the prompt has " + std::to_string(prompt.size()) + " tokens, the context of the model " +
+             std::to_string(target_.context));
+    const double begun = now();
+    text_ = prompt;
+    if (prompt.size() > 1) target_.feed({prompt.begin(), prompt.end() - 1});
+    Outcome made;
+    made.prompt_seconds = now() - begun;
+    made.stopped = "tokens";
+    while (static_cast<int64_t>(made.tokens.size()) < wanted) {
+      if (!target_.fits(1)) {
+        made.stopped = "context";
+        break;
+      }
+      for (int64_t token : round(wanted - static_cast<int64_t>(made.tokens.size()), made)) {
+        made.tokens.push_back(token);
+        if (eos_.count(token)) {
+          made.stopped = "eos";
+          made.seconds = now() - begun;
+          return made;
+        }
+      }
+    }
+    made.seconds = now() - begun;
+    return made;
+  }
+
+ private:
+  Model& target_;
+  Model* draft_;
+  int64_t k_;
+  std::set<int64_t> eos_;
+  vector<int64_t> text_;
+
+  static double now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  }
+
+  vector<int64_t> round(int64_t wanted, Outcome& made) {
+    vector<int64_t> drafts = propose(std::min(k_, wanted - 1)), asked = {text_.back()}, fresh;
+    asked.insert(asked.end(), drafts.begin(), drafts.end());
+    const vector<float> logits = target_.forward(asked);
+    for (size_t i = 0; i < asked.size(); ++i) {
+      fresh.push_back(largest(logits.data() + static_cast<int64_t>(i) * target_.vocab, target_.vocab));
+      if (i < drafts.size() && fresh.back() != drafts[i]) break;
+    }
+    const int64_t kept = static_cast<int64_t>(text_.size() + fresh.size()) - 1;
+    target_.rollback(kept);
+    if (draft_) draft_->rollback(std::min(draft_->length(), kept));
+    text_.insert(text_.end(), fresh.begin(), fresh.end());
+    made.rounds += 1;
+    made.drafted += static_cast<int64_t>(drafts.size());
+    made.accepted += static_cast<int64_t>(fresh.size()) - 1;
+    return fresh;
+  }
+
+  vector<int64_t> propose(int64_t count) {
+    vector<int64_t> drafts;
+    if (!draft_ || count < 1) return drafts;
+    vector<int64_t> unseen(text_.begin() + draft_->length(), text_.end());
+    const int64_t behind = static_cast<int64_t>(unseen.size());
+    while (count > 0 && !(target_.fits(count + 1) && draft_->fits(behind + count - 1))) --count;
+    if (*std::max_element(unseen.begin(), unseen.end()) >= draft_->vocab) return drafts;  // an id of the target's own
+    while (static_cast<int64_t>(drafts.size()) < count) {
+      const vector<float> row = draft_->feed(drafts.empty() ? unseen : vector<int64_t>{drafts.back()});
+      drafts.push_back(largest(row.data(), std::min(draft_->vocab, target_.vocab)));
+    }
+    return drafts;
+  }
+};
+
+// --------------------------------------------------------------------------------------------------------- the program
+
+struct Arguments {
+  string bundle, device, model, ids;
+  int64_t tokens = 64;
+  bool json = false, speculation = true, ids_given = false;
+  Wishes wishes;
+};
+
+const char USAGE[] =
+    "edgec-runner BUNDLE [--ids \"1 2 3\"] [--tokens N] [--device CHIP] [--model NAME] [--no-speculation] [--json]\n"
+    "  --ids           of the prompt; read from stdin where it is left out\n"
+    "  --ort FILE      libonnxruntime.so; --qnn-provider FILE, --qnn-backend FILE: libonnxruntime_providers_qnn.so, "
+    "libQnnHtp.so\n"
+    "  --npu-graphs DIR, --cpu-graphs DIR    on a PC, in the place of an NPU's binary: DIR/TWINS/GRAPH.onnx, by the\n"
+    "                  manifest's `twins` and `target_graph`: EPContext models for the emulator, or plain graphs\n";
+
+[[maybe_unused]] Arguments parse(int count, char** words) {
+  Arguments made;
+  auto usage = [](const string& why) { throw Failure(2, why + "\n" + USAGE); };
+  std::map<string, string*> texts = {{"--ids", &made.ids},
+                                     {"--device", &made.device},
+                                     {"--model", &made.model},
+                                     {"--ort", &made.wishes.ort},
+                                     {"--qnn-provider", &made.wishes.provider},
+                                     {"--qnn-backend", &made.wishes.backend},
+                                     {"--npu-graphs", &made.wishes.npu_graphs},
+                                     {"--cpu-graphs", &made.wishes.cpu_graphs}};
+  for (int i = 1; i < count; ++i) {
+    const string word = words[i];
+    const bool takes = texts.count(word) || word == "--tokens";
+    if (takes && i + 1 >= count) usage("`" + word + "` needs a value");
+    if (word == "--json") {
+      made.json = true;
+    } else if (word == "--no-speculation") {
+      made.speculation = false;
+    } else if (word == "--tokens") {
+      char* end = nullptr;
+      made.tokens = strtoll(words[++i], &end, 10);
+      if (*end || made.tokens < 0 || made.tokens > 1 << 24) usage("`--tokens` is no number of tokens");
+    } else if (takes) {
+      *texts[word] = words[++i];
+      made.ids_given |= word == "--ids";
+    } else if (word.rfind("--", 0) == 0 || !made.bundle.empty()) {
+      usage("`" + word + "` is not understood");
+    } else {
+      made.bundle = word;
+    }
+  }
+  if (made.bundle.empty()) usage("no bundle is given");
+  return made;
+}
+
+// Numbers with anything that is no digit between them, such as `[1, 2, 3]`.
+vector<int64_t> read_ids(const string& text) {
+  vector<int64_t> made;
+  for (size_t at = 0; at < text.size();) {
+    if (isdigit(static_cast<unsigned char>(text[at]))) {
+      char* end = nullptr;
+      made.push_back(strtoll(text.c_str() + at, &end, 10));
+      at = static_cast<size_t>(end - text.c_str());
+    } else if (strchr(" ,[]\t\r\n", text[at])) {
+      ++at;
+    } else {
+      refuse("the prompt is no list of token ids: `" + text.substr(at, 12) + "`");
+    }
+  }
+  return made;
+}
+
+string listed(const vector<int64_t>& ids, const char* between) {
+  string made;
+  for (int64_t id : ids) made += (made.empty() ? "" : between) + std::to_string(id);
+  return made;
+}
+
+string chosen_model(const Bundle& bundle, const string& asked) {
+  if (!asked.empty()) return asked;
+  if (const Json* pair = bundle.manifest.find("speculation")) return (*pair)["target"].as_text();
+  const auto& models = bundle.manifest["models"].table;
+  if (models.size() != 1) refuse("the bundle holds several models: choose one with `--model`");
+  return models[0].first;
+}
+
+// What the program does, from its arguments to a line of JSON or of token ids.
+string answer(const Arguments& asked, const string& ids) {
+  const Bundle bundle = open_bundle(asked.bundle, asked.device);
+  const string name = chosen_model(bundle, asked.model);
+  const vector<int64_t> prompt = read_ids(ids);
+  Engines engines(bundle, asked.wishes);
+  std::unique_ptr<Model> target = open_model(bundle, name, engines), draft;
+  int64_t k = 0;
+  const Json* pair = bundle.manifest.find("speculation");
+  if (pair && (*pair)["target"].as_text() == name) {
+    k = (*pair)["k"].as_int();
+    if (auto* chain = dynamic_cast<Chain*>(target.get())) chain->step = k + 1;
+    if (asked.speculation && pair->find("draft")) draft = open_model(bundle, (*pair)["draft"].as_text(), engines);
+  }
+  std::set<int64_t> eos;
+  if (const Json* tokenizer = bundle.model(name).find("tokenizer"))
+    for (const Json& one : bundle.manifest["tokenizers"][tokenizer->as_text()]["eos"].as_list())
+      eos.insert(one.as_int());
+  const Outcome made = Decoder(*target, draft.get(), k, eos).generate(prompt, asked.tokens);
+  if (!asked.json) return listed(made.tokens, " ");
+  std::ostringstream line;
+  line << "{\"tokens\": [" << listed(made.tokens, ", ") << "], \"prompt_tokens\": " << prompt.size()
+       << ", \"rounds\": " << made.rounds << ", \"drafted\": " << made.drafted << ", \"accepted\": " << made.accepted
+       << ", \"stopped\": \"" << made.stopped << "\", \"device\": \"" << bundle.device
+       << "\", \"prompt_seconds\": " << made.prompt_seconds << ", \"seconds\": " << made.seconds << "}";
+  return line.str();
+}
+
+}  // namespace
+
+#ifndef EDGEC_NO_MAIN
+int main(int count, char** words) {
+  try {
+    const Arguments asked = parse(count, words);
+    // standard output is the runner's alone: what engines print there goes to standard error
+    FILE* output = fdopen(dup(STDOUT_FILENO), "w");
+    if (!output || dup2(STDERR_FILENO, STDOUT_FILENO) < 0) broken("standard output is closed");
+    const string ids = asked.ids_given ? asked.ids : string(std::istreambuf_iterator<char>(std::cin), {});
+    fprintf(output, "%s\n", answer(asked, ids).c_str());
+    if (fclose(output) != 0) broken("the tokens cannot be written");
+    return 0;
+  } catch (const Failure& failure) {
+    std::cerr << "edgec-runner: " << failure.what() << "\n";
+    return failure.code;
+  } catch (const std::exception& error) {
+    std::cerr << "edgec-runner: " << error.what() << "\n";
+    return 3;
+  }
+}
+#endif
