@@ -8,7 +8,8 @@ section 3.1) without the rotations that run online. RMSNorm commutes with R1 onc
 that read it: |x R1| = |x|. Activations lose their outliers, so that fewer bits represent them. R is a Hadamard matrix
 with random signs (sizes m 2^k with m = 1, 12 or 20), else a random orthogonal one. Where a norm stands behind
 attention or MLP (Gemma 3), R1 cannot pass its gain: only R2 is possible. A tied head is untied, since
-embedding and head are rotated differently. With R2 the V caches contain rotated values; K does not change. `learned`
+embedding and head are rotated differently. `channels = outliers` turns R1 into reflections that spread the few channels
+that need it (`rotation/outlier_channels.py`). With R2 the V caches contain rotated values; K does not change. `learned`
 trains factors for channels behind them (`rotation/learned_scales.py`).
 """
 
@@ -17,13 +18,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ..compiler.diagnostics.diagnostic import PlanError
+from ..compiler.diagnostics.diagnostic import PlanError, fail
 from ..compiler.ir.levels import Level
 from ..compiler.pipeline.demands import Demands
 from ..compiler.pipeline.pass_interface import Pass, Scope, Tolerance
 from ..compiler.plan.parameters import param
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..compiler.ir.module import Module
 
 
@@ -40,6 +43,14 @@ class Rotate(Pass):
     keeps_shapes: ClassVar[bool] = True
 
     residual: bool = param(True, doc="rotate the residual stream (R1 of SpinQuant)")
+    channels: str = param(
+        "all",
+        doc="which hidden channels R1 turns; outliers: only those whose values stand far out on the calibration text, "
+        "which leaves the weights of all others nearly as they are; norms keep their gains, and outliers inside MLPs "
+        "are evened out",
+        choices=("all", "outliers"),
+        meant={"outlier": "channels = outliers", "massive": "channels = outliers"},
+    )
     values: bool = param(True, doc="rotate the values of each head, and with them the V cache (R2 of SpinQuant)")
     learned: bool = param(
         False,
@@ -65,19 +76,56 @@ class Rotate(Pass):
 
     def demands(self) -> Demands:
         """Which ops write and read the hidden states is known of decoders alone."""
-        if not self.learned:
+        word = "learned" if self.learned else "channels"
+        if not self.learned and not self._looks:
             return Demands(decoder="rotate")
-        setting = "rotate (learned = true)"
-        return Demands(decoder="rotate", calibration=setting, without_calibration="leave out `learned`", torch=setting)
+        setting = "rotate (learned = true)" if self.learned else "rotate (channels = outliers)"
+        return Demands(decoder="rotate", calibration=setting, without_calibration=f"leave out `{word}`", torch=setting)
+
+    @property
+    def _looks(self) -> bool:
+        """Whether hidden states are looked at first."""
+        return self.residual and self.channels == "outliers"
 
     def run(self, module: Module, scope: Scope) -> int:
         """Return how many weights were rotated; a second run finds the marks of the first and does nothing."""
-        from .rotation.rewrite import rotate
+        from .rotation.rewrite import orthogonal, rotate
 
         if not scope.dry and (problem := self.demands().without_torch(scope.origin)):
             raise PlanError(problem)
-        turned = rotate(module, self.residual, self.values, self.seed, scope)
+
+        def hidden(size: int) -> np.ndarray | None:
+            return self._spread(module, size, scope) if self._looks else orthogonal(size, self.seed)
+
+        turned = rotate(module, hidden if self.residual else None, self.values, self.seed, scope, self._looks)
         return turned + (self._learn(module, scope) if self.learned else 0)
+
+    def _spread(self, module: Module, size: int, scope: Scope) -> np.ndarray | None:
+        """The rotation of the outliers alone, None where there are none; those inside MLPs are evened out."""
+        import numpy as np
+
+        if scope.dry:
+            return np.eye(size)
+        from ..compiler.calibration import windows as calibrate
+        from .rotation.outlier_channels import even_out, largest, spreading
+
+        if scope.calibration is None:
+            fail(
+                "E0454",
+                "`rotate (channels = outliers)` needs a `calibration` block, but the plan has none",
+                scope.origin,
+                help='add `calibration { text = "calib/*.txt" }`, or leave out `channels`',
+            )
+        seen = largest(module, calibrate.windows(scope.calibration, module), scope.progress)
+        found, factors = seen.outliers(), seen.factors()
+        if not found:
+            scope.note("rotate: no hidden channel stands out on the calibration text: hidden states stay as they are")
+            return None
+        told = ", ".join(f"{k} ({value:.4g})" for k, value in list(found.items())[:4])
+        scope.note(f"rotate: outliers of hidden channels are spread: {told}{', …' * (len(found) > 4)}")
+        if evened := even_out(module, factors):
+            scope.note(f"rotate: outliers inside {evened} MLP{'s' * (evened > 1)} are evened out between channels")
+        return spreading(size, list(found), self.seed)
 
     @staticmethod
     def _learn(module: Module, scope: Scope) -> int:

@@ -23,7 +23,7 @@ from ...compiler.calibration import windows as calibrate
 from ...compiler.diagnostics.diagnostic import PlanError, fail
 from ...compiler.ir import kv_names
 from ...compiler.ir.activation_encodings import MOVES, Encoding, insert, root, strip
-from ...compiler.ir.annotations import ACTIVATIONS, KV_TYPE, RANGES, SCORES, SHADOW
+from ...compiler.ir.annotations import ACTIVATIONS, KV_TYPE, RANGES, ROTATED, SCORES, SHADOW
 from ...compiler.ir.graph_queries import constant_nodes
 from ...compiler.ir.linears import linears
 from ...compiler.ir.module import Module, constant
@@ -33,6 +33,8 @@ from ...compiler.pipeline.pass_interface import Scope
 
 if TYPE_CHECKING:
     from .activation_ranges import ObservedValues
+
+_COARSE = 0.05  # a step of 16 bits in parts of the mean magnitude: from there on its rounding can be seen
 
 
 def wanted(module: Module) -> bool:
@@ -94,12 +96,27 @@ def apply(module: Module, before: dict[str, Encoding], scope: Scope) -> int:
 
     ids = calibrate.windows(scope.calibration, module)
     seen, scores = ranges(module, ids, values, histograms, scope.progress)
+    _tell_outliers(module, seen, scope)
     for node, held in scores.items():
         SCORES.set(node, held.range("minmax", 16))
     made = _Pairs(graph, seen, method, narrow, _searched(module, ids, narrow, seen, method, scope))
     made.put(values, cache)
     graph.sort()
     return sum(before.get(name) != encoding for name, encoding in made.done.items()) + len(before.keys() - made.done)
+
+
+def _tell_outliers(module: Module, seen: Mapping[ir.Value, ObservedValues], scope: Scope) -> None:
+    """A note where outliers leave 16 bits too few steps for all other values of a tensor, if `rotate` has not been."""
+    coarse = {value: part for value, one in seen.items() if (part := one.coarseness()) > _COARSE}
+    if not coarse or "residual" in (ROTATED.get(module.main) or ()):
+        return
+    worst = max(coarse, key=lambda value: coarse[value])
+    node, one = worst.producer(), seen[worst]
+    scope.note(
+        f"outliers make 16 bits coarse for {len(coarse)} tensor{'s' * (len(coarse) > 1)}, most of all for "
+        f"`{'' if node is None else node.name}` (largest value {max(-one.low, one.high):.4g}, mean "
+        f"{one.size / one.number:.2g}): `rotate (channels = outliers, values = false)` in front spreads them"
+    )
 
 
 def _searched(

@@ -41,16 +41,25 @@ NARROW_METHODS = ("clip", "learned")  # what they search is linears' ranges in 8
 
 @dataclass
 class ObservedValues:
-    """What one tensor held: its ends and, where a method needs it, how often each of `_BINS` parts of it came."""
+    """What one tensor held: its ends, its size and, where a method needs it, how often each of `_BINS` parts came."""
 
     low: float = float("inf")
     high: float = float("-inf")
     counts: torch.Tensor | None = None
+    size: float = 0.0  # sum |x|
+    number: int = 0  # of values
 
     def add(self, x: torch.Tensor) -> None:
         """First walk: widen [low, high] to the values of `x`, any shape."""
         low, high = torch.aminmax(x)
         self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
+        self.size += float(torch.linalg.vector_norm(x.float(), 1))
+        self.number += x.numel()
+
+    def coarseness(self) -> float:
+        """A step of 16 bits in parts of the mean |x|."""
+        low, high = self.range("minmax", 16)
+        return (high - low) / 65535 * self.number / self.size if self.size > 0 else 0.0
 
     def count(self, x: torch.Tensor) -> None:
         """Second walk, once the ends are known: count the values of `x` in equal bins between them."""
@@ -103,21 +112,21 @@ def ranges(
     """As `measure_ranges`; from the cache if the same was measured before."""
     counted = sorted(set(counted), key=lambda value: value.name or "")
     names = [[value.name or "" for value in some] for some in (values, counted)]
-    key = store.key("ranges 1", calibrate.digest(ids), content(module.main.graph), *(repr(some) for some in names))
+    key = store.key("ranges 2", calibrate.digest(ids), content(module.main.graph), *(repr(some) for some in names))
 
     def build(folder: Path) -> None:
         seen, scores = measure_ranges(module, ids, values, counted, progress)
         parts = {f"value {v.name}": one for v, one in seen.items()} | {f"node {n.name}": s for n, s in scores.items()}
-        arrays = {f"{name} ends": np.array([one.low, one.high]) for name, one in parts.items()}
+        arrays = {f"{name} ends": np.array([one.low, one.high, one.size, one.number]) for name, one in parts.items()}
         arrays |= {f"{name} counts": one.counts.numpy() for name, one in parts.items() if one.counts is not None}
         save_file(arrays, folder / "seen.safetensors")
 
     held = load_file(cache.make("ranges", key, build) / "seen.safetensors")
 
     def of(name: str) -> ObservedValues:
-        low, high = held[f"{name} ends"].tolist()
+        low, high, size, number = held[f"{name} ends"].tolist()
         counts = held.get(f"{name} counts")
-        return ObservedValues(low, high, None if counts is None else torch.from_numpy(counts))
+        return ObservedValues(low, high, None if counts is None else torch.from_numpy(counts), size, int(number))
 
     seen = {value: of(f"value {value.name}") for value in values}
     scores = {node: of(f"node {node.name}") for node in module.main.graph if f"node {node.name} ends" in held}

@@ -31,19 +31,25 @@ _WRITERS = (".o_proj", ".down_proj")
 _CORES = (1, 12, 20)
 
 
-def rotate(module: Module, residual: bool, values: bool, seed: int, scope: Scope) -> int:
-    """Turn what is asked for; the number of weights turned."""
+Hidden = Callable[[int], np.ndarray | None]  # size -> the rotation R of hidden states; None: they stay
+
+
+def rotate(module: Module, residual: Hidden | None, values: bool, seed: int, scope: Scope, gains: bool = False) -> int:
+    """Turn what is asked for, hidden states by what `residual` gives; the number of weights turned.
+
+    With `gains` norms keep gains, and the columns behind them the size they had; else all gains become one.
+    """
     arch = module.arch
     if arch is None:
         fail("E0460", f"`{module.name}` is no decoder that edgec built: its residual stream is not known", scope.origin)
     changes, done = 0, ROTATED.get(module.main) or ()
-    if residual and arch.sandwich_norms:
+    if residual is not None and arch.sandwich_norms:
         message = (
             f"`{module.name}` has norms behind attention and MLP, whose gains no rotation of its hidden states passes"
         )
         fail("E0462", message, scope.origin, help="rotate the values alone: `rotate (residual = false)`")
-    if residual and "residual" not in done:
-        changes += _turn_residual(module, orthogonal(arch.hidden, seed), scope)
+    if residual is not None and "residual" not in done and (r := residual(arch.hidden)) is not None:
+        changes += _turn_residual(module, r, gains, scope)
         done = (*done, "residual")
     if values and "values" not in done:
         _demand_v(module, scope)
@@ -53,7 +59,7 @@ def rotate(module: Module, residual: bool, values: bool, seed: int, scope: Scope
     return changes
 
 
-def _turn_residual(module: Module, r: np.ndarray, scope: Scope) -> int:
+def _turn_residual(module: Module, r: np.ndarray, keep_gains: bool, scope: Scope) -> int:
     for name in [linear.name for linear in linears(module)]:
         _own(module, name, scope)
     found = {linear.name: linear for linear in linears(module)}
@@ -64,7 +70,8 @@ def _turn_residual(module: Module, r: np.ndarray, scope: Scope) -> int:
             _exchange(linear, lambda w: rotate_columns(w, r, "rotated"), None)
         elif linear.name in readers:
             gain = readers[linear.name]
-            _exchange(linear, lambda w, g=gain: rotate_columns(scale_columns(w, g, "gain"), r, "rotated"), None)
+            left = _left(gain, r) if keep_gains else None
+            _exchange(linear, lambda w, g=gain, after=left: _through_norm(w, g, r, after), None)
         elif linear.name.endswith(_WRITERS):
             _exchange(linear, lambda w: rotate_rows(w, r, "rotated"), lambda b: rotate_rows(b, r, "rotated"))
         else:
@@ -73,8 +80,22 @@ def _turn_residual(module: Module, r: np.ndarray, scope: Scope) -> int:
     for node in list(module.nodes("RMSNormalization")):
         if _is_residual_norm(node, found):
             gain = own_gain(module, node)
-            set_weight(gain, from_array(gain.name or "", np.ones(_array(gain).shape, np.float32), "ones"))
+            held = _array(gain).astype(np.float32)
+            left = _left(held, r) if keep_gains else np.ones(held.shape, np.float32)
+            set_weight(gain, from_array(gain.name or "", left, "gains behind a rotation"))
     return changes
+
+
+def _through_norm(w: Weight, gain: np.ndarray, r: np.ndarray, left: np.ndarray | None) -> Weight:
+    """W g R, divided by the gains that the norm is left with."""
+    made = rotate_columns(scale_columns(w, gain, "gain"), r, "rotated")
+    return made if left is None else scale_columns(made, 1 / left, "gain")
+
+
+def _left(gain: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """sqrt(sum_i R_ik^2 g_i^2) [H]: with these a column of W g R / g' is as large as one of W."""
+    made = np.sqrt(np.square(r).T @ np.square(gain.astype(np.float64)))
+    return np.where(made > 1e-6 * made.max(), made, 1.0).astype(np.float32)
 
 
 def _behind_norms(module: Module, found: dict[str, Linear]) -> dict[str, np.ndarray]:

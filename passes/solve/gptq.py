@@ -12,7 +12,8 @@ without it each block's grid is searched when it is reached, on weights that alr
 Of a sparse weight the dropped inputs stay zero (`kept` says which are not): each is rounded to zero, whatever the
 columns before it would have it make good, and the columns behind it do that in its place.
 
-A format whose scales are not free (`on_levels`) is solved once more over scales that it has, several to a row.
+Where scales have two levels (`on_levels`) the same is done once more over scales that there are, for several largest
+scales a row.
 
 Afterwards rounds of least-squares scales (given the integers) and coordinate descent (given the scales; QuantEase,
 arXiv 2309.01885, section 3) lower the same objective; each step is kept only if it does.
@@ -29,15 +30,16 @@ from ...compiler.calibration.cores import in_order
 from .hessian import Damped, damped, prepare
 from .integer_grid import Columns, Grid, GridKind, fit, fit_block, half
 from .residual_streams import Moments
+from .two_level_grid import Levels, better_levels, normal_equations
 
 _LAZY = 64  # columns whose errors are passed on together
-_ROWS = 1 << 21  # numbers that least-squares scales hold at once
 _PIECE, _LEAST_PIECE = 4096, 256  # rows
 _ROUNDS = 2
 _SWEEPS = 2
 _SHRINK = 0.1
 _RIDGE = 0.01
 _LARGEST_PARTS = (1.0, 0.85, 0.7, 0.55)
+_LEVEL_ROUNDS = 3
 _TIMID = 0.3  # a least-squares scale below this part of the searched one is not believed
 
 
@@ -103,7 +105,8 @@ def solver(name: str, moments: Moments, kind: GridKind, settings: Gptq) -> RowSo
         for _ in range(settings.rounds):
             grid = _better_scales(target, q, grid, ready.matrix)
             q = descend(target, q, grid, ready.matrix, _SWEEPS, mask)
-        return Solved(q, grid, target, notes, mask)
+        made = Solved(q, grid, target, notes, mask)
+        return on_levels(made, kind, ready) if kind.two_level else made
 
     return piece
 
@@ -136,33 +139,27 @@ def parted(solved: Solved, counts: Sequence[int]) -> Iterator[Solved]:
         yield Solved(solved.q[own], grid, solved.target[own], solved.notes, kept)
 
 
-Snap = Callable[[torch.Tensor], torch.Tensor]  # scales [N, K/B] to the nearest that a format has
-
-
-def on_levels(solved: Solved, snap: Snap, ready: Damped) -> Solved:
-    """The same weights on scales that `snap` gives, and integers chosen for these.
+def on_levels(solved: Solved, kind: GridKind, ready: Damped) -> Solved:
+    """The same weights on scales of two levels, and integers chosen for these.
 
     What a row's scales are multiples of hangs on its largest one, so several are tried in its place: smaller ones clip
     a block and are finer for all others. Of each row the best is kept, by the objective.
     """
-    scale, made = solved.grid.scale, None
-    largest = scale.amax(1, keepdim=True)
+    w, matrix, kept, made = solved.target, ready.matrix, solved.kept, None
     for part in _LARGEST_PARTS:
-        grid = _with_scale(solved.grid, snap(torch.minimum(scale, part * largest)))
-        q, grid = _columns(solved.target, ready, grid, solved.kept)
-        q = descend(solved.target, q, grid, ready.matrix, _SWEEPS, solved.kept)
-        made = _better_rows(solved.target, made, (q, grid), ready.matrix)
+        tried = _columns(w, ready, Levels.of(kind, solved.grid.scale, part), kept)
+        made = _better_rows(w, made, _round_on_levels(w, *tried, matrix, kept), matrix)
     assert made is not None
-    for _ in range(_ROUNDS):
-        q, grid = made
-        grid = _with_scale(grid, snap(_better_scales(solved.target, q, grid, ready.matrix).scale))
-        q = descend(solved.target, q, grid, ready.matrix, _SWEEPS, solved.kept)
-        made = _better_rows(solved.target, made, (q, grid), ready.matrix)
-    return Solved(*made, solved.target, solved.notes, solved.kept)
+    for _ in range(_LEVEL_ROUNDS):
+        made = _round_on_levels(w, *made, matrix, kept)
+    return Solved(*made, w, solved.notes, kept)
 
 
-def _with_scale(grid: Grid, scale: torch.Tensor) -> Grid:
-    return Grid(scale, grid.zero, grid.integers, grid.block)
+def _round_on_levels(
+    w: torch.Tensor, q: torch.Tensor, grid: Grid, matrix: torch.Tensor, kept: torch.Tensor | None
+) -> tuple[torch.Tensor, Grid]:
+    grid = better_levels(w, q, grid, matrix)
+    return descend(w, q, grid, matrix, _SWEEPS, kept), grid
 
 
 def _better_rows(
@@ -173,7 +170,8 @@ def _better_rows(
         return other
     (q, grid), (q2, grid2) = held, other
     better = (objective(w, grid2.value(q2), matrix) < objective(w, grid.value(q), matrix))[:, None]
-    return torch.where(better, q2, q), _with_scale(grid, torch.where(better, grid2.scale, grid.scale))
+    scale = torch.where(better, grid2.scale, grid.scale)
+    return torch.where(better, q2, q), Grid(scale, None, grid.integers, grid.block)
 
 
 def _answer(moments: Moments, drift: torch.Tensor) -> torch.Tensor:
@@ -183,16 +181,17 @@ def _answer(moments: Moments, drift: torch.Tensor) -> torch.Tensor:
 
 
 def _columns(
-    w: torch.Tensor, ready: Damped, kind: GridKind | Grid, kept: torch.Tensor | None
+    w: torch.Tensor, ready: Damped, kind: GridKind | Levels, kept: torch.Tensor | None
 ) -> tuple[torch.Tensor, Grid]:
-    """Integers and their grid; a `Grid` in place of its kind is the one that they lie on."""
-    order, upper, block = ready.order, ready.upper, kind.block
-    static = isinstance(kind, Grid) or bool((order[1:] < order[:-1]).any())
-    held = w if kept is None else torch.where(kept, w, 0.0)
-    if isinstance(kind, Grid):
-        columns = Columns.of(kind)
-    else:
-        columns = Columns.of(fit(held, kind, ready.matrix)) if static else Columns.blank(w, kind)
+    """Integers and their grid."""
+    order, upper = ready.order, ready.upper
+    plain = kind.kind if isinstance(kind, Levels) else kind
+    block, static = plain.block, bool((order[1:] < order[:-1]).any())
+    columns = Columns.blank(w, plain)
+    if static:
+        held = w if kept is None else torch.where(kept, w, 0.0)
+        found = kind.fit(held, ready.matrix) if isinstance(kind, Levels) else fit(held, kind, ready.matrix)
+        columns = Columns.of(found)
     left, free = w[:, order].contiguous(), None if kept is None else kept[:, order]
     q = torch.empty_like(left)
     places = order.tolist()
@@ -204,7 +203,7 @@ def _columns(
         chosen, errors = torch.empty_like(part), torch.empty_like(part)
         for i, k in enumerate(range(first, last)):
             group = places[k] // block
-            if not static and not isinstance(kind, Grid) and k % block == 0:
+            if not static and k % block == 0:
                 own = (
                     part[i : i + block] if mask is None else torch.where(mask[i : i + block], part[i : i + block], 0.0)
                 )
@@ -217,7 +216,10 @@ def _columns(
     return q[:, torch.argsort(order)], columns.grid()
 
 
-def _refit(columns: Columns, w: torch.Tensor, hessian: torch.Tensor, kind: GridKind, group: int) -> None:
+def _refit(columns: Columns, w: torch.Tensor, hessian: torch.Tensor, kind: GridKind | Levels, group: int) -> None:
+    if isinstance(kind, Levels):
+        columns.scale[group] = kind.fit_block(w.contiguous(), hessian, group)
+        return
     scale, zero = fit_block(w.contiguous(), kind, hessian)
     columns.scale[group] = scale
     if columns.zero is not None and zero is not None:
@@ -261,23 +263,12 @@ def descend(
 
 
 def _better_scales(w: torch.Tensor, q: torch.Tensor, grid: Grid, matrix: torch.Tensor) -> Grid:
-    """Least-squares scales for the integers there are, per row where that lowers the objective.
-
-    With v_g the integers of block g:  A_gh = v_g H_gh v_h^T,  b_g = (w H)_g v_g^T,  A s = b        [K/B, K/B] per row
-    """
-    n, groups = grid.scale.shape
-    v = grid.blocks(q if grid.zero is None else q - grid.zero.repeat_interleave(grid.block, 1))
-    right = (grid.blocks(w @ matrix) * v).sum(-1)
+    """Least-squares scales for the integers there are, A s = b, per row where that lowers the objective."""
+    v = q if grid.zero is None else q - grid.zero.repeat_interleave(grid.block, 1)
     scale = grid.scale.clone()
-    rows = max(1, _ROWS // (w.shape[1] * groups))
-    for at in range(0, n, rows):
-        part = v[at : at + rows]
-        spread = torch.zeros(len(part), groups, w.shape[1], device=w.device)
-        for g in range(groups):
-            spread[:, g] = part[:, g] @ matrix[g * grid.block : (g + 1) * grid.block]
-        left = (spread.reshape(len(part), groups, groups, -1) * part[:, None]).sum(-1)
+    for own, left, right in normal_equations(w, v, grid.block, matrix):
         left.diagonal(dim1=1, dim2=2).add_(1e-6 * left.diagonal(dim1=1, dim2=2).mean(1, keepdim=True) + 1e-30)
-        scale[at : at + rows] = torch.linalg.solve(left, right[at : at + rows])
+        scale[own] = torch.linalg.solve(left, right)
     scale = half(torch.where(scale / grid.scale > _TIMID, scale, grid.scale))
     made = Grid(scale, grid.zero, grid.integers, grid.block)
     better = objective(w, made.value(q), matrix) < objective(w, grid.value(q), matrix)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...compiler.ir.weight_format import Integers, WeightFormat
+from ...compiler.ir.weight_format import TWO_LEVEL, Integers, WeightFormat
 
 SMALLEST = 2.0**-24
 COARSE, FINE = 12, 4  # scales that are tried for all rows, and around each row's best of these
@@ -38,13 +38,17 @@ def nearest_(x: torch.Tensor, integers: Integers) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class GridKind:
-    """What grids are of: `block` inputs share a scale; `positive`: the scale may not lie below zero."""
+    """What grids are of: `block` inputs share a scale; `positive`: the scale may not lie below zero.
+
+    `two_level`: scales are those of two_level_grid.py in the end.
+    """
 
     bits: int
     block: int
     symmetric: bool
     positive: bool = False
     ternary: bool = False
+    two_level: bool = False
 
     @property
     def integers(self) -> Integers:
@@ -59,7 +63,8 @@ def kind_of(format_: WeightFormat, k: int) -> GridKind:
     """
     even = format_.symmetric and format_.integers.high == -format_.integers.low
     positive = format_.positive or format_.bits == 8 or even
-    return GridKind(format_.bits, format_.block or k, format_.symmetric, positive, format_.ternary)
+    two_level = format_.scales == TWO_LEVEL
+    return GridKind(format_.bits, format_.block or k, format_.symmetric, positive, format_.ternary, two_level)
 
 
 @dataclass

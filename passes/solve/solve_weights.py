@@ -35,7 +35,7 @@ from ...compiler.pipeline.pass_interface import Scope
 from ..quantization.round_to_nearest import QuantizedTensors, two_level
 from . import awq, gptq, hqq, mse, reconstruct
 from . import solution_cache as store
-from .hessian import Damped, prepare
+from .hessian import prepare
 from .integer_grid import Grid, GridKind
 from .kept import kept_of
 from .residual_streams import Moments, ResidualStreams
@@ -163,7 +163,6 @@ class _Walk:
         whole = settings.method == "reconstruct"  # which learns a block's linears together
         self.flow = ResidualStreams(module, {name: one.source for name, one in self.wanted.items()}, halves=not whole)
         self.found: dict[str, str] = {}
-        self._ready: tuple[torch.Tensor, Damped] | None = None  # of the inputs that were last asked for
         self.budget = TimeBudget(settings.seconds)
         self.steps: int | None = None  # that the present block was learned for
 
@@ -237,7 +236,7 @@ class _Walk:
         if not store.known(key):
             settings = replace(self.settings.gptq, damping=self.settings.gptq.damping + _LOOKED_UP)
             moments = self._float_moments(segment, value)
-            self._in_pieces(sharing[-1], key, self._row_solver(sharing[-1], moments, one.kind, settings), moments)
+            self._in_pieces(sharing[-1], key, self._row_solver(sharing[-1], moments, one.kind, settings))
         self.found.update(dict.fromkeys(sharing, key))
 
     def _reader(self, names: list[str]) -> tuple[Segment, ir.Value] | None:
@@ -297,16 +296,16 @@ class _Walk:
                 self.flow.forget()
             for name in names:
                 solver = self._row_solver(name, moments, self.wanted[name].kind, self.settings.gptq)
-                self._in_pieces(name, keys[name], solver, moments)
+                self._in_pieces(name, keys[name], solver)
                 self.found[name] = keys[name]
 
-    def _in_pieces(self, name: str, key: str, solver: gptq.RowSolver, moments: Moments) -> None:
+    def _in_pieces(self, name: str, key: str, solver: gptq.RowSolver) -> None:
         """Solve a weight by rows into the cache; what is held is a piece of it for each core."""
         one = self.wanted[name]
 
         def piece(part: tuple[int, np.ndarray]) -> store.Solution:
             w = _float(name, part[1], part[0], self.scope)
-            made = self._levels(name, solver(w, kept_of([one.source], [w])), moments)
+            made = solver(w, kept_of([one.source], [w]))
             return _solution(made.q, made.grid, one, made.notes if part[0] == 0 else None)
 
         store.keep(key, in_order(piece, one.source.blocks()))
@@ -314,16 +313,13 @@ class _Walk:
     def _row_solver(self, name: str, moments: Moments, kind: GridKind, settings: gptq.Gptq) -> gptq.RowSolver:
         if self.settings.method != "awq":
             return gptq.solver(name, moments, kind, settings)
-        return lambda w, _kept: awq.quantise(w, moments.hessian, kind, settings.damping)
+        ready = prepare(name, moments.hessian, settings.damping, by_importance=False) if kind.two_level else None
 
-    def _levels(self, name: str, made: gptq.Solved, moments: Moments) -> gptq.Solved:
-        """With the two levels of scales that the linear's format wants, if it does."""
-        if self.wanted[name].format_.scales != TWO_LEVEL:
-            return made
-        if self._ready is None or self._ready[0] is not moments.hessian:
-            ready = prepare(name, moments.hessian, self.settings.gptq.damping, by_importance=False)
-            self._ready = moments.hessian, ready
-        return gptq.on_levels(made, _two_level, self._ready[1])
+        def searched(w: torch.Tensor, _kept: torch.Tensor | None) -> gptq.Solved:
+            made = awq.quantise(w, moments.hessian, kind, settings.damping)
+            return made if ready is None else gptq.on_levels(made, kind, ready)
+
+        return searched
 
     def _solve(self, segment: Segment) -> dict[str, gptq.Solved]:
         solved: dict[str, gptq.Solved] = {}
@@ -352,9 +348,8 @@ class _Walk:
         """Linears of the same inputs and grids, solved below each other."""
         parts = [_float(name, self.wanted[name].source.numpy(), 0, self.scope) for name in names]
         if self.settings.method == "awq":
-            solved = awq.quantise(torch.cat(parts), moments.hessian, kind, self.settings.gptq.damping)
+            solved = self._row_solver(names[0], moments, kind, self.settings.gptq)(torch.cat(parts), None)
         else:
             kept = kept_of([self.wanted[name].source for name in names], parts)
             solved = gptq.solve(names[0], torch.cat(parts), moments, kind, self.settings.gptq, kept)
-        for name, made in zip(names, gptq.parted(solved, [len(part) for part in parts]), strict=True):
-            yield self._levels(name, made, moments)
+        yield from gptq.parted(solved, [len(part) for part in parts])

@@ -2,8 +2,9 @@
 
     minimise   mean KL( softmax f(ids; W) | softmax f(ids; Q) )        Q = (q - zero) * s * exp(t)
 
-t [N, K/B] is learned, or [N, 1] where scales have two levels; the integers q stay as they were solved, and so does what
-lies in front of the first block and behind the last (EfficientQAT's second phase, arXiv 2407.11062, section 3.3).
+t [N, K/B] is learned, or [N, 1] where scales have two levels: then c exp(t) is rounded to what c can be whenever it is
+judged, and not while it is learned. The integers q stay as they were solved, and so does what lies in front of the
+first block and behind the last (EfficientQAT's second phase, arXiv 2407.11062, section 3.3).
 
 The integers of a segment are read from the cache's files whenever it is run: held are s, t and Adam's two moments,
 16 bytes a scale, beside what end_to_end.py holds. t is kept as it was when windows that no solver has seen diverged
@@ -14,7 +15,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +27,7 @@ from ...compiler.ir.weights import Weight
 from ..quantization.round_to_nearest import QuantizedTensors
 from .end_to_end import EndToEnd
 from .residual_streams import ResidualStreams
+from .two_level_grid import channel, channel_of
 
 _WARM = 5  # steps until the rate is reached
 
@@ -42,7 +45,7 @@ class Tune:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was learned: exp(t) by linear, steps, and the divergence of the windows kept apart, before and after."""
+    """What was learned: factors of scales, steps, and the divergence of the windows kept apart, before and after."""
 
     factors: Mapping[str, torch.Tensor]
     steps: int
@@ -66,8 +69,9 @@ class _Scaled:
     """One linear: integers read from their file whenever they are needed, scales [N, K/B] held, factors learned."""
 
     def __init__(self, made: QuantizedTensors, one_a_row: bool, on: torch.device) -> None:
-        self.made, self.on = made, on
+        self.made, self.on, self.ships = made, on, False
         self.scale = self._read(made.scale).reshape(made.q.dims[0], -1)
+        self.channel = channel_of(self.scale) if one_a_row else None
         self.t = self.scale.new_zeros(len(self.scale), 1 if one_a_row else self.scale.shape[1])
         self.mean, self.square = torch.zeros_like(self.t), torch.zeros_like(self.t)
 
@@ -81,13 +85,18 @@ class _Scaled:
     def _read(self, weight: Weight) -> torch.Tensor:
         return torch.from_numpy(weight.numpy().astype(np.float32)).to(self.on)
 
+    def factor(self) -> torch.Tensor:
+        """What scales are multiplied by, [N, K/B] or [N, 1]; as it can be stored if it `ships`."""
+        made = self.t.exp()
+        return channel(self.channel * made) / self.channel if self.ships and self.channel is not None else made
+
     def value(self) -> torch.Tensor:
-        return (self.integers() * (self.scale * self.t.exp())[..., None]).reshape(len(self.scale), -1)
+        return (self.integers() * (self.scale * self.factor())[..., None]).reshape(len(self.scale), -1)
 
     def gradient(self, of_value: torch.Tensor) -> torch.Tensor:
         """That of t, from that of the value [N, K]."""
         integers = self.integers()
-        made = (of_value.reshape(integers.shape) * integers).sum(-1) * self.scale * self.t.exp()
+        made = (of_value.reshape(integers.shape) * integers).sum(-1) * self.scale * self.factor()
         return made.sum(1, keepdim=True) if self.t.shape[1] == 1 else made
 
     def step(self, gradient: torch.Tensor, rate: float, step: int) -> None:
@@ -145,14 +154,27 @@ class ScaleTuning:
             if step == steps or step == steps // 2:
                 after = self._judged()
                 if after < best:
-                    best, factors = after, {name: one.t.exp() for name, one in self.linears.items()}
+                    best, factors = after, self._factors()
         return Tuned(factors, steps, planned, before, best, len(self.judges))
 
     def _judged(self) -> float:
         """The divergence of the windows that are not learned from."""
         size = self.settings.batch
         parts = [self.judges[at : at + size] for at in range(0, len(self.judges), size)]
-        return sum(len(part) * self.model.divergence(part) for part in parts) / len(self.judges)
+        with self._as_it_ships():
+            return sum(len(part) * self.model.divergence(part) for part in parts) / len(self.judges)
+
+    def _factors(self) -> dict[str, torch.Tensor]:
+        with self._as_it_ships():
+            return {name: one.factor() for name, one in self.linears.items()}
+
+    @contextmanager
+    def _as_it_ships(self) -> Iterator[None]:
+        for one in self.linears.values():
+            one.ships = True
+        yield
+        for one in self.linears.values():
+            one.ships = False
 
     def _step(self, pick: Sequence[int], step: int, steps: int) -> None:
         rate = self.settings.rate * min(1.0, step / _WARM) * 0.5 * (1 + math.cos(math.pi * step / (steps + 1)))

@@ -10,7 +10,7 @@ import torch
 from ...compiler.calibration import windows as calibrate
 from ...compiler.ir.weight_format import TWO_LEVEL
 from ...compiler.pipeline.pass_interface import Scope
-from ..quantization.round_to_nearest import QuantizedTensors, two_level
+from ..quantization.round_to_nearest import QuantizedTensors
 from . import solution_cache as store
 from .integer_grid import half
 from .residual_streams import ResidualStreams
@@ -52,18 +52,17 @@ def tuned(
         got = learning.learn(scope.progress, seconds)
         for name, key in made.items():
             notes = [got.words(seconds)] if name == inside[0] else []
-            store.keep(key, [_scaled(solved[name], got.factors.get(name), name in two, notes)])
+            store.keep(key, [_scaled(solved[name], got.factors.get(name), notes)])
     for text in store.notes(made[inside[0]]):
         scope.note(text)
     return {**keys, **made}
 
 
-def _scaled(made: QuantizedTensors, factor: torch.Tensor | None, two: bool, notes: list[str]) -> store.Solution:
-    """With scales times `factor` [N, K/B] or [N, 1], as float16 or on `two` levels; None: as they are."""
+def _scaled(made: QuantizedTensors, factor: torch.Tensor | None, notes: list[str]) -> store.Solution:
+    """With scales times `factor` [N, K/B] or [N, 1], as float16; None: as they are."""
     scale = made.scale.numpy().astype(np.float32)
     if factor is not None:
-        rows = half(torch.from_numpy(scale).reshape(len(scale), -1) * factor.cpu()).numpy()
-        scale = (two_level(rows) if two else rows).reshape(scale.shape)
+        scale = half(torch.from_numpy(scale).reshape(len(scale), -1) * factor.cpu()).numpy().reshape(scale.shape)
     zero = None if made.zero_point is None else made.zero_point.numpy().astype(np.uint8)
     q = made.q.numpy().astype(np.int8 if zero is None else np.uint8)
     return store.Solution(q, scale.astype(np.float16), zero, notes)

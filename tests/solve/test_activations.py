@@ -10,12 +10,16 @@ import onnx_ir as ir
 import pytest
 import torch
 from edgec.compiler.calibration.calibration_text import Calibration
+from edgec.compiler.calibration.windows import windows
 from edgec.compiler.diagnostics.diagnostic import PlanError
 from edgec.compiler.ir.activation_encodings import Encoding, pairs, root, strip
 from edgec.compiler.ir.annotations import SCORES
+from edgec.compiler.ir.fold_into_weights import set_weight
 from edgec.compiler.ir.legality.rules import violations
 from edgec.compiler.ir.levels import Level
+from edgec.compiler.ir.linears import linears
 from edgec.compiler.ir.module import Module
+from edgec.compiler.ir.weights import from_array
 from edgec.compiler.oracle.oracle import perplexity, run
 from edgec.compiler.oracle.text_perplexity import token_ids
 from edgec.compiler.pipeline.pass_interface import Scope
@@ -70,6 +74,26 @@ def test_ranges_by_method() -> None:
         return float(((q - e.zero_point) * e.scale - x).pow(2).sum())
 
     assert error(low, high) < error(float(x.min()), 50.0)
+
+
+@pytest.mark.parametrize("channels", [None, "outliers"])
+def test_outliers_that_make_16_bits_coarse_are_told(
+    draft: Module, calibration: Calibration, channels: str | None
+) -> None:
+    """One number of one token sets the scale of the hidden states; spread, it does not."""
+    scope = Scope(None, LINEARS, SPAN, calibration)
+    ids = windows(calibration, draft)
+    (table,) = (linear for linear in linears(draft) if linear.kind == "gather")
+    changed = table.weight().numpy().copy()
+    rare = ids[0][np.bincount(ids.ravel())[ids[0]].argmin()]
+    changed[rare, 5] = 3e4 * np.abs(changed).mean()
+    set_weight(table.value, from_array(table.value.name or "", changed))
+    if channels is not None:
+        Rotate(channels=channels, values=False).run(draft, scope)
+    Quantize(weights="int8", block="channel", activations="uint16").run(draft, scope)
+    told = [note for note in scope.notes if "make 16 bits coarse" in note]
+    assert bool(told) == (channels is None)
+    assert all("`rotate (channels = outliers, values = false)` in front" in note for note in told)
 
 
 def quantised(module: Module, calibration: Calibration, **settings) -> Module:

@@ -86,7 +86,8 @@ def test_what_brings_nothing_is_left_alone(draft: Module, scope: Scope, monkeypa
     assert same(plain, tuned)
 
 
-def test_two_levels_stay_two_levels(draft: Module, scope: Scope) -> None:
+def test_two_levels_stay_two_levels(draft: Module, scope: Scope, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgec.passes.solve.tune_scales.Tune", lambda: Tune(epochs=16))
     words = {"weights": "int3", "scales": "lpbq"}
     plain, tuned = parts(made(draft, scope, **words)), parts(made(draft, scope, tune="scales", **words))
     assert any((plain[name][1] != tuned[name][1]).any() for name in plain)
