@@ -60,6 +60,7 @@ def check_model(model: ast.Model, reader: Reader) -> CheckedModel | None:
             source = source.with_samples(find_files(model.settings, "sample", reader.lets, report))
         except PlanError as error:
             report.take(error, _setting_span(model, "sample"))
+    source = source.with_context(block.context)
     path = resolve_path(written.value, written.span)
     if report.errors > before or not _is_there(source, path, written, report):
         return None

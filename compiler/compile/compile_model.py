@@ -77,9 +77,17 @@ class CompiledModel:
 
 
 def load_model(decl: ModelDecl) -> Module:
-    """The module of a `model` line at level `semantic`; weights stay in their files."""
+    """The module of a `model` line at level `semantic`; weights stay in their files.
+
+    A decoder that was read out of a graph is proven beside it first.
+    """
     with blamed_on(decl.span):
-        return decl.source.reader.load(decl.name, decl.source.path, decl.context)
+        module = decl.source.reader.load(decl.name, decl.source.path, decl.context)
+        if module.original is not None:
+            from ..oracle.rebuilt import prove_rebuilt
+
+            prove_rebuilt(module)
+        return module
 
 
 def compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions) -> CompiledModel:

@@ -55,6 +55,7 @@ class Module:
     source: Path | None = None  # the model's folder or file
     context: int = 0
     decisions: dict[str, str] = field(default_factory=dict)  # op name -> the plan's line that decided its format
+    original: ir.Model | None = None  # the graph that a decoder was read from, until it is proven beside it
     tokenizer_folder: Path | None = None  # where tokenizer.json is, if the source has one
     samples: Samples = field(default_factory=Samples)  # inputs of the main graph, of the plan: `samples.feeds(graph)`
 

@@ -67,6 +67,10 @@ class Source:
         message = f"models of `{self.word}` read texts: they take no arrays of a `sample`"
         fail("E0379", message, help='leave out `sample`; `calibration { text = "…" }` gives texts')
 
+    def with_context(self, context: int) -> Source:
+        """A source like this whose models are for texts of `context` tokens; 0 where the plan says none."""
+        return self
+
     def files(self, path: Path) -> Sequence[Path]:
         """Every file the model at `path` consists of; name, size and hash of each go into the manifest."""
         return [path]

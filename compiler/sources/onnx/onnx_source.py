@@ -8,10 +8,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ...diagnostics.diagnostic import Diagnostic
 from ..source import Outline, Source
 
 if TYPE_CHECKING:
     from ...ir.module import Module
+
+
+def _text_folder(folder: Path) -> Path | None:
+    from ..hf.convert_tokenizer import converted, old_files
+
+    if not (folder / "tokenizer.json").is_file() and not old_files(folder):
+        return None
+    return converted(folder) or folder
+
+
+def _stays_a_graph(path: Path, why: str) -> Diagnostic:
+    message = f"`{path}` has a K/V cache and stays a graph as it was exported: {why}"
+    help = 'leave out `context`, or give the model as its Hugging Face folder: `hf("folder")`'
+    return Diagnostic("W0371", message, help=help, severity="warning")
 
 
 @dataclass(frozen=True)
@@ -20,6 +35,7 @@ class OnnxSource(Source):
 
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of inputs, from the plan
     samples: tuple[Path, ...] = ()  # .npz files with inputs, from the plan
+    context: int = 0  # that the plan gives; an exported decoder is taken for one where there is one
 
     word: ClassVar[str] = "onnx"
     accepts: ClassVar = "file"
@@ -29,18 +45,39 @@ class OnnxSource(Source):
         """From the loaded graph: the names of unnamed nodes are the loader's."""
         from ...ir.linears import float_shapes
 
-        module = self.load(path.stem, path, 0)
+        module, declined = self._load(path.stem, path, self.context)
+        warnings = () if declined is None else (_stays_a_graph(path, declined),)
+        if module.arch is not None:
+            return Outline(module.arch, tuple(module.arch.node_names()), module.arch.weights(), warnings)
         nodes = tuple(node.name for node in module.main.graph.all_nodes() if node.name)
-        return Outline(None, nodes, float_shapes(module))
+        return Outline(None, nodes, float_shapes(module), warnings)
 
     def load(self, name: str, path: Path, context: int) -> Module:
-        """The graph in the file `path`."""
+        """The graph in the file `path`; with a `context` the decoder in it, where it is one that edgec builds."""
+        return self._load(name, path, context)[0]
+
+    def _load(self, name: str, path: Path, context: int) -> tuple[Module, str | None]:
         from .given_samples import check_samples
         from .load_onnx import load_onnx
 
         module = load_onnx(name, path, context, self.shapes)
         module.samples = check_samples(module.main.graph, self.samples)
-        return module
+        if not context or self.shapes or self.samples:
+            return module, None
+        from .decoder.load_decoder import as_decoder
+
+        module, declined = as_decoder(module, path)
+        if module.arch is not None:
+            module.tokenizer_folder = _text_folder(path.parent)
+        return module, declined
+
+    def tokenizer_folder(self, path: Path) -> Path | None:
+        """The file's own folder, where an exporter has put a tokenizer."""
+        return _text_folder(path.parent) if self.context else None
+
+    def with_context(self, context: int) -> OnnxSource:
+        """The same for texts of `context` tokens."""
+        return replace(self, context=context)
 
     def with_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> OnnxSource:
         """The same with shapes of inputs."""

@@ -1,0 +1,31 @@
+"""A module whose graph is an exported decoder, as the decoder that edgec builds of it; else why it is none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ....ir.module import MAIN, Module
+from ...hf.decoder_graph import build
+from .patterns import Declined
+from .rebuild import architecture, weights
+from .recognise import looks_like_decoder, recognise
+
+
+def as_decoder(module: Module, file: Path) -> tuple[Module, str | None]:
+    """(the decoder, None) or (`module` as it is, why it is no decoder that edgec builds).
+
+    The decoder keeps the graph it was read from as `original`: whoever compiles it proves the two equal first. The
+    reason is None for a graph that does not look like a decoder at all.
+    """
+    graph = module.main.graph
+    if not looks_like_decoder(graph):
+        return module, None
+    try:
+        found = recognise(graph)
+        arch = architecture(found, file.parent).within(module.context)
+        made = build(arch, weights(found, arch, file), module.context)
+    except Declined as reason:
+        return module, str(reason)
+    made.graph.name = module.name
+    return replace(module, graphs={MAIN: made}, arch=arch, original=module.main), None

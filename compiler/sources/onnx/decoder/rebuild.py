@@ -1,0 +1,187 @@
+"""The architecture and weights of a recognised decoder, and the semantic graph built from them.
+
+Where a `config.json` beside the file describes the same decoder, its architecture is taken as it is: it knows end
+tokens, windows and the longest context, which no graph states.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from ....diagnostics.diagnostic import PlanError
+from ....ir.decoder_arch import ATTENTION_LINEARS, DecoderArch
+from ....ir.rope import RopeSpec
+from ....ir.weights import Weight, cast
+from ...finite_rows import finite
+from ...hf.read_decoder_arch import read_arch
+from .patterns import Norm, Projection, decline
+from .recognise import Found, Layer
+
+UNSTATED = 1 << 20  # positions of a decoder whose file does not say how many it was trained on
+_CLOSE = 2e-6  # of float32 frequencies that were computed in float32
+_DIGITS = (1, 2, 3, 4, 6)
+
+
+def architecture(found: Found, folder: Path) -> DecoderArch:
+    """What the decoder is; `folder`: where its file lies."""
+    first = found.layers[0]
+    table, head = found.embedding, found.head.linear
+    vocab, hidden = table.dims
+    if head.shape != (vocab, hidden):
+        decline(f"a head of {head.shape[0]} outputs over a vocabulary of {vocab}", head.node)
+    if found.head.bias is not None:
+        decline("a head with a bias", head.node)
+    biased = tuple(name for name, linear in zip(ATTENTION_LINEARS, _attention(first), strict=True) if linear.bias)
+    scale = first.scale
+    arch = DecoderArch(
+        family=_family(biased, first.query_norm is not None),
+        layers=len(found.layers),
+        hidden=hidden,
+        intermediate=first.gate.linear.shape[0],
+        heads=first.query.linear.shape[0] // first.head_dim,
+        kv_heads=first.kv_heads,
+        head_dim=first.head_dim,
+        vocab=vocab,
+        max_positions=UNSTATED,
+        rms_eps=_decimal(found.norm.epsilon),
+        tied=_same(found.head.linear.weight(), table),
+        attention_bias=biased,
+        mlp_bias=first.gate.bias is not None,
+        qk_norm=first.query_norm is not None,
+        activation="silu" if first.activation == "silu" else "gelu_tanh",
+        rope=_rope(found),
+        bos=None,
+        eos=(),
+        nope=tuple(at for at, layer in enumerate(found.layers) if layer.turns is None),
+        attention_scale=None if np.isclose(scale, first.head_dim**-0.5, rtol=1e-5) else _decimal(scale),
+        embedding_scale=_decimal(found.embedding_scale) if found.embedding_scale != 1.0 else 1.0,
+        sandwich_norms=first.mlp_outer is not None,
+    )
+    _demand_alike(found, arch)
+    return _as_config(arch, folder)
+
+
+def weights(found: Found, arch: DecoderArch, file: Path) -> dict[str, Weight]:
+    """A lazy float32 weight [N, K] for each tensor of `arch`."""
+    made: dict[str, Weight] = {"embed_tokens.weight": found.embedding, "norm.weight": found.norm.gain}
+    if not arch.tied:
+        made["lm_head.weight"] = found.head.linear.weight()
+    for at, layer in enumerate(found.layers):
+        prefix = f"layers.{at}"
+        for name, norm in _norms(layer, arch).items():
+            made[f"{prefix}.{name}.weight"] = norm.gain
+        for name, linear in _linears(layer).items():
+            made[f"{prefix}.{name}.weight"] = linear.linear.weight()
+            if linear.bias is not None:
+                made[f"{prefix}.{name}.bias"] = linear.bias
+    return {name: _checked(name, made[name], shape, file) for name, shape in arch.tensors().items()}
+
+
+def _checked(name: str, weight: Weight, shape: tuple[int, ...], file: Path) -> Weight:
+    if tuple(weight.dims) != shape:
+        decline(f"`{name}` would be {list(shape)}, and is {list(weight.dims)}")
+    made = cast(weight, ir.DataType.FLOAT)
+    made.name = name
+    return finite(made, weight.name or name, file)
+
+
+def _attention(layer: Layer) -> tuple[Projection, ...]:
+    return layer.query, layer.key, layer.value, layer.output
+
+
+def _linears(layer: Layer) -> dict[str, Projection]:
+    attention = dict(zip((f"self_attn.{name}" for name in ATTENTION_LINEARS), _attention(layer), strict=True))
+    return {**attention, "mlp.gate_proj": layer.gate, "mlp.up_proj": layer.up, "mlp.down_proj": layer.down}
+
+
+def _norms(layer: Layer, arch: DecoderArch) -> dict[str, Norm]:
+    """The norms of a layer by their names."""
+    mlp = "pre_feedforward_layernorm" if arch.sandwich_norms else "post_attention_layernorm"
+    found = {
+        "input_layernorm": layer.input_norm,
+        mlp: layer.mlp_norm,
+        "self_attn.q_norm": layer.query_norm,
+        "self_attn.k_norm": layer.key_norm,
+        "post_feedforward_layernorm": layer.mlp_outer,
+    }
+    if arch.sandwich_norms:
+        found["post_attention_layernorm"] = layer.attention_outer
+    return {name: norm for name, norm in found.items() if norm is not None}
+
+
+def _family(biased: tuple[str, ...], qk_norm: bool) -> str:
+    """The family of decoders whose layers look like this; only manifests name it."""
+    if qk_norm:
+        return "qwen3"
+    return "qwen2" if biased == ("q_proj", "k_proj", "v_proj") else "llama"
+
+
+def _demand_alike(found: Found, arch: DecoderArch) -> None:
+    """Every layer has the norms, biases and numbers of the first; their shapes are checked with the weights."""
+    first = found.layers[0]
+    for at, layer in enumerate(found.layers):
+        epsilons = {_decimal(norm.epsilon) for norm in (*_norms(layer, arch).values(), found.norm)}
+        alike = (
+            _norms(layer, arch).keys() == _norms(first, arch).keys()
+            and (layer.attention_outer is None) == (layer.mlp_outer is None)
+            and [x.bias is None for x in _linears(layer).values()] == [x.bias is None for x in _linears(first).values()]
+            and (layer.activation, layer.head_dim, layer.kv_heads) == (first.activation, first.head_dim, first.kv_heads)
+            and np.isclose(layer.scale, first.scale, rtol=1e-5)
+        )
+        biases = {name for name, linear in _linears(layer).items() if linear.bias is not None}
+        if not alike or biases != {name for name in _linears(layer) if arch.has_bias(name)}:
+            decline(f"layer {at} is of another kind than the first", layer.query.linear.node)
+        if epsilons != {arch.rms_eps}:
+            decline(f"norms with different epsilons in layer {at}", layer.query.linear.node)
+
+
+def _rope(found: Found) -> RopeSpec:
+    """The rotary embedding that the layers share: a base where one fits the frequencies, else a factor for each."""
+    turns = [layer.turns for layer in found.layers if layer.turns is not None]
+    if not turns:
+        return RopeSpec()
+    frequencies, factor = turns[0].frequencies, turns[0].factor
+    for other in turns:
+        if other.factor != factor or not np.array_equal(other.frequencies, frequencies):
+            decline("layers with different rotary embeddings")
+    size = 2 * len(frequencies)
+    attention = 1.0 if factor == 1.0 else _decimal(factor)
+    if size > 2:
+        near = float(frequencies[-1]) ** (-size / (size - 2))
+        for digits in _DIGITS:
+            spec = RopeSpec(theta=float(f"{near:.{digits - 1}e}"), attention_factor=attention)
+            if np.allclose(spec.inverse_frequencies(size), frequencies, rtol=_CLOSE, atol=0):
+                return spec
+    plain = np.array(RopeSpec().inverse_frequencies(size))
+    return RopeSpec(kind="factors", attention_factor=attention, factors=tuple(float(f) for f in plain / frequencies))
+
+
+def _decimal(number: float) -> float:
+    """The shortest decimal that is this float32: 1e-06, not 9.999999974752427e-07."""
+    return float(str(np.float32(number)))
+
+
+def _same(head: Weight, table: Weight) -> bool:
+    """Whether the head is the embedding, stored once or twice."""
+    return all(np.array_equal(block, head.rows(at, at + len(block))) for at, block in table.blocks())
+
+
+def _as_config(arch: DecoderArch, folder: Path) -> DecoderArch:
+    """The architecture of the `config.json` in `folder`, if there is one that describes the same decoder."""
+    if not (folder / "config.json").is_file():
+        return arch
+    try:
+        stated = read_arch(folder)
+    except PlanError:
+        return arch
+    size = arch.head_dim
+    same_turns = np.allclose(stated.rope.inverse_frequencies(size), arch.rope.inverse_frequencies(size), rtol=_CLOSE)
+    common = replace(
+        stated, family=arch.family, max_positions=arch.max_positions, bos=None, eos=(), rope=arch.rope, window=None,
+        local=(), local_rope=None, attention_scale=arch.attention_scale, tied=arch.tied,
+    )  # fmt: skip
+    return stated if common == arch and same_turns and stated.tied == arch.tied else arch
