@@ -330,8 +330,10 @@ def _calls(module: Module, fed: Sequence[Mapping[str, Any]]) -> list[Feeds]:
     probes = Probes(module.main)
     stated = _stated_sizes(module, fed)
     sizes = stated if stated.keys() >= set(probes.open) else next(probes.sizes(), None)
+    if sizes is None:
+        return []
     found: list[Feeds] = []
-    for kind in _KINDS if sizes is not None else ():
+    for kind in _KINDS:
         trial = probes.trial(sizes, kind=kind)
         if trial is not None and not any(_same(trial.feeds, feeds) for feeds in found):
             found.append(trial.feeds)

@@ -27,6 +27,24 @@ FOLDED = {  # graph -> the ops that are left
     ' w = ConstantOfShape<value = float[1] {0.25}>(s) y = Conv<auto_pad = "SAME_LOWER", strides = [2, 2]>(x, w) }': [
         "Conv"
     ],
+    "(float[1,2,5,4] x) => (float[1,3,10,8] y) { s = Constant<value_ints = [2, 3, 3, 3]>()"
+    ' w = ConstantOfShape<value = float[1] {0.25}>(s) y = ConvTranspose<auto_pad = "SAME_UPPER", strides = [2, 2]>'
+    "(x, w) }": ["ConvTranspose"],
+    "(float[1,2,5,5] x) => (float[1,3,3,3] y) <float[3] a = {1, 2, -3}, float[3] b = {0, 1, 2}, float[3] m = {4, 5, 6},"
+    " float[3] v = {1, 4, 9}> { s = Constant<value_ints = [3, 2, 3, 3]>()"
+    " w = ConstantOfShape<value = float[1] {0.5}>(s) c = Conv(x, w) y = BatchNormalization(c, a, b, m, v) }": ["Conv"],
+    "(float[2,2] x) => (float[2,3] y) <float[2,3] w = {1, 2, 3, 4, 5, 6}, float[3] c = {1, 1, 2},"
+    " float[3] a = {1, 2, -3}, float[3] b = {0, 1, 2}, float[3] m = {4, 5, 6}, float[3] v = {1, 4, 9}> {"
+    " g = Gemm(x, w, c) n = BatchNormalization<epsilon = 0.5>(g, a, b, m, v) y = Relu(n) }": ["Gemm", "Relu"],
+    "(float[1,2,4] x) => (float[1,2,4] y) <float[2] a = {1, -2}, float[2] b = {3, 4}, float[2] m = {0, 1},"
+    " float[2] v = {1, 4}> { r = Relu(x) y = BatchNormalization(r, a, b, m, v) }": ["Relu", "Mul", "Add"],
+    "(float[2,2] x) => (float[2,2] y) <bool c = {1}> { r = Relu(x) y = If (c) <"
+    " then_branch = t () => (float[2,2] p) { r2 = Neg(r) p = Exp(r2) },"
+    " else_branch = e () => (float[2,2] p) { p = Relu(r) }> }": ["Relu", "Neg", "Exp"],
+    "(float[2,2] x) => (float[2,2] y) <bool c = {0}> { y = If (c) <"
+    " then_branch = t () => (float[2,2] p) { p = Neg(x) },"
+    " else_branch = e () => (float[2,2] p) { p = Identity(x) }> }": ["Identity"],
+    "(float[2,2] x) => (float[2,2] y) { a = Cast<to = 1>(x) b = Concat<axis = 0>(a) y = Relu(b) }": ["Relu"],
 }
 LEFT = {
     "(float[n,4] x) => (int64[2] y) { y = Shape(x) }": ["Shape"],

@@ -2,7 +2,9 @@
 
     Shape(x), Size(x) of static axes, Gather(Shape(x), i) of a static axis i     -> constants
     op(constants) up to 4 MiB, ConstantOfShape of any size                       -> constants
-    Identity, Dropout                                                            -> what they read
+    Identity, Dropout, Concat of one, Cast to the type that is there             -> what they read
+    If of a constant                                                             -> the branch that it takes
+    BatchNormalization                                                           -> folded (`batch_norm.py`)
     Reshape<allowzero = 1> to a constant shape without a 0                       -> Reshape
     auto_pad of convolutions and poolings over static sizes                      -> pads
 
@@ -13,15 +15,17 @@ what is an output of the graph, and ops of other domains.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from ...ir.attributes import WINDOWS, attributes
+from ...ir.attributes import WINDOWS, Value, attributes
 from ...ir.module import constant, drop_unread_nodes, drop_unused_initializers, initializer
 from ...ir.weights import Weight, from_array, numbers
+from .batch_norm import fold_batch_norm
+from .constant_if import inline_branch
 
 _ROUNDS = 8  # what a round makes static, the next one folds
 _MOST = 4 << 20  # bytes that an op reads or makes
@@ -47,8 +51,12 @@ def _changed(graph: ir.Graph, node: ir.Node) -> bool:
     made = _static(node) or _computed(node)
     if made is not None:
         return _replace(graph, node, made)
-    if node.op_type in ("Identity", "Dropout"):
+    if node.op_type in ("Identity", "Dropout") or _copies(node):
         return _bypass(graph, node)
+    if node.op_type == "If":
+        return inline_branch(graph, node)
+    if node.op_type == "BatchNormalization":
+        return fold_batch_norm(graph, node)
     if node.op_type == "Reshape":
         return _drop_allowzero(node)
     return node.op_type in WINDOWS and _explicit_pads(node)
@@ -156,6 +164,14 @@ def _replace(graph: ir.Graph, node: ir.Node, made: Sequence[Weight]) -> bool:
     return True
 
 
+def _copies(node: ir.Node) -> bool:
+    """A Concat of one, a Cast to the type that its operand has."""
+    if node.op_type == "Cast":
+        have = node.inputs[0].dtype if node.inputs[0] is not None else None
+        return have is not None and have == node.attributes.get_int("to", 0)
+    return node.op_type == "Concat" and len(node.inputs) == 1
+
+
 def _bypass(graph: ir.Graph, node: ir.Node) -> bool:
     """Readers of a copy read the original; a mask that is read keeps its Dropout."""
     source, made, *more = (node.inputs[0], *node.outputs)
@@ -179,9 +195,11 @@ def _drop_allowzero(node: ir.Node) -> bool:
 def _explicit_pads(node: ir.Node) -> bool:
     """SAME_UPPER, SAME_LOWER: out = ceil(in / stride), so pads = (out - 1) * stride + reach - in; VALID: none."""
     x, found = node.inputs[0], attributes(node)
+    if node.op_type == "ConvTranspose":
+        return _explicit_transposed_pads(node, found)
     auto = found.get("auto_pad")
     kernel, strides, dilations = (found.get(name) for name in ("kernel_shape", "strides", "dilations"))
-    if auto in (None, "NOTSET") or x is None or x.shape is None or node.op_type == "ConvTranspose":
+    if auto in (None, "NOTSET") or x is None or x.shape is None:
         return False
     inside = list(x.shape)[2:]
     if auto != "VALID" and not all(isinstance(size, int) for size in inside):
@@ -193,6 +211,27 @@ def _explicit_pads(node: ir.Node) -> bool:
         reach = [(int(k) - 1) * int(d) + 1 for k, d in zip(kernel, dilations, strict=True)]
         sizes = zip(inside, reach, (int(s) for s in strides), strict=True)
         totals = [max((-(-size // stride) - 1) * stride + r - size, 0) for size, r, stride in sizes]  # type: ignore[operator]
+    small, large = [t // 2 for t in totals], [t - t // 2 for t in totals]
+    pads = [*large, *small] if auto == "SAME_LOWER" else [*small, *large]
+    del node.attributes["auto_pad"]
+    node.attributes["pads"] = ir.AttrInt64s("pads", pads)
+    return True
+
+
+def _explicit_transposed_pads(node: ir.Node, found: Mapping[str, Value]) -> bool:
+    """out = in * stride with SAME, so pads = reach + output_padding - stride, whatever the size; VALID: none."""
+    auto, kernel, strides, dilations = (found.get(n) for n in ("auto_pad", "kernel_shape", "strides", "dilations"))
+    if auto in (None, "NOTSET") or "output_shape" in node.attributes:
+        return False
+    if not (isinstance(kernel, tuple) and isinstance(strides, tuple) and isinstance(dilations, tuple)):
+        return False
+    more = node.attributes.get_ints("output_padding", [0] * len(kernel))
+    sizes = zip(kernel, strides, dilations, more, strict=True)
+    totals = [(int(k) - 1) * int(d) + 1 + extra - int(stride) for k, stride, d, extra in sizes]
+    if auto == "VALID":
+        totals = [0] * len(totals)
+    if min(totals) < 0:
+        return False
     small, large = [t // 2 for t in totals], [t - t // 2 for t in totals]
     pads = [*large, *small] if auto == "SAME_LOWER" else [*small, *large]
     del node.attributes["auto_pad"]
