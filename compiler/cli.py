@@ -321,6 +321,20 @@ def _sweep(command: argparse.ArgumentParser) -> None:
     add("--quiet", action="store_true", help="print no progress")
 
 
+def _tune(command: argparse.ArgumentParser) -> None:
+    _plan(command)
+    add = command.add_argument
+    add("-o", "--output", type=Path, metavar="FILE", help="the plan to write (default PLAN with .tuned before .edge)")
+    add("--force", action="store_true", help="write over a file that is there")
+    add("--goal", metavar="MEASURE", help="what is to be best, such as decode.rate, in the place of the plan's goal")
+    budget = "time budget, such as 10min (s, min, h); what begins before it ends is finished (default 10min)"
+    add("--time", type=_duration, default=600.0, metavar="TIME", help=budget)
+    runs = "compile at most N points (default a quarter of them, 3 to 24)"
+    add("--runs", type=_positive, metavar="N", help=runs)
+    add("--trials", type=_positive, default=400, metavar="N", help="look at no more than N proposals (default 400)")
+    add("--quiet", action="store_true", help="print no progress")
+
+
 def _nothing(_command: argparse.ArgumentParser) -> None:
     pass
 
@@ -343,6 +357,12 @@ _COMMANDS: dict[str, _Command] = {
         "compile a plan with every combination of values, and show which are best",
         "sweep:run_sweep",
         _sweep,
+        tidies=True,
+    ),
+    "tune": _Command(
+        "choose the values of a plan's `tune(…)`: every requirement met, one goal best",
+        "tune:run_tune",
+        _tune,
         tidies=True,
     ),
     "prove": _Command("run what no conformance table holds of a plan, and keep the rows", "prove:run_prove", _prove),
@@ -382,6 +402,15 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"`{text}` is not a positive integer")
     return int(text)
+
+
+def _duration(text: str) -> float:
+    from .commands.sizes import read_duration
+
+    try:
+        return read_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _size(text: str) -> int:

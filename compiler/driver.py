@@ -9,7 +9,7 @@ appears whole or not at all (`bundle.write`), and nothing is measured that was n
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -88,6 +88,13 @@ def sweep_axes(path: Path, defines: Sequence[str]) -> tuple[dict[str, tuple[str,
     return read_axes(path, list(defines))
 
 
+def chosen_text(path: Path, values: Mapping[str, str], output: Path, why: str) -> str:
+    """The text of the plan at `path` with these values of its lets, as it is to be written to `output`."""
+    from ..dsl.chosen import chosen_text as text
+
+    return text(path, values, output, why)
+
+
 def check_plan(
     path: Path,
     defines: Sequence[str] = (),
@@ -95,17 +102,18 @@ def check_plan(
     fast: bool = False,
     progress: Progress = lambda _text: None,
     prove: bool = True,
+    goal: str | None = None,
 ) -> tuple[Plan | None, list[Diagnostic], dict[str, str]]:
     """The plan (None if it has errors), all diagnostics, and file -> text for code frames.
 
     `text` is checked as if it were the content of `path`. Unless `fast`, what the targets would refuse is among the
     errors, found by a dry run of the compile; `progress` is told which graphs that looks at. What no table holds is a
-    note that says how much would be run; with `prove` off it is among the errors.
+    note that says how much would be run; with `prove` off it is among the errors. `goal` replaces the plan's own.
     """
     from ..dsl import check_file
 
     with collected() as told:
-        plan, diagnostics, sources = check_file(path, defines, text)
+        plan, diagnostics, sources = check_file(path, defines, text, goal)
     plan = plan and _with_warnings(plan, told)
     if plan is None or fast or not plan.devices:
         return plan, diagnostics, sources
@@ -162,6 +170,20 @@ def estimate_plan(plan: Plan, progress: Progress = lambda _text: None, memory: i
         made = estimate(plan, progress)
         within_memory(plan, made, memory)
         return made
+    except EdgecError as error:
+        error.sources = error.sources or plan.sources
+        raise
+
+
+def judge_modules(
+    plan: Plan, windows: int, progress: Progress = lambda _text: None, only: Collection[str] | None = None
+) -> dict[str, tuple[float, float]]:
+    """Model -> perplexity of its module and of the float model over `windows` windows; no engine is run."""
+    from .compile.module_quality import module_quality
+
+    try:
+        make_root()
+        return module_quality(plan, windows, progress, only)
     except EdgecError as error:
         error.sources = error.sources or plan.sources
         raise

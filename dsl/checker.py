@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..compiler.calibration.calibration_text import Calibration
-from ..compiler.diagnostics.diagnostic import Diagnostic, EdgecError, Label, PlanError
+from ..compiler.diagnostics.diagnostic import Diagnostic, EdgecError, Label, PlanError, Span
 from ..compiler.diagnostics.foreign_code import ForeignFailure
 from ..compiler.diagnostics.nearest import nearest_help
 from ..compiler.emit.capabilities import Wording
@@ -42,25 +42,30 @@ _NO_CONCERN = frozenset(("E0116", "E0117", "E0216", "E0307"))  # of targets: nam
 
 
 def check_file(
-    path: Path, defines: Sequence[str] = (), text: str | None = None
+    path: Path, defines: Sequence[str] = (), text: str | None = None, goal: str | None = None
 ) -> tuple[Plan | None, list[Diagnostic], dict[str, str]]:
     """The plan (None when it has errors), all diagnostics in order, and the sources for code frames.
 
-    `text` is checked as if it were the content of `path`.
+    `text` is checked as if it were the content of `path`; `goal` stands in the place of the plan's own.
     """
     with _uncollected():
-        return _check_file(Path(path), defines, text)
+        return _check_file(Path(path), defines, text, goal)
 
 
 def _check_file(
-    path: Path, defines: Sequence[str], text: str | None
+    path: Path, defines: Sequence[str], text: str | None, goal: str | None
 ) -> tuple[Plan | None, list[Diagnostic], dict[str, str]]:
     report = DiagnosticCollector()
     try:
         loaded = load(Path(path), report, text)
     except PlanError as error:
         return None, list(error.diagnostics), {str(path): text_for_frames(Path(path))}
-    plan = _Checker(Path(path), loaded, report).run(defines)
+    checker = _Checker(Path(path), loaded, report)
+    if goal is not None:
+        place = "--goal"
+        loaded.sources[place] = goal
+        checker.declared.goals = [ast.Goal(Span(place, 1, 1, 1, len(goal) + 1), goal.strip())]
+    plan = checker.run(defines)
     found = report.sorted(loaded.sources)
     if report.errors or plan is None:
         return None, found, loaded.sources

@@ -42,7 +42,9 @@ if TYPE_CHECKING:
     from edgec.compiler.python.opened_bundle import unpack as unpack
     from edgec.compiler.python.search_calls import init as init
     from edgec.compiler.python.search_calls import sweep as sweep
+    from edgec.compiler.python.search_calls import tune as tune
     from edgec.compiler.search.sweep import Sweep as Sweep
+    from edgec.compiler.search.tune import Tuned as Tuned
 
 _PLACES = {
     "BrokenRequirement": "driver",
@@ -59,6 +61,7 @@ _PLACES = {
     "Proven": "emit.conformance.proof",
     "RequirementError": "diagnostics.diagnostic",
     "Sweep": "search.sweep",
+    "Tuned": "search.tune",
     "cache": "python.cache_calls",
     "check": "python.calls",
     "compile": "python.calls",
@@ -69,6 +72,7 @@ _PLACES = {
     "open": "python.opened_bundle",
     "prove": "python.calls",
     "sweep": "python.search_calls",
+    "tune": "python.search_calls",
     "unpack": "python.opened_bundle",
 }
 

@@ -1,4 +1,4 @@
-"""Sizes in bytes, as people write them on a command line."""
+"""Sizes in bytes and times in seconds, as people write them on a command line."""
 
 from __future__ import annotations
 
@@ -13,3 +13,14 @@ def read_size(text: str) -> int:
     if match is None:
         raise ValueError(f"`{text}` is no size: write e.g. `5GiB` ({', '.join(_BYTES)})")
     return int(float(match[1]) * _BYTES[match[2]])
+
+
+_SECONDS = {"s": 1, "min": 60, "h": 3600}
+
+
+def read_duration(text: str) -> float:
+    """The seconds that `10min` is; ValueError with what to write."""
+    match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?(s|min|h)", text)
+    if match is None:
+        raise ValueError(f"`{text}` is no time: write e.g. `10min` ({', '.join(_SECONDS)})")
+    return float(match[1]) * _SECONDS[match[2]]

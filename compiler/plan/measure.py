@@ -43,6 +43,7 @@ class Measure:
     needs_evaluation: ClassVar[bool] = False  # whether the plan's `evaluation` text is what it is measured on
     decoders_only: ClassVar[bool] = False  # whether only a language model has it
     also_called: ClassVar[tuple[str, ...]] = ()  # what people type who mean it
+    more_is_better: ClassVar[bool] = False  # as a goal of `edgec tune`
 
     def value(self, finished: Finished, model: str | None) -> tuple[float, float]:
         """The measured value and the baseline's (1.0 without one); `model` is None for a measure of the bundle."""
@@ -102,6 +103,7 @@ class DecodeRate(Measure):
     of: ClassVar[Literal["bundle", "model", "device"]] = "device"
     unit: ClassVar[Literal["B", "tok/s"] | None] = "tok/s"
     also_called: ClassVar[tuple[str, ...]] = ("speed", "throughput", "tokens_per_second", "tps")
+    more_is_better: ClassVar[bool] = True
     key: ClassVar[str] = "decode_rate"
 
     def value(self, finished: Finished, model: str | None) -> tuple[float, float]:

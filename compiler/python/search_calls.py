@@ -1,4 +1,4 @@
-"""`edgec.init`, `edgec.sweep`: the commands of the same names, called from Python."""
+"""`edgec.init`, `edgec.sweep`, `edgec.tune`: the commands of the same names, called from Python."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from .calls import Defines, written_defines
 if TYPE_CHECKING:
     from ..first_plan.choose import FirstPlan
     from ..search.sweep import Sweep
+    from ..search.tune import Tuned
 
 
 def init(
@@ -86,3 +87,40 @@ def sweep(
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
     return run(Path(plan), written_defines(defines), keep, keep_going, most, progress or (lambda _text: None))
+
+
+def tune(
+    plan: str | Path,
+    output: str | Path | None = None,
+    *,
+    defines: Defines | None = None,
+    goal: str | None = None,
+    seconds: float = 600.0,
+    runs: int | None = None,
+    trials: int = 400,
+    force: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Tuned:
+    """Choose the values of a plan's `tune(…)` lets so that every `require` line holds and the goal is best.
+
+    plan     the path of a plan
+    output   the plan to write, by default PLAN with `.tuned` before `.edge`; never over another without `force`
+    defines  values of lets that are not to be searched
+    goal     what is to be best, such as `decode.rate`, in the place of the plan's own
+    seconds  the time budget; what begins before it ends is finished
+    runs     compile at most so many points; by default a quarter of the space, 3 to 24
+    trials   look at no more proposals than these
+
+    The `Tuned` has `winner`, `text`, `candidates` (the best first), `front`, `engine_runs`. PlanError: E0985 without
+    Optuna, E0986 for nothing to tune or no goal. RequirementError: E0987 where no point meets every line.
+    """
+    from ..files.new_file import check_new, write_new
+    from ..search.tune import Wanted, tune_plan, tuned_path
+
+    path = Path(plan)
+    into = tuned_path(path) if output is None else Path(output)
+    check_new(into, force)
+    wanted = Wanted(goal, seconds, runs, trials)
+    found = tune_plan(path, written_defines(defines), into, wanted, progress or (lambda _text: None))
+    write_new(into, found.text, force)
+    return found

@@ -42,13 +42,16 @@ class Point:
     exit_code: int = 0
     seconds: float = 0.0
     run: bool = True  # false: left out, because an earlier point failed
+    estimated: bool = False  # nothing was compiled: figures from shapes and from its modules
 
     @property
     def state(self) -> str:
         """In a word: the code of an error, or whether what is required holds."""
         if self.error is not None:
             return self.error.code
-        return "not run" if not self.run else "does not hold" if self.missed else "holds"
+        if not self.run or self.estimated:
+            return "estimated" if self.estimated else "not run"
+        return "does not hold" if self.missed else "holds"
 
     @property
     def name(self) -> str:

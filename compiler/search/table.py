@@ -47,4 +47,4 @@ def lines(points: Sequence[Point]) -> Iterator[str]:
 def _verdict(point: Point) -> str:
     if point.error is not None:
         return f"{point.state}: {point.error.message.splitlines()[0]}"
-    return "; ".join(point.missed) if point.missed else "" if point.run else point.state
+    return "; ".join(point.missed) if point.missed else "" if point.state == "holds" else point.state
