@@ -44,12 +44,14 @@ class Line:
 
 
 LEARNED, ALONE = {"learned": True}, {"learned": True, "residual": False, "values": False}
+SPREAD = {"channels": "outliers", "values": False}
 LINES = {
     "min-max": Line({"ranges": "minmax"}),
     "least error of the input": Line({"ranges": "mse"}),
     "clip search": Line({"ranges": "clip"}),
     "rotation": Line({}, rotate={}),
     "rotation, clip search": Line({"ranges": "clip"}, rotate={}),
+    "spread, clip search": Line({"ranges": "clip"}, rotate=SPREAD),
     "awq, clip search": Line({"method": "awq", "ranges": "clip"}),
     "learned": Line({"ranges": "learned"}),
     "rotation, learned": Line({"ranges": "learned"}, rotate={}),
@@ -64,6 +66,7 @@ LINES = {
     "shadow, outputs too, rare read": Line({}, {"mode": "both", "rare": "read"}),
     "shadow, outputs too, half": Line({}, {"mode": "both", "keep_layers": 0.5}),
     "rotation, shadow": Line({}, {}, rotate={}),
+    "spread, shadow, outputs too, rare read": Line({}, {"mode": "both", "rare": "read"}, rotate=SPREAD),
     "learned rotation, shadow": Line({}, {}, rotate=LEARNED),
     "learned rotation, shadow, outputs too, rare read": Line({}, {"mode": "both", "rare": "read"}, rotate=LEARNED),
 }

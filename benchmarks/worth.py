@@ -5,9 +5,9 @@
     divergence   KL(float32 | quantised) per position, in nats
 
 All linears but the head, each format solved by gptq, by gptq with scales learned end to end (`tuned`) and, named by
-`--only`, by reconstruct; sparse ones pruned by sparsegpt with swaps, recovery by block and permutation first. HTP
-takes no 3-bit weights, and 2-bit ones beside float activations only. Texts, windows, `--model` and `--samples`
-are those of benchmarks/sparse.py.
+`--only`, by reconstruct; sparse ones pruned by sparsegpt with swaps, recovery by block and permutation first; `spread`:
+behind `rotate (channels = outliers, values = false)`. HTP takes no 3-bit weights, and 2-bit ones beside float
+activations only. Texts, windows, `--model` and `--samples` are those of benchmarks/sparse.py.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ INTEGERS = {"activations": "uint16"}
 FORMATS: dict[str, tuple[str | None, dict[str, Any]]] = {  # pattern, settings of the quantize line
     "int4 LPBQ block 16": (None, {"weights": "int4", "block": 16, "scales": "lpbq", **INTEGERS}),
     "int4 LPBQ block 32": (None, {"weights": "int4", "block": 32, "scales": "lpbq", **INTEGERS}),
+    "int4 LPBQ block 32 spread": (None, {"weights": "int4", "block": 32, "scales": "lpbq", **INTEGERS}),
     "int4 LPBQ block 64": (None, {"weights": "int4", "block": 64, "scales": "lpbq", **INTEGERS}),
     "int4 per channel": (None, {"weights": "int4", "block": "channel", **INTEGERS}),
     "int8 per channel 2:4": ("2:4", {"weights": "int8", "block": "channel", **INTEGERS}),
@@ -66,12 +67,15 @@ def measure(model: str, name: str, solver: str, windows: int, samples: int) -> d
     from edgec.compiler.pipeline.pass_interface import Scope
     from edgec.compiler.plan.parameters import Pattern
     from edgec.passes.quantize import Quantize
+    from edgec.passes.rotate import Rotate
     from edgec.passes.sparsify import Sparsify
 
     pattern, settings = FORMATS[name]
     with scratch() as folder:
         given, ids = texts(model, folder, samples)
         module, start = load(model), time.perf_counter()
+        if name.endswith(" spread"):
+            Rotate(channels="outliers", values=False).run(module, Scope(None, (), given.span, given))
         if pattern is not None:
             n_of_m = pattern if pattern == "pairs" else Pattern(*map(int, pattern.split(":")))
             Sparsify(pattern=n_of_m, **BEST).run(module, Scope(None, OUT, given.span, given))

@@ -6,11 +6,11 @@
 QuaRot (Ashkboos et al. 2024, arXiv 2404.00456, section 4, stage 1) and SpinQuant (Liu et al. 2024, arXiv 2405.16406,
 section 3.1) without the rotations that run online. RMSNorm commutes with R1 once its gain g is folded into the linears
 that read it: |x R1| = |x|. Activations lose their outliers, so that fewer bits represent them. R is a Hadamard matrix
-with random signs (sizes m 2^k with m = 1, 12 or 20), else a random orthogonal one. Where a norm stands behind
-attention or MLP (Gemma 3), R1 cannot pass its gain: only R2 is possible. A tied head is untied, since
-embedding and head are rotated differently. `channels = outliers` turns R1 into reflections that spread the few channels
-that need it (`rotation/outlier_channels.py`). With R2 the V caches contain rotated values; K does not change. `learned`
-trains factors for channels behind them (`rotation/learned_scales.py`).
+with random signs (sizes m 2^k with m = 1, 12 or 20), else Hartley's, doubled: no number above sqrt(2 / size). Where a
+norm stands behind attention or MLP (Gemma 3), R1 cannot pass its gain: only R2 is possible. A tied head is untied,
+since embedding and head are rotated differently. `channels = outliers` turns R1 into reflections that spread the few
+channels that need it (`rotation/outlier_channels.py`). With R2 the V caches contain rotated values; K does not change.
+`learned` trains factors for channels behind them (`rotation/learned_scales.py`).
 """
 
 from __future__ import annotations

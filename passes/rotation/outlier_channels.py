@@ -34,6 +34,7 @@ from ..quantization.activation_ranges import content
 from ..solve import solution_cache as store
 from ..solve.awq import feeder, fold, scalable, widen_readers
 from ..solve.residual_streams import ResidualStreams
+from .rewrite import hartley
 
 _WINDOWS = 16  # an outlier is there in every text
 _FAR, _FAR_INSIDE = 8.0, 64.0
@@ -125,8 +126,7 @@ def _states(segment: Segment, hidden: int) -> list[ir.Value]:
 def spreading(size: int, channels: list[int], seed: int) -> np.ndarray:
     """R [H, H], orthogonal and near the identity, but for the rows `channels`, whose numbers are all small."""
     r, signs = np.eye(size), np.random.default_rng(seed).choice([-1.0, 1.0], size)
-    angles = 2 * np.pi / size * np.outer(np.arange(len(channels)), np.arange(size))
-    for row, k in zip((np.cos(angles) + np.sin(angles)) * signs / np.sqrt(size), channels, strict=True):
+    for row, k in zip(hartley(len(channels), size) * signs / np.sqrt(size), channels, strict=True):
         v = r[k] - row
         length = float(v @ v)
         if length > 1e-12:

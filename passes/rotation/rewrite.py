@@ -169,17 +169,24 @@ def _array(value: ir.Value | None) -> np.ndarray:
 
 
 def orthogonal(size: int, seed: int) -> np.ndarray:
-    """An orthogonal [size, size], float64: Hadamard with random signs where there is one, else random."""
-    rng = np.random.default_rng(seed)
-    signs = rng.choice([-1.0, 1.0], size)
+    """An orthogonal [size, size], float64: a Hadamard matrix with random signs where there is one.
+
+    Other sizes are an odd number times a power of two: Hartley's matrix of the first, doubled as Hadamard's are, so
+    that no number is above sqrt(2 / size).
+    """
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size)
     core = next((m for m in _CORES if size % m == 0 and _is_power_of_two(size // m)), None)
-    if core is None:
-        q, upper = np.linalg.qr(rng.standard_normal((size, size)))
-        return q * np.sign(np.diag(upper))
-    made = _core(core)
+    odd = size // (size & -size)
+    made = hartley(odd, odd) if core is None else _core(core)
     while len(made) < size:
         made = np.block([[made, made], [made, -made]])
     return signs[:, None] * made / np.sqrt(size)
+
+
+def hartley(count: int, size: int) -> np.ndarray:
+    """Rows i < `count` of Hartley's matrix, cos(2 pi i k / size) + sin(2 pi i k / size): orthogonal, of equal length."""
+    angles = 2 * np.pi / size * np.outer(np.arange(count), np.arange(size))
+    return np.cos(angles) + np.sin(angles)
 
 
 def _is_power_of_two(n: int) -> bool:
