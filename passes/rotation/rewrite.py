@@ -184,7 +184,7 @@ def orthogonal(size: int, seed: int) -> np.ndarray:
 
 
 def hartley(count: int, size: int) -> np.ndarray:
-    """Rows i < `count` of Hartley's matrix, cos(2 pi i k / size) + sin(2 pi i k / size): orthogonal, of equal length."""
+    """Rows i < `count` of Hartley's matrix, cos a + sin a with a = 2 pi i k / size: orthogonal, of equal length."""
     angles = 2 * np.pi / size * np.outer(np.arange(count), np.arange(size))
     return np.cos(angles) + np.sin(angles)
 
