@@ -2,6 +2,8 @@
 
 -D block=[32, 64]  ->  the axis `block` with the values `32` and `64`, as written
 -D ctx=512         ->  no axis: the same value at every point
+
+Without a list the plan's own `tune(…)` lets are the axes.
 """
 
 from __future__ import annotations
@@ -45,6 +47,10 @@ def read_axes(
         for value in values:
             lets.override([f"{name}={value}"], loaded.sources)
     lets.override(fixed, loaded.sources)
+    if not axes and not found:
+        open_ = {name: tune for name, tune in lets.tuned.items() if name not in lets.overrides}
+        axes = {name: tuple(map(show, tune.values)) for name, tune in open_.items()}
+        found += [] if axes else _lists(fixed, lets)
     found += [one for one in report.diagnostics if one.severity == "error"]
     if found:
         raise PlanError(*dict.fromkeys(found), sources=loaded.sources)
@@ -59,7 +65,7 @@ def _swept(name: str, written: str, lets: Lets, file: str, found: list[Diagnosti
         return None  # a string without quotes, or what `-D` itself says is wrong
     if not isinstance(value, ast.ListLiteral):
         return None
-    own = lets.resolve(ast.Word(value.span, name)) if name in lets.declared else None
+    own = lets.origin_value(name)
     if isinstance(own, ast.ListLiteral) and not all(isinstance(item, ast.ListLiteral) for item in value.items):
         return None
     values = tuple(dict.fromkeys(_text(item, own) for item in value.items))
@@ -67,6 +73,18 @@ def _swept(name: str, written: str, lets: Lets, file: str, found: list[Diagnosti
         help = f"give it values, e.g. `-D {name}=[32, 64]`"
         found.append(Diagnostic("E0983", f"`-D {name}=[]` sweeps over nothing", Label(value.span), help=help))
     return values
+
+
+def _lists(fixed: Iterable[str], lets: Lets) -> list[Diagnostic]:
+    """E0983 where a list was given that is the whole value of its `let`: somebody meant to sweep over it."""
+    for define in fixed:
+        name, _, written = (part.strip() for part in define.partition("="))
+        own = lets.origin_value(name)
+        if isinstance(own, ast.ListLiteral):
+            message = f"`{name}` is a list itself, so `{written}` is one value of it: nothing is swept"
+            help = f"give a list of lists: `-D {name}=[{written}, …]`"
+            return [Diagnostic("E0983", message, help=help)]
+    return []
 
 
 def _text(item: ast.Value, own: ast.Value | None) -> str:

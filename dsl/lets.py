@@ -124,6 +124,10 @@ class Lets:
                 return replace(found, span=value.span) if found is not None else None
         return value
 
+    def origin_value(self, name: str) -> ast.Value | None:
+        """What the plan itself gives a let, `-D` left aside; None for what is no let, or has none after an error."""
+        return self.resolve(self._own(name)) if name in self.declared else None
+
     def _own(self, name: str) -> ast.Value:
         """What the plan has for a let; of a `tune` the first value."""
         value = self.declared[name].value

@@ -105,6 +105,7 @@ def test_a_point_that_fails_is_a_row_with_its_code(plan: Path, capsys) -> None:
         (["block=[32,64", "bits=[int8]"], "E0006"),
         (["block"], "E0113"),
         (["globs=[]"], "E0983"),
+        (['globs=["lm_head"]'], "E0983"),
         (["block=[[32]]"], "E0207"),
         (["block=[" + ",".join(map(str, range(257))) + "]"], "E0984"),
     ],
@@ -133,8 +134,18 @@ def test_lists_and_strings_are_swept_by_their_own_kind(plan: Path) -> None:
     axes, fixed = sweep_axes(plan, ['globs=[["lm_head"], ["embed_tokens"]]', 'dir=["a b", "c"]', "block=64"])
     assert axes == {"globs": ('["lm_head"]', '["embed_tokens"]'), "dir": ("a b", "c")}
     assert fixed == ["block=64"]
-    _, fixed = sweep_axes(plan, ['globs=["lm_head"]', "dir=[a"])
+    _, fixed = sweep_axes(plan, ['globs=["lm_head"]', "dir=[a", "block=[32]"])
     assert fixed == ['globs=["lm_head"]', "dir=[a"]  # a list that is the value itself, a text that only looks like one
+
+
+def test_without_a_list_what_the_plan_wants_tuned_is_swept(plan: Path) -> None:
+    from edgec.compiler.driver import sweep_axes
+
+    plan.write_text(plan.read_text().replace("let block = 32", "let block = tune(32, channel)"))
+    assert sweep_axes(plan, ["bits=int8"]) == ({"block": ("32", "channel")}, ["bits=int8"])
+    assert sweep_axes(plan, ["bits=[int4, int8]"])[0] == {"bits": ("int4", "int8")}
+    with pytest.raises(PlanError):
+        edgec.sweep(plan, {"block": 32})
 
 
 def point(size: float, quality: float | None, decode: float | None = None, missed: bool = False) -> Point:
