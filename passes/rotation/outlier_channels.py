@@ -14,8 +14,9 @@ A reflection moves other channels by about 1 / sqrt(H) of one direction: their w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,25 +94,30 @@ def measure(module: Module, ids: np.ndarray, progress: Callable[[str], None] = l
     for index, segment in enumerate(cut):
         clock.tick(segment.name)
         later = {value for after in cut[index + 1 :] for value in after.reads}
-        constants, states = Constants(on=on), _states(segment, arch.hidden)
+        states = _states(segment, arch.hidden)
         wanted = [*states, *(v for node in segment.nodes for v in node.outputs if v in inside)]
-
-        def walk(env: Env, nodes: Segment = segment, held: Constants = constants) -> Env:
-            values = dict(env)
-            with torch.no_grad():
-                for node in nodes.nodes:
-                    values.update(zip(node.outputs, outputs_of(node, values, held), strict=False))
-            return values
-
+        walk = partial(_walk, segment, Constants(on=on), wanted, later)
         made = [walk(env) for env in envs] if not index else list(in_order(walk, envs))
-        for value in wanted:
-            seen = torch.stack([values[value].abs().flatten(0, -2).amax(0) for values in made]).amax(0)
+        envs = [env for env, _ in made]
+        for place, value in enumerate(wanted):
+            seen = torch.stack([tops[place] for _, tops in made]).amax(0)
             if value in inside:
                 found[value.name or ""] = seen.cpu().numpy()
             else:
                 hidden = torch.maximum(hidden, seen)
-        envs = [{value: x for value, x in values.items() if value in later} for values in made]
     return Largest(hidden.cpu().numpy(), found)
+
+
+def _walk(
+    segment: Segment, constants: Constants, wanted: Sequence[ir.Value], later: set[ir.Value], env: Env
+) -> tuple[Env, list[torch.Tensor]]:
+    """What is read behind the segment, and the largest magnitudes by channel of the values `wanted`."""
+    values = dict(env)
+    with torch.no_grad():
+        for node in segment.nodes:
+            values.update(zip(node.outputs, outputs_of(node, values, constants), strict=False))
+    tops = [values[value].abs().flatten(0, -2).amax(0) for value in wanted]
+    return {value: x for value, x in values.items() if value in later}, tops
 
 
 def _states(segment: Segment, hidden: int) -> list[ir.Value]:
