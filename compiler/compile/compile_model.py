@@ -60,6 +60,7 @@ class CompiledModel:
     emission: Emission
     weight_errors: dict[str, float] = field(default_factory=dict)  # of quantised linears, see `weight_error`
     seconds: dict[str, float] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)  # sha256 of the files it was read from, by name
 
     @functools.cached_property
     def memory(self) -> MemoryPlan:
@@ -92,8 +93,13 @@ def load_model(decl: ModelDecl) -> Module:
 
 def compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions) -> CompiledModel:
     """Take one deploy line to files below `directory`."""
-    with blamed_on(deploy.span):
-        return _compile_model(plan, deploy, directory, options)
+    from ..files.digests import Digests
+
+    files = plan.models[deploy.model].source.files
+    with blamed_on(deploy.span), Digests(files) as digests:
+        made = _compile_model(plan, deploy, directory, options)
+        made.sources = {path.name: digests.of(path) for path in files}
+        return made
 
 
 def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions) -> CompiledModel:

@@ -119,11 +119,11 @@ def _tool_versions() -> dict[str, str]:
 
 
 def _inputs(model: CompiledModel) -> dict[str, Any]:
-    source = model.decl.source
+    source, digests = model.decl.source, model.sources
     return {
         "kind": source.reader.word,
         "source": source.text,
-        "files": {path.name: {"sha256": cache.digest_file(path), "size": path.stat().st_size} for path in source.files},
+        "files": {path.name: {"sha256": digests[path.name], "size": path.stat().st_size} for path in source.files},
     }
 
 

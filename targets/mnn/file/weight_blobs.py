@@ -18,9 +18,10 @@ as float32. Weights stream in row blocks; of a matrix, only its alphas are held 
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -51,6 +52,7 @@ class Blob:
     symmetric: bool
     half_alpha: bool
     minimum: bool = False  # of the two floats of a block the first belongs to u = 0
+    digest: bytes = field(default=b"", compare=False)  # sha256 of integers and alphas as they were written
 
     @property
     def external(self) -> list[int]:
@@ -118,18 +120,24 @@ def write_quantized(
     bits = max(LOOKED_UP if looked_up else NARROWEST, weight.format.bits)
     head = header(rows, columns, bits)
     file.write(head)
-    written = len(head)
+    written, digest = len(head), hashlib.sha256()
     lowest, alphas = weight.minimum is not None and not looked_up, []
     shift = 1 << (bits - 1) if weight.q.dtype.is_signed() else 0
     for start, stop in row_ranges(weight):  # alphas at once: they are made from the same float rows
         codes = weight.q.rows(start, stop).astype(np.int16) + shift
-        written += file.write(pack_rows(codes.reshape(1, -1), bits, "big").tobytes())
+        packed = pack_rows(codes.reshape(1, -1), bits, "big").tobytes()
+        digest.update(packed)
+        written += file.write(packed)
         alphas.append(alpha_rows(weight, start, stop, bits, lowest))
     values = np.concatenate(alphas)  # a sixteenth of the float32 weight at blocks of 16, less above
     half = bool(np.array_equal(values.astype(np.float16).astype(np.float32), values))
-    alpha = file.write(values.astype(np.float16 if half else np.float32).tobytes())
+    floats = values.astype(np.float16 if half else np.float32).tobytes()
+    digest.update(floats)
+    alpha = file.write(floats)
     bias_bytes, symmetric = _write_bias(file, bias, rows), weight.symmetric
-    return Blob(offset, written, alpha, bias_bytes, rows, columns, bits, block, symmetric, half, lowest)
+    return Blob(
+        offset, written, alpha, bias_bytes, rows, columns, bits, block, symmetric, half, lowest, digest.digest()
+    )
 
 
 def write_float(file: BinaryIO, weight: Weight, bias: np.ndarray | None = None) -> Blob:

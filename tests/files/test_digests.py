@@ -1,0 +1,37 @@
+"""Digests of sources, read beside the work."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+
+import pytest
+from edgec.compiler.files.digests import Digests
+
+
+def test_digests_are_those_of_the_files(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("empty", "one", "large")]
+    for path, size in zip(files, (0, 1, 9 << 20), strict=True):
+        path.write_bytes(bytes(range(256)) * (size // 256) + b"x" * (size % 256))
+    with Digests(files) as digests:
+        found = [digests.of(path) for path in reversed(files)]
+    assert found == [hashlib.sha256(path.read_bytes()).hexdigest() for path in reversed(files)]
+
+
+def test_a_file_that_is_gone_is_an_error_where_its_digest_is_wanted(tmp_path: Path) -> None:
+    (tmp_path / "there").write_bytes(b"1")
+    with Digests([tmp_path / "gone", tmp_path / "there"]) as digests:
+        assert digests.of(tmp_path / "there") == hashlib.sha256(b"1").hexdigest()
+        with pytest.raises(FileNotFoundError):
+            digests.of(tmp_path / "gone")
+
+
+def test_nobody_waits_for_a_file_whose_digest_is_no_longer_wanted(tmp_path: Path) -> None:
+    endless = Path("/dev/zero")
+    if not endless.exists():
+        pytest.skip("no file without an end here")
+    start = time.monotonic()
+    with pytest.raises(ValueError, match="failed"), Digests([endless]):
+        raise ValueError("failed")
+    assert time.monotonic() - start < 30
