@@ -1,17 +1,34 @@
-"""Speculation on the example pair: token-for-token equality with the target alone, tokens per round, flips.
+"""Forms of speculation on the example pair: equal to the target alone, tokens a round, drafts that were ready, time.
 
-The baseline is the target alone through the same k+1 bucket as the rounds. Flips: positions where greedy text through
-the one-token bucket first departs from it, counted per prompt. Prompts are lines of the held-out text.
+The target alone decodes through the same bucket as the rounds. `--oracle` runs the NPU's graphs in ONNX Runtime, where
+a round takes milliseconds; without it they run in the emulator, which takes as long as a large model would on a phone,
+so that the draft has time beside it. `round`, `verify`, `draft`: seconds by this machine's clock, of a round; with
+overlap a round takes less than the sum. `simulated`: a round on the device by the manifest's schedule, in units of the
+longer of both lanes, of rounds whose drafts were there and, with the ones that were counted here, of all. Prompts are
+lines of the held-out text.
 """
 
 from __future__ import annotations
 
+import re
+import time
 from pathlib import Path
 from typing import Any
 
-from common import HELDOUT, ROOT, arguments, edgec, report, scratch, text_digest
+from common import HELDOUT, ROOT, edgec, parser, report, scratch, text_digest
 
 PLAN = ROOT / "examples" / "speculative" / "plan.edge"
+FORMS = {
+    "chain": "k = 3",
+    "tree 8": "k = 3 tree = 8",
+    "tree 15": "k = 4 tree = 15",
+    "chain, overlap": "k = 3 overlap = true",
+    "tree 8, overlap": "k = 3 tree = 8 overlap = true",
+    "tree 15, overlap": "k = 4 tree = 15 overlap = true",
+    "chain, prompt": "k = 3 source = prompt",
+    "tree 8, prompt": "k = 3 tree = 8 source = prompt",
+    "tree 15, prompt": "k = 4 tree = 15 source = prompt",
+}
 
 
 def prompts(count: int) -> list[str]:
@@ -21,40 +38,85 @@ def prompts(count: int) -> list[str]:
     return lines[::step][:count]
 
 
-def compare(bundle: Path, prompt: str, tokens: int) -> dict[str, Any]:
-    from edgec.compiler.runtime.generate import run_bundle
+def plan_of(form: str, folder: Path) -> Path:
+    """The example's plan with another `speculate` line and a bucket for trees."""
+    text = PLAN.read_text().replace("../", f"{PLAN.parent.parent}/")
+    text = re.sub(r"tokens = \[1, 4, 64\]", "tokens = [1, 4, 16, 64]", text)
+    text = re.sub(r"(speculate draft -> target \{).*?\}", rf"\1 {form} }}", text)
+    text = re.sub(r"require \{.*?\n\}", "", text, flags=re.DOTALL)
+    path = folder / "plan.edge"
+    path.write_text(text)
+    return path
 
-    fast = run_bundle(bundle, prompt, tokens)
-    alone = run_bundle(bundle, prompt, tokens, speculation=False)
-    single = run_bundle(bundle, prompt, tokens, speculation=False, bucket_tokens=1)
-    pairs = zip(alone["tokens"], single["tokens"], strict=False)
-    return {
-        "prompt": prompt[:36],
-        "tokens": len(fast["tokens"]),
-        "rounds": fast["rounds"],
-        "tokens per round": len(fast["tokens"]) / fast["rounds"],
-        "accepted": fast["accepted"] / max(1, fast["drafted"]),
-        "equal": fast["tokens"] == alone["tokens"],
-        "first flip in one-token bucket": next((i for i, (a, b) in enumerate(pairs) if a != b), None),
+
+def measure(form: str, folder: Path, args: Any, alone: dict[tuple[int, str], list[int]]) -> dict[str, Any]:
+    """All prompts through one form; `alone`: what the target made of a prompt by itself, by tokens of its bucket."""
+    from edgec.compiler.runtime.generate import Runner
+    from edgec.compiler.runtime.sample import Sampling
+
+    edgec("compile", plan_of(FORMS[form], folder), "-o", folder / form, "--quiet")
+    runner = Runner(folder / form, oracle=args.oracle)
+    pair = runner.manifest.speculation
+    assert pair is not None
+    sampling = Sampling(args.temperature)
+    total: dict[str, float] = dict.fromkeys(("tokens", "rounds", "ready", "drafted", "accepted", "seconds"), 0)
+    lanes: dict[str, float] = {}
+    equal = []
+    for prompt in prompts(args.prompts):
+        ids = runner.tokenizer.encode(prompt)
+        begin = time.perf_counter()
+        made = runner.generate(ids, args.tokens, sampling=sampling)
+        total["seconds"] += time.perf_counter() - begin
+        for key in ("rounds", "ready", "drafted", "accepted"):
+            total[key] += made.get(key, 0)
+        total["tokens"] += len(made["tokens"])
+        for key, value in made.get("seconds", {}).items():
+            lanes[key] = lanes.get(key, 0.0) + value
+        if sampling.greedy and not args.skip_alone:
+            key = pair["schedule"]["slots"], prompt
+            if key not in alone:
+                alone[key] = runner.generate(ids, args.tokens, speculation=False)["tokens"]
+            equal.append(made["tokens"] == alone[key])
+    runner.close()
+    rounds = total["rounds"]
+    row: dict[str, Any] = {
+        "form": form,
+        "tokens per round": round(total["tokens"] / rounds, 3),
+        "accepted": round(total["accepted"] / max(1, total["drafted"]), 3),
+        "equal": f"{sum(equal)} of {len(equal)}" if equal else None,
+        "ready": round(total["ready"] / rounds, 3) if lanes else None,
     }
+    names = {"round": "rounds", "verify": "verify", "draft": "draft"}
+    row |= {name: round(lanes[key] / rounds, 4) if lanes else None for name, key in names.items()}
+    return row | simulated(pair["schedule"].get("microseconds"), total["ready"] / rounds if lanes else None)
+
+
+def simulated(times: dict[str, float] | None, ready: float | None) -> dict[str, float | None]:
+    """A round by the schedule's times, in units of the longer lane."""
+    if times is None or ready is None:
+        return {"simulated, ready": None, "simulated, all": None}
+    longer = max(times["draft"], times["verify"])
+    mean = ready * times["found"] + (1 - ready) * times["missed"]
+    return {"simulated, ready": round(times["found"] / longer, 3), "simulated, all": round(mean / longer, 3)}
 
 
 def main() -> None:
-    args = arguments(__doc__, prompts=10, tokens=64)
+    options = parser(__doc__)
+    options.add_argument("--prompts", type=int, default=10, help="default 10")
+    options.add_argument("--tokens", type=int, default=64, help="default 64")
+    options.add_argument("--temperature", type=float, default=0.0, help="default 0, which is greedy")
+    options.add_argument("--oracle", action="store_true", help="the NPU's graphs in ONNX Runtime")
+    options.add_argument("--skip-alone", action="store_true", help="do not run the target alone to compare")
+    options.add_argument("--only", default="", metavar="PATTERN", help="forms whose names match")
+    args = options.parse_args()
+    rows, alone = [], dict[tuple[int, str], list[int]]()
     with scratch() as folder:
-        edgec("compile", PLAN, "-o", folder / "bundle", "--quiet")
-        rows = [compare(folder / "bundle", prompt, args.tokens) for prompt in prompts(args.prompts)]
-    whole = sum(row["tokens"] for row in rows) / sum(row["rounds"] for row in rows)
-    flips = sum(row["first flip in one-token bucket"] is not None for row in rows)
-    report(
-        "Speculation, k = 3, draft in MNN, target on the HTP emulator",
-        rows,
-        args,
-        text=text_digest(),
-        all_equal=all(row["equal"] for row in rows),
-        tokens_per_round=round(whole, 3),
-        prompts_with_flips=flips,
-    )
+        for form in FORMS:
+            if re.search(args.only, form):
+                rows.append(measure(form, folder, args, alone))
+                print(rows[-1], flush=True)
+    where = "ONNX Runtime" if args.oracle else "the HTP emulator"
+    report(f"Speculation, draft in MNN, target in {where}", rows, args, text=text_digest())
 
 
 if __name__ == "__main__":

@@ -142,6 +142,7 @@ def _models(data: Mapping[str, Any]) -> Iterator[str]:
         buckets = model.get("buckets", [])
         if decoder and chained and not buckets:
             yield f"model `{name}` is a chain of decoder parts without buckets"
+        yield from _layout(name, model, data)
         yield from _buckets(name, model, parts, buckets)
         if not decoder and not buckets:
             yield from (
@@ -149,6 +150,27 @@ def _models(data: Mapping[str, Any]) -> Iterator[str]:
                 for key, part in parts.items()
                 if "main" not in part["graphs"]
             )
+
+
+def _layout(name: str, model: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:
+    """The index of weights lies within its file, on pages, and its kinds do not overlap."""
+    layout = model.get("layout")
+    if layout is None:
+        return
+    packed = (data.get("packed") or {}).get("files", {})
+    listed = packed.get(layout["file"]) or data["files"].get(layout["file"])
+    if listed is None:
+        yield f"`files` does not list `{layout['file']}`, which the weights of `{name}` are laid out in"
+        return
+    end = 0
+    for kind in layout["kinds"]:
+        rows = [(row["offset"], row["bytes"]) for row in kind["tensors"]]
+        inside = all(kind["offset"] <= at and at + size <= kind["offset"] + kind["bytes"] for at, size in rows)
+        if kind["offset"] < end or not inside or any(at % layout["page"] for at, _ in rows):
+            yield f"the layout of `{name}` has `{kind['kind']}` where something else is"
+        end = kind["offset"] + kind["bytes"]
+    if end > listed["size"]:
+        yield f"the layout of `{name}` reaches beyond `{layout['file']}`"
 
 
 def _rope(arch: Mapping[str, Any]) -> str | None:

@@ -74,6 +74,8 @@ def _model_lines(made: Estimate, model: ModelEstimate) -> Iterator[str]:
     each = "a token at the full context" if work.context else "a call, K/V none"
     read, flops = work.bytes_per_token(), work.flops_per_token()
     yield f"    {read / 1e6:,.1f} MB read and {flops / 1e9:.2f} GFLOP {each}"
+    if (active := work.active_bytes_per_token()) < read:
+        yield f"    {active / 1e6:,.1f} MB of it in channels that a token keeps: for a runtime that reads no others"
     memory = made.memory[model.name]
     yield (
         f"    memory {memory['peak'] / 1e6:,.1f} MB: weights {memory['weights'] / 1e6:,.1f}, "

@@ -256,6 +256,7 @@ def _emit(
         whole.notes += emitted.notes
         whole.stored.update(emitted.stored)
         whole.sparse += emitted.sparse
+        whole.layout = emitted.layout or whole.layout
         _lay_out_cache(whole, emitted)
         if name == deploy.target:
             whole.engine = emitted.engine

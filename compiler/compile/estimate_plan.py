@@ -198,6 +198,7 @@ def _model_json(model: ModelEstimate) -> dict[str, Any]:
     return {
         "target": model.target,
         "bytes_per_token": model.work.bytes_per_token(),
+        "active_bytes_per_token": model.work.active_bytes_per_token(),
         "flops_per_token": model.work.flops_per_token(),
         "decode_rate": model.decode,
         "prefill_rate": model.prefill,

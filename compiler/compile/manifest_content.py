@@ -14,7 +14,8 @@ from ..emit.stored_weight import as_in_module
 from ..estimate.speculation import PREPARED
 from ..files import cache
 from ..files.full_disk import writes
-from ..ir.annotations import Subject, texts
+from ..ir.active_channels import cut
+from ..ir.annotations import ACTIVE, Subject, texts
 from ..ir.linears import Linear, linears
 from ..ir.module import MAIN, BucketShape
 from ..memory.memory_plan import memory_entry
@@ -27,6 +28,7 @@ from .tokenizer_folders import tokenizer_folders
 
 if TYPE_CHECKING:
     from ..diagnostics.diagnostic import Diagnostic
+    from ..estimate.model_estimate import ModelEstimate
     from ..ir.module import Module
     from ..plan.devices import Device
     from ..plan.plan import Plan, Speculate
@@ -69,8 +71,7 @@ def assemble(
         "inputs": {model.name: _inputs(model) for model in models},
         "tokenizers": {name: {k: v for k, v in facts.items() if k != "models"} for name, facts in tokenizers.items()},
         "models": {
-            model.name: _model(plan, model, folders.get(model.name), directory, _costs(estimate, model.name))
-            for model in models
+            model.name: _model(plan, model, folders.get(model.name), directory, estimate, measured) for model in models
         },
         "parts": parts,
         "speculation": _speculation(plan, models, estimate),
@@ -157,8 +158,10 @@ def _tokenizer_facts(source: Path, arch: Any) -> dict[str, Any]:
 
 
 def _model(
-    plan: Plan, model: CompiledModel, tokenizer: str | None, directory: Path, costs: Mapping[str, float]
+    plan: Plan, model: CompiledModel, tokenizer: str | None, directory: Path, estimate: Estimate, measured: Measured
 ) -> dict[str, Any]:
+    estimate_of = next(one for one in estimate.models if one.name == model.name)
+    costs = _costs(estimate, model.name)
     arch, main = model.compressed.arch, model.compressed.main
     options = {key: _json_value(value) for key, value in vars(model.deploy.options).items()}
     entry: dict[str, Any] = {
@@ -176,6 +179,10 @@ def _model(
         "weights": _weights(model),
         "bytes": _folder_bytes(directory / model.name),
     }
+    if model.emission.layout:
+        entry["layout"] = model.emission.layout
+    if active := _active(model, estimate_of, measured):
+        entry["active"] = active
     if bought := sparsity_bought(model):
         entry["sparse"] = bought
     if model.emission.engine == "chain":
@@ -186,6 +193,20 @@ def _model(
         entry["tokenizer"] = tokenizer
         entry["kv"] = model.emission.kv or None
     return entry
+
+
+def _active(model: CompiledModel, estimate: ModelEstimate, measured: Measured) -> dict[str, Any] | None:
+    """What the cut inputs of linears save a runtime that reads no other weights, and what they cost."""
+    found = cut(linears(model.compressed))
+    if not found:
+        return None
+    return {
+        "linears": {linear.name: {"kept": ACTIVE.get(linear.node), "of": linear.shape[1]} for linear in found},
+        "bytes_per_token": round(estimate.work.bytes_per_token()),
+        "active_bytes_per_token": round(estimate.work.active_bytes_per_token()),
+        "perplexity": measured.module.get(model.name),
+        "whole": measured.whole.get(model.name),
+    }
 
 
 def _cost(costs: Mapping[str, float], bucket: str) -> dict[str, float]:

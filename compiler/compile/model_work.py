@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..emit.part import Part
 from ..estimate.work import ModelWork, PartWork
 from ..ir import kv_names
+from ..ir.active_channels import share
 from ..ir.linears import as_linear
 from ..registry import part_target
 
@@ -54,6 +55,7 @@ def _part_work(module: Module, part: Part, deploy: Deploy) -> PartWork:
         kv_width=0 if arch is None else arch.kv_heads * arch.head_dim,
         heads_width=0 if arch is None else arch.heads * arch.head_dim,
         cache_bytes=1.0 if deploy.kv == "uint8" else floats,
+        idle=sum((1 - share(linear)) * linear.stored_bytes(floats) for linear in whole),
         row=sum(size / rows for size, rows in tables),
         tables=sum(size for size, _ in tables),
     )

@@ -28,7 +28,7 @@ class Measured:
     """What `evaluation` and `require` asked for.
 
     `perplexity`: of each model as it ships, `judged`: by whom; `module`: of the compressed module; `baseline`: of the
-    float model.
+    float model; `whole`: of the compressed module if no input of a linear were cut, where some are.
     """
 
     perplexity: dict[str, float] = field(default_factory=dict)
@@ -36,6 +36,7 @@ class Measured:
     requires: list[dict[str, Any]] = field(default_factory=list)
     module: dict[str, float] = field(default_factory=dict)
     judged: dict[str, Judged] = field(default_factory=dict)
+    whole: dict[str, float] = field(default_factory=dict)
 
 
 def measure_models(plan: Plan, models: Sequence[CompiledModel], directory: Path, progress: Progress) -> Measured:
@@ -44,6 +45,7 @@ def measure_models(plan: Plan, models: Sequence[CompiledModel], directory: Path,
     if plan.evaluation is None or all(model.compressed.arch is None for model in models):
         return measured
     from ..bundle.manifest import Manifest
+    from ..ir.active_channels import without_cut
     from ..oracle.text_perplexity import WINDOW, check_windows, module_perplexity, read_text, token_ids
     from .engine_perplexity import judge
     from .manifest_content import assemble
@@ -83,6 +85,11 @@ def measure_models(plan: Plan, models: Sequence[CompiledModel], directory: Path,
             value, judged = judge(unsealed, model.name, exact, ids, windows, most, known)
         measured.perplexity[model.name], measured.judged[model.name] = value, judged
         measured.module[model.name] = known(windows)
+        if (whole := without_cut(model.compressed)) is not None:
+            progress(f"{model.name}: perplexity with whole inputs")
+            value = measured.whole[model.name] = module_perplexity(whole, text, windows)
+            ratio = measured.module[model.name] / value
+            model.emission.notes.append(f"cut inputs cost {100 * (ratio - 1):.2f} % on the evaluation text")
         if judged.cost is not None and judged.cost > _NOTED:
             cost = f"{100 * (judged.cost - 1):.1f} % on the evaluation text"
             model.emission.notes.append(f"{mode} costs {cost}, over what the module's own numbers give")

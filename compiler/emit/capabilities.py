@@ -50,6 +50,8 @@ class Capabilities:
     table_lookup: bool = (
         False  # has, where it runs on the CPU, kernels for edgec's own ops that multiply by table lookup
     )
+    chooses_channels: bool = False  # has ops that find a tensor's largest channels, and mask the others
+    orders: frozenset[str] = frozenset()  # in which it lays weights out in its file, beside its own
     patterns: frozenset[str] = frozenset()  # of sparse weights, that it stores in fewer bytes than dense ones
     beside: bool = False  # runs parts of a model that another target is deployed for
 
@@ -68,6 +70,21 @@ class Capabilities:
             yield Refusal(
                 "E0223",
                 f"`as {target}` has no op for what `{{}}` makes of a linear",
+                help=f"{takers}; leave it out, or use another pipeline for this model",
+            )
+
+        if demands.chooses_channels and not self.chooses_channels:
+            takers = wording.takers(lambda one: one.chooses_channels, "channels that a token chooses")
+            yield Refusal(
+                "E0243",
+                f"`as {target}` has no ops that choose channels while it runs, as `{{}}` asks",
+                help=f"{takers}; leave it out, or use another pipeline for this model",
+            )
+        if demands.order is not None and demands.order not in self.orders:
+            takers = wording.takers(lambda one: demands.order in one.orders, f"`order = {demands.order}`")
+            yield Refusal(
+                "E0242",
+                f"`as {target}` lays out the weights of its file itself, whatever `{{}}` says",
                 help=f"{takers}; leave it out, or use another pipeline for this model",
             )
 

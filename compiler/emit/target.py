@@ -91,6 +91,7 @@ class Emission:
     notes: list[str] = field(default_factory=list)
     kv: dict[str, Any] = field(default_factory=dict)  # layout of the K/V cache, for the manifest
     stored: dict[str, StoredWeight] = field(default_factory=dict)  # by linear; without a row: as the module has it
+    layout: dict[str, Any] = field(default_factory=dict)  # where kinds of weights lie, where the plan orders them
     sparse: list[SparseIntegers] = field(default_factory=list)  # what can be packed, where the plan asks for that
 
     def __repr__(self) -> str:

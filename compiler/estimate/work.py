@@ -26,6 +26,7 @@ class PartWork:
     cache_bytes: float = 2.0  # of one value
     row: float = 0.0
     tables: float = 0.0  # bytes of the embeddings whole
+    idle: float = 0.0  # bytes of the weights that a token does not need: those of channels which its inputs leave out
 
     def bytes_read(self, tokens: int, context: int) -> float:
         """Weights, cache and embedding rows of a call of `tokens` new positions within `context`."""
@@ -64,6 +65,10 @@ class ModelWork:
     def bytes_per_token(self) -> float:
         """Bytes that decoding one token reads at the full context."""
         return self.bytes_read(1, self.context)
+
+    def active_bytes_per_token(self) -> float:
+        """The same for a runtime that reads no weights of channels which are left out."""
+        return self.bytes_per_token() - sum(part.idle for part in self.parts)
 
     def flops_per_token(self) -> float:
         """Operations of decoding one token at the full context."""

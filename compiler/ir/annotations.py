@@ -264,6 +264,12 @@ SHARD: Annotation[int] = define(
 ACTIVATIONS: Annotation[str] = define(
     Annotation("edgec.activations", Subject.NODE, show=str, parse=_one_of("fp16", "uint16", "uint8"))
 )  # on a linear: the type requested for its inputs and outputs
+ACTIVE: Annotation[int] = define(
+    Annotation("edgec.active", Subject.NODE, show=str, parse=_count)
+)  # on a linear: how many channels of its input a token keeps (`active_channels`)
+ORDER: Annotation[str] = define(
+    Annotation("edgec.order", Subject.MODEL, show=str, parse=_one_of("by_kind"))
+)  # in which order weights lie in the bundle's file
 SCORES: Annotation[tuple[float, float]] = define(
     Annotation("edgec.scores", Subject.NODE, show=lambda ends: f"{ends[0]:.9g} {ends[1]:.9g}", parse=_range)
 )  # on Attention: the least and largest q k^T scale where the mask is open, as calibration has measured them

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -10,15 +10,19 @@ import onnx_ir as ir
 from ..files.full_disk import writes
 from .annotations import SAME_BYTES
 from .clone import clone_model
+from .ordered_data import PAGE, write_by_kind
 
 INLINE_BYTES = 1024  # constants up to this many bytes stay inside the .onnx file (shapes, scales, norms' epsilons)
 
 
-def save_graphs(models: Mapping[str, ir.Model], directory: Path, data_name: str) -> dict[str, Path]:
+def save_graphs(
+    models: Mapping[str, ir.Model], directory: Path, data_name: str, by_kind: bool = False
+) -> dict[str, Path]:
     """Write `<key>.onnx` per model into `directory` and all their big constants into `data_name`.
 
     Tensors are told apart by object: what two graphs share is stored once, and so are two tensors that see the same
-    bytes in different shapes (`SAME_BYTES`). The models are not changed.
+    bytes in different shapes (`SAME_BYTES`). The models are not changed. `by_kind`: weights of
+    one kind of matrix beside each other.
     """
     tensors: dict[int, ir.TensorProtocol] = {}
     for model in models.values():
@@ -26,7 +30,7 @@ def save_graphs(models: Mapping[str, ir.Model], directory: Path, data_name: str)
             tensor = value.const_value
             if tensor is not None and tensor.nbytes > INLINE_BYTES:
                 tensors.setdefault(id(tensor), tensor)
-    stored = _write(tensors, directory, data_name) if tensors else {}
+    stored = _write(tensors, directory, data_name, by_kind) if tensors else {}
     paths = {}
     for key, model in models.items():
         copy = clone_model(model)
@@ -39,13 +43,17 @@ def save_graphs(models: Mapping[str, ir.Model], directory: Path, data_name: str)
     return paths
 
 
-def _write(tensors: Mapping[int, ir.TensorProtocol], directory: Path, name: str) -> dict[int, ir.TensorProtocol]:
+def _write(
+    tensors: Mapping[int, ir.TensorProtocol], directory: Path, name: str, by_kind: bool
+) -> dict[int, ir.TensorProtocol]:
     """Stream each distinct tensor into the data file; id -> the external tensor that stands for it."""
     owners = {key: SAME_BYTES.get(tensor) or tensor for key, tensor in tensors.items()}
     distinct = {id(owner): owner for owner in owners.values()}
     with writes(directory / name):
-        external = ir.external_data.convert_tensors_to_external(
-            list(distinct.values()), directory, name, alignment=4096
+        external: Sequence[ir.ExternalTensor] = (
+            write_by_kind(list(distinct.values()), directory, name)
+            if by_kind
+            else ir.external_data.convert_tensors_to_external(list(distinct.values()), directory, name, alignment=PAGE)
         )
     places = dict(zip(distinct, external, strict=True))
     return {key: _view(places[id(owner)], tensors[key]) for key, owner in owners.items()}

@@ -37,6 +37,8 @@ class Demands:
     decoder: str | None = None  # the setting that only a decoder has a meaning for
     npu: str | None = None  # the setting that divides work between an NPU and the CPU beside it
     table_lookup: bool = False  # it writes ops that multiply by table lookup
+    chooses_channels: bool = False  # it cuts values to their largest channels, token by token
+    order: str | None = None  # in which order weights lie in the bundle's file
     hides: bool = False  # the CPU's work beside the NPU has to take no longer than the NPU's
 
     def without_torch(self, at: Span | None) -> Diagnostic | None:

@@ -65,6 +65,16 @@ def _bundle(plan: Plan, manifest: Mapping[str, Any], total: int) -> str:
         drafts = f"{code(pair['draft'])} for {code(pair['target'])}, accepted {how}"
         form = f"{pair['tree']} tokens, a tree" if "tree" in pair else f"{pair['k']} tokens"
         figures.append(("drafted a round", form, drafts + (", beside its rounds" if "overlap" in pair else "")))
+    for name, entry in manifest["models"].items():
+        if (active := entry.get("active")) is not None:
+            note = f"{code(name)} in the channels that a token keeps, of {size(active['bytes_per_token'])}"
+            if active["whole"]:
+                cost = 100 * (active["perplexity"] / active["whole"] - 1)
+                note += f"; perplexity {active['perplexity']:.2f} instead of {active['whole']:.2f}, {cost:.1f} % more"
+            figures.append(("read a token", size(active["active_bytes_per_token"]), note))
+        if (layout := entry.get("layout")) is not None:
+            note = f"{code(name)}, kinds of weights beside each other in pages of {layout['page']} bytes"
+            figures.append(("order of weights", layout["order"], note))
     return _card("Bundle", escape(f"from {plan.path.name}"), figures)
 
 

@@ -52,7 +52,13 @@ class OrtTarget(Target):
     also_called: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "onnxruntime_genai", "cpu")
     Options: ClassVar[type] = OrtOptions
     capabilities: ClassVar[Capabilities] = Capabilities(
-        frozenset({"cpu"}), widths={2: 0, 4: 0, 8: 0}, minimums=True, table_lookup=True, beside=True
+        frozenset({"cpu"}),
+        widths={2: 0, 4: 0, 8: 0},
+        minimums=True,
+        table_lookup=True,
+        beside=True,
+        chooses_channels=True,
+        orders=frozenset({"by_kind"}),
     )
 
     def mode(self, options: OrtOptions) -> str:

@@ -15,9 +15,11 @@ from ...compiler.emit.manifest_entries import cache_entry, graph_entry
 from ...compiler.emit.part import Part
 from ...compiler.emit.stored_weight import StoredWeight, as_in_module, floats
 from ...compiler.emit.target import Emission, EmitJob
+from ...compiler.ir.annotations import ORDER
 from ...compiler.ir.clone import clone_model
 from ...compiler.ir.linears import linears
 from ...compiler.ir.module import MAIN
+from ...compiler.ir.ordered_data import PAGE, index_of
 from ...compiler.ir.save import save_graphs
 from ...compiler.kernels.build import LIBRARY, SCRIPT, build_into
 from .compare import compare
@@ -46,7 +48,8 @@ def emit(job: EmitJob) -> Emission:
     folder = job.directory / job.folder
     folder.mkdir(parents=True, exist_ok=True)
     job.progress(f"{job.module.name}: writing {len(after)} graphs for ONNX Runtime")
-    paths = save_graphs(after, folder, DATA)
+    order = next(filter(None, map(ORDER.get, job.module.graphs.values())), None)
+    paths = save_graphs(after, folder, DATA, by_kind=order is not None)
     read_back(paths, after, lowering, job)
     level = FAST if packs and not _dequantises(after) else EXACT
     lookup = table_kind(before.values())
@@ -57,8 +60,12 @@ def emit(job: EmitJob) -> Emission:
     notes = [*untried, *(f"`{name}` keeps DequantizeLinear: {why}" for name, why in lowering.left.items())]
     notes += [f"`{name}` is stored as float32: float16 would overflow" for name in halves.wide]
     stored = _stored(before, lowering, halves)
+    layout = {}
+    if order is not None:
+        file = f"{job.folder}/{DATA}"
+        layout = {"order": order, "file": file, "page": PAGE, "kinds": index_of(list(paths.values()))}
     sparse = sparse_in_files(before, paths, lowering, f"{job.folder}/{DATA}")
-    return Emission("chain", parts, _libraries(job, lookup), notes, cache_entry(job), stored=stored, sparse=sparse)
+    return Emission("chain", parts, _libraries(job, lookup), notes, cache_entry(job), stored, layout, sparse)
 
 
 def _stored(before: dict[str, ir.Model], lowering: OrtLowering, halves: HalfFloats) -> dict[str, StoredWeight]:

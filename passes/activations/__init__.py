@@ -1,0 +1,1 @@
+"""What passes do to the values between ops."""
