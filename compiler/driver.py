@@ -306,6 +306,7 @@ def _finish(
     from .compile.manifest_content import assemble, write_offsets
     from .compile.pack_models import pack_models
     from .phone.device_sources import runner_rows, write_device_sources
+    from .phone.geniex import write_geniex
     from .phone.run_script import write_run_script
     from .plan.measure import Finished
     from .report.html import write_report
@@ -316,6 +317,7 @@ def _finish(
     write_offsets(models, directory)
     manifest = assemble(plan, models, measured, directory, packed)
     manifest["libraries"] += runner_rows(manifest)
+    write_geniex(directory, manifest)
     for model in models:  # the bundle holds no path of this machine; `verify` asks the cache
         remember(manifest["inputs"][model.name], model.decl.source.path)
     size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from ..diagnostics.diagnostic import fail
+from ..diagnostics.diagnostic import fail, to_json
 from .compile import Progress
 from .streams import print_json
 from .terminal import show, told
@@ -36,7 +36,9 @@ def run_profile(arguments: argparse.Namespace) -> int:
             message = f"`{arguments.output}` cannot be written: {error.strerror}"
             fail("E0961", message, help="name a file in a folder that is there")
     if arguments.json:
-        print_json({"ok": True, "profiles": {one.model: json.loads(one.text) for one in found}})
+        warnings = to_json([*plan.warnings, *told()])
+        profiles = {one.model: json.loads(one.text) for one in found}
+        print_json({"ok": True, "profiles": profiles, "warnings": warnings})
         return 0
     for one in found:
         _print(one)

@@ -35,6 +35,7 @@ from .binaries import Binary, contexts, make_binaries
 from .carried_graphs import DATA, carry
 from .check.graphs import refused_uses
 from .conformance.legality import local_evidence
+from .genie.graph_order import number_shards
 from .guard import Guard, guard_key, keep_sizes, known_sizes, random_feeds
 from .htp.chip import Chip, tool_versions
 from .htp.compile import Compiled
@@ -84,7 +85,7 @@ def emit(job: EmitJob) -> Emission:
         packs = {(group, chip): _guarded(job, group, chip, notes) for group in groups for chip in chips if sparse}
         binaries = _binaries(job, groups, chips, packs)
         made = make_binaries(list(binaries.values()), job.jobs, job.progress)
-        compiled = dict(zip(binaries, made, strict=True))
+        compiled = _numbered(job, dict(zip(binaries, made, strict=True)))
         parts: dict[str, dict[str, Any]] = {}
         for (group, chip), one in compiled.items():
             notes += _carried(job, group, one)
@@ -103,7 +104,8 @@ def emit(job: EmitJob) -> Emission:
         from .genie.config import write_config
 
         of_chips = [[one for (_, chip), one in compiled.items() if chip == own] for own in chips]
-        reasons = [write_config(job, of_chip) for of_chip in of_chips if of_chip]
+        apart = _container(job) and _several_shards(job)
+        reasons = [write_config(job, of_chip, apart) for of_chip in of_chips if of_chip]
         notes += [f"no genie_config.json for `{job.module.name}`: {reasons[0]}"] if reasons[0] else []
         genie = reasons[0] is None
     stored = stored_weights(job.module, [part for part in job.parts if part.name in parts], sparse_parts(parts))
@@ -131,6 +133,22 @@ def _groups(job: EmitJob, names: Sequence[Mapping[str, str]], graphs: Mapping[st
         file = f"{job.folder}_ctx{number if len(shares) > 1 else ''}"
         groups.append(_Group(tuple(share), own, store_targets(own), file))
     return groups
+
+
+def _numbered(job: EmitJob, compiled: Mapping[tuple[_Group, Chip], Compiled]) -> dict[tuple[_Group, Chip], Compiled]:
+    """With graphs of a language model's shards named in the order they run in, which is what Genie goes by."""
+    if job.module.arch is None or not _several_shards(job) or _container(job):
+        return dict(compiled)
+    found = dict(compiled)
+    for chip in dict.fromkeys(chip for _, chip in compiled):
+        own = [key for key in compiled if key[1] == chip]
+        found |= zip(own, number_shards([compiled[key] for key in own], chip.soc_model), strict=True)
+    return found
+
+
+def _several_shards(job: EmitJob) -> bool:
+    """Whether the layers are in several binaries."""
+    return own_binaries(job.parts) and len({part.shard for part in job.parts}) > 1
 
 
 def _container(job: EmitJob) -> bool:

@@ -87,7 +87,13 @@ def deployment(bundle) -> Deployment:
     arch = manifest.model("target")["arch"]
     assert tokenizer is not None
     return Deployment(
-        config, "target", frozenset(manifest.files), arch, tokenizer, chip, {binary: read(bundle / binary)}
+        config,
+        "target",
+        {name: entry["sha256"] for name, entry in manifest.files.items()},
+        arch,
+        tokenizer,
+        chip,
+        {binary: read(bundle / binary)},
     )
 
 

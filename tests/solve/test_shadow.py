@@ -345,6 +345,10 @@ def test_the_command_writes_one_file(
     golden_error("E0961", code_of(lambda: run_profile(words)), hide={str(tmp_path): "TMP"})
     assert main(["profile", str(path), "--quiet", "--output", str(tmp_path / "p.json")]) == 0
     assert "layers.1.mlp.down_proj" in capsys.readouterr().out
+    assert main(["profile", str(path), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed.keys() == {"ok", "profiles", "warnings"}
+    assert [row["code"] for row in printed["warnings"]] == [one.code for one in load_plan(path).warnings]
     assert len(read(tmp_path / "p.json").linears) == 14
 
 

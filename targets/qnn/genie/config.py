@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ....compiler.emit.child_process import Child
+from ....compiler.ir import kv_names
 from ....compiler.ir.rope import RopeSpec
 from ....compiler.sources.tokenizer.tokenizer_file import opens_with
 
@@ -35,8 +36,10 @@ SCALINGS: Mapping[str, Mapping[str, str]] = {
 _NEEDED = {"input_ids", "attention_mask", "position_ids_cos", "position_ids_sin"}
 
 
-def write_config(job: EmitJob, contexts: Sequence[Compiled]) -> str | None:
+def write_config(job: EmitJob, contexts: Sequence[Compiled], container: bool = False) -> str | None:
     """Write `genie_config.json` beside the binary; why not, where Genie could not run this model.
+
+    `contexts`: of one chip, in the order they run in; `container`: each is a file for several chips.
 
     Paths in it are relative to its folder: Genie is started there.
     """
@@ -44,11 +47,13 @@ def write_config(job: EmitJob, contexts: Sequence[Compiled]) -> str | None:
     graphs = [graph for compiled in contexts for graph in compiled.info.graphs.values()]
     if arch is None:
         return "it is no decoder"
-    if len({part.shard for part in job.parts}) > 1:
-        return "its layers are in several binaries, which Genie orders by names of graphs that ONNX Runtime chooses"
-    for graph in graphs:
-        if not ({spec.name for spec in graph.inputs} >= _NEEDED and "logits" in {spec.name for spec in graph.outputs}):
-            return "a part of it runs on the CPU, which Genie has no place for"
+    if container:
+        return "its layers are in several files for several chips, whose graphs cannot be named in their order"
+    inputs = {spec.name for graph in graphs for spec in graph.inputs}
+    outputs = {spec.name for graph in graphs for spec in graph.outputs}
+    elsewhere = {name for name in inputs - outputs - _NEEDED if not kv_names.is_cache(name)}
+    if elsewhere or not (inputs >= _NEEDED and "logits" in outputs):
+        return "a part of it runs on the CPU, which Genie has no place for"
     if arch.rope.kind not in SCALINGS:
         return f"Genie computes the angles itself, and its {arch.rope.kind} scaling was never compared with ours"
     context = max(spec.shape[-1] for g in graphs for spec in g.inputs if spec.name == "attention_mask")

@@ -10,8 +10,9 @@ Each check yields one sentence. Some things Genie does notice; they are told her
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -31,7 +32,7 @@ class Deployment:
 
     config: Mapping[str, Any]
     folder: str  # in the bundle, where Genie is started
-    files: frozenset[str]  # of the bundle
+    files: Mapping[str, str]  # of the bundle: path -> sha256
     arch: Mapping[str, Any]  # the manifest's
     tokenizer: Mapping[str, Any]  # the manifest's
     chip: Mapping[str, Any]  # soc_model, vtcm_mb
@@ -59,7 +60,7 @@ def _config(made: Deployment) -> Iterator[str]:
     yield from _special_tokens(made, context)
     tokenizer = f"{made.tokenizer['directory']}/tokenizer.json"
     path = _resolved(made.folder, dialog["tokenizer"]["path"])
-    if path != tokenizer:
+    if path not in made.files or made.files[path] != made.files.get(tokenizer):
         yield f"its tokenizer is `{path}`, the model's is `{tokenizer}`"
 
 
@@ -134,33 +135,71 @@ def _graphs(made: Deployment) -> Iterator[str]:
     graphs = {name: graph for info in made.binaries.values() for name, graph in info.graphs.items()}
     if sum(len(info.graphs) for info in made.binaries.values()) != len(graphs):
         yield "two graphs have one name"
-    shapes: dict[tuple[int, int], str] = {}
+    shards = len(made.binaries) > 1
+    shapes: dict[tuple[int, int], str] = {}  # of graphs that read ids
+    chains: dict[tuple[int, int], dict[str, GraphSpec]] = {}
     for name, graph in graphs.items():
         inputs = {spec.name: spec for spec in graph.inputs}
-        if IDS not in inputs or MASK not in inputs:
+        if MASK not in inputs or (IDS not in inputs and not (shards and _between(inputs))):
             missing = IDS if IDS not in inputs else MASK
             yield f"graph `{name}` has no input `{missing}`"
             continue
-        tokens, context = inputs[IDS].shape[-1], inputs[MASK].shape[-1]
-        if (tokens, context) in shapes:
+        tokens = inputs[IDS].shape[-1] if IDS in inputs else inputs[MASK].shape[-2]
+        context = inputs[MASK].shape[-1]
+        if IDS in inputs and (tokens, context) in shapes:
             yield f"graphs `{shapes[tokens, context]}` and `{name}` both take {tokens} tokens of {context} positions"
-        shapes.setdefault((tokens, context), name)
-        yield from (f"graph `{name}`: {what}" for what in _tensors(graph, tokens, context, made.arch))
-    largest = max((context for _, context in shapes), default=0)
+        if IDS in inputs:
+            shapes.setdefault((tokens, context), name)
+        chains.setdefault((tokens, context), {})[name] = graph
+        yield from (f"graph `{name}`: {what}" for what in _tensors(graph, tokens, context, made.arch, shards))
+    for (tokens, _), chain in chains.items() if shards else ():
+        yield from (f"shards of {tokens} tokens: {what}" for what in _chain(chain, made.arch))
+    largest = max((context for _, context in chains), default=0)
     stated = made.config["dialog"]["context"]["size"]
     if stated != largest:
         yield f"`size` of the context is {stated}, the largest graph holds {largest} positions"
     yield from _same_in_all(graphs)
 
 
-def _tensors(graph: GraphSpec, tokens: int, context: int, arch: Mapping[str, Any]) -> Iterator[str]:
-    """One graph beside what Genie fills and reads."""
+def _between(tensors: Iterable[str]) -> list[str]:
+    """Names of tensors that go from shard to shard."""
+    return [name for name in tensors if name not in (IDS, MASK, COS, SIN, LOGITS) and not kv_names.is_cache(name)]
+
+
+def _chain(graphs: Mapping[str, GraphSpec], arch: Mapping[str, Any]) -> Iterator[str]:
+    """The shards of one bucket, which Genie runs in the order of their names."""
+    order = sorted(graphs)
+    made: dict[str, TensorSpec] = {}
+    for name in order:
+        for spec in graphs[name].inputs:
+            if spec.name not in _between([spec.name]):
+                continue
+            if spec.name not in made:
+                yield f"`{name}` reads `{spec.name}`, which no graph makes whose name sorts before it"
+            elif (made[spec.name].dtype, made[spec.name].shape) != (spec.dtype, spec.shape):
+                yield f"`{name}` reads `{spec.name}` as {_described(spec)}, it is {_described(made[spec.name])}"
+        made |= {spec.name: spec for spec in graphs[name].outputs}
+    if IDS not in {spec.name for spec in graphs[order[0]].inputs}:
+        yield f"`{order[0]}`, the first by its name, has no input `{IDS}`"
+    if LOGITS not in {spec.name for spec in graphs[order[-1]].outputs}:
+        yield f"`{order[-1]}`, the last by its name, has no output `{LOGITS}`"
+    held = {spec.name for graph in graphs.values() for spec in (*graph.inputs, *graph.outputs)}
+    for layer, kind, direction in product(range(arch["layers"]), kv_names.KINDS, (kv_names.IN, kv_names.OUT)):
+        if (name := kv_names.format(kind, layer, direction)) not in held:
+            yield f"the cache has no `{name}`"
+
+
+def _tensors(
+    graph: GraphSpec, tokens: int, context: int, arch: Mapping[str, Any], shard: bool = False
+) -> Iterator[str]:
+    """One graph beside what Genie fills and reads; `shard`: it is one of several that make the model."""
     inputs = {spec.name: spec for spec in graph.inputs}
     outputs = {spec.name: spec for spec in graph.outputs}
     half = arch["head_dim"] // 2
-    yield from _shaped(inputs[IDS], (1, tokens), "ids")
-    if inputs[IDS].dtype != "int32":
-        yield f"`{IDS}` is {inputs[IDS].dtype}, Genie writes int32"
+    if IDS in inputs:
+        yield from _shaped(inputs[IDS], (1, tokens), "ids")
+        if inputs[IDS].dtype != "int32":
+            yield f"`{IDS}` is {inputs[IDS].dtype}, Genie writes int32"
     yield from _shaped(inputs[MASK], (1, 1, tokens, context), "a mask")
     yield from _mask_values(inputs[MASK])
     for name in (COS, SIN):
@@ -171,15 +210,13 @@ def _tensors(graph: GraphSpec, tokens: int, context: int, arch: Mapping[str, Any
         low, high = _ends(inputs[name])
         if low > -0.999 or high < 0.999:
             yield f"`{name}` holds {low:.3g} to {high:.3g}, a cosine -1 to 1"
-    if LOGITS not in outputs:
+    if LOGITS not in outputs and not shard:
         yield f"it has no output `{LOGITS}`"
-    else:
+    elif LOGITS in outputs:
         yield from _logits(outputs[LOGITS], tokens, arch["vocab"])
-    yield from _cache(inputs, outputs, tokens, context, arch)
-    known = {IDS, MASK, COS, SIN}
-    for name in inputs.keys() - known:
-        if not kv_names.is_cache(name):
-            yield f"Genie fills no input `{name}`"
+    yield from _cache(inputs, outputs, tokens, context, arch, shard)
+    for name in () if shard else _between(inputs):
+        yield f"Genie fills no input `{name}`"
 
 
 def _shaped(spec: TensorSpec, shape: tuple[int, ...], what: str) -> Iterator[str]:
@@ -223,6 +260,7 @@ def _cache(
     tokens: int,
     context: int,
     arch: Mapping[str, Any],
+    shard: bool,
 ) -> Iterator[str]:
     heads, dims, past = arch["kv_heads"], arch["head_dim"], context - tokens
     shapes: dict[tuple[kv_names.Kind, kv_names.Direction], tuple[int, ...]] = {
@@ -235,8 +273,10 @@ def _cache(
         for (kind, direction), shape in shapes.items():
             name = kv_names.format(kind, layer, direction)
             spec = (inputs if direction == kv_names.IN else outputs).get(name)
-            if spec is None:
+            if spec is None and not shard:
                 yield f"the cache has no `{name}`"
+            elif spec is None:  # another shard may hold this layer
+                continue
             else:
                 yield from _shaped(spec, shape, "the cache")
     extra = [name for name in inputs if (found := kv_names.parse(name)) is not None and found.layer >= arch["layers"]]

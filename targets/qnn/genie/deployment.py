@@ -32,5 +32,6 @@ def deployment_problems(manifest: Manifest, model: str) -> list[str]:
     except (ValueError, RecursionError) as error:
         return [f"{CONFIG} is not JSON: {error}"]
     folder = PurePosixPath(config).parent.as_posix()
-    made = Deployment(stated, folder, frozenset(manifest.files), arch, tokenizer, chip, binaries)
+    hashes = {name: entry["sha256"] for name, entry in manifest.files.items()}
+    made = Deployment(stated, folder, hashes, arch, tokenizer, chip, binaries)
     return [f"for Genie, {problem}" for problem in contract_problems(made)]

@@ -1,0 +1,70 @@
+"""Names of graphs in the binaries of a model in shards: Genie runs those of one bucket in the order of their names.
+
+    QNNExecutionProvider_QNNExecutionProvider_574725344428505641_1_0
+                                              ^^^ the number of the shard takes the place of the first three digits
+
+ONNX Runtime makes the names out of a hash. A name of the same length is written over each place where it stands in a
+binary, which has no checksum of its own, and into the EPContext model; then the binary is read back.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ....compiler.diagnostics.diagnostic import EngineError, fail
+from ....compiler.files.full_disk import writes
+from ..htp.compile import Compiled, context_node
+from ..htp.context_binary import read
+
+_DIGITS = re.compile(r"\d{9,}")  # of the hash; what is left of it keeps the names of buckets apart
+
+
+def number_shards(shards: Sequence[Compiled], soc_model: int) -> list[Compiled]:
+    """The binaries of one chip with graphs whose names sort as the shards run; the files are changed in place."""
+    return [_renamed(one, number, soc_model) for number, one in enumerate(shards, 1)]
+
+
+def numbered(name: str, shard: int) -> str:
+    """A graph's name with the number of its shard (1 to 999); E0612 where it holds no hash."""
+    found = _DIGITS.search(name)
+    if found is None:
+        fail("E0612", f"the engine named a graph `{name}`, where a number was expected in it", kind=EngineError)
+    at = found.start()
+    return f"{name[:at]}{shard:03d}{name[at + 3 :]}"
+
+
+def rename_graphs(binary: Path, names: Mapping[str, str]) -> None:
+    """Write another name of the same length over each place where a graph's name stands in a context binary."""
+    with binary.open("r+b") as file, mmap.mmap(file.fileno(), 0) as held:
+        for old, new in ((old.encode(), new.encode()) for old, new in names.items()):
+            at = held.find(old)
+            while at >= 0:
+                held[at : at + len(old)] = new
+                at = held.find(old, at + len(old))
+
+
+def _renamed(one: Compiled, shard: int, soc_model: int) -> Compiled:
+    names = {graph: numbered(name, shard) for graph, name in one.names.items()}
+    if len(set(names.values())) < len(names):
+        fail("E0612", f"two graphs of `{one.binary.name}` have one name", kind=EngineError)
+    rename_graphs(one.binary, {one.names[graph]: name for graph, name in names.items()})
+    for graph, path in one.onnx.items():
+        _rename_partition(graph, path, names[graph])
+    info = read(one.binary, soc_model=soc_model)
+    if set(info.graphs) != set(names.values()):
+        fail("E0612", f"graphs of `{one.binary.name}` could not be named after their shard", kind=EngineError)
+    return replace(one, names=names, info=info)
+
+
+def _rename_partition(graph: str, path: Path, name: str) -> None:
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    (partition,) = (one for one in context_node(graph, model).attribute if one.name == "partition_name")
+    partition.s = name.encode()
+    with writes(path):
+        path.write_bytes(model.SerializeToString(deterministic=True))
