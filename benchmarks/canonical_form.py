@@ -2,8 +2,8 @@
 
     python benchmarks/canonical_form.py [FILE.onnx ...] [--nodes 1400]
 
-Without files a graph of `--nodes` nodes is made: blocks of convolution, batch norm, activation and a Reshape whose shape
-is computed from the input's. Prints nodes before and behind, seconds of CPU and of the clock.
+Without files a graph of `--nodes` nodes is made: blocks of convolution, batch norm, activation and a Reshape whose
+shape is computed from the input's. Prints nodes before and behind, seconds of CPU and of the clock.
 """
 
 from __future__ import annotations

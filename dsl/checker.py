@@ -275,12 +275,18 @@ class _Checker:
         """Steps that read calibration text need some."""
         if self.declared.calibration is not None or self.loaded.lost_names("calibration"):
             return
-        for step in (step for pipeline in pipelines.checked.values() for step in pipeline.steps):
-            if setting := step.demands.calibration:
+        for name, step in ((name, step) for name, pipeline in pipelines.checked.items() for step in pipeline.steps):
+            setting = step.demands.calibration
+            if setting and not (setting.startswith("activations") and self._of_graphs_alone(name)):
                 message = f"`{setting}` needs a `calibration` block, but the plan has none"
                 other = step.demands.without_calibration
                 help = 'add `calibration { text = "calib/*.txt" }`' + (f", or {other}" if other else "")
                 self.report.error("E0454", message, step.place(setting.split()[0], "weights"), help=help)
+
+    def _of_graphs_alone(self, pipeline: str) -> bool:
+        """Whether plain graphs alone go through a pipeline: their activations are measured on samples, not on text."""
+        names = [line.model.text for line in self.declared.deploys if line.pipeline and line.pipeline.text == pipeline]
+        return bool(names) and all(name in self.models and self.models[name].arch is None for name in names)
 
     def _possible(self, plan: Plan) -> None:
         """What a line needs of this machine and of the model, whatever the target: torch, room for its buckets."""

@@ -320,13 +320,19 @@ class Quantize(Pass):
 
     def run(self, module: Module, scope: Scope) -> int:
         """Return how many uses of a weight got a new format, and how many activations a new range."""
-        from .quantization import activation_pairs as activations
+        from .quantization import activation_pairs, graph_pairs
 
-        activations.refuse_shadows(module, scope)
-        before = activations.take_out(module)  # ranges are those of the weights that ship
+        activation_pairs.refuse_shadows(module, scope)
+        if module.arch is None:
+            before = graph_pairs.take_out(module)
+            changes = self._weights(module, scope)
+            graph_pairs.mark(module, self.activations, self.ranges, scope)
+            wanted = activation_pairs.wanted(module)
+            return changes + (graph_pairs.apply(module, before, scope) if wanted else 0)
+        before = activation_pairs.take_out(module)  # ranges are those of the weights that ship
         changes = self._weights(module, scope)
-        activations.mark(module, self.activations, self.ranges, scope)
-        return changes + (activations.apply(module, before, scope) if activations.wanted(module) else 0)
+        activation_pairs.mark(module, self.activations, self.ranges, scope)
+        return changes + (activation_pairs.apply(module, before, scope) if activation_pairs.wanted(module) else 0)
 
     def _weights(self, module: Module, scope: Scope) -> int:
         from .quantization.rewrite import quantize_graph

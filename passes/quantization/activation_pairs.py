@@ -57,13 +57,6 @@ def mark(module: Module, activations: str, ranges: str, scope: Scope) -> None:
     """Note what a line wants: of the linears it selects, and, unless it is fp16, of the whole decoder."""
     graph = module.main.graph
     if activations != "fp16":
-        if module.arch is None:
-            fail(
-                "E0419",
-                f"`{module.name}` is no decoder that edgec built: activations are quantised in decoders only",
-                scope.origin,
-                help="leave out `activations`",
-            )
         RANGES.set(graph, ranges)
     for linear in linears(module):
         if linear.kind == "matmul" and scope.selects(linear.name):

@@ -192,8 +192,8 @@ def test_an_onnx_graph(tmp_path: Path, target: str, lines: str, graph: dict, exp
 def test_activations_of_a_graph(tmp_path: Path) -> None:
     write_graph(tmp_path / "m.onnx", "y = MatMul (x, w)", w=matrix(64, 128))
     text = GRAPH.format(lines="  quantize (weights = int8, activations = uint16)", place="npu", target="qnn")
-    text += f'calibration {{ text = "{TEXT}"  samples = 1  length = 16 }}\n'
-    assert ("E0419", 4) in places(told(tmp_path, text))
+    assert ("E0454", 4) in places(told(tmp_path, text))  # of samples, not of text
+    assert "`activations` needs inputs of `m`" in str(told(tmp_path, text))
 
 
 def test_evaluation_without_a_tokenizer(tmp_path: Path) -> None:

@@ -65,3 +65,14 @@ def test_a_decoder_takes_none(file: Path, golden_error: Callable[..., None]) -> 
     with pytest.raises(PlanError) as raised:
         HfSource().with_shapes({"x": (1,)})
     golden_error("E0378", raised.value)
+
+
+def test_a_question_mark_is_no_name(tmp_path: Path) -> None:
+    text = "g (float[1,3,h,w] x) => (float[1,3,h,w] y) { y = Relu(x) }"
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}')
+    for value in (*proto.graph.input, *proto.graph.output):
+        for dim in value.type.tensor_type.shape.dim[2:]:
+            dim.dim_param = "?"
+    onnx.save(proto, tmp_path / "m.onnx")
+    graph = load_onnx("m", tmp_path / "m.onnx", 0, {"x": (1, 3, 8, 16)}).main.graph
+    assert list(graph.outputs[0].shape or ()) == [1, 3, 8, 16]

@@ -98,7 +98,7 @@ def _parse(file: Path) -> onnx.ModelProto:
         fail("E0371", f"`{file}` is not an ONNX model: it has no graph with outputs")
     refuse_bad_text(proto, file)
     _one_domain_name(proto)
-    _open_negative_dimensions(proto)
+    _open_unknown_dimensions(proto)
     return proto
 
 
@@ -110,13 +110,16 @@ def _one_domain_name(proto: onnx.ModelProto) -> None:
             entry.domain = ""
 
 
-def _open_negative_dimensions(proto: onnx.ModelProto) -> None:
-    """Some exporters write an open dimension as -1; ONNX leaves it without a value."""
+def _open_unknown_dimensions(proto: onnx.ModelProto) -> None:
+    """Some exporters write an open dimension as -1 or `?`; ONNX leaves it without a value.
+
+    A name that is none would make dimensions equal that are not.
+    """
     for graph in all_graphs(proto):
         for value in (*graph.input, *graph.output, *graph.value_info):
             for dim in value.type.tensor_type.shape.dim:
-                if dim.dim_value < 0:
-                    dim.ClearField("dim_value")
+                if dim.dim_value < 0 or (dim.HasField("dim_param") and not any(map(str.isalpha, dim.dim_param))):
+                    dim.Clear()
 
 
 def _graph(proto: onnx.ModelProto, file: Path) -> ir.Model:
