@@ -2,8 +2,8 @@
 
     python benchmarks/static_quantisation.py MODEL.onnx SAMPLES.npz [--activations uint16]
 
-SAMPLES holds calls with one axis more in front (docs/models.md); half of them calibrate both, the other half is what both
-are judged on. Prints, of every float output, the relative error ||quantised - float|| / ||float|| and how often the
+SAMPLES holds calls with one axis more in front (docs/models.md); half of them calibrate both, on the other half
+both are judged. Prints, of every float output, the relative error ||quantised - float|| / ||float|| and how often the
 largest value along the last axis stays where it was, for each of the two; both run in ONNX Runtime as plain QDQ.
 """
 
