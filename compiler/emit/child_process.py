@@ -102,6 +102,12 @@ class Child:
         """Whether it takes calls: it has neither been closed nor found dead."""
         return self._finalizer.alive
 
+    def printed(self) -> str:
+        """The end of what the engine has printed so far."""
+        size = os.fstat(self._log.fileno()).st_size
+        # pread: the descriptor's own position belongs to the child, which is still writing there
+        return os.pread(self._log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode("utf-8", "replace")
+
     def close(self) -> None:
         """End the worker; calling it twice is harmless."""
         self._finalizer()
@@ -131,10 +137,7 @@ class Child:
 
     def _tail(self) -> str:
         """The last lines the engine printed, indented under the message."""
-        size = os.fstat(self._log.fileno()).st_size
-        # pread: the descriptor's own position belongs to the child, which is still writing there
-        text = os.pread(self._log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode("utf-8", "replace")
-        lines = [line for line in text.splitlines() if line.strip()][-_TAIL_LINES:]
+        lines = [line for line in self.printed().splitlines() if line.strip()][-_TAIL_LINES:]
         return "; it printed:\n    " + "\n    ".join(lines) if lines else ""
 
 

@@ -16,6 +16,7 @@ class Part:
     name: str  # "target.npu0"
     device: str  # "cpu" | "npu"
     graphs: dict[str, ir.Model]
+    target: str = ""  # what emits it, where that is not the target of its device
     shard: int = 0  # parts of different shards are separate even where one device could run them as one
 
     def __repr__(self) -> str:

@@ -261,6 +261,9 @@ DEVICE: Annotation[str] = define(
 SHARD: Annotation[int] = define(
     Annotation("edgec.shard", Subject.NODE, show=str, parse=_count)
 )  # which of several parts on its device a node belongs to; 0 where it is not stated
+ENGINE: Annotation[str] = define(
+    Annotation("edgec.engine", Subject.NODE, show=str, parse=str)
+)  # the target that runs a node in place of its model's own on the same device; absent where that does
 ACTIVATIONS: Annotation[str] = define(
     Annotation("edgec.activations", Subject.NODE, show=str, parse=_one_of("fp16", "uint16", "uint8"))
 )  # on a linear: the type requested for its inputs and outputs

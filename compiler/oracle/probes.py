@@ -136,6 +136,11 @@ class Probes:
         expected = self._try(feeds)
         return None if expected is None else Trial(kind, feeds, expected)
 
+    @property
+    def model(self) -> ir.Model:
+        """The graph that is tried."""
+        return self._model
+
     def rounding(self, trial: Trial) -> dict[str, float]:
         """By output, the most that it moves by when the result of every op moves by its last digit, and some slack.
 

@@ -30,7 +30,8 @@ def copied_nodes(nodes: Sequence[ir.Node], where: Sequence[Placement], deploy_de
     for i, node in enumerate(nodes):
         if any(value.is_graph_output() for value in node.outputs):
             continue
-        cheap = node.op_type in _CHEAP and node.domain in ("", "ai.onnx") and where[i].device == deploy_device
+        own = where[i].device == deploy_device and not where[i].target
+        cheap = own and node.op_type in _CHEAP and node.domain in ("", "ai.onnx")
         if (cheap or node in constants) and all(_is_at_hand(value, copied) for value in node.inputs):
             copied.add(node)
             positions.add(i)

@@ -24,6 +24,7 @@ from ..ir.module import Module
 from .cut_by_placement import Cut, cut
 from .extract_part import extract_parts
 from .pairs_follow import pairs_follow, round_again
+from .placement import Placement
 
 SUM = ".shadow.add"  # behind a linear's name: the op that adds its shadow
 
@@ -58,17 +59,21 @@ def partition(module: Module, deploy_device: str) -> PartGraph:
     first = next(iter(cuts.values()))
     names = [f"{module.name}.{place.device}{index}" for index, place in enumerate(first.placements)]
     if len(names) == 1:
-        return PartGraph([Part(names[0], first.placements[0].device, dict(module.graphs), first.placements[0].shard)])
+        return PartGraph([_part(names[0], first.placements[0], dict(module.graphs))])
     _demand_one_cut(module, cuts)
     tensors = _boundary_names(module, first)
     graphs = {key: extract_parts(module.graphs[key], own, tensors) for key, own in cuts.items()}
     for key, own in cuts.items():
         round_again(own, tensors, graphs[key], deploy_device)
     parts = [
-        Part(name, place.device, {key: made[index] for key, made in graphs.items()}, place.shard)
+        _part(name, place, {key: made[index] for key, made in graphs.items()})
         for index, (name, place) in enumerate(zip(names, first.placements, strict=True))
     ]
     return PartGraph(parts, tuple(_transfers(first, names, tensors)))
+
+
+def _part(name: str, place: Placement, graphs: dict[str, ir.Model]) -> Part:
+    return Part(name, place.device, graphs, target=place.target, shard=place.shard)
 
 
 def _demand_one_cut(module: Module, cuts: dict[str, Cut]) -> None:

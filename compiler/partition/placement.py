@@ -1,6 +1,6 @@
-"""Where each node of a graph runs: a device, and a shard on it.
+"""Where each node of a graph runs: a device, a shard on it, and an engine if it is not the model's own.
 
-    placement(node) = (node.metadata["edgec.device"] or the deploy line's, node.metadata["edgec.shard"] or 0)
+    placement(node) = (edgec.device or the deploy line's, edgec.shard or 0, edgec.engine or none)   of its metadata
 
 Nodes of one placement share a part where they can; nodes of two placements never do. A shard therefore keeps ops of one
 device apart: to load them as files of their own, or to let other parts run beside them.
@@ -14,16 +14,17 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from ..diagnostics.diagnostic import fail
-from ..ir.annotations import DEVICE, SHARD
+from ..ir.annotations import DEVICE, ENGINE, SHARD
 from ..ir.module import Module
 from ..ir.placement import PLACES
 
 
 class Placement(NamedTuple):
-    """A device and a shard on it."""
+    """A device, a shard on it, and the target that emits for it where that is not the model's own."""
 
     device: str
     shard: int = 0
+    target: str = ""
 
 
 def placements(module: Module, nodes: Sequence[ir.Node], deploy_device: str) -> list[Placement]:
@@ -49,7 +50,7 @@ def _checked(module: Module, node: ir.Node, deploy_device: str) -> Placement:
             help=f"deploy `{module.name}` on npu and place on the CPU what should run there",
         )
     try:
-        return Placement(device, SHARD.get(node) or 0)
+        return Placement(device, SHARD.get(node) or 0, ENGINE.get(node) or "")
     except ValueError:
         fail(
             "E0506",

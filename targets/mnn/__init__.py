@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...compiler.diagnostics.diagnostic import Diagnostic, Label
 from ...compiler.emit.capabilities import Capabilities, Refusal
+from ...compiler.emit.engine_lowering import FALLBACKS, LOWERINGS, left_to_the_engine
 from ...compiler.emit.engine_protocols import GraphSession
 from ...compiler.emit.packed_store import STORE_DOC, STORE_WORDS, STORES, refuse_dense
 from ...compiler.emit.sparse_form import SparseForm, expanded
@@ -38,6 +39,18 @@ class MnnOptions:
         choices=("low", "normal", "auto"),
     )
     store: str = param("dense", doc=STORE_DOC, choices=STORES, also_called=STORE_WORDS)
+    lowering: str = param(
+        "auto",
+        doc="whose rules make a general graph; auto: edgec's where they cover it, else MNN's own converter, proven on "
+        "the model itself; edgec, engine: the one alone",
+        choices=LOWERINGS,
+    )
+    fallback: str = param(
+        "cpu",
+        doc="nodes of a general graph that MNN lacks or computes wrong; cpu: ONNX Runtime runs them in parts of their "
+        "own; none: they are refused, all at once",
+        choices=FALLBACKS,
+    )
     threads: int = param(4, doc="number of CPU threads, written to the bundle's config.json", minimum=1, maximum=64)
 
     @property
@@ -109,7 +122,11 @@ class MnnTarget(Target):
         from .check import refuse_tokenizer, refused_graph
 
         refuse_tokenizer(request.module)
-        return [*refuse_dense(request.options, request.parts), *refused_graph(request)]
+        dense = refuse_dense(request.options, request.parts)
+        refused = refused_graph(request)
+        if request.module.arch is None and left_to_the_engine(request.options, refused):
+            return dense
+        return [*dense, *refused]
 
     def prover(self, request: TakesRequest) -> Prover:
         """Runs uses on MNN; see `conformance/prove.py`."""

@@ -31,7 +31,7 @@ def emit(job: EmitJob) -> Emission:
     """A decoder becomes an MNN-LLM bundle, anything else a plain graph."""
     from ...compiler.ir.annotations import DEVICE
 
-    for node in job.module.nodes():
+    for node in job.module.nodes() if job.module.arch is not None else ():
         if DEVICE.get(node) not in (None, "cpu"):
             message = f"MNN runs `{job.module.name}` whole on the CPU, and `{node.name}` is placed on the NPU"
             fail("E0708", message, job.origin, help="leave `place` out of the pipeline of this deploy")
@@ -67,20 +67,24 @@ def _sourced(libraries: Sequence[dict[str, str]]) -> list[dict[str, str]]:
 
 def _emit_graph(job: EmitJob) -> Emission:
     from .file.read_back import weight_file
-    from .graph.emit_graph import emit_graph
+    from .graph.emit_part import emit_part
 
-    (part,) = job.parts
-    made = emit_graph(job.module, job.directory / job.folder, job.options.written, job.options.threads)
-    entry = _part(job, part.device, f"{job.folder}/{made.file}", "main", part.graphs["main"])
-    entry["details"] = {
-        "memory": job.options.written,
-        "threads": job.options.threads,
-        "max_error": made.errors,
-        "weights": {name: blob.describe() for name, blob in made.blobs.items()},
-    }
-    stored = {name: _stored(blob) for name, blob in made.blobs.items()}
-    sparse = _sparse(f"{job.folder}/{weight_file(Path(made.file))}", made.blobs, made.linears)
-    return Emission("chain", {part.name: entry}, _sourced(_LIBRARIES), made.notes, stored=stored, sparse=sparse)
+    whole = Emission("chain", {}, _sourced(_LIBRARIES))
+    for part in job.parts:
+        made = emit_part(job, part)
+        entry = _part(job, part.device, f"{job.folder}/{made.file}", "main", part.graphs["main"])
+        entry["details"] = {
+            "memory": made.memory or job.options.written,
+            "threads": job.options.threads,
+            "max_error": made.errors,
+            "lowering": made.lowering,
+            "weights": {name: blob.describe() for name, blob in made.blobs.items()},
+        } | ({"proof": made.proof, "converter": f"MNN {version('MNN')}"} if made.proof else {})
+        whole.parts[part.name] = entry
+        whole.stored |= {name: _stored(blob) for name, blob in made.blobs.items()} | made.stored
+        whole.sparse += _sparse(f"{job.folder}/{weight_file(Path(made.file))}", made.blobs, made.linears)
+        whole.notes += made.notes
+    return whole
 
 
 def set_memory(folder: Path, memory: str, parts: Mapping[str, dict[str, Any]]) -> None:

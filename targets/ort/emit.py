@@ -42,7 +42,8 @@ def emit(job: EmitJob) -> Emission:
     before = {_file(part, bucket): model for part in job.parts for bucket, model in part.graphs.items()}
     after = {file: lowering.run(model) if packs else clone_model(model) for file, model in before.items()}
     halves = HalfFloats(job.module)
-    if job.options.floats == "float16" or (job.options.floats == "auto" and job.beside):
+    halved = job.beside and job.module.arch is not None  # beside a general graph what was moved here has to be exact
+    if job.options.floats == "float16" or (job.options.floats == "auto" and halved):
         for model in after.values():
             halves.run(model.graph)
     folder = job.directory / job.folder

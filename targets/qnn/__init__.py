@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...compiler.emit.capabilities import Capabilities, Refusal
+from ...compiler.emit.engine_lowering import FALLBACKS, LOWERINGS, left_to_the_engine
 from ...compiler.emit.sparse_form import SparseForm, expanded
 from ...compiler.emit.target import CheckRequest, Emission, EmitJob, TakesRequest, Target
 from ...compiler.ir.sparse_pattern import PAIRS
@@ -46,6 +47,18 @@ class QnnOptions:
         doc="several chips in the `device` line: a binary for each, in which buckets share weights; multi_soc: QNN's "
         "own container, one file in which chips share weights and which holds one graph, so one bucket",
         choices=("per_chip", "multi_soc"),
+    )
+    lowering: str = param(
+        "auto",
+        doc="whose rules make a general graph; auto: edgec's where they cover it, else the QNN provider's own, proven "
+        "on the model itself; edgec, engine: the one alone",
+        choices=LOWERINGS,
+    )
+    fallback: str = param(
+        "cpu",
+        doc="nodes of a general graph that the NPU lacks or computes wrong; cpu: ONNX Runtime runs them beside it; "
+        "none: they are refused, all at once",
+        choices=FALLBACKS,
     )
     shard: int | str = param(
         "auto",
@@ -85,8 +98,12 @@ class QnnTarget(Target):
     def takes(self, request: TakesRequest) -> Iterable[Refusal]:
         """Ops without a lowering, and lowerings outside the conformance table."""
         from .check.graphs import refused_graphs
+        from .lower.engine import refused_boundary
 
-        return refused_graphs(request)
+        refused = list(refused_graphs(request))
+        if request.module.arch is None and left_to_the_engine(request.options, refused):
+            return [one for part in request.parts for one in refused_boundary(part.graphs)]
+        return refused
 
     def lacking(self, graph: ir.Graph) -> Sequence[ir.Node]:
         """Standard ops without a lowering, of those that compute activations."""

@@ -151,6 +151,11 @@ def _held(row: dict[str, Any], size: int) -> Held:
     return held
 
 
+def _is_standard(node: onnx.NodeProto) -> bool:
+    """Whether it is an op of ONNX: graphs that the provider lowers by itself may have any of them."""
+    return node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type)
+
+
 def _graph(
     carried: zipfile.ZipFile, known: dict[str, zipfile.ZipInfo], name: str, folder: Path, helds: list[Held]
 ) -> int:
@@ -164,7 +169,8 @@ def _graph(
         raise ValueError(f"graph `{name}`: {error}") from error
     places = {(held.offset, held.length) for held in helds}
     for node in model.graph.node:
-        if node.op_type not in _OPS or any(found.HasField("g") or found.graphs for found in node.attribute):
+        bodies = any(found.HasField("g") or found.graphs for found in node.attribute)
+        if bodies or not (node.op_type in _OPS or _is_standard(node)):
             raise ValueError(f"graph `{name}` has a `{node.op_type}`, which the target never writes")
     for tensor in model.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL and _external(tensor) not in places:

@@ -26,6 +26,8 @@ from ...compiler.diagnostics.wording import count
 from ...compiler.emit.child_process import Child
 from ...compiler.emit.conformance.op_class import Use
 from ...compiler.emit.conformance.proof import about, plan_trials, run_trials
+from ...compiler.emit.engine_lowering import left_to_the_engine
+from ...compiler.emit.part import Part
 from ...compiler.emit.refusals import grouped
 from ...compiler.emit.target import Emission, EmitJob
 from ...compiler.files import cache
@@ -43,6 +45,7 @@ from .htp.context_binary import TensorSpec, check_encodings, read
 from .htp.engine_options import option_rows
 from .htp.sparse_option import known_build
 from .lower.builder import WeightStore
+from .lower.engine import as_it_stands
 from .lower.lower_graphs import lower
 from .lower.lowering import Lowered
 from .shards import MULTI_SOC, PER_CHIP, own_binaries
@@ -73,7 +76,7 @@ def emit(job: EmitJob) -> Emission:
     with blamed_on(job.origin):
         sparse = not _container(job) and _sparse_store(job)  # it was never tried with a container
         rows = ROWS if sparse else 1
-        graphs = _lower_parts(job, rows)
+        graphs, proven = _lower_parts(job, rows)
         uses = [use for lowered in graphs.values() for use in lowered.uses]
         for chip in chips:
             _refuse_unproven(job, uses, chip, rows)
@@ -91,6 +94,7 @@ def emit(job: EmitJob) -> Emission:
             notes += _carried(job, group, one)
             for index, own in product(group.parts, chips if _container(job) else (chip,)):
                 entry = _entry(job, names[index], one, group, own, packs.get((group, own)))
+                entry["details"] |= _lowered_by(names[index], proven)
                 _add(parts, job.parts[index].name, entry, own, several=len(chips) > 1)
     for arch in dict.fromkeys(chip.arch for chip in chips):
         notes += local_evidence(uses, arch)
@@ -173,6 +177,12 @@ def _binaries(
             sparse = packs.get((group, chip)) is not None
             found[group, chip] = Binary(own, group.key, entry, tuple(group.graphs), folder, group.file, sparse)
     return found
+
+
+def _lowered_by(names: Mapping[str, str], proven: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Whose lowering a part's graphs are, and what proved them."""
+    own = {bucket: proven[name] for bucket, name in names.items() if name in proven}
+    return {"lowering": "engine", "proof": own} if own else {"lowering": "edgec"}
 
 
 def _add(parts: dict[str, dict[str, Any]], name: str, entry: dict[str, Any], chip: Chip, several: bool) -> None:
@@ -271,14 +281,50 @@ def _kv(compiled: Sequence[Compiled]) -> dict[str, Any]:
     return kv
 
 
-def _lower_parts(job: EmitJob, rows: int) -> dict[str, Lowered]:
-    """The target-level graph of every part and bucket by its name, weights made once for all."""
+def _lower_parts(job: EmitJob, rows: int) -> tuple[dict[str, Lowered], dict[str, dict[str, Any]]]:
+    """The target-level graph of every part and bucket by its name, weights made once for all; and what proved those
+    that the engine lowers by itself.
+    """
     store = WeightStore()
-    return {
-        _graph_name(job, index, bucket): lowered
-        for index, part in enumerate(job.parts)
-        for bucket, lowered in lower(part.graphs, store, rows).items()
-    }
+    graphs: dict[str, Lowered] = {}
+    proven: dict[str, dict[str, Any]] = {}
+    for index, part in enumerate(job.parts):
+        names = {bucket: _graph_name(job, index, bucket) for bucket in part.graphs}
+        own = (
+            None if job.module.arch is None and job.options.lowering == "engine" else _by_rules(job, part, store, rows)
+        )
+        if own is None:
+            found = _by_the_engine(job, part, names)
+            graphs |= {name: lowered for name, (lowered, _) in found.items()}
+            proven |= {name: facts for name, (_, facts) in found.items()}
+        else:
+            graphs |= {names[bucket]: lowered for bucket, lowered in own.items()}
+    return graphs, proven
+
+
+def _by_rules(job: EmitJob, part: Part, store: WeightStore, rows: int) -> dict[str, Lowered] | None:
+    """A part by edgec's own rules; None where they do not cover a general graph, or are not known to be right."""
+    if job.module.arch is not None or job.options.lowering == "edgec" or not job.prove:
+        return lower(part.graphs, store, rows)
+    try:
+        made = lower(part.graphs, store, rows)
+    except PlanError:
+        return None
+    uses = [use for lowered in made.values() for use in lowered.uses]
+    refused = (one for chip in job.chips for one in refused_uses(uses, Chip.of(chip).arch))
+    return None if left_to_the_engine(job.options, list(refused)) else made
+
+
+def _by_the_engine(job: EmitJob, part: Part, names: Mapping[str, str]) -> dict[str, tuple[Lowered, dict[str, Any]]]:
+    """The graphs of a part as they stand, by name, with what proved them on the first chip; NotTaken with nodes."""
+    from .prove_engine import prove_engine
+
+    chip = Chip.of(job.chips[0])
+    found = {}
+    for bucket, name in names.items():
+        proven = prove_engine(part.graphs[bucket], job.module.name, chip, job.module.samples, job.progress)
+        found[name] = (as_it_stands(part.graphs[bucket], name), proven.facts())
+    return found
 
 
 def _graph_name(job: EmitJob, index: int, bucket: str) -> str:

@@ -160,6 +160,7 @@ def matrix(*shape: int) -> np.ndarray:
 
 
 INT8 = "  quantize (weights = int8, block = channel)"
+OWN_MNN = "mnn { lowering = edgec }"
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ INT8 = "  quantize (weights = int8, block = channel)"
     [
         ("qnn", INT8, {"body": "y = MatMul (x, w)", "w": matrix(64, 128)}, [("E0640", 6)]),
         (
-            "qnn", INT8,
+            "qnn { lowering = edgec }", INT8,
             {"body": "y = Conv (x, w)", "w": matrix(8, 4, 3, 3), "shape": "1,4,8,8", "result": "1,8,6,6"},
             [("E0634", 4)],
         ),
@@ -175,9 +176,9 @@ INT8 = "  quantize (weights = int8, block = channel)"
             "qnn", "", {"body": "y = MatMul (x, w)", "w": matrix(64, 128), "shape": "N,64", "result": "N,128"},
             [("E0631", 6)],
         ),
-        ("mnn", "", {"body": "y = CumSum (x, a)", "a": np.array(1), "result": "1,64"}, [("E0710", 6)]),
+        (OWN_MNN, "", {"body": "y = CumSum (x, a)", "a": np.array(1), "result": "1,64"}, [("E0710", 6)]),
         (
-            "mnn", "", {"body": "z = CumSum (x, a) t = Relu (z) y = Hardmax (t)", "a": np.array(1), "result": "1,64"},
+            OWN_MNN, "", {"body": "z = CumSum (x, a) t = Relu (z) y = Hardmax (t)", "a": np.array(1), "result": "1,64"},
             [("E0710", 6), ("E0710", 6)],
         ),
         ("mnn", INT8, {"body": "y = MatMul (x, w)", "w": matrix(64, 128)}, []),
@@ -185,7 +186,7 @@ INT8 = "  quantize (weights = int8, block = channel)"
 )  # fmt: skip
 def test_an_onnx_graph(tmp_path: Path, target: str, lines: str, graph: dict, expected: list) -> None:
     write_graph(tmp_path / "m.onnx", **graph)
-    place = "npu" if target == "qnn" else "cpu"
+    place = "npu" if target.startswith("qnn") else "cpu"
     assert places(told(tmp_path, GRAPH.format(lines=lines, place=place, target=target))) == expected
 
 
@@ -275,10 +276,10 @@ def test_a_dry_module_has_no_numbers() -> None:
 def test_all_deploys_are_told_in_one_run(tmp_path: Path) -> None:
     write_graph(tmp_path / "m.onnx", "y = CumSum (x, a)", a=np.array(1), result="1,64")
     text = (
-        GRAPH.format(lines="", place="cpu", target="mnn")
+        GRAPH.format(lines="", place="cpu", target=OWN_MNN)
         + """
 model other { source = onnx("m.onnx") }
-deploy other on npu as qnn
+deploy other on npu as qnn { lowering = edgec }
 """
     )
     assert [d.code for d in told(tmp_path, text)] == ["E0710", "E0621"]

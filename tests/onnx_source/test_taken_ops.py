@@ -62,7 +62,8 @@ def test_behind_open_inputs_nothing_is_claimed(tmp_path: Path, capsys: pytest.Ca
 def test_a_refusal_says_what_takes_the_file(tmp_path: Path, golden_error: Callable[..., None]) -> None:
     saved(tmp_path, CHOOSES)
     plan = tmp_path / "plan.edge"
-    plan.write_text('device snapdragon_8_gen_3\nmodel m { source = onnx("m.onnx") }\ndeploy m on cpu as mnn\n')
+    model = 'model m { source = onnx("m.onnx") }\n'
+    plan.write_text(f"device snapdragon_8_gen_3\n{model}deploy m on cpu as mnn {{ lowering = edgec }}\n")
     found = dry_run(load_plan(plan)).refused
     assert {one.code for one in found[:-1]} == {"E0710"}
     golden_error("E0507", PlanError(replace(found[-1], at=None)))

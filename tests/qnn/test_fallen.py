@@ -19,7 +19,7 @@ PLAN = """plan p
 device snapdragon_8_gen_3
 model m {{ source = onnx("m.onnx") }}
 pipeline p {{ {lines} }}
-deploy m on npu through p as qnn
+deploy m on npu through p as qnn {{ lowering = edgec }}
 """
 
 

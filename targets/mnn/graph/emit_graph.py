@@ -10,11 +10,10 @@ In the mode that ships the difference is stated.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -22,8 +21,10 @@ import onnx_ir as ir
 from ....compiler.diagnostics.diagnostic import EngineError, fail
 from ....compiler.ir.linears import Linear
 from ....compiler.oracle import compare
-from ....compiler.oracle.compare import FROM_THE_END, LARGE, ORDINARY, SMALL, WIDE, ZEROS
+from ....compiler.oracle.compare import EDGES, ORDINARY
 from ....compiler.oracle.probes import Probes, Trial
+from ....compiler.proof.errors import FLOAT32, far, relative_errors
+from ....compiler.proof.trials import trials
 from ..conformance.table import legality
 from ..file.read_back import check_linears, weight_file
 from ..file.weight_blobs import Blob
@@ -31,12 +32,10 @@ from ..run.engine import MnnGraph
 from .lower import GraphLowering
 
 if TYPE_CHECKING:
+    from ....compiler.emit.stored_weight import StoredWeight
     from ....compiler.ir.module import Module
 
-TOLERANCE = 1e-3  # of the largest magnitude: MNN's Winograd convolutions in float32 were 4e-4 off
-_EDGES = (FROM_THE_END, WIDE, ZEROS, LARGE, SMALL)  # numbers that a float or an index is usually not
-_LEAST = 1e-6  # a largest value below it counts as this
-_SHIPPED_BOUND = 0.1  # int8 activations cost about 0.01; beyond this something else is wrong
+SHIPPED_BOUND = 0.1  # int8 activations cost about 0.01; beyond this something else is wrong
 
 Feeds = dict[str, np.ndarray]
 
@@ -49,17 +48,21 @@ class GraphFiles:
     blobs: dict[str, Blob]
     linears: dict[str, Linear]  # what each blob was made from
     errors: dict[str, float]
+    lowering: str = "edgec"  # whose it is
+    memory: str = ""  # the mode it runs in, where that is not the plan's
+    stored: dict[str, StoredWeight] = field(default_factory=dict)  # of linears without a blob
+    proof: dict[str, Any] = field(default_factory=dict)  # what held it right, where the engine lowered it
     notes: list[str] = field(default_factory=list)
 
 
-def emit_graph(module: Module, folder: Path, memory: str, threads: int) -> GraphFiles:
-    """Write `module` into `folder`, read it back and run it."""
+def emit_graph(module: Module, folder: Path, memory: str, threads: int, file: str = "") -> GraphFiles:
+    """Write `module` into `folder` as `<file>.mnn` (empty: by its name), read it back and run it."""
     if set(module.graphs) != {"main"}:
         fail("E0704", f"MNN takes one graph, and `{module.name}` is in buckets")
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{module.name}.mnn"
-    with weight_file(path).open("wb") as file:
-        lowering = GraphLowering(module, file, legality())
+    path = folder / f"{file or module.name}.mnn"
+    with weight_file(path).open("wb") as weights:
+        lowering = GraphLowering(module, weights, legality())
         lowering.run()
     outputs = [value.name or "" for value in module.main.graph.outputs]
     lowering.net.write(path, outputs)
@@ -67,56 +70,29 @@ def emit_graph(module: Module, folder: Path, memory: str, threads: int) -> Graph
     errors = _compare(module, path, memory, threads)
     wide = [name for name, blob in lowering.blobs.items() if blob.bits == 32]
     notes = [f"`{name}` is stored as float32: float16 would overflow, or lose digits of small rows" for name in wide]
-    return GraphFiles(path.name, lowering.blobs, lowering.linears, errors, notes)
+    return GraphFiles(path.name, lowering.blobs, lowering.linears, errors, notes=notes)
 
 
 def _compare(module: Module, path: Path, memory: str, threads: int) -> dict[str, float]:
     """The error of each output over all ordinary trials, in the mode that ships."""
     model = _as_stored(module)
-    probes = Probes(model)
-    trials = _trials(probes, module)
-    outputs = list(trials[0].expected)
-    for trial, made in zip(trials, _run_all(path, model.graph, outputs, trials, "normal", threads), strict=True):
-        if _far(probes, trial, made):
+    probes = Probes(model, samples=module.samples)
+    tried, _ = trials(probes, module.name)
+    outputs = list(tried[0].expected)
+    for trial, made in zip(tried, _run_all(path, model.graph, outputs, tried, "normal", threads), strict=True):
+        if far(probes, trial, made, FLOAT32):
             _name_the_op(module, path, trial.feeds, threads)
-    ordinary = [trial for trial in trials if trial.kind == ORDINARY]
+    ordinary = [trial for trial in tried if trial.kind not in EDGES]
     worst: dict[str, float] = {}
     for trial, made in zip(ordinary, _run_all(path, model.graph, outputs, ordinary, memory, threads), strict=True):
         shipped = relative_errors(made, trial.expected)
         name = max(shipped, key=lambda key: shipped[key])
-        if memory != "normal" and shipped[name] > _SHIPPED_BOUND:
+        if memory != "normal" and shipped[name] > SHIPPED_BOUND:
             message = f"`{name}` of `{module.name}` is off by {shipped[name]:.2g} of its range in MNN"
             help = "deploy with `memory = normal`"
             fail("E0711", f"{message} with `memory = {memory}`", help=help, kind=EngineError)
         worst = {name: max(worst.get(name, 0.0), error) for name, error in shipped.items()}
     return {name: float(f"{error:.3g}") for name, error in worst.items()}
-
-
-def _trials(probes: Probes, module: Module) -> list[Trial]:
-    """Two of ordinary numbers, at two sizes where sizes are open, then one of each other kind that the graph takes."""
-    sizes = list(itertools.islice(probes.sizes(), 2))
-    found = [probes.trial((sizes * 2)[seed], seed) for seed in range(2 if sizes else 0)]
-    found += [probes.trial(sizes[0], seed, kind) for seed, kind in enumerate(_EDGES) if sizes]
-    trials = [trial for trial in found if trial is not None]
-    if not trials or trials[0].kind != ORDINARY:
-        lacking = f"sizes of {', '.join(f'`{name}`' for name in probes.open)}" if probes.open else "numbers"
-        fail("E0712", f"no {lacking} were found that `{module.name}` runs with, which MNN could be compared at")
-    return trials
-
-
-def _far(probes: Probes, trial: Trial, made: Feeds) -> bool:
-    """Whether an output is further from the oracle's than sums in another order explain.
-
-    Of extreme numbers only results that are finite count: what is no number has no right value.
-    """
-    expected = {
-        name: array
-        for name, array in trial.expected.items()
-        if trial.kind == ORDINARY or array.dtype.kind != "f" or np.isfinite(array).all()
-    }
-    far = {name: error for name, error in relative_errors(made, expected).items() if error > TOLERANCE}
-    rounding = probes.rounding(trial) if far else {}
-    return any(not error * max(_largest(expected[name]), _LEAST) <= rounding[name] for name, error in far.items())
 
 
 def _name_the_op(module: Module, path: Path, feeds: Feeds, threads: int) -> None:
@@ -132,7 +108,7 @@ def _name_the_op(module: Module, path: Path, feeds: Feeds, threads: int) -> None
         except EngineError:  # a value MNN folded away, or a constant: it has no tensor of that name
             continue
         error = relative_errors(got, {name: expected[name]})[name]
-        if error > TOLERANCE:
+        if error > FLOAT32.conv:
             fail(
                 "E0711",
                 f"MNN computes `{node.name}` ({node.op_type}) of `{module.name}` wrong: off by {error:.2g} of range",
@@ -187,27 +163,3 @@ def _run_all(
             yield session.run(trial.feeds)
     finally:
         session.close()
-
-
-def relative_errors(got: Feeds, expected: Feeds) -> dict[str, float]:
-    """max|a - b| / max|b| per output; infinite where shapes differ, or what is not finite is not the same."""
-    errors = {}
-    for name, wanted in expected.items():
-        made = got[name]
-        if wanted.dtype.kind != "f" or made.shape != wanted.shape:  # integers are equal, or wrong
-            errors[name] = 0.0 if np.array_equal(made, wanted) else float("inf")
-            continue
-        finite = np.isfinite(wanted)
-        if not np.array_equal(made[~finite], wanted[~finite], equal_nan=True):
-            errors[name] = float("inf")
-            continue
-        wanted, made = wanted[finite].astype(np.float64), made[finite].astype(np.float64)
-        error = float(np.abs(made - wanted).max(initial=0.0)) / max(_largest(wanted), _LEAST)
-        errors[name] = error if np.isfinite(error) else float("inf")
-    return errors
-
-
-def _largest(array: np.ndarray) -> float:
-    """The largest finite magnitude."""
-    size = np.abs(array.astype(np.float64))
-    return float(size[np.isfinite(size)].max(initial=0.0))

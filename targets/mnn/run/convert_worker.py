@@ -5,7 +5,7 @@ Only the extension module is called: the console scripts and `MNN.tools` install
 
 from __future__ import annotations
 
-from ....compiler.emit.child_process import serve
+from ....compiler.emit.child_process import limit_memory, serve
 
 
 def convert(arguments: list[str]) -> None:
@@ -16,4 +16,4 @@ def convert(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    serve({"convert": convert})
+    serve({"convert": convert, "limit": limit_memory})

@@ -37,6 +37,12 @@ class Compiled:
     reproducible: bool = False  # made at fixed addresses: the same graphs give the same bytes again
 
 
+class Rejected(PlanError):
+    """The nodes that the compiler does not take, each with `name`, `type` and `reason`."""
+
+    nodes: Sequence[Mapping[str, str]] = ()
+
+
 def compile_shared(
     folder: Path,
     graphs: Sequence[str],
@@ -180,8 +186,10 @@ def _specs(values: Any) -> tuple[TensorSpec, ...]:
     )
 
 
-def _refusal(answer: Mapping[str, Any], chip: Chip) -> PlanError:
-    return PlanError(*(_refused_node(node, chip) for node in answer["rejected"]))
+def _refusal(answer: Mapping[str, Any], chip: Chip) -> Rejected:
+    made = Rejected(*(_refused_node(node, chip) for node in answer["rejected"]))
+    made.nodes = answer["rejected"]
+    return made
 
 
 def _refused_node(node: Mapping[str, str], chip: Chip) -> Diagnostic:

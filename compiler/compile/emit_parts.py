@@ -1,0 +1,85 @@
+"""The parts of a deploy line to files, again where an engine turns out not to be able to have some of their nodes.
+
+    cut -> emit;  NotTaken -> those nodes to ONNX Runtime on the CPU -> cut -> emit -> …
+
+An engine that lowers a general graph by itself says only then what it lacks, and a proof only then what it computes
+wrong. With `fallback = none` the same is done to the end, and all that was found is refused at once.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..diagnostics.diagnostic import Diagnostic, PlanError
+from ..emit.engine_lowering import falls_back
+from ..ir.annotations import DEVICE, ENGINE
+from ..proof.not_taken import NotTaken, Wrong, not_taken
+
+if TYPE_CHECKING:
+    from ..emit.target import Emission
+    from ..ir.module import Module
+    from ..partition.parts import PartGraph
+    from ..plan.plan import Deploy
+
+BESIDE = "ort"  # what runs on the CPU what an engine is not to have
+_ROUNDS = 40
+
+
+def emit_parts(
+    module: Module,
+    deploy: Deploy,
+    cut: Callable[[], PartGraph],
+    emit: Callable[[PartGraph], Emission],
+    folder: Path,
+    kept: Callable[[str], bool],
+    say: Callable[[str], None],
+) -> tuple[PartGraph, Emission, list[Wrong]]:
+    """The parts, what was written, and the nodes that are not the engine's; PlanError with everything refused.
+
+    `folder`: where the files go, emptied between two attempts. `kept`: whether the plan has a node of that name stay.
+    """
+    found: dict[str, Wrong] = {}
+    engine = ""
+    for _ in range(_ROUNDS):
+        parts = cut()
+        try:
+            emission = emit(parts)
+        except NotTaken as refused:
+            engine = refused.engine
+            fresh = [node for node in refused.nodes if node.node not in found]
+            found |= {node.node: node for node in fresh}
+            if not fresh or not _move(module, deploy.device, [node.node for node in fresh]):
+                raise _nothing_left(deploy, engine, list(found.values())) from refused
+            for node in fresh:
+                say(f"{deploy.model}: {node.text()}; {BESIDE} runs it")
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            continue
+        held = [node for node in found.values() if kept(node.node) or not falls_back(deploy.options)]
+        if held:
+            raise PlanError(*(not_taken(engine, deploy.model, node) for node in held))
+        return parts, emission, list(found.values())
+    raise _nothing_left(deploy, engine, list(found.values()))
+
+
+def _move(module: Module, device: str, names: Sequence[str]) -> bool:
+    """Let ONNX Runtime have these nodes on the CPU; whether anything is left that computes."""
+    wanted, left = set(names), 0
+    for model in module.graphs.values():
+        for node in model.graph:
+            if node.name in wanted:
+                DEVICE.set(node, "cpu")
+                if device == "cpu":
+                    ENGINE.set(node, BESIDE)
+            elif DEVICE.get(node) in (None, device) and ENGINE.get(node) is None:
+                left += 1
+    return left > 0
+
+
+def _nothing_left(deploy: Deploy, engine: str, nodes: Sequence[Wrong]) -> PlanError:
+    listed = [not_taken(engine, deploy.model, node) for node in nodes]
+    message = f"nothing of `{deploy.model}` is left that {engine} can have"
+    return PlanError(*listed, Diagnostic("E0508", message, help=f"deploy it `on cpu as {BESIDE}`"))

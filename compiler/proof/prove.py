@@ -1,0 +1,104 @@
+"""A graph that an engine lowered by itself, proven: its outputs and some values inside it against the oracle's.
+
+build -> run every trial -> compare; wrong -> the nodes that are (`find_wrong`) -> NotTaken
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from ..diagnostics.diagnostic import EngineError
+from ..ir.samples import Samples
+from ..oracle.compare import EDGES
+from ..oracle.probes import Probes, Trial
+from .errors import Arithmetic, far, relative_errors, scales
+from .find_wrong import FAILED, Build, find_wrong
+from .not_taken import NotTaken
+from .trials import trials
+
+if TYPE_CHECKING:
+    from ..emit.engine_protocols import GraphSession
+
+_DIGITS = ".3g"
+
+
+@dataclass
+class Proven:
+    """What proved a graph: the kinds of inputs, the worst error of each output on those that are no edge, the bound."""
+
+    arithmetic: Arithmetic
+    probes: list[str]
+    errors: dict[str, float]
+    bound: float  # the largest that an output needed
+    inner: dict[str, float] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """As the manifest holds it."""
+        found: dict[str, Any] = {
+            "arithmetic": self.arithmetic.name,
+            "probes": self.probes,
+            "max_error": _short(self.errors),
+        }
+        found["bound"] = float(format(self.bound, _DIGITS))
+        return found | ({"inner": _short(self.inner)} if self.inner else {})
+
+
+def _short(errors: dict[str, float]) -> dict[str, float]:
+    return {name: float(format(error, _DIGITS)) for name, error in errors.items()}
+
+
+@dataclass
+class Proof:
+    """What a graph is proven with: tried once, so that two ways to lower it are held against the same numbers."""
+
+    model: ir.Model
+    name: str  # of the model, for people
+    engine: str
+    arithmetic: Arithmetic
+    samples: Samples = field(default_factory=Samples)
+    edges: Sequence[str] = EDGES
+    slower: float = 1.0  # times the oracle's seconds that a run of the engine takes
+    say: Callable[[str], None] = lambda _text: None
+
+    def __post_init__(self) -> None:
+        self.probes = Probes(self.model, samples=self.samples)
+        self.trials, self.seconds = trials(self.probes, self.name, self.edges)
+
+    def outlook(self) -> str:
+        """How many runs it takes, and about how long."""
+        seconds = len(self.trials) * self.seconds * self.slower + 1
+        return f"{len(self.trials)} runs, about {seconds:.0f} s"
+
+    def judge(self, build: Build) -> Proven:
+        """Build and run it; NotTaken with the nodes where it fails or is wrong."""
+        try:
+            with closing(build(self.model)) as session:
+                found = self._run(session)
+        except EngineError as error:
+            if error.diagnostics[0].code not in FAILED:
+                raise
+            found = self.trials[0]
+        if isinstance(found, Trial):
+            nodes = find_wrong(self.model, build, found, self.arithmetic, self.say)
+            raise NotTaken(self.engine, self.name, nodes)
+        return found
+
+    def _run(self, session: GraphSession) -> Proven | Trial:
+        """What it proves, or the first trial that comes out wrong."""
+        worst: dict[str, float] = {}
+        least = scales(self.model)
+        bound = self.arithmetic.bound
+        for trial in self.trials:
+            made = session.run(trial.feeds)
+            if far(self.probes, trial, made, self.arithmetic):
+                return trial
+            if trial.kind not in EDGES:
+                for name, error in relative_errors(made, trial.expected, least).items():
+                    worst[name] = max(worst.get(name, 0.0), error)
+                bound = max(bound, *(worst.values()))
+        return Proven(self.arithmetic, [trial.kind for trial in self.trials], worst, bound)

@@ -1,0 +1,50 @@
+"""What a graph is run with to be proven: the plan's samples, ordinary numbers at two sizes where sizes are open, edges.
+
+A graph that runs long in the oracle has to do with a sample or two ordinary runs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from ..diagnostics.diagnostic import fail
+from ..oracle.compare import EDGES, FROM_THE_END, WIDE
+from ..oracle.probes import Probes, Trial
+
+_LONG = 3.0  # seconds of a run in the oracle, above which one or two have to do
+
+
+def trials(probes: Probes, name: str, edges: Sequence[str] = EDGES) -> tuple[list[Trial], float]:
+    """The trials, and the seconds of one run in the oracle.
+
+    E0712 where neither a sample nor numbers are found that model `name` runs with.
+    """
+    begun = time.monotonic()
+    found: list[Trial | None] = [*probes.samples()]
+    sizes = list(itertools.islice(probes.sizes(), 2))
+    started = time.monotonic()
+    found += [probes.trial(sizes[0], 0)] if sizes else []
+    ended = time.monotonic()
+    long = ended - started > _LONG
+    found += [probes.trial((sizes * 2)[1], 1)] if sizes and not long else []
+    if sizes and not long and any(trial is not None for trial in found):
+        found += [probes.trial(sizes[0], seed, kind) for seed, kind in enumerate(_edges(probes, edges))]
+    made = [trial for trial in found if trial is not None]
+    if not made or made[0].kind in EDGES:
+        lacking = f"sizes of {', '.join(f'`{one}`' for one in probes.open)}" if probes.open else "numbers"
+        fail("E0712", f"no {lacking} were found that `{name}` runs with, which the engine could be compared at")
+    return made, ended - started if sizes else (started - begun) / len(made)
+
+
+def _edges(probes: Probes, asked: Sequence[str]) -> list[str]:
+    """Those that are others than ordinary numbers for this graph."""
+    integers = any(map(_is_integer, probes.model.graph.inputs))
+    return [kind for kind in asked if integers or kind not in (FROM_THE_END, WIDE)]
+
+
+def _is_integer(value: ir.Value) -> bool:
+    return value.dtype is not None and value.dtype.is_integer()

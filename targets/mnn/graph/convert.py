@@ -1,0 +1,117 @@
+"""A general ONNX graph through MNN's own converter, in a child process with limits.
+
+    graph, types that MNN has at its boundary  --_tools.mnnconvert-->  <model>.mnn + <model>.mnn.weight
+
+The converter says success whatever happens. What it prints names the ops that it has no form for; whether what it wrote
+is right is for a proof to tell.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import onnx_ir as ir
+
+from ....compiler.diagnostics.diagnostic import EngineError, fail
+from ....compiler.emit.child_process import Child
+from ....compiler.files.scratch import scratch_folder
+from ....compiler.ir.clone import clone_model
+from ....compiler.ir.linears import as_quantized
+from ....compiler.proof.not_taken import NotTaken, Wrong
+
+ENGINE = "MNN's own converter"
+_SECONDS = 300.0
+_MEMORY = 6 << 30  # bytes beside some times the weights
+_TIMES = 12
+_INLINE = (1 << 31) - (1 << 20)  # bytes that one ONNX file may hold, which is what the converter reads
+_UNKNOWN = re.compile(r"These Op Not Support: (.*)")
+_PLAIN = {  # types that a graph may have at its boundary, and what takes their place there
+    ir.DataType.FLOAT16: ir.DataType.FLOAT,
+    ir.DataType.DOUBLE: ir.DataType.FLOAT,
+    ir.DataType.BOOL: ir.DataType.INT32,
+    ir.DataType.INT8: ir.DataType.INT32,
+    ir.DataType.UINT8: ir.DataType.INT32,
+    ir.DataType.INT16: ir.DataType.INT32,
+    ir.DataType.UINT16: ir.DataType.INT32,
+}
+
+
+def convert(model: ir.Model, path: Path, name: str, bits: int = 0, block: int = 0) -> None:
+    """Write `path` and its weights beside it; NotTaken with the nodes of ops that MNN lacks.
+
+    `bits`: weights of convolutions and linears are stored as integers of so many bits, in blocks of `block` (0: a scale
+    for each row). EngineError where the converter dies or writes nothing.
+    """
+    path.unlink(missing_ok=True)
+    made = with_plain_boundary(model)
+    size = sum(value.const_value.nbytes for value in made.graph.initializers.values() if value.const_value is not None)
+    if size > _INLINE:
+        fail("E0710", f"`{name}` holds {size / 2**30:.1f} GiB of constants, and {ENGINE} takes less than 2 GiB")
+    with scratch_folder("mnn") as folder:
+        source = folder / "model.onnx"
+        source.write_bytes(ir.to_proto(made).SerializeToString(deterministic=True))
+        arguments = ["-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(path), "--bizCode", "edgec"]
+        arguments.append("--saveExternalData")
+        if bits:
+            arguments += ["--weightQuantBits", str(bits), *(["--weightQuantBlock", str(block)] if block else [])]
+        with Child(
+            "edgec.targets.mnn.run.convert_worker", what=f"{ENGINE}, given `{name}`,", timeout=_SECONDS
+        ) as child:
+            if sys.platform == "linux":
+                child.call("limit", more=_MEMORY + _TIMES * size)
+            child.call("convert", arguments=arguments)
+            said = child.printed()
+    if lacking := _UNKNOWN.findall(said):
+        raise NotTaken(ENGINE, name, _of_ops(model, lacking[-1]))
+    if not path.is_file() or not path.stat().st_size:
+        fail("E0701", f"{ENGINE} wrote no `{path.name}`", kind=EngineError)
+
+
+def _of_ops(model: ir.Model, listed: str) -> list[Wrong]:
+    """The nodes of ops that the converter listed as `ONNX::GatherND | ONNX::Mod`."""
+    lacking = {one.strip().rpartition("::")[2] for one in re.split(r"[|,]", listed)}
+    found = [node for node in model.graph if node.op_type in lacking or _inner_ops(node) & lacking]
+    why = "has no form there"
+    return [Wrong(node.name or "", node.op_type, why) for node in found]
+
+
+def _inner_ops(node: ir.Node) -> set[str]:
+    bodies = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
+    return {one.op_type for body in bodies for one in body.all_nodes()}
+
+
+def with_plain_boundary(model: ir.Model) -> ir.Model:
+    """A copy whose inputs and outputs are of types that MNN has, cast where they enter and leave."""
+    copy = clone_model(model)
+    graph = copy.graph
+    for value in graph.inputs:
+        plain = _PLAIN.get(value.dtype) if value.dtype is not None else None
+        if plain is None or value.dtype is None:
+            continue
+        cast = ir.node("Cast", [value], {"to": int(value.dtype)}, name=f"{value.name}/own_type")
+        made = cast.outputs[0]
+        made.name, made.type, made.shape = f"{value.name}/own_type", value.type, value.shape
+        for use in list(value.uses()):
+            if use.node is not cast:
+                use.node.replace_input_with(use.idx, made)
+        value.type = ir.TensorType(plain)
+        graph.insert_before(next(iter(graph)), cast)
+    for index, value in enumerate(list(graph.outputs)):
+        plain = _PLAIN.get(value.dtype) if value.dtype is not None else None
+        if plain is None:
+            continue
+        cast = ir.node("Cast", [value], {"to": int(plain)}, name=f"{value.name}/plain_type")
+        made, name = cast.outputs[0], value.name
+        made.type, made.shape = ir.TensorType(plain), value.shape
+        value.name, made.name = f"{name}/own_type", name
+        graph.append(cast)
+        graph.outputs[index] = made
+    return copy
+
+
+def stored_bits(model: ir.Model) -> tuple[int, int]:
+    """The bits of quantised weights and their blocks (0: a scale for each row); (0, 0) where they differ."""
+    found = {(one.format.bits, one.block or 0) for node in model.graph if (one := as_quantized(node)) is not None}
+    return found.pop() if len(found) == 1 else (0, 0)

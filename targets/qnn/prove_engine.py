@@ -1,0 +1,93 @@
+"""A graph that the QNN provider lowers by itself, proven on the emulator; every way in which it fails is `NotTaken`.
+
+graph --as_it_stands--> HTP compiler --rejected nodes--> NotTaken
+                                     --emulator--> compared with ONNX Runtime, float16's rounding allowed for
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from ...compiler.diagnostics.diagnostic import EngineError, fail
+from ...compiler.emit.child_process import Child
+from ...compiler.files.scratch import scratch_folder
+from ...compiler.ir.samples import Samples
+from ...compiler.ir.save import save_graphs
+from ...compiler.oracle.compare import FROM_THE_END
+from ...compiler.proof.errors import FLOAT16
+from ...compiler.proof.not_taken import NotTaken, Wrong
+from ...compiler.proof.prove import Proof, Proven
+from .carried_graphs import DATA
+from .htp.chip import Chip
+from .htp.compile import Rejected, compile_twin
+from .htp.emulator import QnnEmulator
+from .lower.engine import as_it_stands
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ENGINE = "the QNN provider's own lowering"
+_EDGES = (FROM_THE_END,)  # large numbers leave float16's range, small ones its digits
+_SLOWER = 20.0  # times the oracle's time that the emulator takes for a convolutional network
+
+
+def prove_engine(model: ir.Model, name: str, chip: Chip, samples: Samples, say: Callable[[str], None]) -> Proven:
+    """What proves that the provider computes `model` right on `chip`; NotTaken with the nodes where it does not."""
+    proof = Proof(model, name, ENGINE, FLOAT16, samples, _EDGES, _SLOWER, say)
+    say(f"{name}: {ENGINE} for v{chip.arch}; proving it on the emulator, {proof.outlook()}")
+    return proof.judge(lambda graph: Opened(graph, name, chip))
+
+
+class Opened:
+    """A graph compiled into a folder of its own and open on an emulator of its own; both go with it."""
+
+    def __init__(self, model: ir.Model, name: str, chip: Chip) -> None:
+        lowered = as_it_stands(model, "graph")
+        self._inputs = {value.name or "": value.dtype for value in lowered.model.graph.inputs}
+        self._emulator = QnnEmulator(chip)
+        self._emulator.join()
+        try:
+            with scratch_folder("qnn") as folder:
+                save_graphs({"graph": lowered.model}, folder, DATA)
+                self._session = self._emulator.open(
+                    lambda child: _compiled(folder, chip, child, model, name), f"`{name}`"
+                )
+        except BaseException:
+            self._emulator.leave()
+            raise
+
+    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name."""
+        own = {name: feeds[name].astype(kind.numpy()) for name, kind in self._inputs.items() if kind is not None}
+        return self._session.run(own)
+
+    def close(self) -> None:
+        """End the process."""
+        self._session.close()
+        self._emulator.leave()
+
+
+def _compiled(folder: Path, chip: Chip, child: Child, model: ir.Model, name: str) -> Path:
+    try:
+        compile_twin(folder, "graph", chip, folder / "made", child)
+    except Rejected as refused:
+        raise NotTaken(ENGINE, name, _of_graph(model, refused.nodes)) from refused
+    return folder / "made" / "graph.onnx"
+
+
+def _of_graph(model: ir.Model, rejected: Sequence) -> list[Wrong]:
+    """The nodes of `model` that were rejected; EngineError where they are known by other names."""
+    own = {node.name: node for node in model.graph}
+    found = []
+    for one in rejected:
+        node = own.get(one["name"])
+        if node is not None:
+            reason = f": {one['reason']}" if one["reason"] else ""
+            found.append(Wrong(node.name or "", node.op_type, f"is rejected{reason}"))
+    if not found:
+        fail("E0612", f"the HTP compiler rejects nodes that `{model.graph.name}` does not have", kind=EngineError)
+    return found

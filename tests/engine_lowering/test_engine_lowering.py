@@ -1,0 +1,150 @@
+"""General graphs by the engines' own lowering: proven on the model, and cut where a node comes out wrong."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from edgec.compiler.bundle.manifest import load_manifest
+from edgec.compiler.diagnostics.diagnostic import Diagnostic, PlanError
+from edgec.compiler.driver import CompileOptions, compile_plan, load_plan
+from edgec.compiler.oracle.onnx_runtime import session
+from edgec.compiler.runtime.plain_graph import run_parts
+from edgec.compiler.verify.verify_bundle import verify_bundle
+
+HEAD = '<ir_version: 10, opset_import: ["" : 17]> m '
+CONV1D = (
+    HEAD
+    + """(float[N,4,L] x) => (float[N,L2] y) {
+    h = Conv <pads = [1, 1]> (x, w)
+    r = Relu (h)
+    y = ReduceMax <axes = [1], keepdims = 0> (r)
+}"""
+)
+# MNN's converter makes other numbers of a GRU without a word, and dies of an LSTM without states to begin with
+GRU = (
+    HEAD
+    + """(float[5,1,4] x) => (float[5,1,1,3] y) {
+    s = Sigmoid (x)
+    h = GRU <hidden_size = 3> (s, w, r, b)
+    y = Neg (h)
+}"""
+)
+LSTM = GRU.replace("GRU", "LSTM")
+GRU_WEIGHTS = {"w": (1, 9, 4), "r": (1, 9, 3), "b": (1, 18)}
+LSTM_WEIGHTS = {"w": (1, 12, 4), "r": (1, 12, 3), "b": (1, 24)}
+UP = HEAD + "(float[1,3,8,8] x) => (float[1,2,17,17] y) { h = ConvTranspose <strides = [2, 2]> (x, w) y = Relu (h) }"
+
+
+def weights(**shapes: tuple[int, ...]) -> list[onnx.TensorProto]:
+    rng = np.random.default_rng(0)
+    return [onnx.numpy_helper.from_array(rng.normal(size=s).astype(np.float32) / 3, n) for n, s in shapes.items()]
+
+
+def plan(folder: Path, text: str, target: str, **shapes: tuple[int, ...]) -> Path:
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.extend(weights(**shapes))
+    for node in model.graph.node:
+        node.name = node.op_type.lower()
+    onnx.save(model, folder / "m.onnx")
+    device, place = ("snapdragon_8_gen_3", "npu") if target.startswith("qnn") else ("host", "cpu")
+    source = 'model m { source = onnx("m.onnx") }'
+    (folder / "p.edge").write_text(f"device {device}\n{source}\ndeploy m on {place} as {target}\n")
+    return folder / "p.edge"
+
+
+def off(folder: Path, **feeds: np.ndarray) -> float:
+    """How far the bundle's outputs are from ONNX Runtime's on the file itself, of the largest value."""
+    opened = session(str(folder / "m.onnx"))
+    made = run_parts(load_manifest(folder / "out"), "m", feeds)
+    names = [output.name for output in opened.get_outputs()]
+    expected = dict(zip(names, opened.run(names, feeds), strict=True))
+    return max(float(np.abs(made[name] - right).max() / np.abs(right).max()) for name, right in expected.items())
+
+
+def stated(error: PlanError) -> list[Diagnostic]:
+    """Without places and shares, which differ between processors."""
+    return [replace(one, at=None, message=re.sub(r"[0-9.]+ %", "N %", one.message)) for one in error.diagnostics]
+
+
+def normal(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=shape).astype(np.float32)
+
+
+def test_mnns_converter_takes_what_no_rule_covers(tmp_path: Path) -> None:
+    said: list[str] = []
+    path = plan(tmp_path, CONV1D, "mnn", w=(8, 4, 3))
+    compile_plan(load_plan(path), tmp_path / "out", CompileOptions(progress=said.append))
+    (part,) = load_manifest(tmp_path / "out").parts.values()
+    assert (part["target"], part["details"]["lowering"]) == ("mnn", "engine")
+    proof = part["details"]["proof"]
+    assert proof["probes"][:2] == ["ordinary", "ordinary"]
+    assert proof["max_error"]["y"] <= proof["bound"] == 1e-4
+    assert any("proving it" in line and "runs, about" in line for line in said)
+    assert off(tmp_path, x=normal(2, 4, 9)) < 1e-5
+    found = verify_bundle(tmp_path / "out")
+    assert found["ok"], found["problems"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shapes", "why"),
+    [
+        (GRU, GRU_WEIGHTS, "ort runs a node beside mnn: `gru` (GRU) is computed wrong: off by "),
+        (LSTM, LSTM_WEIGHTS, "ort runs a node beside mnn: `lstm` (LSTM) makes it fail: MNN's own converter"),
+    ],
+    ids=["wrong", "dies"],
+)
+def test_a_node_that_the_converter_gets_wrong_runs_beside_it(
+    tmp_path: Path, text: str, shapes: dict[str, tuple[int, ...]], why: str
+) -> None:
+    made = compile_plan(load_plan(plan(tmp_path, text, "mnn", **shapes)), tmp_path / "out")
+    parts = load_manifest(tmp_path / "out").parts
+    assert [part["target"] for part in parts.values()].count("ort") == 1
+    assert off(tmp_path, x=normal(5, 1, 4)) < 1e-4
+    assert any(why in note for note in made.models[0].notes())
+    found = verify_bundle(tmp_path / "out")
+    assert found["ok"], found["problems"]
+
+
+def test_without_a_fallback_it_is_refused_by_name(tmp_path: Path, golden_error) -> None:
+    with pytest.raises(PlanError) as raised:
+        compile_plan(load_plan(plan(tmp_path, GRU, "mnn { fallback = none }", **GRU_WEIGHTS)), tmp_path / "out")
+    golden_error("E0509", stated(raised.value))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_rule_of_edgec_comes_first(tmp_path: Path) -> None:
+    text = HEAD + "(float[2,4] x) => (float[2,3] y) { h = MatMul (x, w) y = Relu (h) }"
+    compile_plan(load_plan(plan(tmp_path, text, "mnn", w=(4, 3))), tmp_path / "out")
+    (part,) = load_manifest(tmp_path / "out").parts.values()
+    assert part["details"]["lowering"] == "edgec"
+
+
+def test_a_model_of_which_nothing_is_left(tmp_path: Path, golden_error) -> None:
+    text = HEAD + "(float[5,1,4] x) => (float[5,1,1,3] y) { y = GRU <hidden_size = 3> (x, w, r, b) }"
+    with pytest.raises(PlanError) as raised:
+        compile_plan(load_plan(plan(tmp_path, text, "mnn", **GRU_WEIGHTS)), tmp_path / "out")
+    golden_error("E0508", stated(raised.value))
+
+
+def test_the_npu_takes_what_no_rule_covers(tmp_path: Path) -> None:
+    compile_plan(load_plan(plan(tmp_path, UP, "qnn", w=(3, 2, 3, 3))), tmp_path / "out")
+    (part,) = load_manifest(tmp_path / "out").parts.values()
+    assert part["details"]["lowering"] == "engine"
+    assert part["details"]["proof"]["main"]["arithmetic"] == "float16"
+    assert off(tmp_path, x=normal(1, 3, 8, 8)) < 5e-3
+    found = verify_bundle(tmp_path / "out")
+    assert found["ok"], found["problems"]
+
+
+def test_what_htp_averages_wrong_runs_on_the_cpu(tmp_path: Path) -> None:
+    pool = "AveragePool <kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1> (h)"
+    text = HEAD + f"(float[1,4,8,8] x) => (float[1,4,4,4] y) {{ h = Sigmoid (x) y = {pool} }}"
+    compile_plan(load_plan(plan(tmp_path, text, "qnn")), tmp_path / "out")
+    parts = load_manifest(tmp_path / "out").parts
+    assert {part["target"] for part in parts.values()} == {"qnn", "ort"}
+    assert off(tmp_path, x=normal(1, 4, 8, 8)) < 5e-3
