@@ -33,7 +33,7 @@ def plan(goal: str, line: str) -> str:
 {lets}
 device snapdragon_8_gen_3
 model m {{ source = hf("{ROOT / "examples" / "models" / "pycode-qwen3"}")  context = 512 }}
-calibration {{ text = "{text / "calibration.txt"}"  samples = 32  length = 256 }}
+calibration {{ text = "{text / "calibration.txt"}"  samples = 16  length = 128 }}
 evaluation {{ text = "{text / "modules.txt"}"  windows = 16 }}
 pipeline p {{ quantize (weights = bits, block = block, method = method)  except ["lm_head", "embed_tokens"] }}
 deploy m on cpu through p as mnn {{ memory = normal }}

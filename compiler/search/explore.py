@@ -1,7 +1,8 @@
 """Which points are looked at, and how closely: Optuna proposes them and gives up on those that fall behind.
 
-A small space is estimated whole and looked at best first; of a larger one a tree-structured Parzen estimator proposes
-the points. Perplexity is judged in rungs of windows: at each, only the best third goes on (successive halving).
+A small space is estimated whole and judged in the order that `guess.py` tells; of a larger one a tree-structured Parzen
+estimator proposes the points. Perplexity is judged in rungs of windows: at each, only the best third goes on
+(successive halving).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ..diagnostics.diagnostic import fail
 from ..plan.measure import subject_of
 from ..registry import measures
 from .candidate import Candidate
+from .guess import next_candidate
 from .look import Looker
 from .point import all_points
 
@@ -71,10 +73,13 @@ def _study(count: int) -> Iterator[Study]:
 
 def _whole_space(study: Study, looker: Looker, axes: Mapping[str, Sequence[str]], until: float) -> None:
     found = [looker.estimated(values) for values in all_points(axes, WHOLE)]
-    found.sort(key=lambda one: one.rank(looker.goal))
-    for number, candidate in enumerate(found):
-        if number and time.monotonic() > until:
+    tried: set[int] = set()
+    while not tried or time.monotonic() < until:
+        open_ = [one for one in found if id(one) not in tried and _promising(looker, one)]
+        candidate = next_candidate(open_, found, looker.goal)
+        if candidate is None:
             return
+        tried.add(id(candidate))
         study.enqueue_trial(dict(candidate.values))
         _one_trial(study, looker, axes)
 
@@ -104,7 +109,7 @@ def _one_trial(study: Study, looker: Looker, axes: Mapping[str, Sequence[str]]) 
 
 def _looked_at(trial: Trial, looker: Looker, candidate: Candidate) -> bool:
     """Whether the candidate went through every rung; false where it cannot hold, is beaten, or fell behind."""
-    if candidate.error is not None or candidate.violation or _beaten(looker, candidate):
+    if not _promising(looker, candidate):
         trial.report(candidate.score(looker.goal), 1)
         return False
     for rung, _ in enumerate(looker.rungs(candidate)):
@@ -112,6 +117,10 @@ def _looked_at(trial: Trial, looker: Looker, candidate: Candidate) -> bool:
         if candidate.error is not None or (trial.should_prune() and not _alone(looker, candidate)):
             return False
     return True
+
+
+def _promising(looker: Looker, candidate: Candidate) -> bool:
+    return candidate.error is None and not candidate.violation and not _beaten(looker, candidate)
 
 
 def _alone(looker: Looker, candidate: Candidate) -> bool:

@@ -32,9 +32,10 @@ def compile_best(
     goal, runs = looker.goal, 0
     with scratch_folder("tune") as work:
         while (candidate := _next(candidates, goal)) is not None:
-            if runs and time.monotonic() > until:
+            late = time.monotonic() > until
+            if runs and late:
                 return _best(candidates, goal), runs, "the time was over"
-            if not candidate.judged and candidate.made is None and not _without_text(looker, candidate):
+            if not late and not candidate.judged and not _without_text(looker, candidate):
                 continue
             if runs >= (most if not candidate.violation else min(most, runs_for_nearest(candidates))):
                 return _best(candidates, goal), runs, f"{runs} were compiled, as many as may be"
@@ -58,9 +59,11 @@ def runs_for_nearest(candidates: Sequence[Candidate]) -> int:
 
 
 def _next(candidates: Sequence[Candidate], goal: str) -> Candidate | None:
-    """The best by what is known, of those that could be the best of all."""
+    """The best by what is known, of those that could be the best of all: those that were judged, if any was."""
     best = _best(candidates, goal)
     open_ = [one for one in candidates if one.made is None and one.error is None and not _hopeless(one)]
+    if any(one.quality for one in candidates):
+        open_ = [one for one in open_ if one.quality]
     if best is not None:
         open_ = [one for one in open_ if _could_be_better(one, best, goal)]
     return min(open_, key=lambda one: one.rank(goal), default=None)

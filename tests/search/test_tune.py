@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
+import random
 import sys
 import time
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from edgec.compiler.cli import main
 from edgec.compiler.commands.sizes import read_duration
 from edgec.compiler.diagnostics.diagnostic import Diagnostic, EdgecError, PlanError, RequirementError, Span
-from edgec.compiler.plan.plan import Require
+from edgec.compiler.plan.plan import Plan, Require
 from edgec.compiler.search import finalists
 from edgec.compiler.search.candidate import Candidate
 from edgec.compiler.search.explore import explore
@@ -156,6 +158,69 @@ def test_a_large_space_is_searched_and_not_made() -> None:
     assert [one.values for one in again] == [one.values for one in ranked]  # a search twice is the same search
 
 
+class _Grid(Looker):
+    """Widths, blocks and methods on paper: perplexity is a product of effects, with noise that more windows lessen."""
+
+    seed = 0
+
+    def _estimated(self, values: Values) -> Candidate:
+        bits, block = int(values["bits"]), int(values["block"])
+        rate = 1000.0 / (bits + 16 / block)
+        return Candidate(values, _bounded(), Figures(measures={"decode.rate": rate}))
+
+    def true(self, values: Values) -> float:
+        steps = {"3": 0.05, "4": 0.01, "8": 0.0, "32": 0.0, "64": 0.003, "128": 0.007}
+        method = {"rtn": 1.0, "mse": 0.7, "awq": 0.6, "gptq": 0.4}[values["method"]]
+        return math.exp(method * (steps[values["bits"]] + steps[values["block"]]))
+
+    def _judge(self, candidate: Candidate, windows: int, whole: int, judged: object) -> None:
+        draw = random.Random(f"{self.seed} {candidate.values} {windows}").gauss(0, 0.012 / math.sqrt(windows))
+        noise = 0.0 if windows == whole else draw
+        candidate.quality, candidate.windows = {"m": self.true(candidate.values) * math.exp(noise)}, windows
+        candidate.baseline = {"m": 20.0}
+        self.modules_judged += 1
+
+
+@functools.cache
+def _bounded() -> Plan:
+    """The plan with 16 windows and one line."""
+    plan = edgec.load(PLAN)
+    return dataclasses.replace(plan, requires=(BOUND,), evaluation=dataclasses.replace(plan.evaluation, windows=16))
+
+
+BOUND = Require("m.perplexity", "<=", 1.01, True, "m.perplexity <= 1.01 * baseline", Span("p", 1, 1, 1, 2))
+GRID = {"bits": ("3", "4", "8"), "block": ("32", "64", "128"), "method": ("rtn", "mse", "awq", "gptq")}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("goal", ["decode.rate", "m.perplexity"])
+def test_a_grid_is_not_judged_whole(goal: str, seed: int, monkeypatch) -> None:
+    """The best point that holds is found, most points are never judged, and few are compiled."""
+    pytest.importorskip("optuna")
+    looker = _Grid(Path("p"), (), goal)
+    looker.seed = seed
+
+    def compile_(one: Candidate, _bundle: Path, _progress: object) -> None:
+        true = looker.true(one.values)
+        measured = {"m.perplexity": 20.0 * true, "decode.rate": one.figures.measures["decode.rate"]}
+        figures = dataclasses.replace(one.figures, quality=true, measures=measured)
+        one.made = Point(one.values, figures, ("missed",) if true > 1.01 else ())
+
+    monkeypatch.setattr(finalists, "_compile", compile_)
+    ranked = explore(looker, GRID, time.monotonic() + 300, trials=100)
+    assert len(ranked) == 36
+    winner, runs, _ = compile_best(looker, ranked, 9, math.inf, lambda _text: None)
+    assert sum(bool(one.quality) for one in ranked) <= (20 if goal == "decode.rate" else 32)
+    assert runs <= 9
+    fits = [one for one in ranked if looker.true(one.values) <= 1.01]
+    assert winner is not None
+    if goal == "decode.rate":
+        best = max(one.figures.measures["decode.rate"] for one in fits)
+        assert winner.figures.measures["decode.rate"] == best
+    else:
+        assert looker.true(winner.values) <= min(looker.true(one.values) for one in fits) * 1.001
+
+
 def _every(size: int) -> list[tuple[int, ...]]:
     return [(a, b, c, d) for a in range(size) for b in range(size) for c in range(size) for d in range(size)]
 
@@ -230,11 +295,7 @@ def test_engines_run_as_often_and_as_long_as_they_may(engine, most: int, until: 
 
 
 def test_few_windows_are_not_trusted_to_the_last_digit() -> None:
-    span = Span("p", 1, 1, 1, 2)
-    line = Require("m.perplexity", "<=", 1.01, True, "m.perplexity <= 1.01 * baseline", span)
-    plan = edgec.load(PLAN)
-    plan = dataclasses.replace(plan, requires=(line,), evaluation=dataclasses.replace(plan.evaluation, windows=16))
-    few = Candidate({}, plan, quality={"m": 1.02}, windows=1, baseline={"m": 20.0})
+    few = Candidate({}, _bounded(), quality={"m": 1.02}, windows=1, baseline={"m": 20.0})
     assert few.violation == 0
     assert dataclasses.replace(few, windows=16).violation == pytest.approx(0.01 / 1.01)
     assert dataclasses.replace(few, quality={"m": 1.08}).violation > 0
