@@ -218,7 +218,9 @@ def _run(command: argparse.ArgumentParser) -> None:
     begun = "begin with the K/V cache in FILE as far as the prompt is its text; without such a file, save the prompt's"
     add("--prefix", type=Path, metavar="FILE", help=begun)
     add("--timeline", type=Path, metavar="FILE", help="write an HTML page of when the parts of each lane ran")
-    add("--inputs", type=Path, metavar="NPZ", help="inputs by name, for a model that is not a language model")
+    arrays = "inputs of a model that is no language model: an .npz, or an image or a .wav where one input takes it"
+    add("--inputs", type=Path, metavar="FILE", help=arrays)
+    add("--random", action="store_true", help="random inputs for those that --inputs does not give, by --seed")
     add("--outputs", type=Path, metavar="NPZ", help="file to write that model's outputs to")
     _device(command)
 

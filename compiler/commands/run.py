@@ -19,7 +19,7 @@ def run_run(arguments: argparse.Namespace) -> int:
     from ..runtime.generate import run_bundle
     from ..runtime.plain_graph import run_graph
 
-    if arguments.inputs is not None:
+    if arguments.inputs is not None or arguments.random:
         result = run_graph(
             arguments.bundle,
             arguments.inputs,
@@ -27,6 +27,8 @@ def run_run(arguments: argparse.Namespace) -> int:
             model=arguments.model,
             oracle=arguments.oracle,
             device=arguments.device,
+            random=arguments.random,
+            seed=arguments.seed,
         )
         print_json({**result, **meanwhile()})
         return 0
@@ -34,7 +36,11 @@ def run_run(arguments: argparse.Namespace) -> int:
         help = f"compile it first: `edgec compile {arguments.bundle} -o DIR`, then `edgec run DIR`"
         fail("E0901", f"`{arguments.bundle}` is a plan, not a bundle", help=help)
     if arguments.prompt is None:
-        fail("E0953", "`edgec run` needs a prompt", help="add --prompt TEXT (or --inputs FILE.npz for a graph model)")
+        fail(
+            "E0953",
+            "`edgec run` needs a prompt",
+            help="add --prompt TEXT (for a graph model --inputs FILE, or --random)",
+        )
     stream = None if arguments.json else _stream
     spans: list[dict[str, Any]] = []
     result = run_bundle(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -13,28 +12,33 @@ import numpy as np
 from ..bundle.file_hashes import check_files
 from ..bundle.manifest import Manifest, load_manifest
 from ..bundle.schedule import Schedule
-from ..diagnostics.diagnostic import fail
-from ..files.plain_file import open_plain
+from ..diagnostics.diagnostic import Diagnostic, EdgecError, EngineError, fail
 from ..packed.packed_bundle import runnable
 from .chain import Opener
 from .decoder_inputs import as_tensor
 from .engines import open_graph, open_oracle
 from .generate import choose_model
+from .given_inputs import candidates
 from .on_device import for_device
 from .run_schedule import run_schedule
 
+_LONGEST_REASON = 160
 Tap = Callable[[str, Mapping[str, np.ndarray]], None]  # part, its outputs
 
 
 def run_graph(
     bundle: Path | str,
-    inputs: Path | str,
+    inputs: Path | str | None,
     outputs: Path | str | None = None,
     model: str | None = None,
     oracle: bool = False,
     device: str | None = None,
+    random: bool = False,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """Outputs by name with dtype, shape and range; written to `outputs` (.npz) if given.
+    """Inputs and outputs by name with dtype, shape and range; the outputs are written to `outputs` (.npz) if given.
+
+    `inputs`: an .npz file, an image or a .wav (`given_inputs.py`). `random`: arrays for the inputs it lacks, by `seed`.
 
     `oracle`: in ONNX Runtime where a part's own engine is slow on this machine. `device`: as for
     `run_bundle`.
@@ -42,24 +46,35 @@ def run_graph(
     manifest = for_device(runnable(load_manifest(Path(bundle))), device)
     check_files(manifest)
     name = choose_model(manifest, model)
-    made = run_parts(manifest, name, read_arrays(Path(inputs)), opener=open_oracle if oracle else open_graph)
+    path, opener = None if inputs is None else Path(inputs), open_oracle if oracle else open_graph
+    given, made = _first_that_runs(manifest, name, path, random, seed, opener)
     if outputs is not None:
         with Path(outputs).open("wb") as file:
             np.savez(file, **{name: _plain(array) for name, array in made.items()})  # pyright: ignore[reportArgumentType] - its keywords are arrays
-    return {"model": name, "outputs": {key: _summary(array) for key, array in made.items()}}
+    told = [{key: _summary(array) for key, array in arrays.items()} for arrays in (given, made)]
+    return {"model": name, "inputs": told[0], "outputs": told[1]}
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file by name; nothing pickled is accepted."""
-    try:
-        with open_plain(path) as opened, np.load(opened, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one array without a name")
-            return {name: file[name] for name in file.files}
-    except OSError as error:
-        fail("E0922", f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}")
-    except (ValueError, EOFError, zipfile.BadZipFile):
-        fail("E0922", f"`{path}` is not an .npz file of plain arrays", help="write it with `numpy.savez`")
+def _first_that_runs(
+    manifest: Manifest, name: str, path: Path | None, random: bool, seed: int, opener: Opener
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """(inputs, outputs) of the first candidate that runs; the error of the last where none does."""
+    specs = graph_inputs(manifest, _bucket(manifest, name, None))
+    last: EdgecError | None = None
+    for arrays in candidates(specs, path, random, seed):
+        try:
+            return arrays, run_parts(manifest, name, arrays, opener=opener)
+        except EdgecError as error:
+            last = error
+        except Exception as problem:  # the engine raises types of its own for sizes that do not fit
+            if not random:
+                raise
+            last = EngineError(Diagnostic("E0927", f"model `{name}` does not run: {_first_line(problem)}"))
+    raise last or ValueError("no candidates")
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).splitlines() or [""])[0][:_LONGEST_REASON]
 
 
 def run_parts(
@@ -71,12 +86,7 @@ def run_parts(
     opener: Opener = open_graph,
 ) -> dict[str, np.ndarray]:
     """What no part reads of the outputs, for `arrays` by the graph's input names; `tap` sees every part's outputs."""
-    entry = manifest.model(name)
-    if entry["kind"] == "decoder":
-        message = f"model `{name}` is a language model: it continues a text and takes no arrays"
-        fail("E0953", message, help="give `--prompt TEXT` in place of `--inputs`")
-    buckets = entry.get("buckets") or [{"name": "main", "parts": manifest.parts_of(name)}]
-    chosen = next(row for row in buckets if bucket in (None, row["name"]))
+    chosen = _bucket(manifest, name, bucket)
     values = dict(arrays)
     with ExitStack() as sessions:
 
@@ -91,6 +101,24 @@ def run_parts(
 
         run_schedule(Schedule.of_bucket(chosen), run)
     return {key: values[key] for key in graph_outputs(manifest, chosen)}
+
+
+def _bucket(manifest: Manifest, name: str, bucket: str | None) -> Mapping[str, Any]:
+    """The bucket of that name, or the first; E0953 for a language model."""
+    entry = manifest.model(name)
+    if entry["kind"] == "decoder":
+        message = f"model `{name}` is a language model: it continues a text and takes no arrays"
+        fail("E0953", message, help="give `--prompt TEXT` in place of `--inputs`")
+    buckets = entry.get("buckets") or [{"name": "main", "parts": manifest.parts_of(name)}]
+    return next(row for row in buckets if bucket in (None, row["name"]))
+
+
+def graph_inputs(manifest: Manifest, bucket: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What the parts read and none of them makes, each once."""
+    graphs = [manifest.parts[part]["graphs"][bucket["name"]] for part in bucket["parts"]]
+    made = {spec["name"] for graph in graphs for spec in graph["outputs"]}
+    read = {spec["name"]: spec for graph in graphs for spec in graph["inputs"]}
+    return [spec for name, spec in read.items() if name not in made]
 
 
 def graph_outputs(manifest: Manifest, bucket: Mapping[str, Any]) -> list[str]:

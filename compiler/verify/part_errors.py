@@ -33,7 +33,7 @@ from ..runtime.chain import ChainModel, Opener
 from ..runtime.decoder_inputs import as_float
 from ..runtime.engines import open_graph, open_model, open_reference, target_of
 from ..runtime.kv_cache import canonical
-from ..runtime.plain_graph import Tap, run_parts
+from ..runtime.plain_graph import Tap, graph_inputs, run_parts
 from .shipped_module import apart, with_weights
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ def _split_engine(
 def _compare_graph(manifest: Manifest, name: str, module: Module, found: Mapping[str, Comparison]) -> None:
     values = _float_graph_values(module, manifest, name)
     for row in manifest.buckets(name) or [{"name": MAIN, "parts": list(found)}]:
-        fed = _fed(manifest, row)
+        fed = graph_inputs(manifest, row)
         calls = _calls(module, fed)
         if not calls:
             for part in found.values():
@@ -312,14 +312,6 @@ def _rounding(module: Module, feeds: dict[str, np.ndarray], made: Mapping[str, n
         return Probes(module.main).rounding(trial)
 
     return lambda tensor: moved().get(tensor, 0.0) if tensor in outputs else 0.0
-
-
-def _fed(manifest: Manifest, bucket: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The inputs that the parts of a bucket read and none of them makes, each once."""
-    graphs = [manifest.parts[part]["graphs"][bucket["name"]] for part in bucket["parts"]]
-    made = {spec["name"] for graph in graphs for spec in graph["outputs"]}
-    read = {spec["name"]: spec for graph in graphs for spec in graph["inputs"]}
-    return [spec for name, spec in read.items() if name not in made]
 
 
 def _calls(module: Module, fed: Sequence[Mapping[str, Any]]) -> list[Feeds]:

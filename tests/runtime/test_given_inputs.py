@@ -1,0 +1,144 @@
+"""`edgec run DIR --inputs FILE | --random`: an image or a sound for the input that looks like one, random arrays."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+import wave
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from edgec.compiler.cli import main
+from edgec.compiler.diagnostics.diagnostic import PlanError
+from edgec.compiler.runtime.given_inputs import candidates
+
+GRAPH = "g (float[1,3,8,16] image, float[1,t] sound, int64[2] i) => (float[1,3,8,16] y, float[1,t] z, int64[2] j)"
+BODY = "{ y = Relu(image) z = Neg(sound) j = Neg(i) }"
+IMAGE = {"name": "image", "dtype": "float32", "shape": [1, 3, 8, 16]}
+LAST = {"name": "bytes", "dtype": "uint8", "shape": [1, None, None, 3]}
+SOUND = {"name": "sound", "dtype": "float32", "shape": [1, "t"]}
+TABLE = {"name": "i", "dtype": "int64", "shape": [2]}
+
+
+def wav(path: Path, width: int = 2, channels: int = 1) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(width)
+        file.setframerate(16000)
+        half = {1: b"\xc0", 2: b"\x00\x40", 3: b"\x00\x00\x40", 4: b"\x00\x00\x00\x40"}[width]
+        file.writeframes(half * channels * 20)
+    return path
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("given")
+    onnx.save(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {GRAPH} {BODY}'), folder / "m.onnx")
+    (folder / "plan.edge").write_text('device host\nmodel m { source = onnx("m.onnx") }\ndeploy m on cpu as ort\n')
+    assert main(["compile", str(folder / "plan.edge"), "-o", str(folder / "out"), "--quiet"]) == 0
+    return folder / "out"
+
+
+def ran(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main(["run", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_random_inputs_name_shapes_and_ranges(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = ran(capsys, str(bundle), "--random")
+    assert {name: facts["shape"] for name, facts in told["inputs"].items()} == {
+        "image": [1, 3, 8, 16], "sound": [1, 4], "i": [2]
+    }  # fmt: skip
+    assert told["outputs"]["z"]["min"] == pytest.approx(-told["inputs"]["sound"]["max"])
+    assert ran(capsys, str(bundle), "--random") == told
+    assert ran(capsys, str(bundle), "--random", "--seed", "1")["inputs"]["image"] != told["inputs"]["image"]
+
+
+def test_a_sound_and_random_arrays_for_the_rest(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = ran(capsys, str(bundle), "--inputs", str(wav(tmp_path / "a.wav")), "--random")
+    facts = told["inputs"]["sound"]
+    assert (facts["shape"], facts["min"], facts["max"]) == ([1, 20], 0.5, 0.5)
+
+
+@pytest.mark.parametrize(("width", "channels"), [(1, 1), (2, 2), (3, 1), (4, 2)])
+def test_every_width_of_pcm_is_the_same_number(width: int, channels: int, tmp_path: Path) -> None:
+    (arrays,) = candidates([SOUND, IMAGE], wav(tmp_path / "a.wav", width, channels), False)
+    np.testing.assert_allclose(arrays["sound"], np.full((1, 20), 0.5), atol=1e-2 if width == 1 else 1e-6)
+
+
+def test_a_fixed_length_cuts_and_pads(tmp_path: Path) -> None:
+    for length in (8, 24):
+        (arrays,) = candidates([{**SOUND, "shape": [1, 1, length]}], wav(tmp_path / "a.wav"), False)
+        assert arrays["sound"].shape == (1, 1, length)
+        assert np.count_nonzero(arrays["sound"]) == min(length, 20)
+
+
+class Picture:
+    """What Pillow gives: enough of it."""
+
+    width, height, size = 4, 2, (4, 2)
+
+    def __enter__(self) -> Picture:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def convert(self, mode: str) -> Picture:
+        assert mode == "RGB"
+        return self
+
+    def resize(self, size: tuple[int, int]) -> Picture:
+        made = Picture()
+        made.width, made.height, made.size = *size, size
+        return made
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return np.full((self.height, self.width, 3), 255, np.uint8)
+
+
+def test_an_image_is_resized_where_sides_are_fixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = types.ModuleType("PIL.Image")
+    fake.open = lambda _path: Picture()  # type: ignore[attr-defined]
+    fake.DecompressionBombError = type("DecompressionBombError", (Exception,), {})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "PIL", types.ModuleType("PIL"))
+    monkeypatch.setitem(sys.modules, "PIL.Image", fake)
+    (tmp_path / "a.png").write_bytes(b"\x89PNG....")
+    (floats,) = candidates([IMAGE, TABLE], tmp_path / "a.png", False)
+    assert (floats["image"].shape, floats["image"].dtype, floats["image"].max()) == ((1, 3, 8, 16), np.float32, 1.0)
+    (whole,) = candidates([LAST, TABLE], tmp_path / "a.png", False)
+    assert (whole["bytes"].shape, whole["bytes"].dtype, whole["bytes"].max()) == ((1, 2, 4, 3), np.uint8, 255)
+
+
+def test_without_pillow_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, golden_error: Callable[..., None]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    Path("a.png").write_bytes(b"\x89PNG....")
+    with pytest.raises(PlanError) as raised:
+        next(candidates([IMAGE], Path("a.png"), False))
+    golden_error("E0927", raised.value)
+
+
+@pytest.mark.parametrize(
+    ("specs", "says"),
+    [([TABLE], "no input of the model look like one"), ([SOUND, {**SOUND, "name": "b"}], "2 inputs of the model")],
+)
+def test_a_sound_for_no_input_or_for_several(specs: list[dict[str, Any]], says: str, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match=says):
+        next(candidates(specs, wav(tmp_path / "a.wav"), False))
+
+
+def test_a_broken_sound_is_no_stack_trace(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"RIFF\x04\x00\x00\x00WAVE")
+    with pytest.raises(PlanError, match="no sound"):
+        next(candidates([SOUND], tmp_path / "a.wav", False))
