@@ -288,6 +288,17 @@ class _Checker:
         names = [line.model.text for line in self.declared.deploys if line.pipeline and line.pipeline.text == pipeline]
         return bool(names) and all(name in self.models and self.models[name].arch is None for name in names)
 
+    def _cache_calibrated(self, steps: Sequence[Step]) -> None:
+        """The same of what a deploy line's `kv` adds, where no other line has said so."""
+        told = any(one.code == "E0454" for one in self.report.diagnostics)
+        if told or self.declared.calibration is not None or self.loaded.lost_names("calibration"):
+            return
+        for step in steps:
+            if setting := step.demands.calibration:
+                message = f"`{setting}` needs a `calibration` block, but the plan has none"
+                help = 'add `calibration { text = "calib/*.txt" }`, or leave out `kv`'
+                self.report.error("E0454", message, step.span, help=help)
+
     def _possible(self, plan: Plan) -> None:
         """What a line needs of this machine and of the model, whatever the target: torch, room for its buckets."""
         found: dict[Diagnostic, None] = {}
@@ -295,6 +306,7 @@ class _Checker:
             model = plan.models.get(deploy.model)
             pipeline = plan.pipelines.get(deploy.pipeline or "")
             steps = deploy.decided or (pipeline.steps if pipeline else ())
+            self._cache_calibrated(cache_steps(deploy.kv, deploy.span))
             for step in (*steps, *cache_steps(deploy.kv, deploy.span)):
                 problems = [step.demands.without_torch(step.span)]
                 if model is not None:

@@ -128,7 +128,7 @@ def _estimate(plan: Plan, made: Sequence[tuple[Deploy, Module, list[Part]]]) -> 
 def _memory(plan: Plan, deploy: Deploy, module: Module, parts: list[Part], work: ModelWork) -> dict[str, Any]:
     """As the manifest will have it; the weights as the estimate counts them, tables of embeddings included."""
     shapes = [(f"t{t}_c{c}", t, c) for t, c in buckets_of(module)] or [(MAIN, None, None)]
-    width = round(next((part.cache_bytes for part in work.parts if part.layers), 2.0))
+    width = next((part.cache_bytes for part in work.parts if part.layers), 2.0)
     context = plan.models[deploy.model].context
     return memory_entry(plan_memory(parts), round(work.stored), module.arch, context, shapes, width)
 

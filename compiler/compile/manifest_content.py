@@ -244,7 +244,8 @@ def _memory(model: CompiledModel, directory: Path, packed: dict[str, Any] | None
         for name, entry in (packed or {"files": {}})["files"].items()
         if name.startswith(f"{model.name}/")
     )
-    width = {"float32": 4, "uint8": 1}.get(model.emission.kv.get("dtype", ""), 2)
+    kv = model.emission.kv
+    width = {"float32": 4, "uint8": 1}.get(kv.get("dtype", ""), 2) / kv.get("values_per_byte", 1)
     shapes = [(row["name"], row["tokens"], row["context"]) for row in _buckets(model)] or [(MAIN, None, None)]
     weights = _folder_bytes(directory / model.name) - _of_other_chips(model, directory) + saved
     return memory_entry(model.memory, weights, model.compressed.arch, model.decl.context, shapes, width)

@@ -9,7 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ..emit.part import Part
-from ..estimate.work import ModelWork, PartWork
+from ..estimate.work import CACHE_BYTES, ModelWork, PartWork
 from ..ir import kv_names
 from ..ir.active_channels import share
 from ..ir.linears import as_linear
@@ -54,7 +54,7 @@ def _part_work(module: Module, part: Part, deploy: Deploy) -> PartWork:
         layers=layers,
         kv_width=0 if arch is None else arch.kv_heads * arch.head_dim,
         heads_width=0 if arch is None else arch.heads * arch.head_dim,
-        cache_bytes=1.0 if deploy.kv == "uint8" else floats,
+        cache_bytes=CACHE_BYTES.get(deploy.kv, floats),
         idle=sum((1 - share(linear)) * linear.stored_bytes(floats) for linear in whole),
         row=sum(size / rows for size, rows in tables),
         tables=sum(size for size, _ in tables),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..estimate.work import ModelWork, PartWork
+from ..estimate.work import CACHE_BYTES, ModelWork, PartWork
 from ..ir.decoder_arch import DecoderArch
 from ..ir.weight_format import WeightFormat
 from ..pipeline.pass_interface import Scope
@@ -34,7 +34,7 @@ def planned_work(name: str, arch: DecoderArch, deploy: Deploy, steps: Sequence[S
             layers=arch.layers if device == deploy.device else 0,
             kv_width=arch.kv_heads * arch.head_dim,
             heads_width=arch.heads * arch.head_dim,
-            cache_bytes=1.0 if deploy.kv == "uint8" else floats,
+            cache_bytes=CACHE_BYTES.get(deploy.kv, floats),
         )
         for device, (stored, macs) in places.items()
     ]

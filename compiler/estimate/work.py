@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+CACHE_BYTES = {"uint8": 1.0, "uint4": 0.5}  # of a value, by the type of a K/V cache
+
 
 @dataclass(frozen=True)
 class PartWork:

@@ -280,7 +280,7 @@ RANGES: Annotation[str] = define(
     Annotation("edgec.ranges", Subject.GRAPH, show=str, parse=str)
 )  # how ranges of integer activations are chosen
 KV_TYPE: Annotation[str] = define(
-    Annotation("edgec.kv", Subject.GRAPH, show=str, parse=_one_of("uint8", "int16"))
+    Annotation("edgec.kv", Subject.GRAPH, show=str, parse=_one_of("uint8", "int16", "uint4"))
 )  # type of the K/V cache where it is not that of the activations
 ROTATED: Annotation[tuple[str, ...]] = define(
     Annotation("edgec.rotated", Subject.MODEL, show=" ".join, parse=lambda text: tuple(text.split()))

@@ -70,12 +70,12 @@ def plan_memory(parts: Sequence[Part]) -> MemoryPlan:
     return MemoryPlan(arenas)
 
 
-def kv_bytes(arch: DecoderArch, positions: int, width: int) -> int:
+def kv_bytes(arch: DecoderArch, positions: int, width: float) -> int:
     """Bytes of keys and values of all layers at so many positions, each value of `width` bytes."""
-    return 2 * arch.layers * arch.kv_heads * arch.head_dim * positions * width
+    return round(2 * arch.layers * arch.kv_heads * arch.head_dim * positions * width)
 
 
-def kv_held(arch: DecoderArch, context: int, capacities: Sequence[int], width: int) -> int:
+def kv_held(arch: DecoderArch, context: int, capacities: Sequence[int], width: float) -> int:
     """Bytes the runner holds: every position once, and the copy in the shape that the bucket in use reads."""
     return kv_bytes(arch, context, width) + kv_bytes(arch, max(capacities, default=0), width)
 
@@ -86,7 +86,7 @@ def memory_entry(
     arch: DecoderArch | None,
     context: int,
     buckets: Sequence[tuple[str, int | None, int | None]],
-    width: int,
+    width: float,
 ) -> dict[str, Any]:
     """A model's entry in the manifest. `buckets`: (name, tokens, context), None where any number is taken.
 

@@ -79,8 +79,10 @@ def _decoder_feeds(graph: ir.Graph, arch: DecoderArch, rng: np.random.Generator,
         elif name == "attention_mask":
             feeds[name] = causal_mask(tokens, past)
         elif kv_names.is_cache(name):
-            shape = (1, arch.kv_heads, past, arch.head_dim)
-            feeds[name] = rng.standard_normal(shape).astype(np.float32)
+            width = arch.head_dim if value.shape is None else int(value.shape[-1])  # several values may lie in a byte
+            shape = (1, arch.kv_heads, past, width)
+            bytes_ = value.dtype == ir.DataType.UINT8
+            feeds[name] = rng.integers(0, 256, shape, np.uint8) if bytes_ else rng.standard_normal(shape, np.float32)
         else:
             feeds[name] = _random(value, _dims(value, {}), rng)
     return feeds

@@ -108,6 +108,11 @@ class DecoderOracle:
         """Logits [W,S,V] of W independent texts, ids [W,S]; the cache is left alone."""
         return self._step(ids, self._empty(len(ids)))[0]
 
+    def batch_cache(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """K/V that W independent texts, ids [W,S], add: name of the output -> [W, G, S, D]."""
+        found = self._step(ids, self._empty(len(ids)))[1]
+        return {self._added[name]: array for name, array in found.items()}
+
     def window_losses(self, ids: np.ndarray) -> np.ndarray:
         """The mean loss of each window, ids [W,S] -> [W]: every token but the first is predicted."""
         step = min(_BATCH, max(1, _LOGITS // (ids.shape[1] * self.vocab)))

@@ -106,7 +106,11 @@ def as_tensor(array: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
 
 def as_float(array: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
     """A graph's output as float32; integers without a quantization stay what they are."""
-    quantization = spec.get("quantization")
+    quantization, packed = spec.get("quantization"), spec.get("packed")
+    if packed is not None:
+        q = np.concatenate([array & 15, array >> 4], axis=-1).astype(np.float32)
+        scale, zero = (np.asarray(packed[key], np.float32)[:, None, None] for key in ("scale", "zero_point"))
+        return (q - zero) * scale
     if quantization is not None:
         return (array.astype(np.float32) - quantization["zero_point"]) * np.float32(quantization["scale"])
     return array if array.dtype.kind in "iubO" else array.astype(np.float32)

@@ -57,6 +57,7 @@ class OrtTarget(Target):
         minimums=True,
         table_lookup=True,
         beside=True,
+        caches=("fp16", "uint4"),
         chooses_channels=True,
         orders=frozenset({"by_kind"}),
     )

@@ -15,11 +15,12 @@ from ...compiler.emit.manifest_entries import cache_entry, graph_entry
 from ...compiler.emit.part import Part
 from ...compiler.emit.stored_weight import StoredWeight, as_in_module, floats
 from ...compiler.emit.target import Emission, EmitJob
-from ...compiler.ir.annotations import ORDER
+from ...compiler.ir.annotations import KV_TYPE, ORDER
 from ...compiler.ir.clone import clone_model
 from ...compiler.ir.linears import linears
 from ...compiler.ir.module import MAIN
 from ...compiler.ir.ordered_data import PAGE, index_of
+from ...compiler.ir.packed_cache import PER_BYTE, HeadScales, pack_cache
 from ...compiler.ir.save import save_graphs
 from ...compiler.kernels.build import LIBRARY, SCRIPT, build_into
 from .compare import compare
@@ -37,6 +38,7 @@ KERNELS = "kernels"  # folder of the library of custom ops, in source and built 
 
 def emit(job: EmitJob) -> Emission:
     """Write the job's parts; the manifest's entries."""
+    scales = _packed_caches(job)
     packs = job.options.format == "matmulnbits"
     lowering = OrtLowering(job.module, int8=job.options.compute == "int8")
     before = {_file(part, bucket): model for part in job.parts for bucket, model in part.graphs.items()}
@@ -57,7 +59,7 @@ def emit(job: EmitJob) -> Emission:
     untried = compare(before, paths, level, job, bool(halves.stored), lookup)
     if lookup:
         build_into(folder / KERNELS, binary=job.device.is_host)
-    parts = {part.name: _entry(job, part, level, lookup) for part in job.parts}
+    parts = {part.name: _entry(job, part, level, lookup, scales) for part in job.parts}
     notes = [*untried, *(f"`{name}` keeps DequantizeLinear: {why}" for name, why in lowering.left.items())]
     notes += [f"`{name}` is stored as float32: float16 would overflow" for name in halves.wide]
     stored = _stored(before, lowering, halves)
@@ -66,7 +68,19 @@ def emit(job: EmitJob) -> Emission:
         file = f"{job.folder}/{DATA}"
         layout = {"order": order, "file": file, "page": PAGE, "kinds": index_of(list(paths.values()))}
     sparse = sparse_in_files(before, paths, lowering, f"{job.folder}/{DATA}")
-    return Emission("chain", parts, _libraries(job, lookup), notes, cache_entry(job), stored, layout, sparse)
+    cache = cache_entry(job) | ({"dtype": "uint8", "type": "uint4", "values_per_byte": PER_BYTE} if scales else {})
+    return Emission("chain", parts, _libraries(job, lookup), notes, cache, stored, layout, sparse)
+
+
+def _packed_caches(job: EmitJob) -> dict[str, HeadScales]:
+    """Give the caches of the job's parts the form of bytes where the plan holds them in 4 bits; their scales."""
+    found: dict[str, HeadScales] = {}
+    if any(KV_TYPE.get(model.graph) == "uint4" for model in job.module.graphs.values()):
+        for part in job.parts:
+            part.graphs = {bucket: clone_model(model) for bucket, model in part.graphs.items()}
+            for model in part.graphs.values():
+                found |= pack_cache(model.graph)
+    return found
 
 
 def _stored(before: dict[str, ir.Model], lowering: OrtLowering, halves: HalfFloats) -> dict[str, StoredWeight]:
@@ -97,9 +111,15 @@ def _dequantises(models: dict[str, ir.Model]) -> bool:
     return any(node.outputs[0].uses() for node in found)
 
 
-def _entry(job: EmitJob, part: Part, level: str, lookup: str | None) -> dict[str, Any]:
+def _entry(job: EmitJob, part: Part, level: str, lookup: str | None, scales: dict[str, HeadScales]) -> dict[str, Any]:
     files = {bucket: f"{job.folder}/{_file(part, bucket)}.onnx" for bucket in part.graphs}
     graphs = {bucket: graph_entry(job, part, bucket, file) for bucket, file in files.items()}
+    for graph in graphs.values():
+        for spec in (*graph["inputs"], *graph["outputs"]):
+            held = scales.get(spec["name"].removesuffix("_in").removesuffix("_out"))
+            if held is not None:
+                heads = {"scale": list(map(float, held.scale)), "zero_point": list(map(int, held.zero))}
+                spec["packed"] = {"values_per_byte": PER_BYTE, **heads}
     return {
         "model": job.module.name,
         "device": part.device,
