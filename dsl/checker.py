@@ -306,7 +306,8 @@ class _Checker:
             model = plan.models.get(deploy.model)
             pipeline = plan.pipelines.get(deploy.pipeline or "")
             steps = deploy.decided or (pipeline.steps if pipeline else ())
-            self._cache_calibrated(cache_steps(deploy.kv, deploy.span))
+            if deploy.kv in find_target(deploy.target).capabilities.caches:
+                self._cache_calibrated(cache_steps(deploy.kv, deploy.span))
             for step in (*steps, *cache_steps(deploy.kv, deploy.span)):
                 problems = [step.demands.without_torch(step.span)]
                 if model is not None:
