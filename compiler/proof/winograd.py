@@ -48,8 +48,8 @@ def with_losses(model: ir.Model, feeds: Feeds, seeds: int) -> Iterator[dict[str,
 def _noisy(model: ir.Model, seed: int) -> ir.Model:
     copy = clone_model(model)
     graph = copy.graph
-    fast = initializer(graph, "winograd.fast", from_array("winograd.fast", np.float32(_FAST + seed)))
-    loss = initializer(graph, "winograd.loss", from_array("winograd.loss", np.float32(LOSS * np.sqrt(2))))
+    fast = initializer(graph, "winograd.fast", from_array("winograd.fast", np.array(_FAST + seed, np.float32)))
+    loss = initializer(graph, "winograd.loss", from_array("winograd.loss", np.array(LOSS * np.sqrt(2), np.float32)))
     for index, conv in enumerate(transformed(graph)):
         y, name = conv.outputs[0], f"winograd/{index}"
         readers = list(y.uses())

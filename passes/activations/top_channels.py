@@ -74,5 +74,7 @@ def _cut(module: Module, value: ir.Value, readers: list[Linear], kept: int) -> N
 
 
 def _typed(value: ir.Value, name: str, dims: list | None, dtype: ir.DataType | None) -> None:
-    value.name, value.dtype = name, dtype
+    value.name = name
+    if dtype is not None:
+        value.dtype = dtype
     value.shape = None if dims is None else ir.Shape(dims)
