@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from ..plan.plan import Plan
 
 Progress = Callable[[str], None]
+_PROMPT = 128  # tokens of a prompt that the NPU reads at once
 _CONTEXT, _LEAST = 2048, 256  # positions of the cache: what is tried first, and last
-_ENOUGH = 3  # refusals for the same reason
+_ENOUGH = 3  # refusals for the same reason, by two targets
 _ROUNDS = "W0310"  # the target rounds integers that were to be kept
 
 
@@ -66,6 +67,7 @@ class _Trials:
 
     said: list[str] = field(default_factory=list)
     refused: list[PlanError] = field(default_factory=list)
+    targets: set[tuple[str, ...]] = field(default_factory=set)  # of the forms that were refused
     least: tuple[float, str] | None = None
 
 
@@ -113,10 +115,7 @@ def _skeletons(
     """Every form of the model, with every form of its draft."""
     why = f"the chip that was asked for: {device.marketing}" if not device.is_host else "this machine's CPU"
     solves, evaluated = bool(texts.calibration), bool(texts.evaluation) and request.memory is None
-    buckets = Line(
-        f"bucket (tokens = {'auto' if draft else '[1, 128]'}, context = [ctx])",
-        "an NPU's graphs are static: " + ("those that rounds and prompts need" if draft else "a token, a prompt"),
-    )
+    buckets = _buckets(context, draft is not None)
     for form in graph_forms(device) if model.arch is None else decoder_forms(model, device, solves, buckets):
         first = Deployed("net" if model.arch is None else "target" if draft else "llm", model, form)
         others = [None] if draft is None else [Deployed("draft", draft, one) for one in cpu_forms(draft, solves)]
@@ -124,6 +123,15 @@ def _skeletons(
             both = tuple(_with_memory(one, evaluated) for one in (first, other) if one is not None)
             name, folder = plan_name(model.path), request.output.parent
             yield Skeleton(name, device, why, context, both, texts, folder, draft is not None)
+
+
+def _buckets(context: Line | None, pair: bool) -> Line:
+    """Static shapes: a token and a piece of a prompt, as long as half the context has room for it."""
+    positions = int(context.text.rpartition("=")[2]) if context is not None else 0
+    prompt = min(_PROMPT, 1 << max(0, (positions // 2).bit_length() - 1))
+    tokens = "auto" if pair else f"[1, {prompt}]" if prompt > 1 else "[1]"
+    why = "those that rounds and prompts need" if pair else "one token, and a piece of a prompt"
+    return Line(f"bucket (tokens = {tokens}, context = [ctx])", f"an NPU's graphs are static: {why}")
 
 
 def _with_memory(one: Deployed, evaluated: bool) -> Deployed:
@@ -157,13 +165,12 @@ def _tried(request: Request, skeleton: Skeleton, trials: _Trials, progress: Prog
     )
     what += "" if skeleton.context is None else f", {skeleton.context.text.removeprefix('let ')}"
     progress(f"trying {what}")
-    checked = _checked(request.output, skeleton.text(), what, trials, fast=True)
+    checked = _checked(request.output, skeleton, what, trials, fast=True)
     if checked is None:
         return None
     if request.memory is not None and not _fits(checked, what, request.memory, trials):
         return None
-    kept = any(one.form.kept for one in skeleton.models)
-    checked = _checked(request.output, skeleton.text(), what, trials, fast=False, kept=kept)
+    checked = _checked(request.output, skeleton, what, trials, fast=False)
     if checked is None:
         return None
     made = estimate_plan(checked)
@@ -189,8 +196,9 @@ def _fits(plan: Plan, what: str, memory: int, trials: _Trials) -> bool:
     return False
 
 
-def _checked(path: Path, text: str, what: str, trials: _Trials, fast: bool, kept: bool = False) -> Plan | None:
-    plan, diagnostics, sources = check_plan(path, (), text, fast)
+def _checked(path: Path, skeleton: Skeleton, what: str, trials: _Trials, fast: bool) -> Plan | None:
+    plan, diagnostics, sources = check_plan(path, (), skeleton.text(), fast)
+    kept = not fast and any(one.form.kept for one in skeleton.models)
     errors = [one for one in diagnostics if one.severity == "error"]
     rounded = [one for one in diagnostics if one.code == _ROUNDS] if kept else []
     if plan is not None and not rounded:
@@ -199,7 +207,8 @@ def _checked(path: Path, text: str, what: str, trials: _Trials, fast: bool, kept
     trials.said.append(f"{what}: {first.message}")
     if errors:
         trials.refused.append(PlanError(*errors, sources=sources))
-        if len(trials.refused) == _ENOUGH and _the_same(trials):
+        trials.targets.add(tuple(one.form.target for one in skeleton.models))
+        if len(trials.refused) >= _ENOUGH and len(trials.targets) > 1 and _the_same(trials):
             raise trials.refused[0]
     return None
 

@@ -29,18 +29,18 @@ def read_texts(texts: Sequence[str], evaluation: Sequence[str], model: FoundMode
             fail("E0450", f"there is no text `{text}`", help="give a text file, or a glob of them in quotes")
     if len(texts) > 1 and not evaluation:
         texts, evaluation = texts[:-1], texts[-1:]
-    samples, windows = (_windows(model, one) for one in (texts, evaluation))
-    return Texts(
-        tuple(texts), min(_SAMPLES, max(1, samples)), tuple(evaluation) if windows else (), min(_WINDOWS, windows)
-    )
+    length = min(_LENGTH, model.arch.max_positions) if model.arch is not None else _LENGTH
+    samples = max(1, min(_SAMPLES, _windows(model, texts, length)))
+    windows = min(_WINDOWS, _windows(model, evaluation, _LENGTH)) if length == _LENGTH else 0
+    return Texts(tuple(texts), samples, length, tuple(evaluation) if windows else (), windows)
 
 
-def _windows(model: FoundModel, texts: Sequence[str]) -> int:
-    """Windows that the texts fill."""
+def _windows(model: FoundModel, texts: Sequence[str], length: int) -> int:
+    """Windows of `length` tokens that the texts fill."""
     from ..oracle.text_perplexity import read_text, token_ids
 
     folder = model.source.tokenizer_folder(model.path)
     if not texts or folder is None:
         return 0
     files = [Path(path) for text in texts for path in sorted(glob.glob(text, recursive=True)) if Path(path).is_file()]
-    return len(token_ids(folder, read_text(tuple(files)))) // _LENGTH
+    return len(token_ids(folder, read_text(tuple(files)))) // length

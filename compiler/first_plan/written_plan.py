@@ -29,6 +29,7 @@ class Texts:
 
     calibration: tuple[str, ...] = ()
     samples: int = 0
+    length: int = 0
     evaluation: tuple[str, ...] = ()
     windows: int = 0
 
@@ -79,7 +80,8 @@ class Skeleton:
     def _text_blocks(self) -> Iterator[str]:
         texts = self.texts
         if texts.calibration and any(one.form.calibrated for one in self.models):
-            block = f"calibration {{ text = {self._list(texts.calibration)}  samples = {texts.samples}  length = 256 }}"
+            windows = f"samples = {texts.samples}  length = {texts.length}"
+            block = f"calibration {{ text = {self._list(texts.calibration)}  {windows} }}"
             why = "what solvers choose integers by: it has to cover every kind of text the model will see"
             yield from _said(Line(block, why))
         if texts.evaluation:

@@ -102,6 +102,28 @@ def test_a_draft_with_another_tokenizer_is_refused_at_once(tmp_path: Path) -> No
     assert len(said) <= 3
 
 
+def test_a_model_of_few_positions_gets_windows_and_buckets_that_fit(tmp_path: Path) -> None:
+    shutil.copytree(QWEN2, tmp_path / "short")
+    config = json.loads((tmp_path / "short" / "config.json").read_text())
+    (tmp_path / "short" / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 64}))
+    made = edgec.init(tmp_path / "short", tmp_path / "plan.edge", device="sm8650", texts=TEXTS)
+    assert targets(made) == ["llm on npu as qnn"]
+    assert "bucket (tokens = [1, 32], context = [ctx])" in made.text
+    assert made.plan.calibration is not None
+    assert (made.plan.calibration.length, made.plan.evaluation) == (64, None)
+
+
+def test_what_the_npu_and_mnn_refuse_goes_to_onnx_runtime(tmp_path: Path) -> None:
+    """A window of attention shorter than the context: of all targets only ONNX Runtime takes it."""
+    shutil.copytree(QWEN2, tmp_path / "window")
+    config = json.loads((tmp_path / "window" / "config.json").read_text())
+    own = {"use_sliding_window": True, "sliding_window": 32, "max_window_layers": 0, "layer_types": None}
+    (tmp_path / "window" / "config.json").write_text(json.dumps({**config, **own}))
+    made = edgec.init(tmp_path / "window", tmp_path / "plan.edge", device="sm8650", context=64)
+    assert targets(made) == ["llm on cpu as ort"]
+    assert {line.split(" as ")[1].split()[0] for line in made.tried} == {"qnn", "mnn"}
+
+
 def test_a_plain_graph_goes_to_the_cpu_in_floats(tmp_path: Path) -> None:
     made = edgec.init(GRAPH, tmp_path / "plan.edge")
     assert targets(made) == ["net on cpu as mnn"]
