@@ -1,9 +1,9 @@
 """Inputs of a plain graph's call: arrays by name, an image or a sound for the input that looks like one, or random.
 
-    .npz     an array for each input
-    image    [N,C,H,W] or [N,H,W,C] of 1, 3 or 4 channels: resized to fixed sides; floats from 0 to 1, integers to 255
-    .wav     [T], [N,T] or [N,1,T]: one channel, floats from -1 to 1 or int16; cut or padded to a fixed T
-    random   normal floats, 0 and 1 for integers, at sizes of open dimensions that the graph runs with
+.npz     an array for each input
+image    [N,C,H,W] or [N,H,W,C] of 1, 3 or 4 channels: resized to fixed sides; floats from 0 to 1, integers to 255
+.wav     [T], [N,T] or [N,1,T]: one channel, floats from -1 to 1 or int16; cut or padded to a fixed T
+random   normal floats, 0 and 1 for integers, at sizes of open dimensions that the graph runs with
 """
 
 from __future__ import annotations

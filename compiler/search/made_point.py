@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..diagnostics.diagnostic import Diagnostic, EdgecError
-from ..driver import BrokenRequirement, CompileOptions, check_plan, compile_plan
+from ..driver import BrokenRequirement, CompileOptions, check_plan, compile_plan, estimate_plan
 from ..plan.plan import Plan
-from .figures import finished_figures
+from .figures import estimated_figures, finished_figures
 from .point import Figures, Point, Values
 
 Progress = Callable[[str], None]
@@ -44,6 +44,7 @@ def made_point(plan: Plan, values: Values, bundle: Path, keep: bool, progress: P
     except EdgecError as failed:
         if {one.code for one in failed.diagnostics} == {"E0950"}:  # by the estimate: nothing was made
             missed = tuple(one.message for one in failed.diagnostics)
+            figures = estimated_figures(plan, estimate_plan(plan))
         else:
             error, code = failed.diagnostics[0], failed.exit_code
     if not keep:

@@ -76,6 +76,17 @@ def test_a_point_that_misses_a_requirement_is_a_row(plan: Path, capsys) -> None:
     assert row["size"] > 1000
 
 
+def test_a_rate_that_cannot_hold_is_a_row_too(plan: Path) -> None:
+    """The compile refuses it by the estimate, whose figures the row has: nothing was made."""
+    text = plan.read_text().replace("bundle.size <= 9 MB", "decode.rate >= 1000000 tok/s")
+    plan.write_text(text.replace("method = mse", "method = rtn"))
+    (point,) = edgec.sweep(plan, {"block": [32]}).points
+    assert point.state == "does not hold"
+    assert "decode.rate" in point.missed[0]
+    assert point.figures.decode is not None
+    assert 0 < point.figures.decode < 1e6
+
+
 def test_a_point_that_fails_is_a_row_with_its_code(plan: Path, capsys) -> None:
     plan.write_text(plan.read_text().replace("method = mse", "method = rtn"))
     words = ["sweep", str(plan), "-D", "bits=[int8,int5]", "-D", "block=[32]", "--json", "--quiet"]
