@@ -234,7 +234,8 @@ def _of_other_chips(model: CompiledModel, directory: Path) -> int:
 
 
 def _files(own: dict[str, Any]) -> set[str]:
-    return {own["file"], *(graph["file"] for graph in own["graphs"].values())}
+    beside = own["details"].get("mnn_wrapper")
+    return {own["file"], *(graph["file"] for graph in own["graphs"].values()), *([beside] if beside else [])}
 
 
 def _memory(model: CompiledModel, directory: Path, packed: dict[str, Any] | None) -> dict[str, Any]:

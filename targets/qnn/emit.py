@@ -6,6 +6,7 @@ does each shard. Which binaries there are and how they are made: `binaries.py`.
     <bundle>/<model>/<model>_ctx.bin             every graph, weights shared; cannot be loaded on the host
     <bundle>/<model>/<model>_ctx.<graph>.onnx    EPContext model of one graph, for ONNX Runtime on the phone
     <bundle>/<model>/<model>_ctx.graphs.zip      what other machines run in its place; see `carried_graphs.py`
+    <bundle>/<model>/<model>_ctx.mnn             an MNN model whose one op runs the binary; see `mnn_wrapper.py`
     <bundle>/<model>/genie_config.json           for a decoder that lies on the NPU whole
     <bundle>/<model>/<chip>/…                    the same for each of several chips, with `container = per_chip`
     <cache>/qnn-target/<digest>/                 the target-level graphs; an entry's key is in the manifest
@@ -48,6 +49,7 @@ from .lower.builder import WeightStore
 from .lower.engine import as_it_stands
 from .lower.lower_graphs import lower
 from .lower.lowering import Lowered
+from .mnn_wrapper import write_wrapper
 from .shards import MULTI_SOC, PER_CHIP, own_binaries
 from .sparse_store import ROWS, asked
 from .stored_weights import stored_weights
@@ -95,6 +97,7 @@ def emit(job: EmitJob) -> Emission:
             for index, own in product(group.parts, chips if _container(job) else (chip,)):
                 entry = _entry(job, names[index], one, group, own, packs.get((group, own)))
                 entry["details"] |= _lowered_by(names[index], proven)
+                notes += [] if _container(job) else _wrapped(job, index, names[index], one, group, entry)
                 _add(parts, job.parts[index].name, entry, own, several=len(chips) > 1)
     for arch in dict.fromkeys(chip.arch for chip in chips):
         notes += local_evidence(uses, arch)
@@ -148,6 +151,21 @@ def _numbered(job: EmitJob, compiled: Mapping[tuple[_Group, Chip], Compiled]) ->
         own = [key for key in compiled if key[1] == chip]
         found |= zip(own, number_shards([compiled[key] for key in own], chip.soc_model), strict=True)
     return found
+
+
+def _wrapped(
+    job: EmitJob, index: int, names: Mapping[str, str], one: Compiled, group: _Group, entry: dict[str, Any]
+) -> list[str]:
+    """Write MNN's wrapper of a part beside its binary; a note where MNN has no tensors for it."""
+    own = [one.names[name] for name in names.values()]
+    short = f".{job.parts[index].name.rpartition('.')[2]}" if len(group.parts) > 1 else ""
+    path = one.binary.with_name(f"{one.binary.stem}{short}.mnn")
+    others = sorted(set(one.info.graphs) - set(own))
+    why = write_wrapper(path, one.binary, [(name, one.info.graphs[name]) for name in own], others)
+    if why is not None:
+        return [f"no wrapper for MNN beside `{one.binary.name}`: {why}"]
+    entry["details"]["mnn_wrapper"] = path.relative_to(job.directory).as_posix()
+    return []
 
 
 def _several_shards(job: EmitJob) -> bool:
