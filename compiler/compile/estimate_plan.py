@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..diagnostics.diagnostic import Diagnostic, Label, RequirementError, fail
@@ -17,6 +17,7 @@ from ..estimate.histogram import DEFAULT, Histogram
 from ..estimate.lane_speed import ChipSpeed, chip_speed
 from ..estimate.model_estimate import ModelEstimate, estimate_model, round_seconds
 from ..estimate.speculation import PREPARED, Overlap, drafts, overlap, usual_acceptance
+from ..ir.annotations import SHADOW
 from ..ir.module import MAIN
 from ..memory.memory_plan import memory_entry, plan_memory
 from ..plan.measure import Finished, subject_of
@@ -115,14 +116,25 @@ def _estimate(plan: Plan, made: Sequence[tuple[Deploy, Module, list[Part]]]) -> 
     for deploy, module, parts in made:
         work, buckets = model_work(module, parts, deploy), buckets_of(module)
         models.append(_model(plan, deploy, work, buckets, speed))
-        weights = sum(part.macs for part in work.parts)
-        costs.append((emit_cost(deploy.target, weights, max(1, len(buckets))), deploy))
+        weights, graphs = sum(part.macs for part in work.parts), max(1, len(buckets))
+        largest = emit_cost(deploy.target, _of_the_largest_file(parts, work), graphs)
+        costs.append((replace(largest, seconds=emit_cost(deploy.target, weights, graphs).seconds), deploy))
         memory[deploy.model] = _memory(plan, deploy, module, parts, work)
     (worst, heaviest) = max(costs, key=lambda one: one[0].memory)
     cost = CompileCost(sum(one.seconds for one, _ in costs), worst.memory, worst.why)
     pair = _pair(plan, {model.name: model for model in models}, speed)
     device = plan.devices[0].name
     return Estimate(plan.name, device, speed, DEFAULT, tuple(models), pair, cost, heaviest, memory)
+
+
+def _of_the_largest_file(parts: Sequence[Part], work: ModelWork) -> float:
+    """Weights that one process emits: shards are files of their own, but for those that shadows make."""
+    shadows = any(SHADOW.get(node) is not None for part in parts for one in part.graphs.values() for node in one.graph)
+    files: dict[int, float] = {}
+    for part, made in zip(parts, work.parts, strict=True):
+        shard = 0 if shadows else part.shard
+        files[shard] = files.get(shard, 0.0) + made.macs
+    return max(files.values(), default=0.0)
 
 
 def _memory(plan: Plan, deploy: Deploy, module: Module, parts: list[Part], work: ModelWork) -> dict[str, Any]:

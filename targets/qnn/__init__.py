@@ -63,10 +63,19 @@ class QnnOptions:
     shard: int | str = param(
         "auto",
         doc="number of consecutive parts the layers are cut into, each a context binary of its own; auto: as few as "
-        "keep each below what a device loads (2 GB) and its compile within this machine's memory",
+        "keep each below what a device loads (2 GB) and its compile within `memory`",
         choices=("auto",),
         minimum=1,
         also_called=("shards", "num_shards", "splits", "num_splits", "split"),
+    )
+    memory: int = param(
+        8_000_000_000,
+        doc="what the compile of one binary is to take at most, by its estimate, where `shard = auto` decides; of the "
+        "plan and not of the machine, so that every machine makes the same bundle",
+        unit="B",
+        minimum=1_000_000_000,
+        also_called=("ram", "compile_memory", "max_memory"),
+        goes_with=("shard", ("auto",)),
     )
 
 

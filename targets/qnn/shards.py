@@ -1,11 +1,10 @@
 """`as qnn { shard = auto | n }` and `{ container = … }`: which ops are in a binary of their own, and what cannot be.
 
-A device loads contexts of up to 2 GB, and the HTP compiler holds all weights of a context in some five bytes each.
+A device loads contexts of up to 2 GB; the HTP compiler holds all weights of a context at once, more for each bucket.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 PER_CHIP, MULTI_SOC = "per_chip", "multi_soc"
 _MOST_BYTES = 2_000_000_000  # of a context that a device loads
 _TABLES = 0.9  # of it are left to the weights: the rest are graphs
-_COMPILER_BYTES, _COMPILER_BASE = 5.0, 300e6  # of RAM for each weight of a context, and for none
-_SHARE_OF_RAM = 0.6  # that one compile may take
 
 
 def check_shards(request: CheckRequest, at: Label) -> Iterator[Diagnostic]:
@@ -63,7 +60,7 @@ def mark(module: Module, options: Any) -> list[str]:
     stored, counts = layer_weights(module, "npu")
     if not stored:
         return []
-    number = _fewest(stored, counts) if asked == "auto" else int(asked)
+    number = _fewest(stored, counts, len(module.graphs), options.memory) if asked == "auto" else int(asked)
     if number == 1:
         return []
     starts = boundaries(stored, min(number, len(stored)))
@@ -72,20 +69,21 @@ def mark(module: Module, options: Any) -> list[str]:
     said = ", ".join(
         f"{start}-{end - 1} ({sum(stored[start:end]) / 1e6:.0f} MB)" for start, end in zip(starts, ends, strict=True)
     )
-    return [f"the layers of `{module.name}` are in {len(starts)} context binaries: {said}"]
+    room = f", compiled in up to {options.memory / 1e9:g} GB each" if asked == "auto" else ""
+    return [f"the layers of `{module.name}` are in {len(starts)} context binaries{room}: {said}"]
 
 
-def _fewest(stored: Sequence[float], counts: Sequence[float]) -> int:
-    """The fewest shards that a device loads and this machine compiles; one for each layer where none are few enough."""
+def _fewest(stored: Sequence[float], counts: Sequence[float], buckets: int, memory: float) -> int:
+    """The fewest shards that a device loads and that compile within `memory`; one for each layer where none do."""
+    from ...compiler.estimate.compile_cost import emit_cost
     from ...compiler.partition.shards import boundaries
 
-    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _SHARE_OF_RAM - _COMPILER_BASE
     for number in range(1, len(stored)):
         starts = boundaries(stored, number)
         spans = list(zip(starts, [*starts[1:], len(stored)], strict=True))
         if max(sum(stored[a:b]) for a, b in spans) > _MOST_BYTES * _TABLES:
             continue
-        if max(sum(counts[a:b]) for a, b in spans) * _COMPILER_BYTES <= room:
+        if emit_cost("qnn", max(sum(counts[a:b]) for a, b in spans), buckets).memory <= memory:
             return number
     return len(stored)
 
