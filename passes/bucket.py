@@ -2,6 +2,8 @@
 
     main: ids [B,S], mask [.,1,S,T], past [B,G,P,D]   ->   t{S}_c{C}: ids [1,S], mask [1,1,S,C], past [1,G,C-S,D]
 
+    main: image [N,3,H,W]                             ->   s0: image [1,3,224,224],   s1: image [1,3,320,320]
+
 An engine for an NPU wants every shape as a number. All buckets refer to the weights of the one graph they were made
 from, so that they can share them in the file that is emitted.
 """
@@ -16,7 +18,7 @@ from ..compiler.diagnostics.wording import join_or
 from ..compiler.ir.levels import Level
 from ..compiler.pipeline.demands import Demands
 from ..compiler.pipeline.pass_interface import Circumstances, FiguresTable, Pass, Scope
-from ..compiler.plan.parameters import param
+from ..compiler.plan.parameters import InputShapes, param
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 _WASTE = 0.2
+_EXAMPLE = {"tokens": "1, 64", "context": "512"}
 _HEAD = ("buckets", "padding", "bytes read", "estimated time", "binary, of its largest graph's")
 
 
@@ -41,14 +44,21 @@ class Bucket(Pass):
     keeps_shapes: ClassVar[bool] = True
 
     tokens: tuple[int | str, ...] = param(
+        (),
         doc="new tokens per call, one graph for each number; auto: chosen from how long prompts are",
         choices=(AUTO,),
         minimum=1,
     )
     context: tuple[int | str, ...] = param(
+        (),
         doc="positions a graph attends to, the new tokens included; auto: chosen from how long prompts are",
         choices=(AUTO,),
         minimum=2,
+    )
+    shapes: tuple[InputShapes, ...] = param(
+        (),
+        doc="of a plain ONNX graph: the shapes of its inputs in each bucket",
+        also_called=("input_shapes", "sizes"),
     )
     max_waste: float = param(
         _WASTE, doc="auto: the share of computed slots that may be padding", minimum=0, maximum=1, unit="%"
@@ -61,10 +71,18 @@ class Bucket(Pass):
     def validate(self) -> list[str | tuple[str, ...]]:
         """Both lists have to rise, and a bucket of C positions takes fewer than C tokens."""
         problems: list[str | tuple[str, ...]] = []
+        if self.shapes:
+            if self.tokens or self.context:
+                why = "`shapes` are for a plain graph, `tokens` and `context` for a decoder"
+                problems.append(("shapes", why, "leave out one or the other"))
+            if len(set(self.shapes)) < len(self.shapes):
+                problems.append(("shapes", "two buckets have the same shapes", "leave one of them out"))
+            return problems
         for key in ("tokens", "context"):
             values = getattr(self, key)
             if not values:
-                problems.append((key, f"`{key}` is empty: a bucket needs at least one"))
+                help = f"write `{key} = [{_EXAMPLE[key]}]`, or `shapes = [{{ x: [1, 3, 224, 224] }}]` for a plain graph"
+                problems.append((key, f"`{key}` is empty: a bucket needs at least one", help))
             if AUTO in values:
                 if len(values) > 1:
                     problems.append((key, f"`{key}` is `auto` or a list of numbers, not both"))
@@ -128,6 +146,8 @@ class Bucket(Pass):
         """Return how many buckets were made."""
         from ..compiler.ir.module import MAIN
 
+        if self.shapes:
+            return self._plain(module, scope)
         shapes = self._shapes(module, scope)
         if module.level == Level.STATIC:
             self._same(module, shapes, scope)
@@ -140,6 +160,30 @@ class Bucket(Pass):
         module.graphs = {shape.name: specialise(main, shape, scope) for shape in shapes}
         return len(shapes)
 
+    def _plain(self, module: Module, scope: Scope) -> int:
+        """A graph for each of `shapes`, named s0, s1, …"""
+        from ..compiler.ir.module import MAIN
+        from .bucketing.graph_shapes import fits, specialise_graph
+
+        if module.arch is not None:
+            fail(
+                "E0407",
+                f"`{module.name}` is a decoder: its inputs have their sizes from tokens and context",
+                scope.origin,
+                help="write `bucket (tokens = [1, 64], context = [512])`",
+            )
+        if module.level == Level.STATIC:
+            if not fits(module, self.shapes):
+                have = ", ".join(f"`{name}`" for name in module.graphs)
+                fail(
+                    "E0409", f"`{module.name}` is in buckets already: {have}", scope.origin,
+                    help="list all `shapes` in one line",
+                )  # fmt: skip
+            return 0
+        main = module.graphs[MAIN]
+        module.graphs = {f"s{at}": specialise_graph(main, shapes, scope) for at, shapes in enumerate(self.shapes)}
+        return len(self.shapes)
+
     def _shapes(self, module: Module, scope: Scope) -> list[BucketShape]:
         from ..compiler.ir.module import BucketShape
 
@@ -148,7 +192,7 @@ class Bucket(Pass):
                 "E0407",
                 f"`{module.name}` is no decoder that edgec built: it has no tokens and no context",
                 scope.origin,
-                help="drop the line, or give the graph static shapes where it is exported",
+                help="write `bucket (shapes = [{ image: [1, 3, 224, 224] }])`, or drop the line",
             )
         if problem := self.demands().beyond_context(module.name, module.context, scope.origin):
             raise PlanError(problem)

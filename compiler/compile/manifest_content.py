@@ -277,7 +277,7 @@ def _buckets(model: CompiledModel) -> list[dict[str, Any]]:
     schedule = model.cut.schedule()
     rows = []
     for key in model.final.graphs:
-        bucket = None if key == MAIN else BucketShape.parse(key)
+        bucket = BucketShape.of(key)
         rows.append(
             {
                 "name": key,

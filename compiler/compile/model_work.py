@@ -25,10 +25,10 @@ _BESIDE = 2.0  # bytes of a float in a part beside an NPU, which computes with 1
 
 def buckets_of(module: Module) -> list[tuple[int, int]]:
     """(tokens, context) of each static graph."""
-    from ..ir.module import MAIN, BucketShape
+    from ..ir.module import BucketShape
 
-    shapes = [BucketShape.parse(name) for name in module.graphs if name != MAIN]
-    return [(shape.tokens, shape.context) for shape in shapes]
+    shapes = [BucketShape.of(name) for name in module.graphs]
+    return [(shape.tokens, shape.context) for shape in shapes if shape is not None]
 
 
 def model_work(module: Module, parts: list[Part], deploy: Deploy) -> ModelWork:

@@ -7,6 +7,7 @@ model the path of the linear without `model.` and `.weight`; for an imported ONN
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .decoder_arch import DecoderArch
 
 MAIN = "main"
+_KEY = re.compile(r"t[1-9]\d*_c[1-9]\d*")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class BucketShape:
     def name(self) -> str:
         """The bucket's key in `Module.graphs` and the manifest, `t64_c2048`."""
         return f"t{self.tokens}_c{self.context}"
+
+    @classmethod
+    def of(cls, name: str) -> BucketShape | None:
+        """The bucket that `name` is the key of; None for `main` and for the buckets of a plain graph."""
+        return cls.parse(name) if _KEY.fullmatch(name) else None
 
     @classmethod
     def parse(cls, name: str) -> BucketShape:

@@ -54,6 +54,12 @@ class InputShapes(dict[str, tuple[int, ...]]):
 
     __slots__ = ()
 
+    def __hash__(self) -> int:  # type: ignore[override]  # never changed once it is read
+        return hash(tuple(self.items()))
+
+    def __str__(self) -> str:
+        return f"{{ {', '.join(f'{name}: {list(shape)}' for name, shape in self.items())} }}"
+
 
 class WarningCode(str):
     """A warning's code, W0601."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def _first_that_runs(
     last: EdgecError | None = None
     for arrays in candidates(specs, path, random, seed):
         try:
-            return arrays, run_parts(manifest, name, arrays, opener=opener)
+            return arrays, run_parts(manifest, name, arrays, _fitting(manifest, name, arrays), opener=opener)
         except EdgecError as error:
             last = error
         except Exception as problem:  # the engine raises types of its own for sizes that do not fit
@@ -71,6 +71,21 @@ def _first_that_runs(
                 raise
             last = EngineError(Diagnostic("E0927", f"model `{name}` does not run: {_first_line(problem)}"))
     raise last or ValueError("no candidates")
+
+
+def _fitting(manifest: Manifest, name: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """The bucket whose shapes the arrays have; the first where none does, which then says what it reads."""
+    rows = manifest.model(name).get("buckets") or [_bucket(manifest, name, None)]
+    return next((row["name"] for row in rows if _fits(graph_inputs(manifest, row), arrays)), rows[0]["name"])
+
+
+def _fits(specs: Sequence[Mapping[str, Any]], arrays: Mapping[str, np.ndarray]) -> bool:
+    for spec in specs:
+        have = arrays[spec["name"]].shape if spec["name"] in arrays else spec["shape"]
+        pairs = zip(spec["shape"], have, strict=False)
+        if len(have) != len(spec["shape"]) or any(isinstance(d, int) and d != n for d, n in pairs):
+            return False
+    return True
 
 
 def _first_line(problem: Exception) -> str:

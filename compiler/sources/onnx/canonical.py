@@ -23,7 +23,8 @@ import onnx_ir.passes.common as common
 
 from ...ir.attributes import WINDOWS, Value, attributes
 from ...ir.module import constant, drop_unread_nodes, drop_unused_initializers, initializer
-from ...ir.weights import Weight, from_array, numbers
+from ...ir.weightless import give_weights, take_weights
+from ...ir.weights import DryWeight, Weight, from_array, numbers
 from .batch_norm import fold_batch_norm
 from .constant_if import inline_branch
 
@@ -33,16 +34,28 @@ _KEPT = ("DequantizeLinear", "QuantizeLinear", "Transpose", "Constant", "Bernoul
 _GROW = ("Expand", "Tile", "Resize", "Pad", "OneHot", "Range", "EyeLike")  # make more than they read
 
 
-def canonical(model: ir.Model) -> None:
-    """Bring the main graph of `model` into canonical form; its shapes are inferred again where that tells more."""
+def canonical(model: ir.Model, again: bool = False) -> None:
+    """Bring the main graph of `model` into canonical form; its shapes are inferred again where that tells more.
+
+    `again`: of a graph that was in that form, whose inputs got other shapes.
+    """
     graph = model.graph
+    if again:
+        _infer(model)
     for _ in range(_ROUNDS):
         changed = sum(_changed(graph, node) for node in list(graph))
         if not changed:
             return
         drop_unread_nodes(graph, lambda _node: True)
         drop_unused_initializers(graph)
-        common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+        _infer(model)
+
+
+def _infer(model: ir.Model) -> None:
+    """Shapes anew, in place; weights that a dry run does not read stay out of it."""
+    dry = take_weights(model.graph, lambda tensor: isinstance(tensor, DryWeight))
+    common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    give_weights(model.graph, dry)
 
 
 def _changed(graph: ir.Graph, node: ir.Node) -> bool:

@@ -1,0 +1,42 @@
+"""Put RMSNormalization and LayerNormalization in the place of the primitive ops that exporters write for them.
+
+    x -> Pow -> ReduceMean -> Add -> Sqrt -> Div -> Mul(x) -> Mul(gain)    ->    RMSNormalization(x, gain)
+
+Engines have one kernel for a norm, with sums in float32; seven ops are as many passes over memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from ..compiler.ir.levels import Level
+from ..compiler.pipeline.demands import Demands
+from ..compiler.pipeline.pass_interface import Pass, Scope, Tolerance
+
+if TYPE_CHECKING:
+    from ..compiler.ir.module import Module
+
+
+@dataclass(frozen=True)
+class RaiseNorms(Pass):
+    """Make one op of each norm that is written in primitive ops."""
+
+    name: ClassVar[str] = "raise_norms"
+    takes: ClassVar[tuple[Level, ...]] = (Level.SEMANTIC,)
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """One op rounds once where several round each."""
+        return Tolerance(1e-5, "one op rounds once where several round each")
+
+    def demands(self) -> Demands:
+        """Nothing that a target could lack besides the ops, which it names itself."""
+        return Demands()
+
+    def run(self, module: Module, scope: Scope) -> int:
+        """Return how many norms were put in; a mean of squares that is left alone is told with its reason."""
+        from .raising.norms import raised
+        from .raising.put_instead import raise_all
+
+        return raise_all(module, scope, ("ReduceMean",), raised)
