@@ -78,21 +78,26 @@ def read_plan_text(stream: BinaryIO, name: str) -> str:
     return decode_plan(stream, name)
 
 
-def sweep_axes(path: Path, defines: Sequence[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+def sweep_axes(
+    path: Path, defines: Sequence[str], with_tuned: bool = False
+) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     """What lists behind `-D` vary, name -> values as written, and the definitions that hold at every point.
 
-    PlanError for a name that is no `let`, values of another kind, an empty list.
+    Without a list, and `with_tuned` beside the lists, the plan's `tune(…)` lets vary. PlanError for a name that is no
+    `let`, values of another kind, an empty list.
     """
     from ..dsl.axes import read_axes
 
-    return read_axes(path, list(defines))
+    return read_axes(path, list(defines), with_tuned)
 
 
-def chosen_text(path: Path, values: Mapping[str, str], output: Path, why: str) -> str:
+def chosen_text(
+    path: Path, values: Mapping[str, str], output: Path, why: str, offered: Mapping[str, Sequence[str]]
+) -> str:
     """The text of the plan at `path` with these values of its lets, as it is to be written to `output`."""
     from ..dsl.chosen import chosen_text as text
 
-    return text(path, values, output, why)
+    return text(path, values, output, why, offered)
 
 
 def check_plan(

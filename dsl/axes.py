@@ -22,14 +22,15 @@ from .printer import show
 
 
 def read_axes(
-    path: Path, defines: Iterable[str], text: str | None = None
+    path: Path, defines: Iterable[str], with_tuned: bool = False
 ) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     """(axes by name, the definitions that hold at every point); PlanError with every mistake in them.
 
-    A `let` that is a list itself is swept by a list of lists; one list is its value.
+    A `let` that is a list itself is swept by a list of lists; one list is its value. `with_tuned`: the plan's own
+    `tune(…)` lets are axes beside the lists, too.
     """
     report = DiagnosticCollector()
-    loaded = load(path, report, text)
+    loaded = load(path, report)
     declared = collect(loaded, report)
     lets = Lets(report, declared.lets, lost=loaded.lost_names("let"))
     axes: dict[str, tuple[str, ...]] = {}
@@ -47,9 +48,9 @@ def read_axes(
         for value in values:
             lets.override([f"{name}={value}"], loaded.sources)
     lets.override(fixed, loaded.sources)
-    if not axes and not found:
+    if (with_tuned or not axes) and not found:
         open_ = {name: tune for name, tune in lets.tuned.items() if name not in lets.overrides}
-        axes = {name: tuple(map(show, tune.values)) for name, tune in open_.items()}
+        axes |= {name: tuple(map(show, tune.values)) for name, tune in open_.items()}
         found += [] if axes else _lists(fixed, lets)
     found += [one for one in report.diagnostics if one.severity == "error"]
     if found:

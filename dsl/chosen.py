@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from ..compiler.diagnostics.diagnostic import Span, fail
+from ..compiler.diagnostics.diagnostic import PlanError, Span, fail
 from . import ast
 from .declared import collect
 from .diagnostic_collector import DiagnosticCollector
 from .loader import load
-from .parser import parse_text
+from .parser import parse_text, parse_value
 from .plan_text import PlanText, read_plan
 from .printer import show
 
 
-def chosen_text(path: Path, values: Mapping[str, str], output: Path, why: str) -> str:
+def chosen_text(
+    path: Path, values: Mapping[str, str], output: Path, why: str, offered: Mapping[str, Sequence[str]]
+) -> str:
     """The plan at `path` with these values of its lets, to be written to `output`; E0986 for a let of another file.
 
-    `why`: what chose them, for the comments.
+    `why`: what chose them, for the comments; `offered`: from which values, of those that were not given by hand.
     """
     source = read_plan(path, str(path))
     report = DiagnosticCollector()
@@ -37,13 +39,25 @@ def chosen_text(path: Path, values: Mapping[str, str], output: Path, why: str) -
         if let.span.file != str(path):
             message = f"`{name}` is declared in `{let.span.file}`, which the plan includes"
             fail("E0986", message, let.span, help=f"move `let {name}` into `{path}`: that is the file written anew")
-        offered = let.value.values if isinstance(let.value, ast.Tune) else ()
-        said = f"{why} chose {value} of {', '.join(map(show, offered))}" if offered else f"{value} by -D"
-        edits.append((let.value.span, value, said))
+        written = _quoted(value, let)
+        said = f"{why} chose {value} of {', '.join(offered[name])}" if name in offered else f"{value} by -D"
+        edits.append((let.value.span, written, " ".join(said.split())))
     if os.path.realpath(path.parent) != os.path.realpath(output.parent):
         tree = parse_text(source.text, str(path))
         edits += [(one.span, _moved(one, path, output), "") for one in _strings(tree) if _leads(one, path)]
     return _edited(source, edits)
+
+
+def _quoted(value: str, let: ast.Let) -> str:
+    """The value as the plan has to write it: `-D` takes a string without quotes."""
+    own = let.value.values[0] if isinstance(let.value, ast.Tune) else let.value
+    if not isinstance(own, ast.String):
+        return value
+    try:
+        is_string = isinstance(parse_value(value, "-D"), ast.String)
+    except PlanError:
+        is_string = False
+    return value if is_string else show(ast.String(own.span, value))
 
 
 def _strings(node: Any) -> Iterator[ast.String]:

@@ -37,7 +37,7 @@ def compile_best(
                 return _best(candidates, goal), runs, "the time was over"
             if not late and not candidate.judged and not _without_text(looker, candidate):
                 continue
-            if runs >= (most if not candidate.violation else min(most, runs_for_nearest(candidates))):
+            if runs >= (most if not candidate.violation else min(most, _runs_for_nearest(candidates))):
                 return _best(candidates, goal), runs, f"{runs} were compiled, as many as may be"
             runs += 1
             progress(f"compiling {candidate.name}")
@@ -53,7 +53,7 @@ def _without_text(looker: Looker, candidate: Candidate) -> bool:
     return candidate.error is None and candidate.windows == before
 
 
-def runs_for_nearest(candidates: Sequence[Candidate]) -> int:
+def _runs_for_nearest(candidates: Sequence[Candidate]) -> int:
     """How many may be compiled where none seems to hold: those so far that did, and a few of the nearest."""
     return sum(one.made is not None and not one.made.missed for one in candidates) + _NEAREST
 

@@ -5,6 +5,7 @@ tune(…) lets -> estimates -> perplexity of modules on few windows, then more -
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..diagnostics.diagnostic import Diagnostic, Label, PlanError, RequirementError, fail
-from ..driver import check_plan, chosen_text
+from ..driver import check_plan, chosen_text, sweep_axes
 from ..plan.measure import subject_of
 from ..plan.plan import Plan
 from ..registry import measures
@@ -22,7 +23,8 @@ from .explore import explore, optimiser
 from .finalists import compile_best
 from .front import front
 from .look import Looker
-from .point import Point
+from .made_point import defines_of
+from .point import Point, Values
 
 Progress = Callable[[str], None]
 MINUTES = 10.0
@@ -30,6 +32,7 @@ TRIALS = 400  # proposals of a large space
 _SHARE = 0.6  # of the time, for what needs no engine
 _RUNS = 4  # one of so many points of the space may be compiled, and three at least
 _LEAST, _LARGEST = 3, 24
+_TRIED = 64  # points checked until one is right, before any work
 
 
 @dataclass(frozen=True)
@@ -115,14 +118,16 @@ def tune_plan(
     every line: the nearest is told with what it misses.
     """
     started = time.monotonic()
-    plan = _checked(path, defines, wanted.goal)
-    given = {name.strip(): value.strip() for name, _, value in (one.partition("=") for one in defines)}
-    axes = {name: values for name, values in plan.tuned.items() if name not in given}
-    goal = _goal(plan, axes, wanted)
+    axes, fixed = _axes(path, defines)
+    goal = _goal(_first(path, fixed, axes, wanted.goal))
     optimiser()
-    everything = {name: values[0] for name, values in axes.items()} | given
-    chosen_text(path, everything, output, "edgec tune")  # what cannot be written is told before any work
-    looker = Looker(path, list(defines), goal, progress)
+    given = {name.strip(): value.strip() for name, _, value in (one.partition("=") for one in fixed)}
+
+    def text_of(values: Values) -> str:
+        return chosen_text(path, {**values, **given}, output, "edgec tune", axes)
+
+    text_of({name: values[0] for name, values in axes.items()})  # what cannot be written is told before any work
+    looker = Looker(path, fixed, goal, progress)
     ranked = explore(looker, axes, started + _SHARE * wanted.seconds, wanted.trials)
     most = wanted.runs or _most(axes)
     progress(f"{len(ranked)} points looked at, {looker.modules_judged} times a module judged")
@@ -130,24 +135,36 @@ def tune_plan(
     ranked.sort(key=lambda one: (one.made is None, *one.rank(goal)))
     if winner is None:
         _nothing_holds(ranked)
-    text = _said(winner, goal, runs, axes) + chosen_text(path, {**winner.values, **given}, output, "edgec tune")
+    text = _said(winner, goal, runs, axes) + text_of(winner.values)
     _checked_text(output, text)
     seconds = time.monotonic() - started
     candidates = (winner, *(one for one in ranked if one is not winner))
     return Tuned(path, output, goal, axes, winner, text, candidates, runs, looker.modules_judged, seconds, why)
 
 
-def _checked(path: Path, defines: Sequence[str], goal: str | None) -> Plan:
-    plan, found, sources = check_plan(path, defines, fast=True, goal=goal)
-    if plan is None:
-        raise PlanError(*(one for one in found if one.severity == "error"), sources=sources)
-    return plan
-
-
-def _goal(plan: Plan, axes: dict[str, tuple[str, ...]], wanted: Wanted) -> str:
+def _axes(path: Path, defines: Sequence[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """What varies, and what holds everywhere."""
+    axes, fixed = sweep_axes(path, defines, with_tuned=True)
     if not axes:
         help = "declare what is to be chosen: `let block = tune(32, 64, 128)`"
-        fail("E0986", f"nothing of `{plan.path}` is to be tuned", help=help)
+        fail("E0986", f"nothing of `{path}` is to be tuned", help=help)
+    return axes, fixed
+
+
+def _first(path: Path, fixed: Sequence[str], axes: dict[str, tuple[str, ...]], goal: str | None) -> Plan:
+    """The plan of the first point that a fast check lets pass; what is wrong with the first where none does."""
+    wrong: PlanError | None = None
+    for chosen in itertools.islice(itertools.product(*axes.values()), _TRIED):
+        defines = defines_of(fixed, dict(zip(axes, chosen, strict=True)))
+        plan, found, sources = check_plan(path, defines, fast=True, goal=goal)
+        if plan is not None:
+            return plan
+        wrong = wrong or PlanError(*(one for one in found if one.severity == "error"), sources=sources)
+    assert wrong is not None  # an axis has a value
+    raise wrong
+
+
+def _goal(plan: Plan) -> str:
     if plan.goal is None:
         help = "add `goal = decode.rate` to the plan, or give `--goal bundle.size`"
         fail("E0986", f"`{plan.path}` has no goal: nothing says which point is best", help=help)

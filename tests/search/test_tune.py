@@ -302,14 +302,42 @@ def test_few_windows_are_not_trusted_to_the_last_digit() -> None:
     assert few.score("m.perplexity") < dataclasses.replace(few, quality={"m": 1.08}).score("m.perplexity")
 
 
+OFFERED = {"a": ("1", "2"), "b": ('"x"', '"y"')}
+
+
 def test_the_plan_that_won_reads_as_the_old_one(tmp_path: Path) -> None:
     plan = tmp_path / "plan.edge"
     plan.write_text('plan p\n  let a = tune(1, 2)  # one\nlet b = tune(\n  "x",\n  "y" )\nlet c = 3\n')
-    text = chosen_text(plan, {"a": "2", "b": '"y"', "c": "4"}, tmp_path / "won.edge", "edgec tune")
+    text = chosen_text(plan, {"a": "2", "b": '"y"', "c": "4"}, tmp_path / "won.edge", "edgec tune", OFFERED)
     assert text == (
         "plan p\n  # edgec tune chose 2 of 1, 2\n  let a = 2  # one\n"
         '# edgec tune chose "y" of "x", "y"\nlet b = "y"\n# 4 by -D\nlet c = 4\n'
     )
+
+
+def test_a_string_given_without_quotes_gets_them(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.edge"
+    plan.write_text('let a = "x"\nlet b = "y"\n')
+    text = chosen_text(plan, {"a": "with blanks", "b": '"z"'}, tmp_path / "won.edge", "edgec tune", {})
+    assert text == '# with blanks by -D\nlet a = "with blanks"\n# "z" by -D\nlet b = "z"\n'
+
+
+def test_lists_behind_d_are_searched_beside_what_the_plan_offers(plan: Path) -> None:
+    from edgec.compiler.driver import sweep_axes
+
+    axes, fixed = sweep_axes(plan, ["block=[64]", "bits=int4"], with_tuned=True)
+    assert (axes, fixed) == ({"block": ("64",)}, ["bits=int4"])
+    assert set(sweep_axes(plan, ["block=[64, 32]"], with_tuned=True)[0]) == {"block", "bits"}
+
+
+def test_a_first_point_that_is_wrong_ends_nothing(plan: Path) -> None:
+    """`int5` is no width, and the first of its values: the search goes on with the others."""
+    pytest.importorskip("optuna")
+    text = plan.read_text().replace("tune(int3, int4, int8)", "tune(int5, int8)").replace("tune(32, 128)", "32")
+    plan.write_text(text.replace("m.perplexity <= 1.02 * baseline", "bundle.size <= 9 MB"))
+    found = edgec.tune(plan)
+    assert found.winner.values == {"bits": "int8"}
+    assert [one.state for one in found.candidates] == ["compiled", "E0204"]
 
 
 def test_paths_lead_where_they_led(tmp_path: Path) -> None:
@@ -318,7 +346,7 @@ def test_paths_lead_where_they_led(tmp_path: Path) -> None:
     (tmp_path / "in" / "text.txt").write_text("a")
     plan = tmp_path / "in" / "plan.edge"
     plan.write_text('let a = tune(1, 2)\nevaluation { text = ["text.txt", "*.txt", "no.txt"] }\n')
-    text = chosen_text(plan, {"a": "1"}, tmp_path / "out" / "won.edge", "edgec tune")
+    text = chosen_text(plan, {"a": "1"}, tmp_path / "out" / "won.edge", "edgec tune", {})
     assert '["../in/text.txt", "../in/*.txt", "no.txt"]' in text
 
 
@@ -326,5 +354,5 @@ def test_a_let_of_an_included_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "other.edge").write_text("let a = tune(1, 2)\n")
     (tmp_path / "plan.edge").write_text('include "other.edge"\n')
     with pytest.raises(EdgecError) as raised:
-        chosen_text(tmp_path / "plan.edge", {"a": "1"}, tmp_path / "won.edge", "edgec tune")
+        chosen_text(tmp_path / "plan.edge", {"a": "1"}, tmp_path / "won.edge", "edgec tune", {})
     assert raised.value.diagnostics[0].code == "E0986"
