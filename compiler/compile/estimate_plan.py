@@ -5,6 +5,7 @@ plan -> work of each model -> roofline on the device's lanes -> rates, speculati
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -166,10 +167,15 @@ def _pair(plan: Plan, models: dict[str, ModelEstimate], speed: ChipSpeed) -> Pai
     shape = drafts(acceptance, line.k, line.tree)
     seconds, beside = verify + line.k * token, None
     if line.overlap:
-        # a draft in parts reads the round's tree, or a token of each outcome, in one call
         batched = find_target(draft.target).engine == "chain"
-        batch = round_seconds(draft, max(PREPARED, line.tokens), speed) if batched else None
-        beside = overlap(shape, line.k, verify, token, batch, PREPARED)
+        beside = overlap(
+            shape,
+            line.k,
+            verify,
+            token,
+            functools.partial(round_seconds, draft, speed=speed) if batched else None,
+            PREPARED,
+        )
         seconds = beside.round
     return PairEstimate(
         line.draft, line.target, line.k, acceptance, measured is None, token / verify, shape.tokens,

@@ -19,6 +19,7 @@ from ..ir.annotations import ACTIVE, Subject, texts
 from ..ir.linears import Linear, linears
 from ..ir.module import MAIN, BucketShape
 from ..memory.memory_plan import memory_entry
+from ..registry import find_target
 from ..sources.tokenizer.text_config import read_sampling, read_text_config
 from ..sources.tokenizer.tokenizer_file import opens_with
 from .estimate_plan import estimate_compiled
@@ -337,7 +338,10 @@ def _speculation(plan: Plan, models: Sequence[CompiledModel], estimate: Estimate
         entry["tree"] = line.tree
     if line.overlap:
         lanes = {model.name: model.deploy.device for model in models}
-        entry["overlap"] = {"outcomes": PREPARED, "lanes": {name: lanes[name] for name in (line.draft, line.target)}}
+        batched = find_target(next(m for m in models if m.name == line.draft).deploy.target).engine == "chain"
+        beside = None if estimate.pair is None else estimate.pair.overlap
+        outcomes = beside.outcomes if batched and beside is not None else PREPARED
+        entry["overlap"] = {"outcomes": outcomes, "lanes": {name: lanes[name] for name in (line.draft, line.target)}}
     return entry | {"schedule": _round(line, models, estimate)}
 
 

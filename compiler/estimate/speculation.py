@@ -17,6 +17,7 @@ often one of so many prepared outcomes comes. On the example pair both are withi
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from .fit import npu_fit
@@ -24,7 +25,8 @@ from .published import published, shape_of
 from .work import decoder_work
 
 MOST = 15  # drafted tokens a round that `k = auto` considers
-PREPARED = 32  # outcomes of a round that are prepared beside it, at most
+PREPARED = 64  # outcomes of a round that are prepared beside it, at most
+_POWERS = (1, 2, 4, 8, 16, 32, 64)  # outcomes that a draft reads at once
 _K = 3  # drafted tokens a round that the published pairs are taken to have had: what edgec recommends
 _CONTEXT = 1024  # positions they are taken to have had in their caches
 
@@ -125,12 +127,19 @@ class Overlap:
         return self.ready * self.found + (1 - self.ready) * self.missed
 
 
-def overlap(shape: Drafts, k: int, verify: float, token: float, batch: float | None, most: int) -> Overlap:
+def overlap(
+    shape: Drafts, k: int, verify: float, token: float, batch: Callable[[int], float] | None, most: int
+) -> Overlap:
     """What working at once brings. `verify`, `token`: seconds of a call of the target, and of the draft for a token;
-    `batch`: of the draft for many tokens at once, None where its engine reads one path at a time.
+    `batch`: of the draft for so many tokens at once, None where its engine reads one path at a time.
     """
-    outcomes = most if batch is not None else max(1, shape.within(verify / token, k, most))
-    first = (k + 1) * batch if batch is not None else k * token  # what comes is finished, however late it was begun
+    if batch is None:
+        outcomes, first = max(1, shape.within(verify / token, k, most)), k * token
+    else:
+        # its first call reads the round's own nodes, those behind it a token of each outcome
+        times = {n: batch(max(n, len(shape.chances))) + k * batch(n) for n in _POWERS if n <= most}
+        outcomes = max((n for n, seconds in times.items() if seconds <= verify), default=1)
+        first = times[outcomes]
     return Overlap(outcomes, shape.ready(outcomes), max(verify, first), verify + k * token)
 
 

@@ -81,10 +81,7 @@ def unpacked(stored: np.ndarray, scales: HeadScales) -> np.ndarray:
 def _pack_added(graph: ir.Graph, value: ir.Value) -> None:
     name = value.name or ""
     q = next(node.outputs[0] for node in graph if node.outputs[0].name == f"{name}.{_WORD}.q")
-    shape = list(q.shape or ())
-    half = int(shape[-1]) // 2 if isinstance(shape[-1], int) else None
-    if half is None:
-        raise ValueError(f"`{name}` has an open number of channels")
+    half = _width(name, list(q.shape or ())) // PER_BYTE
     value.name = f"{name}.{_WORD}.floats"
     halves = [
         _slice(graph, q, begin, begin + half, f"{name}.{_WORD}.{which}")
@@ -100,9 +97,8 @@ def _pack_added(graph: ir.Graph, value: ir.Value) -> None:
 
 def _unpack_past(graph: ir.Graph, value: ir.Value, scales: HeadScales) -> None:
     name, shape = value.name or "", list(value.shape or ())
-    packed = ir.Value(
-        name=name, type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([*shape[:-1], int(shape[-1]) // PER_BYTE])
-    )
+    width = _width(name, shape) // PER_BYTE
+    packed = ir.Value(name=name, type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([*shape[:-1], width]))
     value.name = f"{name}.{_WORD}.replaced"
     wide, stem = _constants(graph, name, scales), f"{name}.{_WORD}"
     sixteen = _scalar(graph, f"{_WORD}.sixteen", LEVELS + 1.0)
@@ -117,6 +113,13 @@ def _unpack_past(graph: ir.Graph, value: ir.Value, scales: HeadScales) -> None:
     made = _op(graph, "Mul", [back, wide["scale"]], f"{stem}.floats", value)
     value.replace_all_uses_with(made)
     graph.inputs[list(graph.inputs).index(value)] = packed
+
+
+def _width(name: str, shape: list[int | ir.SymbolicDim]) -> int:
+    """Channels of a head."""
+    if not shape or not isinstance(shape[-1], int):
+        raise ValueError(f"`{name}` has an open number of channels")
+    return shape[-1]
 
 
 def _scales(graph: ir.Graph, name: str) -> HeadScales:

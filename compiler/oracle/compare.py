@@ -79,8 +79,8 @@ def _decoder_feeds(graph: ir.Graph, arch: DecoderArch, rng: np.random.Generator,
         elif name == "attention_mask":
             feeds[name] = causal_mask(tokens, past)
         elif kv_names.is_cache(name):
-            width = arch.head_dim if value.shape is None else int(value.shape[-1])  # several values may lie in a byte
-            shape = (1, arch.kv_heads, past, width)
+            last = arch.head_dim if value.shape is None else value.shape[-1]  # several values may lie in a byte
+            shape = (1, arch.kv_heads, past, last if isinstance(last, int) else arch.head_dim)
             bytes_ = value.dtype == ir.DataType.UINT8
             feeds[name] = rng.integers(0, 256, shape, np.uint8) if bytes_ else rng.standard_normal(shape, np.float32)
         else:

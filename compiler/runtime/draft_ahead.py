@@ -19,12 +19,10 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from ..emit.engine_protocols import LanguageModel
-from ..estimate.speculation import PREPARED
 from .branches import Branches, branches
 from .draft_growth import Growth, most_likely
 from .token_tree import ROOT, TokenTree
 
-MOST = PREPARED
 _FIRST = 0.6  # chance of the best outcome after a node that the draft was not asked about
 
 
@@ -34,6 +32,7 @@ class DraftAhead:
     read_text   has the draft read the text's end, if it has not yet: the scores after it; None where it cannot
     vocab       tokens that both models know are below it
     grow        a growth below a node of a tree, so many tokens after the text's end
+    most        outcomes that are prepared
     """
 
     def __init__(
@@ -43,7 +42,9 @@ class DraftAhead:
         vocab: int,
         read_text: Callable[[], np.ndarray | None],
         grow: Callable[[TokenTree, int, int], Growth],
+        most: int,
     ) -> None:
+        self._most = most
         self._tree = tree.cut(len(tree.nodes), len(tree.nodes))  # outcomes hang on a copy
         self._own = len(tree.nodes)
         self._draft, self._vocab, self._read_text, self._grow = draft, vocab, read_text, grow
@@ -91,7 +92,7 @@ class DraftAhead:
         if self._reader.at_once:
             leaves = self._leaves()
             if not leaves or self._read(self._reader, leaves):
-                self._prepare(self._reader, heapq.nlargest(MOST, self._outcomes(self._tree.likely)))
+                self._prepare(self._reader, heapq.nlargest(self._most, self._outcomes(self._tree.likely)))
         else:
             self._one_by_one(self._reader)
 
@@ -101,7 +102,7 @@ class DraftAhead:
         waiting += [(-chance, node, token) for chance, node, token in self._outcomes(self._tree.likely)]
         heapq.heapify(waiting)
         done = True
-        while waiting and done and not self._stop.is_set() and len(self._ready) < MOST:
+        while waiting and done and not self._stop.is_set() and len(self._ready) < self._most:
             chance, node, token = heapq.heappop(waiting)
             if token >= 0:
                 done = self._prepare(reader, [(-chance, node, token)])

@@ -82,6 +82,7 @@ class Runner:
         if pair is not None and k:
             decoder.tree, decoder.slots = pair.get("tree", 0), self._slots(step)
             decoder.overlap = overlap and "overlap" in pair
+            decoder.outcomes = pair.get("overlap", {}).get("outcomes", decoder.outcomes)
         drafts = pair["draft"] if pair is not None and draft is not None else None
         reused = 0 if prefix is None else self._prefixed(prefix, prompt, drafts)
         made: list[int] = []

@@ -23,6 +23,7 @@ import numpy as np
 
 from ..diagnostics.diagnostic import fail
 from ..emit.engine_protocols import LanguageModel
+from ..estimate.speculation import PREPARED
 from .branches import Branches, branches
 from .draft_ahead import DraftAhead
 from .draft_growth import Growth
@@ -77,6 +78,7 @@ class Decoder:
     lookup: bool = False  # drafts out of the text too
     tree: int = 0
     overlap: bool = False
+    outcomes: int = PREPARED  # of a round that are prepared beside it, at most
     slots: int = 0
     stats: Stats = field(default_factory=Stats)
 
@@ -256,6 +258,7 @@ class Decoder:
             min(self.draft.vocab, self.target.vocab),
             self._read_text,
             lambda whole, root, after: self._growth(whole, root, after, size, self.k),
+            self.outcomes,
         )
 
 

@@ -59,5 +59,7 @@ def test_a_round_of_both_lanes_takes_the_longer_one():
     slow = overlap(shape, 3, verify=1.0, token=2.0, batch=None, most=32)
     assert (slow.found, slow.missed, slow.outcomes) == (6.0, 7.0, 1)
     assert fast.found <= fast.round <= fast.missed
-    batched = overlap(shape, 3, verify=10.0, token=2.0, batch=3.0, most=32)
-    assert (batched.found, batched.outcomes) == (12.0, 32)
+    batched = overlap(shape, 3, verify=10.0, token=2.0, batch=lambda n: 1 + n / 16, most=32)
+    assert (batched.found, batched.outcomes) == (10.0, 16)  # 4 x 2 fit, 4 x 3 do not
+    late = overlap(shape, 3, verify=1.0, token=2.0, batch=lambda n: 2.0, most=32)
+    assert (late.found, late.outcomes) == (8.0, 1)

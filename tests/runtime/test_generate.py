@@ -63,6 +63,21 @@ def test_the_baseline_goes_through_the_same_bucket(runner):
         del engine.call
 
 
+@pytest.mark.parametrize(
+    "extra", [{"tree": 10}, {"tree": 10, "source": "prompt"}, {"tree": 10, "overlap": {}}], ids=str
+)
+def test_trees_give_the_targets_own_tokens(runner, extra, monkeypatch):
+    """The pair's buckets hold a tree too: through 64 slots, and over the border of the small context."""
+    entry = {key: value for key, value in runner.manifest.speculation.items() if key != "source"}
+    monkeypatch.setitem(runner.manifest.data, "speculation", entry | {"tree": 10} | extra)
+    ids = runner.tokenizer.encode("def f(a, b):\n    return a + b\n" * 7)
+    made = runner.generate(ids, 50)
+    assert made["tokens"] == runner.generate(ids, 50, speculation=False)["tokens"]
+    assert made["accepted"] + made["rounds"] == 50
+    assert ("ready" in made) == ("overlap" in extra)
+    assert "ready" not in runner.generate(ids, 2, overlap=False)
+
+
 def test_a_text_longer_than_the_small_context(runner):
     """More than 128 positions: the cache moves into the bucket of 512."""
     ids = runner.tokenizer.encode("def f(a, b):\n    return a + b\n" * 9)
