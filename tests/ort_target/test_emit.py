@@ -127,8 +127,8 @@ def test_read_back_sees(what: str, draft: Module, emit, monkeypatch: pytest.Monk
     quantised(draft)
     true = emit_module.save_graphs
 
-    def spoil(models, directory: Path, name: str):
-        paths = true(models, directory, name)
+    def spoil(models, directory: Path, name: str, **order: bool):
+        paths = true(models, directory, name, **order)
         path = paths["cpu0"]
         if what == "op":
             path.write_bytes(path.read_bytes().replace(b"Swish", b"Gelu_"))
