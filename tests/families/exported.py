@@ -9,13 +9,14 @@ from pathlib import Path
 CALL = (3, 5)  # new tokens and past ones that the export is traced with
 
 
-def export(folder: Path, file: Path, attention: str = "eager") -> Path:
+def export(folder: Path, file: Path, attention: str = "eager", half: bool = False) -> Path:
     """Write the model in `folder` to `file` by torch's exporter of traces, which needs no other package."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.cache_utils import DynamicCache
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention).eval()
+    dtype = torch.float16 if half else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention).eval()
     config = model.config
     layers, heads = config.num_hidden_layers, config.num_key_value_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -40,7 +41,7 @@ def export(folder: Path, file: Path, attention: str = "eager") -> Path:
             return made.logits, *(x for layer in present for x in (layer.keys, layer.values))
 
     tokens, past = CALL
-    values = [torch.randn(1, heads, past, size) for _ in range(2 * layers)]
+    values = [torch.randn(1, heads, past, size, dtype=dtype) for _ in range(2 * layers)]
     inputs = torch.ones(1, tokens, dtype=torch.int64), torch.ones(1, past + tokens, dtype=torch.int64)
     names = [f"{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
     total = "past_sequence_length + sequence_length"

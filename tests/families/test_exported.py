@@ -62,6 +62,19 @@ def test_the_graph_is_that_of_the_folder(
         assert np.array_equal(held.numpy(), value.const_value.numpy()), name
 
 
+def test_half_floats_are_a_decoder_too(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = folder_of("qwen2")
+    module = OnnxSource().load("m", export(folder, tmp_path / "m.onnx", "sdpa", half=True), CONTEXT)
+    prove_rebuilt(module)
+    assert module.arch is not None
+    assert module.arch.attention_scale is None
+    stored = load_hf("m", folder, CONTEXT).main.graph.initializers["layers.0.mlp.up_proj.weight"].const_value
+    held = module.main.graph.initializers["layers.0.mlp.up_proj.weight"].const_value
+    assert stored is not None
+    assert held is not None
+    assert np.array_equal(held.numpy(), stored.numpy())
+
+
 def test_the_bundle_is_that_of_the_folder(
     exported: Callable[..., Path], folder_of: Callable[[str], Path], tmp_path: Path
 ) -> None:
