@@ -48,10 +48,13 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The target in ONNX Runtime, the draft in MNN."""
+    """The target in ONNX Runtime with a cache of two values in a byte, the draft in MNN."""
     folder = tmp_path_factory.mktemp("mixed")
     (folder / "models").symlink_to(EXAMPLES / "models")
-    return compile_text(folder, PAIR.replace("draft  on cpu as ort", "draft  on cpu as mnn { memory = normal }"))
+    text = PAIR.replace("draft  on cpu as ort", "draft  on cpu as mnn { memory = normal }")
+    text = text.replace("through p as ort", "through p as ort { kv = uint4 }")
+    words = f'text = "{EXAMPLES}/text/calibration.txt" samples = 2 length = 32'
+    return compile_text(folder, f"{text}calibration {{ {words} }}\n")
 
 
 def ours(bundle: Path, prompt: str, tokens: int, least: int = 0, **words: Any) -> tuple[list[int], dict[str, Any]]:

@@ -777,7 +777,9 @@ class KvCache {
   int64_t length = 0;
 
   KvCache(const Json& arch, const Json& kv, int64_t context, const std::map<string, const Json*>& own)
-      : context_(context), heads_(arch["kv_heads"].as_int()), width_(arch["head_dim"].as_int()) {
+      : context_(context),
+        heads_(arch["kv_heads"].as_int()),
+        width_(arch["head_dim"].as_int() / (kv.find("values_per_byte") ? kv["values_per_byte"].as_int() : 1)) {
     for (int64_t layer = 0; layer < arch["layers"].as_int(); ++layer)
       for (const char* kind : {"key", "value"}) {
         string stem = kv.find("names") ? kv["names"][kind].as_text() : string("past_") + kind + "_{layer}";
