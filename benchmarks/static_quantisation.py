@@ -32,7 +32,7 @@ class Reader(CalibrationDataReader):
     def __init__(self, calls: list[Feeds]) -> None:
         self._left = iter(calls)
 
-    def get_next(self) -> Feeds | None:
+    def get_next(self) -> Feeds | None:  # pyright: ignore[reportIncompatibleMethodOverride] - as its callers want it
         """The next call, None behind the last."""
         return next(self._left, None)
 

@@ -150,7 +150,10 @@ def _rebuilt(
     for at, layer in enumerate(found.layers):
         for kind, cache in zip(kv_names.KINDS, (layer.keys, layer.values), strict=True):
             given[kv_names.format(kind, at, kv_names.IN)] = feeds[cache.past].astype(np.float32)
-    return run(built, given)
+    try:
+        return run(built, given)
+    except Exception as problem:  # the engine raises types of its own for each kind of refusal
+        decline(f"rebuilt, it does not run: {_first_line(problem)}")
 
 
 def _compare(

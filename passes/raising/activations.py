@@ -73,7 +73,7 @@ def _products(anchor: ir.Node) -> list[tuple[ir.Value, ir.Value]]:
     """(product, the value that is a factor of it) behind `anchor`, nearest first."""
     at, x, found = anchor.outputs[0], None, []
     for _ in range(_MOST_BEHIND):
-        uses = at.uses()
+        uses = tuple(at.uses())
         if len(uses) != 1 or at.is_graph_output():
             if x is None and at is not anchor.outputs[0]:
                 decline("a value inside of the activation has other readers", anchor)

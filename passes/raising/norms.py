@@ -55,7 +55,7 @@ def _scaled(mean: ir.Node) -> ir.Value:
     """The product with the gain, some ops behind the mean."""
     at = mean.outputs[0]
     for _ in range(_MOST_STEPS):
-        uses = at.uses()
+        uses = tuple(at.uses())
         if len(uses) != 1 or (node := uses[0].node).op_type not in _BEHIND:
             break
         at = node.outputs[0]
@@ -89,7 +89,7 @@ def _layer_norm(scaled: ir.Value, found: Norm, centred: ir.Node) -> tuple[ir.Val
     x, attributes = base(centred.inputs[0]), {"axis": -1, "epsilon": found.epsilon}
     _demand_types(found, x, scaled)
     gain = _gain(scaled)
-    uses = scaled.uses()
+    uses = tuple(scaled.uses())
     add = uses[0].node if len(uses) == 1 and not scaled.is_graph_output() else None
     pair = split(add, lambda one: constant(one) is not None) if add is not None and add.op_type == "Add" else None
     bias = constant(pair[0]) if pair is not None else None

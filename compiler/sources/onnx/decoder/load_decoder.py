@@ -27,5 +27,13 @@ def as_decoder(module: Module, file: Path) -> tuple[Module, str | None]:
         made = build(arch, weights(found, arch, file), module.context)
     except Declined as reason:
         return module, str(reason)
+    except (
+        ArithmeticError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as problem:  # of a hostile file
+        return module, f"its numbers make no decoder: {type(problem).__name__}"
     made.graph.name = module.name
     return replace(module, graphs={MAIN: made}, arch=arch, original=module.main), None

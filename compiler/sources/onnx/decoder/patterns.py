@@ -197,7 +197,9 @@ def activation(value: ir.Value | None) -> tuple[str, ir.Value]:
 def _tanh_gate(node: ir.Node) -> ir.Value | None:
     """x of 0.5 x (1 + tanh(…)), in either order of its factors; the proof says whether the inside is GELU's."""
     waiting, values, found = [node], [], False
-    while waiting:
+    for _ in range(_MOST_STEPS):  # factors that are shared multiply
+        if not waiting:
+            break
         for value in waiting.pop().inputs:
             inner = base(value).producer()
             if inner is not None and inner.op_type == "Mul":
@@ -206,7 +208,7 @@ def _tanh_gate(node: ir.Node) -> ir.Value | None:
                 found = True
             elif scalar(value) is None:
                 values.append(base(value))
-    return values[0] if found and len(values) == 1 else None
+    return values[0] if found and len(values) == 1 and not waiting else None
 
 
 def _is(value: ir.Value | None, op_type: str) -> bool:

@@ -35,6 +35,9 @@ def architecture(found: Found, folder: Path) -> DecoderArch:
         decline(f"a head of {head.shape[0]} outputs over a vocabulary of {vocab}", head.node)
     if found.head.bias is not None:
         decline("a head with a bias", head.node)
+    heads = first.query.linear.shape[0] // first.head_dim
+    if not first.kv_heads or heads % first.kv_heads or first.head_dim % 2:
+        decline(f"{heads} heads of {first.head_dim} channels over {first.kv_heads} heads of keys", head.node)
     biased = tuple(name for name, linear in zip(ATTENTION_LINEARS, _attention(first), strict=True) if linear.bias)
     scale = first.scale
     arch = DecoderArch(
@@ -42,7 +45,7 @@ def architecture(found: Found, folder: Path) -> DecoderArch:
         layers=len(found.layers),
         hidden=hidden,
         intermediate=first.gate.linear.shape[0],
-        heads=first.query.linear.shape[0] // first.head_dim,
+        heads=heads,
         kv_heads=first.kv_heads,
         head_dim=first.head_dim,
         vocab=vocab,
@@ -148,6 +151,8 @@ def _rope(found: Found) -> RopeSpec:
     for other in turns:
         if other.factor != factor or not np.array_equal(other.frequencies, frequencies):
             decline("layers with different rotary embeddings")
+    if not (np.isfinite(frequencies).all() and (frequencies > 0).all()):
+        decline("a rotary embedding whose frequencies are no positive numbers")
     size = 2 * len(frequencies)
     attention = 1.0 if factor == 1.0 else _decimal(factor)
     if size > 2:

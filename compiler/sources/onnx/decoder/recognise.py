@@ -227,7 +227,7 @@ def _head_dim(present: ir.Value, turns: Rotation | None, dots: ir.Node) -> int:
         return 2 * len(turns.frequencies)
     past = maker(present, "Concat").inputs[0]
     size = past.shape[3] if past is not None and past.shape is not None else None
-    return size if isinstance(size, int) else decline("a cache whose size of heads is open", dots)
+    return size if isinstance(size, int) and size > 0 else decline("a cache whose size of heads is open", dots)
 
 
 def _softmax(value: ir.Value | None) -> ir.Node:
@@ -263,10 +263,12 @@ def _cache(value: ir.Value) -> Cache:
 
 
 def _same_values(value: ir.Value) -> Iterator[ir.Value]:
-    yield value
-    for use in value.uses():
-        if use.node.op_type in ("Cast", "Identity"):
-            yield from _same_values(use.node.outputs[0])
+    """`value` and its casts and copies."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        yield one
+        waiting += [use.node.outputs[0] for use in one.uses() if use.node.op_type in ("Cast", "Identity")]
 
 
 def _heads(value: ir.Value) -> tuple[Projection, Norm | None, Rotation | None]:
