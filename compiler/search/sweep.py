@@ -18,6 +18,7 @@ from ..files.scratch import scratch_folder
 from .front import front
 from .made_point import checked_point, made_point
 from .point import MOST, Point, Values, all_points
+from .table import summary
 
 if TYPE_CHECKING:
     from ..plan.plan import Plan
@@ -104,10 +105,11 @@ def _made(
             if plan is None or stopped:
                 points.append(point if plan is None else Point(point.values, run=False))
                 continue
-            progress(f"point {number} of {len(checked)}: {point.name}")
+            progress(Passing(f"point {number} of {len(checked)}: {point.name}"))
             bundle = (keep or work) / folder_name(number, point.values)
             made = made_point(plan, point.values, bundle, keep is not None, lambda text: progress(Passing(text)))
             points.append(made)
+            progress(f"point {number} of {len(checked)}: {summary(made)}")
             stopped = points[-1].error is not None and not keep_going
     return points
 

@@ -44,6 +44,12 @@ def lines(points: Sequence[Point]) -> Iterator[str]:
         yield "  ".join(padded).rstrip()
 
 
+def summary(point: Point) -> str:
+    """A finished point in one line: its values, its figures, what became of it."""
+    figures = [f"{head} {cell(point.figures)}" for head, cell in columns([point])]
+    return f"{point.name}: {', '.join([*figures, _verdict(point) or point.state])}"
+
+
 def _verdict(point: Point) -> str:
     if point.error is not None:
         return f"{point.state}: {point.error.message.splitlines()[0]}"

@@ -15,7 +15,7 @@ from edgec.compiler.search.front import front
 from edgec.compiler.search.page import _Scale, page
 from edgec.compiler.search.point import Figures, Point
 from edgec.compiler.search.sweep import Sweep
-from edgec.compiler.search.table import lines
+from edgec.compiler.search.table import lines, summary
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAN = f"""
@@ -157,6 +157,11 @@ def test_without_a_list_what_the_plan_wants_tuned_is_swept(plan: Path) -> None:
     assert sweep_axes(plan, ["bits=[int4, int8]"])[0] == {"bits": ("int4", "int8")}
     with pytest.raises(PlanError):
         edgec.sweep(plan, {"block": 32})
+
+
+def test_progress_tells_each_point_as_it_is_done() -> None:
+    assert summary(point(1e6, 1.2, 9.0)) == "block=1e+06: MB 1.00, perplexity 1.2000, tok/s 9.0, memory MB 1.0, holds"
+    assert summary(point(1e6, None, missed=True)) == "block=1e+06: MB 1.00, memory MB 1.0, no"
 
 
 def point(size: float, quality: float | None, decode: float | None = None, missed: bool = False) -> Point:
