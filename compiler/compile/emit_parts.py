@@ -44,7 +44,12 @@ def emit_parts(
     found: dict[str, Wrong] = {}
     engine = ""
     for _ in range(_ROUNDS):
-        parts = cut()
+        try:
+            parts = cut()
+        except PlanError as error:  # a loop that cannot be cut out: with what would have had to be
+            raise PlanError(
+                *(not_taken(engine, deploy.model, one) for one in found.values()), *error.diagnostics
+            ) from None
         try:
             emission = emit(parts)
         except NotTaken as refused:

@@ -48,26 +48,45 @@ def find_wrong(model: ir.Model, build: Build, trial: Trial, arithmetic: Arithmet
 def _by_values(model: ir.Model, build: Build, trial: Trial, arithmetic: Arithmetic) -> list[Wrong]:
     names = detached.inner_values(model)
     open_ = detached.tapped(model, names)
-    expected = oracle.run(open_, trial.feeds)
-    made = {
-        name: _shaped(array, expected[name])
-        for name, array in _run(build, open_, trial.feeds).items()
-        if name in set(names)
-    }
-    alone = detached.remade(model, trial.feeds, made)
-    least = scales(model)
-    errors = relative_errors(made, {name: alone[name] for name in made}, least)
-    convs = {value.name for node in model.graph if node.op_type in _CONVOLUTIONS for value in node.outputs}
-    bounds = {name: arithmetic.conv if name in convs else arithmetic.single for name in names}
-    wrong = _first_ones(model, {name for name in names if not errors.get(name, 0.0) <= bounds[name]})
-    if wrong:
-        return [_wrong(model, name, f"is computed wrong: off by {_share(errors[name])} of its range") for name in wrong]
-    drifted = relative_errors(made, {name: expected[name] for name in made}, least)
-    bound = arithmetic.most or arithmetic.single
-    first = next((name for name in names if not drifted.get(name, 0.0) <= bound), None)
-    if first is None:
+    expected = _in_the_oracle(lambda: oracle.run(open_, trial.feeds))
+    if expected is None:
         return []
-    return [_wrong(model, first, f"loses too much in {arithmetic.name}: off by {_share(drifted[first])} of its range")]
+    made = _run(build, open_, trial.feeds)
+    made = {name: shaped(made[name], expected[name]) for name in names}
+    if odd := {name for name in names if made[name].shape != expected[name].shape}:
+        return [_wrong(model, name, "comes out in another shape") for name in _first_ones(model, odd)]
+    return _alone(model, trial, made, arithmetic) or _drifted(model, made, expected, arithmetic)
+
+
+def _alone(model: ir.Model, trial: Trial, made: dict[str, np.ndarray], arithmetic: Arithmetic) -> list[Wrong]:
+    """The nodes whose results are not the oracle's for what they read."""
+    alone = _in_the_oracle(lambda: detached.remade(model, trial.feeds, made))
+    if alone is None:
+        return []
+    errors = relative_errors(made, {name: alone[name] for name in made}, scales(model))
+    convs = {value.name for node in model.graph if node.op_type in _CONVOLUTIONS for value in node.outputs}
+    bounds = {name: arithmetic.conv if name in convs else arithmetic.single for name in made}
+    wrong = _first_ones(model, {name for name in made if not errors.get(name, 0.0) <= bounds[name]})
+    return [_wrong(model, name, f"is computed wrong: off by {_share(errors[name])} of its range") for name in wrong]
+
+
+def _drifted(
+    model: ir.Model, made: dict[str, np.ndarray], expected: Mapping[str, np.ndarray], arithmetic: Arithmetic
+) -> list[Wrong]:
+    """The first node whose result is too far from what it should be, though none before it is."""
+    errors = relative_errors(made, {name: expected[name] for name in made}, scales(model))
+    bound = arithmetic.most or arithmetic.single
+    first = next((name for name in made if not errors.get(name, 0.0) <= bound), None)
+    why = f"loses too much in {arithmetic.name}: off by "
+    return [] if first is None else [_wrong(model, first, f"{why}{_share(errors[first])} of its range")]
+
+
+def _in_the_oracle(run: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray] | None:
+    """What it makes; None where it refuses a graph that was taken apart."""
+    try:
+        return run()
+    except Exception:  # the engine raises types of its own for each kind of refusal
+        return None
 
 
 def _first_ones(model: ir.Model, wrong: set[str]) -> list[str]:
@@ -84,7 +103,7 @@ def _first_ones(model: ir.Model, wrong: set[str]) -> list[str]:
     return found
 
 
-def _shaped(made: np.ndarray, expected: np.ndarray) -> np.ndarray:
+def shaped(made: np.ndarray, expected: np.ndarray) -> np.ndarray:
     """What an engine holds inside it may have axes of 1 more or less."""
     return made.reshape(expected.shape) if made.size == expected.size else made
 
@@ -115,13 +134,14 @@ def _problem(model: ir.Model, build: Build, trial: Trial, arithmetic: Arithmetic
     if not model.graph.outputs:
         return None
     feeds = {value.name or "": trial.feeds[value.name or ""] for value in model.graph.inputs}
+    expected = _in_the_oracle(lambda: oracle.run(model, feeds))
+    if expected is None:
+        return None
     try:
         made = _run(build, model, feeds)
     except EngineError as error:
         return f"makes it fail: {_first_line(error)}"
-    probes = Probes(model)
-    own = Trial(trial.kind, feeds, oracle.run(model, feeds))
-    off = far(probes, own, made, arithmetic)
+    off = far(Probes(model), Trial(trial.kind, feeds, expected), made, arithmetic)
     return f"is computed wrong: off by {_share(max(error for error, _ in off.values()))} of its range" if off else None
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from ..diagnostics.diagnostic import Diagnostic
 
+_WAY = "`fallback = cpu` in the deploy line lets ONNX Runtime run it on the CPU; `as ort` runs all of the model there"
+
 
 @dataclass(frozen=True)
 class Wrong:
@@ -32,4 +34,4 @@ class NotTaken(Exception):
 def not_taken(engine: str, model: str, node: Wrong) -> Diagnostic:
     """The refusal of a plan that keeps everything on this engine."""
     message = f"{engine} cannot have all of `{model}`: {node.text()}"
-    return Diagnostic("E0509", message, help="`fallback = cpu` in the deploy line lets ONNX Runtime run it on the CPU")
+    return Diagnostic("E0509", message, help=_WAY)

@@ -200,7 +200,10 @@ def _binaries(
 def _lowered_by(names: Mapping[str, str], proven: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Whose lowering a part's graphs are, and what proved them."""
     own = {bucket: proven[name] for bucket, name in names.items() if name in proven}
-    return {"lowering": "engine", "proof": own} if own else {"lowering": "edgec"}
+    if not own:
+        return {"lowering": "edgec"}
+    integers = any(facts["arithmetic"] == "integers" for facts in own.values())
+    return {"lowering": "engine", "proof": own} | ({"precision": "integers"} if integers else {})
 
 
 def _add(parts: dict[str, dict[str, Any]], name: str, entry: dict[str, Any], chip: Chip, several: bool) -> None:
@@ -326,6 +329,9 @@ def _by_rules(job: EmitJob, part: Part, store: WeightStore, rows: int) -> dict[s
         return lower(part.graphs, store, rows)
     try:
         made = lower(part.graphs, store, rows)
+        for value in (value for one in made.values() for value in one.model.graph.initializers.values()):
+            if value.const_value is not None:
+                value.const_value.numpy()  # what fp16 cannot hold is found when it is computed
     except PlanError:
         return None
     uses = [use for lowered in made.values() for use in lowered.uses]

@@ -15,10 +15,11 @@ import onnx_ir as ir
 from ...compiler.diagnostics.diagnostic import EngineError, fail
 from ...compiler.emit.child_process import Child
 from ...compiler.files.scratch import scratch_folder
+from ...compiler.ir.activation_encodings import quantised
 from ...compiler.ir.samples import Samples
 from ...compiler.ir.save import save_graphs
 from ...compiler.oracle.compare import FROM_THE_END
-from ...compiler.proof.errors import FLOAT16
+from ...compiler.proof.errors import FLOAT16, INTEGERS
 from ...compiler.proof.not_taken import NotTaken, Wrong
 from ...compiler.proof.prove import Proof, Proven
 from .carried_graphs import DATA
@@ -37,7 +38,8 @@ _SLOWER = 20.0  # times the oracle's time that the emulator takes for a convolut
 
 def prove_engine(model: ir.Model, name: str, chip: Chip, samples: Samples, say: Callable[[str], None]) -> Proven:
     """What proves that the provider computes `model` right on `chip`; NotTaken with the nodes where it does not."""
-    proof = Proof(model, name, ENGINE, FLOAT16, samples, _EDGES, _SLOWER, say)
+    arithmetic = INTEGERS if quantised(model.graph) else FLOAT16
+    proof = Proof(model, name, ENGINE, arithmetic, samples, _EDGES, _SLOWER, say)
     say(f"{name}: {ENGINE} for v{chip.arch}; proving it on the emulator, {proof.outlook()}")
     return proof.judge(lambda graph: Opened(graph, name, chip))
 

@@ -63,8 +63,8 @@ def convert(model: ir.Model, path: Path, name: str, bits: int = 0, block: int = 
                 child.call("limit", more=_MEMORY + _TIMES * size)
             child.call("convert", arguments=arguments)
             said = child.printed()
-    if lacking := _UNKNOWN.findall(said):
-        raise NotTaken(ENGINE, name, _of_ops(model, lacking[-1]))
+    if (lacking := _UNKNOWN.findall(said)) and (nodes := _of_ops(model, lacking[-1])):
+        raise NotTaken(ENGINE, name, nodes)
     if not path.is_file() or not path.stat().st_size:
         fail("E0701", f"{ENGINE} wrote no `{path.name}`", kind=EngineError)
 
