@@ -50,6 +50,8 @@ def emit_parts(
             raise PlanError(
                 *(not_taken(engine, deploy.model, one) for one in found.values()), *error.diagnostics
             ) from None
+        if found and not any(part.device == deploy.device and not part.target for part in parts.parts):
+            raise _nothing_left(deploy, engine, list(found.values()))
         try:
             emission = emit(parts)
         except NotTaken as refused:

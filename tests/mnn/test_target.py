@@ -40,6 +40,8 @@ def test_options_are_parameters():
         "memory": "low",
         "threads": 4,
         "store": "dense",
+        "lowering": "auto",
+        "fallback": "cpu",
     }
 
 

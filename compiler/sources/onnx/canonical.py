@@ -131,7 +131,7 @@ def _computed(node: ir.Node) -> list[Weight] | None:
     held = [None if value is None else constant(value) for value in node.inputs]
     bodies = any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
     missing = any(one is None and value is not None for one, value in zip(held, node.inputs, strict=True))
-    if not held or missing or bodies or node.op_type in _KEPT or node.op_type.startswith("Random"):
+    if not held or missing or bodies or _is_kept(node, held) or node.op_type.startswith("Random"):
         return None
     if sum(one.nbytes for one in held if one is not None) > _MOST or not all(_small(node, v) for v in node.outputs):
         return None
@@ -139,6 +139,12 @@ def _computed(node: ir.Node) -> list[Weight] | None:
         return [from_array("", np.asarray(array)) for array in _evaluate(node, held)]
     except Exception:  # the reference raises whatever numpy does; the engines say what is wrong with the node
         return None
+
+
+def _is_kept(node: ir.Node, held: Sequence[Weight | None]) -> bool:
+    """Whether linears read through the op; of sizes and pads none does."""
+    sizes = bool(held) and held[0] is not None and held[0].dtype in (ir.DataType.INT32, ir.DataType.INT64)
+    return node.op_type in _KEPT and not (node.op_type == "Transpose" and sizes)
 
 
 def _small(node: ir.Node, value: ir.Value) -> bool:

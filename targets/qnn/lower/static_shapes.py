@@ -6,13 +6,19 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from ....compiler.ir.clone import clone_model
+from ....compiler.ir.weightless import give_weights, take_weights
+from ....compiler.ir.weights import DryWeight
 
 
 def infer_shapes(model: ir.Model) -> ir.Model:
     """`model` itself when all shapes are there, else a copy with inferred ones."""
     if all(_known(value) for node in model.graph for value in node.outputs):
         return model
-    return ShapeInferencePass()(clone_model(model)).model
+    copy = clone_model(model)
+    dry = take_weights(copy.graph, lambda tensor: isinstance(tensor, DryWeight))  # small ones would be read
+    made = ShapeInferencePass()(copy).model
+    give_weights(made.graph, dry)
+    return made
 
 
 def _known(value: ir.Value) -> bool:
