@@ -70,6 +70,20 @@ def test_a_tree_has_its_bucket_and_its_k(write):
     assert load_plan(write("bucket (tokens = auto, context = [512])", "auto", form="tree = 2")).speculates[0].k <= 2
 
 
+@pytest.mark.parametrize(
+    ("bucket", "k", "form", "code"),
+    [
+        ("bucket (tokens = [1, 16], context = [512])", "4", "tree = 16", "E0210"),
+        ("bucket (tokens = [1, 16], context = auto)", "4", "tree = 16", "E0210"),
+        ("bucket (tokens = [1, 16], context = [512])", "16", "", "E0210"),
+        ("bucket (tokens = [1, 16], context = [512])", "4", "tree = 3", "E0203"),
+        ("bucket (tokens = [1, 16], context = [512])", "4", "tree = 0", "E0203"),
+    ],
+)
+def test_trees_that_cannot_be(write, bucket, k, form, code):
+    assert codes(write(bucket, k, form=form)) == [code]
+
+
 def test_the_acceptance_is_measured_once_and_decides(write, monkeypatch, tmp_path):
     monkeypatch.setenv("EDGEC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(acceptance, "WINDOWS", 2)
