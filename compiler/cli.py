@@ -160,7 +160,7 @@ def _compile(command: argparse.ArgumentParser) -> None:
     _plan(command)
     add = command.add_argument
     add("-o", "--output", type=Path, metavar="DIR", help="directory of the bundle (default build/<plan name>)")
-    add("--jobs", type=_positive, default=1, metavar="N", help="number of models compiled at the same time (default 1)")
+    _farm(command)
     printed = "print the graph as text after the pass PASS (`all`: after each pass)"
     add("--print-after", action="append", default=[], metavar="PASS", help=printed)
     add("--time-passes", action="store_true", help="print the seconds each pass took")
@@ -169,6 +169,29 @@ def _compile(command: argparse.ArgumentParser) -> None:
     add("--explain-skips", action="store_true", help="print each node that a pass did not change, and why")
     _no_prove(command)
     _memory(command)
+    add("--quiet", action="store_true", help="print no progress")
+
+
+def _farm(command: argparse.ArgumentParser) -> None:
+    """Where the actions of a compile run, and how many at a time."""
+    add = command.add_argument
+    add("--jobs", type=_positive, default=1, metavar="N", help="actions that run at the same time (default 1)")
+    add("--keep-going", action="store_true", help="after a failure, run every action that does not need what failed")
+    elsewhere = "run the actions on a Dask scheduler, such as dask://host:8786 (`pip install 'edgec[farm]'`)"
+    add("--on", metavar="URL", help=elsewhere)
+    shared = "where workers that do not share this cache find results: a folder, or what fsspec opens (s3://…)"
+    add("--store", metavar="URL", help=shared)
+    add("--explain-actions", action="store_true", help="print the actions, what has run and why the others would; stop")
+    written = "write the actions for a workflow engine instead of running them: `--emit snakemake DIR`"
+    add("--emit", nargs=2, metavar=("ENGINE", "DIR"), help=written)
+
+
+def _action(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("action", choices=("run",), help="run: do the action")
+    add("file", type=Path, help="its description, as `edgec compile PLAN --emit snakemake DIR` writes it")
+    add("--store", metavar="URL", help="read what it needs from here and leave its result here")
+    add("--result", type=Path, metavar="FILE", help="write what it left and took to FILE")
     add("--quiet", action="store_true", help="print no progress")
 
 
@@ -351,6 +374,7 @@ _COMMANDS: dict[str, _Command] = {
         "write a first plan for a model and a device, with the reason for each line", "init:run_init", _init
     ),
     "compile": _Command("compile a plan into a bundle", "compile:run_compile", _compile, tidies=True),
+    "action": _Command("do one action of a compile, on any machine", "actions:run_action", _action, tidies=True),
     "check": _Command("find every mistake in a plan, without reading a weight", "check:run_check", _check, tidies=True),
     "estimate": _Command(
         "estimate rates on the device, and time and memory of the compile", "estimate:run_estimate", _estimate

@@ -16,18 +16,29 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .compile.compile_model import CompiledModel, CompileOptions, Progress, compile_model
 from .compile.requirements import Measured, check_requirements, measure_models
-from .diagnostics.diagnostic import Diagnostic, EdgecError, RequirementError, fail
+from .diagnostics.diagnostic import Diagnostic, EdgecError, PlanError, RequirementError, fail
 from .diagnostics.nearest import nearest_help
 from .diagnostics.warn import collected
 from .files.cache import make_root
 
 if TYPE_CHECKING:
+    from .actions.action import Action
+    from .actions.several import Ran
     from .compile.estimate_plan import Estimate as Estimate
     from .compile.profile import Profiled as Profiled
     from .compile.prove import Proven as Proven
     from .plan.plan import Deploy, Plan
 
-__all__ = ["BrokenRequirement", "CompileOptions", "CompileResult", "check_plan", "compile_plan", "load_plan"]
+ACTION_WORKER = "edgec.compiler.commands.action_worker"
+__all__ = [
+    "BrokenRequirement",
+    "CompileOptions",
+    "CompileResult",
+    "check_plan",
+    "compile_plan",
+    "compile_plans",
+    "load_plan",
+]
 
 
 @dataclass(repr=False)
@@ -222,15 +233,108 @@ def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions
     Raises PlanError, EngineError, or BrokenRequirement when a `require` line does not hold: the finished bundle is
     then kept as `<name>.rejected`, and what stood at `output` is untouched.
     """
+    options = options or CompileOptions()
+    if options.actions or options.on is not None:
+        made = compile_plans([(plan, output)], options)[0]
+        if isinstance(made, EdgecError):
+            raise made
+        return made
+    _check_request(plan, options)
+    return _assembled(_measured_k(plan, options), output, options)
+
+
+def compile_plans(
+    requests: Sequence[tuple[Plan, Path | None]], options: CompileOptions | None = None
+) -> list[CompileResult | EdgecError]:
+    """Compile several plans as one graph of actions: what they share runs once. A result, or why there is none, each.
+
+    `options.jobs` actions run at a time, within `options.memory` bytes, each in a process of its own; with
+    `options.on` they run on a scheduler elsewhere. Then the bundles are put together, one after the other. Without
+    `options.keep_going` nothing starts after a failure.
+    """
+    from .actions.several import run_plans
+    from .compile.estimate_plan import refuse_by_estimate
+
+    options = keeping(options or CompileOptions())
+    plans: list[Plan | EdgecError] = []
+    for plan, _ in requests:
+        try:
+            _check_request(plan, options)
+            plans.append(_measured_k(plan, options))
+            if options.on is None:
+                refuse_by_estimate(plan, options.memory, options.progress)
+        except EdgecError as error:
+            plans.append(error)
+    ran = run_plans(plans, options, ACTION_WORKER)
+    made: list[CompileResult | EdgecError] = []
+    for plan, (_, output) in zip(ran.plans, requests, strict=True):
+        if isinstance(plan, EdgecError):
+            made.append(plan)
+            continue
+        try:
+            made.append(_assembled(plan, output, dataclasses.replace(options, jobs=1, memory=None), ran))
+        except EdgecError as error:
+            made.append(error)
+    return made
+
+
+def keeping(options: CompileOptions) -> CompileOptions:
+    """The options with which a compile keeps what it makes in the cache, and takes from there what was kept."""
+    from .actions.plan_graph import emission_key
+
+    return dataclasses.replace(options, emission_key=emission_key)
+
+
+def action_graph(plan: Plan, options: CompileOptions) -> Ran:
+    """The actions of a plan without running one; PlanError with what the plan is refused for."""
+    from .actions.several import plan_graph
+
+    _check_request(plan, options)
+    ran = plan_graph([_measured_k(plan, options)], options)
+    if isinstance(ran.plans[0], EdgecError):
+        raise ran.plans[0]
+    return ran
+
+
+def unchanged(plan: Plan, output: Path | None) -> dict[str, Any] | None:
+    """What was said of the bundle at `output` when it was made, if it was made from all that the plan reads now and
+    every file of it is as it was; None if it has to be made.
+    """
+    from .actions.whole_bundle import kept_facts
+
+    return None if any(line.auto for line in plan.speculates) else kept_facts(plan, _final(plan, output))
+
+
+def remember_bundle(plan: Plan, result: CompileResult, facts: dict[str, Any]) -> None:
+    """Keep what is said of a finished bundle for `unchanged`."""
+    from .actions.whole_bundle import keep_facts
+
+    keep_facts(plan, result.bundle, facts)
+
+
+def _final(plan: Plan, output: Path | None) -> Path:
+    return output if output is not None else Path("build") / plan.name
+
+
+def load_request(action: Action) -> Plan:
+    """The plan of an action, as who planned it has it; PlanError with what is wrong."""
+    asked = action.request
+    plan, diagnostics, sources = check_plan(Path(asked["plan"]), asked["defines"], asked["text"], fast=True)
+    if plan is None:
+        raise PlanError(*(one for one in diagnostics if one.severity == "error"), sources=sources)
+    return _measured_k(plan, CompileOptions())
+
+
+def _assembled(plan: Plan, output: Path | None, options: CompileOptions, ran: Ran | None = None) -> CompileResult:
+    """The bundle of a plan, made here; `ran`: what ran for it before, of which everything is in the cache."""
+    from .bundle.manifest import ACTIONS
     from .bundle.write import rejected_path, write_bundle
     from .compile.estimate_plan import refuse_by_estimate
     from .compile.prove import settle
+    from .report.actions_page import write_actions
     from .runtime.check_texts import check_texts
 
-    options = options or CompileOptions()
-    _check_request(plan, options)
-    plan = _measured_k(plan, options)
-    final = output if output is not None else Path("build") / plan.name
+    final = _final(plan, output)
     made: list[CompileResult] = []
 
     def build(directory: Path) -> None:
@@ -242,6 +346,9 @@ def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions
         measured = measure_models(plan, models, directory, options.progress)
         known = _with_warnings(plan, [*_judged(plan, [*warnings, *doubts]), *told])
         result, broken = _finish(known, models, measured, directory, options)
+        if options.emission_key is not None:
+            rows, samples = _action_rows(models, ran)
+            write_actions(directory / ACTIONS, f"{plan.name}: actions of the compile", rows, samples)
         result.bundle = rejected_path(final) if broken else final
         made.append(result)
         if broken:
@@ -254,6 +361,24 @@ def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions
         error.sources = error.sources or plan.sources
         raise
     return made[0]
+
+
+def _action_rows(
+    models: list[CompiledModel], ran: Ran | None
+) -> tuple[list[dict[str, Any]], Sequence[tuple[float, int]]]:
+    """What ran for a bundle and when: the actions of its graph, then what was done here for each model."""
+    rows: list[dict[str, Any]] = []
+    if ran is not None:
+        for one in ran.outcome.rows:
+            row = {"kind": one.action.kind, "name": one.action.name, "start": one.start, "end": one.end}
+            rows.append(row | {"peak": one.peak, "state": one.state, "why": one.why})
+    start = max((row["end"] for row in rows), default=0.0)
+    for model in models:
+        for what, seconds in model.seconds.items():
+            row = {"kind": "assemble" if ran is not None else what, "name": f"{model.name}: {what}"}
+            rows.append(row | {"start": start, "end": start + seconds, "peak": 0.0, "state": "ran", "why": ""})
+            start += seconds
+    return rows, () if ran is None else ran.outcome.samples
 
 
 def _measured_k(plan: Plan, options: CompileOptions) -> Plan:
@@ -289,7 +414,12 @@ def compile_models(plan: Plan, directory: Path, options: CompileOptions) -> list
     from concurrent import futures  # `check` does without
 
     def one(deploy: Deploy) -> CompiledModel:
-        return compile_model(plan, deploy, directory, options)
+        made = compile_model(plan, deploy, directory, options)
+        if options.emission_key is not None:
+            from .actions.inline import keep_compiled
+
+            keep_compiled(plan, made)
+        return made
 
     if options.jobs == 1:
         return [one(deploy) for deploy in plan.deploys]
@@ -328,8 +458,8 @@ def _finish(
     size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
     finished = Finished(directory, manifest, size, measured.perplexity, measured.baseline)
     broken = check_requirements(plan, finished, measured)
-    write_report(directory / "report.html", plan, models, measured, manifest)
     write_device_sources(directory, manifest)
     write_run_script(directory, manifest)
+    write_report(directory / "report.html", plan, models, measured, manifest)  # last: it says what all files take
     sealed = write_manifest(directory, manifest)
     return CompileResult(directory, sealed.data, models, measured, plan.warnings), broken

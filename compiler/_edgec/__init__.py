@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from edgec.compiler.python.calls import CheckResult as CheckResult
     from edgec.compiler.python.calls import check as check
     from edgec.compiler.python.calls import compile as compile
+    from edgec.compiler.python.calls import compile_all as compile_all
     from edgec.compiler.python.calls import estimate as estimate
     from edgec.compiler.python.calls import inspect as inspect
     from edgec.compiler.python.calls import load as load
@@ -65,6 +66,7 @@ _PLACES = {
     "cache": "python.cache_calls",
     "check": "python.calls",
     "compile": "python.calls",
+    "compile_all": "python.calls",
     "estimate": "python.calls",
     "init": "python.search_calls",
     "inspect": "python.calls",

@@ -14,7 +14,7 @@ from ..ir import kv_names
 from .schedule import Schedule
 
 _AXES = {"kv_heads", "position", "head_dim"}
-_OWN = ("manifest.json", "manifest.sha256")  # of a bundle, beside what `files` lists
+_OWN = ("manifest.json", "manifest.sha256", "actions.html")  # of a bundle, beside what `files` lists
 
 
 def contradictions(data: Mapping[str, Any]) -> list[str]:

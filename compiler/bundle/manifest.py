@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FORMAT, VERSION = "edgec.bundle", 1
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"
+ACTIONS = "actions.html"  # when the compile's actions ran: it differs from run to run, and is not listed
 SCHEMA = Path(__file__).with_name("manifest.schema.json")
 _MOST_PROBLEMS = 8
 _LONGEST = 160  # characters of a place or a sentence: both quote what the manifest holds
@@ -217,6 +218,6 @@ def hash_files(directory: Path) -> dict[str, dict[str, Any]]:
         name = path.relative_to(directory).as_posix()
         if path.is_symlink():
             raise ValueError(f"`{path}` is a symbolic link: a bundle holds files only")
-        if path.is_file() and name not in (MANIFEST, SEAL):
+        if path.is_file() and name not in (MANIFEST, SEAL, ACTIONS):
             found[name] = {"sha256": cache.digest_file(path), "size": path.stat().st_size}
     return found

@@ -27,7 +27,7 @@ from ..files.atomic_swap import put_in_place, sync, sync_one
 from ..files.cache import make_folder
 from ..files.full_disk import names_the_file
 from ..files.plain_file import read_plain
-from .manifest import FORMAT, MANIFEST, SEAL
+from .manifest import ACTIONS, FORMAT, MANIFEST, SEAL
 
 _PREFIX = f".{scratch.PREFIX}partial-"
 _OLD = "old"
@@ -92,7 +92,7 @@ def check_replaceable(final: Path, replaceable: Callable[[Path], bool] = is_bund
 def foreign_files(bundle: Path) -> list[str]:
     """Files and empty folders in a bundle that its manifest does not list, as paths relative to it."""
     listed = _manifest(bundle).get("files")
-    own = {MANIFEST, SEAL, *(listed if isinstance(listed, dict) else ())}
+    own = {MANIFEST, SEAL, ACTIONS, *(listed if isinstance(listed, dict) else ())}
     others = []
     for root, folders, files in os.walk(bundle):
         here = Path(root).relative_to(bundle)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..diagnostics.diagnostic import Diagnostic
 from ..diagnostics.progress import Passing, Sparse
@@ -14,12 +15,15 @@ from ..diagnostics.visible import visible
 from .streams import print_json, print_line
 from .terminal import accepted, show, told
 
+if TYPE_CHECKING:
+    from ..driver import CompileOptions
+
 _NOTES = 12  # of a model, in the summary
 
 
 def run_compile(arguments: argparse.Namespace) -> int:
     """Compile a plan; exit 3 when a `require` line does not hold."""
-    from ..driver import BrokenRequirement, CompileOptions, compile_plan, load_plan
+    from ..driver import BrokenRequirement, compile_plan, load_plan, remember_bundle, unchanged
 
     started = time.perf_counter()
     plan = load_plan(arguments.plan, arguments.defines)
@@ -27,17 +31,16 @@ def run_compile(arguments: argparse.Namespace) -> int:
     show([one for one in plan.warnings if one not in shown], plan.sources)
     if said := accepted(plan.warnings):
         print(visible(said), file=sys.stderr)
+    if arguments.explain_actions or arguments.emit:
+        from .actions import run_without_compiling
+
+        return run_without_compiling(plan, arguments)
+    debugging = _debugging(arguments)
+    if not debugging and (held := unchanged(plan, arguments.output)) is not None:
+        held["seconds"] = round(time.perf_counter() - started, 2)
+        return _said_again(held, arguments)
     with Progress(quiet=arguments.quiet or arguments.json) as progress:
-        options = CompileOptions(
-            jobs=arguments.jobs,
-            print_after=tuple(arguments.print_after),
-            time_passes=arguments.time_passes,
-            verify_each=arguments.verify_each,
-            explain_skips=arguments.explain_skips,
-            prove=not arguments.no_prove,
-            memory=arguments.memory,
-            progress=progress.say,
-        )
+        options = compile_options(arguments, progress.say)
         broken: tuple[Diagnostic, ...] = ()
         try:
             result = compile_plan(plan, arguments.output, options)
@@ -47,11 +50,51 @@ def run_compile(arguments: argparse.Namespace) -> int:
     show([one for one in result.warnings if one not in shown], plan.sources)
     show(broken, plan.sources)
     facts = _facts(result, time.perf_counter() - started)
+    if not broken and not debugging:
+        remember_bundle(plan, result, facts)
     if arguments.json:
         print_json(facts)
     else:
         _print(facts)
     return 3 if broken else 0
+
+
+def compile_options(arguments: argparse.Namespace, say: Callable[[str], None]) -> CompileOptions:
+    """The options of a command line. Several actions at a time, and counted memory, take processes of their own."""
+    from ..driver import CompileOptions, keeping
+
+    debugging = _debugging(arguments)
+    options = CompileOptions(
+        jobs=arguments.jobs,
+        print_after=tuple(arguments.print_after),
+        time_passes=arguments.time_passes,
+        verify_each=arguments.verify_each,
+        explain_skips=arguments.explain_skips,
+        prove=not arguments.no_prove,
+        memory=arguments.memory,
+        actions=not debugging and (arguments.jobs > 1 or bool(arguments.memory or arguments.store)),
+        keep_going=arguments.keep_going,
+        on=arguments.on,
+        store=arguments.store,
+        progress=say,
+    )
+    return options if debugging else keeping(options)
+
+
+def _debugging(arguments: argparse.Namespace) -> bool:
+    """Whether passes are to be watched, for which they have to run here and now."""
+    return bool(arguments.print_after or arguments.time_passes or arguments.verify_each or arguments.explain_skips)
+
+
+def _said_again(facts: dict[str, Any], arguments: argparse.Namespace) -> int:
+    """What a compile with nothing to do prints."""
+    if arguments.json:
+        print_json(facts)
+        return 0
+    if not arguments.quiet:
+        print("nothing to do: the bundle was made from these inputs, and its files are as they were", file=sys.stderr)
+    _print(facts)
+    return 0
 
 
 class Progress:

@@ -14,20 +14,21 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..diagnostics.diagnostic import blamed_on
 from ..ir import kv_names
 
 if TYPE_CHECKING:
     from ..emit.part import Part
-    from ..emit.target import Emission, Target
+    from ..emit.target import Emission, EmitJob, Target
     from ..ir.module import Module
     from ..memory.memory_plan import MemoryPlan
     from ..partition.parts import PartGraph
     from ..pipeline.pass_interface import StepResult
     from ..pipeline.step import Step
     from ..plan.plan import Deploy, ModelDecl, Plan
+    from ..proof.not_taken import Wrong
 
 Progress = Callable[[str], None]
 
@@ -43,6 +44,12 @@ class CompileOptions:
     explain_skips: bool = False
     memory: int | None = None  # bytes that the compile may take, by its estimate; None: not asked
     prove: bool = True  # run what no conformance table holds; off: it is refused
+    actions: bool = False  # run its actions in processes first, `jobs` at a time, within `memory`
+    keep_going: bool = False  # of its actions, run what does not need one that failed
+    on: str | None = None  # the scheduler that runs its actions (`dask://host:port`); None: this machine
+    store: str | None = None  # where workers elsewhere leave and find results; None: the cache, which they share
+    # the key that the files of a deploy line are kept under in the cache for later compiles; None: none are kept
+    emission_key: Callable[[Plan, Deploy], str] | None = None
     progress: Progress = lambda _text: None
 
 
@@ -103,16 +110,76 @@ def compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileO
 
 
 def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions) -> CompiledModel:
+    from .emit_parts import BESIDE
+    from .hidden_work import with_times
+
+    clock = _Clock()
+    done = _passed(plan, deploy, options, clock)
+    results = with_times(done.results, plan, deploy, done.module, plan.steps(deploy))
+    options.progress(f"{deploy.model}: writing {deploy.target}")
+    cut, emission, fallen = _emitted(done.module, plan, deploy, directory, options)
+    emission.notes = [
+        *cut.notes,
+        *emission.notes,
+        *(f"{BESIDE} runs a node beside {deploy.target}: {node.text()}" for node in fallen),
+    ]
+    clock.lap("emit")
+    decl = plan.models[deploy.model]
+    return CompiledModel(
+        deploy.model, deploy, decl, done.compressed, done.module, cut, results, emission, done.errors, clock.laps
+    )
+
+
+def _emitted(
+    module: Module, plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions
+) -> tuple[PartGraph, Emission, list[Wrong]]:
+    """The parts of a module behind its steps, what was written of them, and the nodes that are not the engine's.
+
+    What was written is kept for later compiles where the first cut was the last: they cut as this one did.
+    """
+    from .emit_parts import emit_parts
+    from .kept_emission import keep_emission
+
+    steps, folder = plan.steps(deploy), directory / deploy.model
+    cut, emission, fallen = emit_parts(
+        module,
+        deploy,
+        lambda: cut_module(module, deploy, steps),
+        lambda cut: _emit(module, cut.parts, plan, deploy, directory, options),
+        folder,
+        placed_by(steps, deploy),
+        options.progress,
+    )
+    key = _kept_key(plan, deploy, cut.parts, options)
+    if key is not None and not fallen:
+        keep_emission(key, folder, emission)
+    return cut, emission, fallen
+
+
+def _kept_key(plan: Plan, deploy: Deploy, parts: Sequence[Part], options: CompileOptions) -> str | None:
+    """The key that the files of a deploy line are kept under; None: they are not, or its units are kept instead."""
+    divided = parts_by_target(deploy, parts)
+    apart = any(cls().units(own, deploy.options, plan.devices) for cls, own in divided.items())
+    return None if options.emission_key is None or apart else options.emission_key(plan, deploy)
+
+
+@dataclass
+class _Passed:
+    """A model behind its steps, not yet cut into parts."""
+
+    module: Module
+    compressed: Module
+    results: list[StepResult]
+    errors: dict[str, float]
+
+
+def _passed(plan: Plan, deploy: Deploy, options: CompileOptions, clock: _Clock) -> _Passed:
     from ..pipeline.measured_steps import late_changes, split_steps
     from ..registry import cache_steps
-    from .emit_parts import BESIDE, emit_parts
-    from .hidden_work import with_times
     from .weight_error import weight_errors
 
-    say = options.progress
     decl = plan.models[deploy.model]
-    clock = _Clock()
-    say(f"{deploy.model}: loading {decl.source.text}")
+    options.progress(f"{deploy.model}: loading {decl.source.text}")
     module = load_model(decl)
     clock.lap("load")
     weights_steps, shape_steps = split_steps(plan.steps(deploy))
@@ -124,24 +191,44 @@ def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: Compile
         run_steps(compressed, late, plan, deploy, options)
     results += run_steps(module, shape_steps, plan, deploy, options)
     clock.lap("passes")
-    results = with_times(results, plan, deploy, module, plan.steps(deploy))
-    say(f"{deploy.model}: writing {deploy.target}")
-    cut, emission, fallen = emit_parts(
-        module,
-        deploy,
-        lambda: cut_module(module, deploy, plan.steps(deploy)),
-        lambda cut: _emit(module, cut.parts, plan, deploy, directory, options),
-        directory / deploy.model,
-        placed_by(plan.steps(deploy), deploy),
-        say,
-    )
-    emission.notes = [
-        *cut.notes,
-        *emission.notes,
-        *(f"{BESIDE} runs a node beside {deploy.target}: {node.text()}" for node in fallen),
-    ]
-    clock.lap("emit")
-    return CompiledModel(deploy.model, deploy, decl, compressed, module, cut, results, emission, errors, clock.laps)
+    return _Passed(module, compressed, results, errors)
+
+
+def solve_model(plan: Plan, deploy: Deploy, options: CompileOptions) -> None:
+    """Run the steps on weights: what they solve, measure and learn is in the cache then."""
+    from ..pipeline.measured_steps import split_steps
+
+    with blamed_on(deploy.span):
+        weights_steps, _ = split_steps(plan.steps(deploy))
+        run_steps(load_model(plan.models[deploy.model]), weights_steps, plan, deploy, options)
+
+
+def lower_model(plan: Plan, deploy: Deploy, options: CompileOptions) -> list[dict[str, Any]]:
+    """Take one deploy line as far as the compiles that can be done apart; each as `Target.lower` describes it."""
+    from ..files.scratch import scratch_folder
+    from .emit_parts import emit_parts
+
+    with blamed_on(deploy.span), scratch_folder("lower") as folder:
+        module, steps = _passed(plan, deploy, options, _Clock()).module, plan.steps(deploy)
+
+        def lower(cut: PartGraph) -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = []
+            for cls, own in parts_by_target(deploy, cut.parts).items():
+                job = _job(cls, own, module, plan, deploy, folder, options)
+                found += [{"target": cls.name, **facts} for facts in cls().lower(job)]
+            return found
+
+        place = folder / deploy.model
+        return emit_parts(
+            module, deploy, lambda: cut_module(module, deploy, steps), lower, place, placed_by(steps, deploy),
+            options.progress,
+        )[1]  # fmt: skip
+
+
+def emit_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions) -> None:
+    """Leave the files of one deploy line in the cache, under `options.emission_key`; they are below `directory` too."""
+    with blamed_on(deploy.span):
+        _emitted(_passed(plan, deploy, options, _Clock()).module, plan, deploy, directory, options)
 
 
 def _say_lines(module: Module, plan: Plan) -> None:
@@ -243,42 +330,61 @@ def parts_by_target(deploy: Deploy, parts: Sequence[Part]) -> dict[type[Target],
 def _emit(
     module: Module, parts: list[Part], plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions
 ) -> Emission:
-    """Emit the parts of each target."""
-    from ..emit.target import Emission, EmitJob
+    """Emit the parts of each target, or take the files from the cache where they are kept."""
+    from ..emit.target import Emission
     from ..registry import find_target
-    from .tokenizer_folders import tokenizer_folders
+    from .kept_emission import kept_emission
 
     (directory / deploy.model).mkdir(parents=True, exist_ok=True)
+    key = _kept_key(plan, deploy, parts, options)
+    if key is not None and (kept := kept_emission(key, directory / deploy.model)) is not None:
+        options.progress(f"{deploy.model}: its files are in the cache")
+        return kept
     whole = Emission(engine=find_target(deploy.target).engine, parts={})
     for cls, own in parts_by_target(deploy, parts).items():
-        name, target = cls.name, cls()
-        job = EmitJob(
-            module=module,
-            parts=own,
-            directory=directory,
-            folder=deploy.model,
-            device=plan.devices[0],
-            devices=plan.devices,
-            jobs=options.jobs,
-            tokenizer_source=plan.models[deploy.model].source.tokenizer_folder,
-            tokenizer_folder=tokenizer_folders(plan).get(deploy.model),
-            options=deploy.options if name == deploy.target else target.Options(),
-            beside=name != deploy.target,
-            origin=deploy.span,
-            progress=options.progress,
-            prove=options.prove,
-        )
-        emitted = target.emit(job)
+        emitted = cls().emit(_job(cls, own, module, plan, deploy, directory, options))
         whole.parts.update(emitted.parts)
         whole.libraries += [row for row in emitted.libraries if row not in whole.libraries]
         whole.notes += emitted.notes
         whole.stored.update(emitted.stored)
         whole.sparse += emitted.sparse
-        whole.layout = emitted.layout or whole.layout
+        whole.units += [{"target": cls.name, **facts} for facts in emitted.units]
         _lay_out_cache(whole, emitted)
-        if name == deploy.target:
+        if cls.name == deploy.target:
             whole.engine = emitted.engine
     return whole
+
+
+def _job(
+    cls: type[Target],
+    parts: list[Part],
+    module: Module,
+    plan: Plan,
+    deploy: Deploy,
+    directory: Path,
+    options: CompileOptions,
+) -> EmitJob:
+    """What a target is handed of a deploy line."""
+    from ..emit.target import EmitJob
+    from .tokenizer_folders import tokenizer_folders
+
+    return EmitJob(
+        module=module,
+        parts=parts,
+        directory=directory,
+        folder=deploy.model,
+        device=plan.devices[0],
+        devices=plan.devices,
+        jobs=options.jobs,
+        keep=options.emission_key is not None,
+        tokenizer_source=plan.models[deploy.model].source.tokenizer_folder,
+        tokenizer_folder=tokenizer_folders(plan).get(deploy.model),
+        options=deploy.options if cls.name == deploy.target else cls.Options(),
+        beside=cls.name != deploy.target,
+        origin=deploy.span,
+        progress=options.progress,
+        prove=options.prove,
+    )
 
 
 def _lay_out_cache(whole: Emission, emitted: Emission) -> None:

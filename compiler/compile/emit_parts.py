@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ..diagnostics.diagnostic import Diagnostic, PlanError
 from ..emit.engine_lowering import falls_back
@@ -19,25 +19,25 @@ from ..ir.annotations import DEVICE, ENGINE
 from ..proof.not_taken import NotTaken, Wrong, not_taken
 
 if TYPE_CHECKING:
-    from ..emit.target import Emission
     from ..ir.module import Module
     from ..partition.parts import PartGraph
     from ..plan.plan import Deploy
 
 BESIDE = "ort"  # what runs on the CPU what an engine is not to have
 _ROUNDS = 40
+Emitted = TypeVar("Emitted")
 
 
 def emit_parts(
     module: Module,
     deploy: Deploy,
     cut: Callable[[], PartGraph],
-    emit: Callable[[PartGraph], Emission],
+    emit: Callable[[PartGraph], Emitted],
     folder: Path,
     kept: Callable[[str], bool],
     say: Callable[[str], None],
-) -> tuple[PartGraph, Emission, list[Wrong]]:
-    """The parts, what was written, and the nodes that are not the engine's; PlanError with everything refused.
+) -> tuple[PartGraph, Emitted, list[Wrong]]:
+    """The parts, what `emit` made of them, and the nodes that are not the engine's; PlanError with everything refused.
 
     `folder`: where the files go, emptied between two attempts. `kept`: whether the plan has a node of that name stay.
     """

@@ -31,7 +31,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from ..diagnostics.diagnostic import EdgecError, EngineError, fail
-from .fixed_addresses import fixed_addresses, fixed_environment
+from .fixed_addresses import fixed_addresses, fixed_environment, one_core
 
 _FD = "EDGEC_CHILD_FD"
 _TAIL_LINES, _TAIL_BYTES = 8, 8192
@@ -44,8 +44,8 @@ _children: weakref.WeakSet[Child] = weakref.WeakSet()
 class Child:
     """A worker process; `what` names the engine and the part in every message about it.
 
-    With `fixed`, its addresses, environment and folder are the same each time, for engines whose results depend on
-    them; the attribute of that name is False where the system refuses the addresses.
+    With `fixed`, its addresses, environment and folder are the same each time and it has one core, for engines whose
+    results depend on them; the attribute of that name is False where the system refuses the addresses.
     """
 
     def __init__(
@@ -64,8 +64,11 @@ class Child:
         # -P: the folder we happen to stand in must not shadow a module the engine imports
         command = [sys.executable, "-P", "-m", module]
         own = {**_QUIET, **(env or {}), _FD: f"{theirs.fileno():08}"}
+        core: int | None = None
         try:
-            with fixed_addresses() if fixed else contextlib.nullcontext(False) as self.fixed:
+            with contextlib.ExitStack() as held:
+                self.fixed = fixed and held.enter_context(fixed_addresses())
+                core = held.enter_context(one_core()) if fixed else None
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
@@ -77,7 +80,7 @@ class Child:
                 )
         finally:
             theirs.close()
-        self._finalizer = weakref.finalize(self, _end, self._process, self._socket, self._log)
+        self._finalizer = weakref.finalize(self, _end, self._process, self._socket, self._log, core)
         _children.add(self)
 
     def call(self, method: str, **kwargs: Any) -> Any:
@@ -107,6 +110,15 @@ class Child:
         size = os.fstat(self._log.fileno()).st_size
         # pread: the descriptor's own position belongs to the child, which is still writing there
         return os.pread(self._log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode("utf-8", "replace")
+
+    @property
+    def pid(self) -> int:
+        """The number of the process."""
+        return self._process.pid
+
+    def kill(self) -> None:
+        """End the worker at once; a call that waits for it fails."""
+        self._process.kill()
 
     def close(self) -> None:
         """End the worker; calling it twice is harmless."""
@@ -185,7 +197,7 @@ def _cause(code: int | None) -> str:
         return f"was killed by signal {-code}"
 
 
-def _end(process: subprocess.Popen[bytes], channel: socket.socket, log: Any) -> None:
+def _end(process: subprocess.Popen[bytes], channel: socket.socket, log: Any, core: int | None) -> None:
     channel.close()  # the worker's `serve` returns when it sees this
     try:
         process.wait(5)
@@ -193,6 +205,8 @@ def _end(process: subprocess.Popen[bytes], channel: socket.socket, log: Any) -> 
         process.kill()
         process.wait()
     log.close()
+    if core is not None:
+        os.close(core)  # the core is free again
 
 
 def _send(channel: socket.socket, message: object) -> None:

@@ -1,17 +1,24 @@
-"""Start a process whose memory lies at the same addresses every time.
+"""Start a process whose memory lies at the same addresses every time, and whose threads take the same turns.
 
 Some engines order things by where they lie in memory, so what they write changes with the random offsets that Linux
 gives each process, and with the size of its environment, which moves the stack. `fixed_addresses` switches the offsets
 off for processes started in its block; `fixed_environment` is an environment of one size and with one seed.
+
+They also start as many threads as there are cores, and on a busy machine threads take memory in another order. So
+`one_core` gives a process one core: which of them makes no difference, that there is one does.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
+import random
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 _ASK, _NO_RANDOM_ADDRESSES = 0xFFFFFFFF, 0x0040000  # of personality(2)
 _KEPT = ("HOME", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE")  # without which imports may fail
@@ -38,6 +45,47 @@ def fixed_addresses() -> Iterator[bool]:
     finally:
         if fixed:
             personality(before)
+
+
+@contextlib.contextmanager
+def one_core() -> Iterator[int | None]:
+    """Processes that this thread starts in the block have one core, which no other of edgec's has if one is left.
+
+    The descriptor of a lock that keeps it as long as it is open; None where the system has no such thing, or all cores
+    are taken.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        yield None
+        return
+    before = os.sched_getaffinity(0)
+    core, lock = _free_core(sorted(before))
+    policy, order = os.sched_getscheduler(0), os.sched_getparam(0)
+    os.sched_setaffinity(0, {core})
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # a thread that wakes up waits for its turn
+    try:
+        yield lock
+    finally:
+        os.sched_setaffinity(0, before)
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, policy, order)
+
+
+def _free_core(cores: Sequence[int]) -> tuple[int, int | None]:
+    """A core whose lock nobody holds, with the lock's descriptor; else any."""
+    for core in cores:
+        path = Path(tempfile.gettempdir()) / f"edgec-core-{os.getuid()}-{core}.lock"
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            continue
+        return core, lock
+    return random.choice(cores), None
 
 
 def fixed_environment(more: Mapping[str, str], command: Sequence[str]) -> dict[str, str]:

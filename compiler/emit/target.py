@@ -19,6 +19,7 @@ from .packed_store import wants_packed
 from .part import Part
 from .sparse_form import SparseForm, expanded
 from .stored_weight import StoredWeight
+from .unit import Unit
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -74,6 +75,7 @@ class EmitJob:
     tokenizer_source: Path | None = None  # the folder of the model's tokenizer, where its source is
     tokenizer_folder: str | None = None  # and in the bundle, where it is put later
     jobs: int = 1  # files that may be made at the same time
+    keep: bool = False  # keep in the cache what took long, so that no later compile makes it again
 
     @property
     def chips(self) -> tuple[Device, ...]:
@@ -93,6 +95,7 @@ class Emission:
     stored: dict[str, StoredWeight] = field(default_factory=dict)  # by linear; without a row: as the module has it
     layout: dict[str, Any] = field(default_factory=dict)  # where kinds of weights lie, where the plan orders them
     sparse: list[SparseIntegers] = field(default_factory=list)  # what can be packed, where the plan asks for that
+    units: list[dict[str, Any]] = field(default_factory=list)  # the compiles that were kept, as `Target.lower` says
 
     def __repr__(self) -> str:
         return f"<emission: {self.engine}, {', '.join(self.parts)}>"
@@ -176,6 +179,23 @@ class Target:
     def emit(self, job: EmitJob) -> Emission:
         """Write the parts, read them back, and return the manifest's entries."""
         raise NotImplementedError(f"target `{self.name}` cannot emit")
+
+    def units(self, parts: Sequence[Part], options: Any, devices: Sequence[Device]) -> Sequence[Unit]:
+        """The compiles of the parts that any process can do from what `lower` left in the cache; from graphs alone.
+
+        Weights may be dry. Empty: the target emits in one go.
+        """
+        return ()
+
+    def lower(self, job: EmitJob) -> Sequence[dict[str, Any]]:
+        """Do what comes before the units and describe each as JSON, in the order of `units`; `input` and `output` are
+        entries of the cache, as kind and key. Nothing is written below `job.directory`.
+        """
+        return ()
+
+    def make_unit(self, facts: dict[str, Any]) -> tuple[float, int]:
+        """Make a unit that `lower` described and leave it in the cache; its seconds, and its engine's peak in bytes."""
+        raise NotImplementedError(f"target `{self.name}` has no units")
 
     def open_graph(self, bundle: Path, part: dict[str, Any], bucket: str) -> GraphSession:
         """Open one graph of a part of an emitted bundle to run it here."""

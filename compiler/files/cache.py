@@ -31,6 +31,7 @@ NOTE = ".note"
 _fitting: dict[Path, object] = {}  # entries of this process that fitted their seals -> their facts then
 _said: set[str] = set()
 _uses: Counter[tuple[str, bool]] = Counter()  # (kind, whether it was there) of every entry that was asked for
+_recordings: list[set[tuple[str, str, bool]]] = []
 _roots: dict[Path, int] = {}  # caches that this process reads from -> the descriptor of a shared lock
 
 
@@ -62,11 +63,34 @@ def entry(kind: str, key: str) -> Path:
     return cache_root() / kind / key[:2] / key
 
 
+@contextlib.contextmanager
+def recorded() -> Iterator[set[tuple[str, str, bool]]]:
+    """What this process reads or makes in the block: kind, key, and whether it is a note."""
+    seen: set[tuple[str, str, bool]] = set()
+    _recordings.append(seen)
+    try:
+        yield seen
+    finally:
+        _recordings[:] = [one for one in _recordings if one is not seen]
+
+
+def _record(kind: str, key: str, note: bool = False) -> None:
+    for seen in _recordings:
+        seen.add((kind, key, note))
+
+
 def find(kind: str, key: str) -> Path | None:
     """The folder of a complete entry whose files fit their digests; None if there is none.
 
     An entry that does not fit is removed, with a warning.
     """
+    found = _find(kind, key)
+    if found is not None:
+        _record(kind, key)
+    return found
+
+
+def _find(kind: str, key: str) -> Path | None:
     folder = entry(kind, key)
     if not folder.is_dir():
         return None
@@ -110,12 +134,33 @@ def make(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         sync_one(final.parent)
     with contextlib.suppress(OSError):
         _fitting[final] = seal.facts(final)
+    _record(kind, key)
     return final
 
 
 def uses() -> dict[str, tuple[int, int]]:
     """Kind -> how many entries this process found, and how many it made."""
     return {kind: (_uses[kind, True], _uses[kind, False]) for kind, _ in sorted(_uses)}
+
+
+class Damaged(Exception):
+    """What was to be taken into the cache does not fit its seal; the text says how."""
+
+
+def adopt(kind: str, key: str, fill: Callable[[Path], None]) -> Path:
+    """The entry; if there is none, `fill` brings it from elsewhere with its seal. Damaged where these do not fit."""
+
+    def checked(work: Path) -> None:
+        fill(work)
+        try:
+            wrong = seal.damage(work, f"{kind}/{key}")
+        except ValueError:
+            wrong = "its seal is not whole"
+        if wrong is not None:
+            raise Damaged(wrong)
+        (work / seal.SEAL).unlink()
+
+    return make(kind, key, checked)
 
 
 def read_note(kind: str, key: str) -> str | None:
@@ -135,6 +180,7 @@ def read_note(kind: str, key: str) -> str | None:
         return None
     with contextlib.suppress(OSError):
         os.utime(path)
+    _record(kind, key, note=True)
     return text
 
 
@@ -155,6 +201,7 @@ def write_note(kind: str, key: str, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.replace(written, path)
         sync_one(path.parent)
+    _record(kind, key, note=True)
 
 
 def hold_root() -> int | None:

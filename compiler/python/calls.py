@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..diagnostics.diagnostic import Diagnostic, PlanError, render
+from ..diagnostics.diagnostic import Diagnostic, EdgecError, PlanError, render
 from ..diagnostics.wording import count
 
 if TYPE_CHECKING:
@@ -106,14 +106,16 @@ def compile(
     folder: str | Path = ".",
     jobs: int = 1,
     verify_each: bool = False,
+    memory: int | None = None,
     prove: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> CompileResult:
     """Compile a plan into the folder `output`, by default `build/<name of the plan>`.
 
     plan         a path, a text, or what `load` returned (`defines` and `folder` are then as loaded)
-    jobs         models compiled at the same time
+    jobs         actions (docs/farm.md) that run at the same time, each in a process of its own
     verify_each  run every model before and after each pass and compare
+    memory       bytes that they may take together
     prove        run first what no conformance table holds; off: it is refused
     progress     called with a line of text at the start of each step, from any of `jobs` threads
 
@@ -126,8 +128,51 @@ def compile(
     checked = plan
     if not isinstance(checked, Plan):  # a compile does the dry run itself
         checked = check(checked, defines=defines, folder=folder, fast=True).raise_errors()
-    options = CompileOptions(jobs=jobs, verify_each=verify_each, prove=prove, progress=progress or (lambda _text: None))
+    options = CompileOptions(
+        jobs=jobs,
+        verify_each=verify_each,
+        memory=memory,
+        actions=not verify_each and (jobs > 1 or memory is not None),
+        prove=prove,
+        progress=progress or (lambda _text: None),
+    )
     return compile_plan(checked, None if output is None else Path(output), options)
+
+
+def compile_all(
+    plans: Mapping[str | Path, str | Path | Plan],
+    *,
+    jobs: int = 1,
+    memory: int | None = None,
+    keep_going: bool = True,
+    on: str | None = None,
+    store: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str | Path, CompileResult | EdgecError]:
+    """Compile several plans as one graph of actions: what they share runs once.
+
+    plans       folder of a bundle -> its plan: a path, a text, or what `load` returned
+    jobs        actions that run at the same time, each in a process of its own
+    memory      bytes that they may take together
+    keep_going  after a failure, go on with what does not need what failed
+    on, store   as `edgec compile --on --store` has them
+
+    The value of each is its CompileResult, or the EdgecError that it failed with (BrokenRequirement where a `require`
+    line does not hold). Raises EdgecError where nothing can run at all: no scheduler, a store that cannot be written.
+    """
+    from ..driver import CompileOptions, compile_plans
+    from ..plan.plan import Plan
+
+    checked = {
+        output: plan if isinstance(plan, Plan) else check(plan, fast=True).raise_errors()
+        for output, plan in plans.items()
+    }
+    options = CompileOptions(
+        jobs=jobs, memory=memory, actions=True, keep_going=keep_going, on=on, store=store,
+        progress=progress or (lambda _text: None),
+    )  # fmt: skip
+    made = compile_plans([(plan, Path(output)) for output, plan in checked.items()], options)
+    return dict(zip(checked, made, strict=True))
 
 
 def estimate(

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from ..compile.requirements import Measured
     from ..plan.plan import Plan
 
+_WHEN = (
+    "<p class=quiet>When each action of the compile ran, and the memory they took: <a href='actions.html'>timeline</a> "
+    "(of compiles from the command line).</p>"
+)
 _HEADING = re.compile(r"<section id=(\S+)><h2>(.*?)</h2>")
 
 
@@ -78,5 +82,5 @@ def _rest(manifest: Mapping[str, Any]) -> str:
     tools = ", ".join(f"{name} {version}" for name, version in manifest["tools"].items())
     shown = table("libraries", ["library to push", "engine", "why"], libraries)
     return section("Notes", items(manifest["notes"])) + section(
-        "Made with", f"<p class=quiet>{escape(tools)}</p>", shown
+        "Made with", f"<p class=quiet>{escape(tools)}</p>", _WHEN, shown
     )

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from ...compiler.diagnostics.diagnostic import Diagnostic
     from ...compiler.emit.conformance.proof import Prover
     from ...compiler.emit.engine_protocols import CallTime, GraphSession
+    from ...compiler.emit.part import Part
+    from ...compiler.emit.unit import Unit
     from ...compiler.ir.module import Module
+    from ...compiler.plan.devices import Device
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,24 @@ class QnnTarget(Target):
         from .emit import emit
 
         return emit(job)
+
+    def units(self, parts: Sequence[Part], options: Any, devices: Sequence[Device]) -> Sequence[Unit]:
+        """A compile for each context binary; see `emit.py`."""
+        from .emit import units
+
+        return units(parts, options, devices)
+
+    def lower(self, job: EmitJob) -> Sequence[dict[str, Any]]:
+        """Lower and check the graphs, and leave them in the cache."""
+        from .emit import lower_alone
+
+        return lower_alone(job)
+
+    def make_unit(self, facts: dict[str, Any]) -> tuple[float, int]:
+        """Compile one context binary from graphs in the cache."""
+        from .binaries import make_described
+
+        return make_described(facts)
 
     def mode(self, options: Any) -> str:
         """The emulator computes as the NPU does."""

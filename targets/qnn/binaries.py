@@ -3,7 +3,7 @@
     parts  --contexts-->  groups  --x chips-->  binaries  --a process each, `jobs` at a time-->  files
 
 A binary that is one of several is kept in the cache as soon as it is made: a compile that is cut off goes on where it
-was. One binary alone is not, since its compile has nothing to go on with.
+was. One binary alone is kept where a compile keeps what it makes for later ones (`EmitJob.keep`).
 
     <cache>/qnn-context/<digest>/    a binary, its EPContext models, and what the compile said of them
 """
@@ -13,16 +13,19 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from ...compiler.diagnostics.diagnostic import EngineError, fail
 from ...compiler.files import cache
 from ...compiler.files.full_disk import writes
 from .htp.chip import Chip, tool_versions
 from .htp.compile import Compiled, compile_shared
 from .htp.context_binary import read
+from .twins import TARGET_KIND
 
 CONTEXT_KIND = "qnn-context"
 MOST_GRAPHS = 256  # of one context: 257 fail with QNN_CONTEXT_ERROR_GET_BINARY_FAILED, be they ever so small
@@ -66,9 +69,11 @@ def contexts(graphs: Sequence[int], shards: Sequence[int] | None = None, alone: 
     return shares
 
 
-def make_binaries(binaries: Sequence[Binary], jobs: int, say: Callable[[str], None]) -> list[Compiled]:
+def make_binaries(
+    binaries: Sequence[Binary], jobs: int, say: Callable[[str], None], keep: bool = False
+) -> list[Compiled]:
     """Compile all, up to `jobs` at a time, each in a process of its own; those in the cache are taken from there."""
-    several = len(binaries) > 1
+    several = keep or len(binaries) > 1
 
     def one(binary: Binary) -> Compiled:
         where = "/".join(f"v{chip.arch}" for chip in binary.chips)
@@ -89,9 +94,46 @@ def _compile(binary: Binary, destination: Path) -> Compiled:
     )
 
 
+def described(binary: Binary, group: int) -> dict[str, Any]:
+    """A binary as JSON, without a place: what any process needs to make it from the graphs in the cache."""
+    chips = [asdict(chip) for chip in binary.chips]
+    facts = {"key": binary.key, "graphs": list(binary.graphs), "chips": chips, "name": binary.name}
+    places = {"input": [TARGET_KIND, binary.key], "output": [CONTEXT_KIND, binary.digest]}
+    return facts | {"sparse": binary.sparse, "group": group, **places}
+
+
+def make_described(facts: Mapping[str, Any]) -> tuple[float, int]:
+    """Make a binary that `described` wrote and leave it in the cache; its seconds and the compiler's peak in bytes.
+
+    E0613 if the graphs are not in the cache.
+    """
+    folder = cache.find(TARGET_KIND, facts["key"])
+    if folder is None:
+        message = f"the graphs of `{facts['name']}` are not in the cache ({cache.entry(TARGET_KIND, facts['key'])})"
+        fail("E0613", message, help="compile the plan again: its graphs are lowered again then", kind=EngineError)
+    chips = tuple(Chip(**chip) for chip in facts["chips"])
+    graphs = tuple(facts["graphs"])
+    binary = Binary(chips, facts["key"], folder, graphs, folder, facts["name"], facts["sparse"])
+    _, held = _entry(binary)
+    return held["seconds"], held["peak_rss"]
+
+
 def _kept(binary: Binary) -> tuple[Compiled, bool]:
     """The binary by way of the cache, and whether it was made now."""
     fresh = cache.find(CONTEXT_KIND, binary.digest) is None
+    entry, facts = _entry(binary)
+    binary.destination.mkdir(parents=True, exist_ok=True)
+    final = binary.destination / f"{binary.name}.bin"
+    onnx = {graph: binary.destination / name for graph, name in facts.pop("onnx").items()}
+    for path in (final, *onnx.values()):
+        with writes(path):
+            shutil.copyfile(entry / path.name, path)
+    info = read(final, soc_model=binary.chips[0].soc_model)
+    return Compiled(final, onnx, info=info, **facts), fresh
+
+
+def _entry(binary: Binary) -> tuple[Path, dict[str, Any]]:
+    """The cache's entry of a binary, made if there is none, and what its compile said of it."""
 
     def fill(entry: Path) -> None:
         made = _compile(binary, entry)
@@ -102,12 +144,4 @@ def _kept(binary: Binary) -> tuple[Compiled, bool]:
         (entry / _FACTS).write_text(json.dumps(facts, sort_keys=True), encoding="utf-8")
 
     entry = cache.make(CONTEXT_KIND, binary.digest, fill)
-    facts = json.loads((entry / _FACTS).read_text(encoding="utf-8"))
-    binary.destination.mkdir(parents=True, exist_ok=True)
-    final = binary.destination / f"{binary.name}.bin"
-    onnx = {graph: binary.destination / name for graph, name in facts.pop("onnx").items()}
-    for path in (final, *onnx.values()):
-        with writes(path):
-            shutil.copyfile(entry / path.name, path)
-    info = read(final, soc_model=binary.chips[0].soc_model)
-    return Compiled(final, onnx, info=info, **facts), fresh
+    return entry, json.loads((entry / _FACTS).read_text(encoding="utf-8"))

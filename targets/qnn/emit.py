@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...compiler.diagnostics.diagnostic import EngineError, PlanError, blamed_on, fail
 from ...compiler.diagnostics.wording import count
@@ -31,10 +31,11 @@ from ...compiler.emit.engine_lowering import left_to_the_engine
 from ...compiler.emit.part import Part
 from ...compiler.emit.refusals import grouped
 from ...compiler.emit.target import Emission, EmitJob
+from ...compiler.emit.unit import Unit
 from ...compiler.files import cache
 from ...compiler.ir import kv_names
 from ...compiler.ir.activation_encodings import Encoding
-from .binaries import Binary, contexts, make_binaries
+from .binaries import Binary, contexts, described, make_binaries
 from .carried_graphs import DATA, carry
 from .check.graphs import refused_uses
 from .conformance.legality import local_evidence
@@ -55,6 +56,10 @@ from .sparse_store import ROWS, asked
 from .stored_weights import stored_weights
 from .twins import TARGET_KIND, store_targets, twin
 
+if TYPE_CHECKING:
+    from ...compiler.emit.part import Part
+    from ...compiler.plan.devices import Device
+
 OTHER_BUILD = "install the version in constraints.txt, or write `as qnn { sparse_store = off }`"
 _TOGETHER = 512 << 20  # bytes of weights up to which two compilers run at once: each takes some ten times as much
 KV = {
@@ -72,31 +77,17 @@ KV = {
 
 def emit(job: EmitJob) -> Emission:
     """Lower, check, compile, read back; see the module's text for the files."""
-    chips = [Chip.of(device) for device in job.chips]
-    if _container(job):  # it is prepared with one amount of VTCM, and less than a chip has is safe
-        chips = [replace(chip, vtcm_mb=min(one.vtcm_mb for one in chips)) for chip in chips]
     with blamed_on(job.origin):
-        sparse = not _container(job) and _sparse_store(job)  # it was never tried with a container
-        rows = ROWS if sparse else 1
-        graphs, proven = _lower_parts(job, rows)
-        uses = [use for lowered in graphs.values() for use in lowered.uses]
-        for chip in chips:
-            _refuse_unproven(job, uses, chip, rows)
-        names = [
-            {bucket: _graph_name(job, index, bucket) for bucket in part.graphs} for index, part in enumerate(job.parts)
-        ]
-        groups = _groups(job, names, graphs)
-        notes: list[str] = []
-        packs = {(group, chip): _guarded(job, group, chip, notes) for group in groups for chip in chips if sparse}
-        binaries = _binaries(job, groups, chips, packs)
-        made = make_binaries(list(binaries.values()), job.jobs, job.progress)
-        compiled = _numbered(job, dict(zip(binaries, made, strict=True)))
+        ready = _lowered(job)
+        chips, names, notes, uses = ready.chips, ready.names, ready.notes, ready.uses
+        made = make_binaries(list(ready.binaries.values()), job.jobs, job.progress, job.keep)
+        compiled = _numbered(job, dict(zip(ready.binaries, made, strict=True)))
         parts: dict[str, dict[str, Any]] = {}
         for (group, chip), one in compiled.items():
             notes += _carried(job, group, one)
             for index, own in product(group.parts, chips if _container(job) else (chip,)):
-                entry = _entry(job, names[index], one, group, own, packs.get((group, own)))
-                entry["details"] |= _lowered_by(names[index], proven)
+                entry = _entry(job, names[index], one, group, own, ready.packs.get((group, own)))
+                entry["details"] |= _lowered_by(names[index], ready.proven)
                 notes += [] if _container(job) else _wrapped(job, index, names[index], one, group, entry)
                 _add(parts, job.parts[index].name, entry, own, several=len(chips) > 1)
     for arch in dict.fromkeys(chip.arch for chip in chips):
@@ -117,7 +108,8 @@ def emit(job: EmitJob) -> Emission:
         genie = reasons[0] is None
     stored = stored_weights(job.module, [part for part in job.parts if part.name in parts], sparse_parts(parts))
     libraries = _libraries(chips, made[0].info.build, genie)
-    return Emission("chain", parts, libraries, list(dict.fromkeys(notes)), _kv(made), stored=stored)
+    units = _described(ready.binaries) if job.keep else []
+    return Emission("chain", parts, libraries, list(dict.fromkeys(notes)), _kv(made), stored=stored, units=units)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +120,64 @@ class _Group:
     graphs: Mapping[str, Lowered]
     key: str
     file: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Lowered:
+    """A model before its binaries are made: what they are, by group and chip, and what was found on the way."""
+
+    chips: list[Chip]
+    names: list[dict[str, str]]
+    uses: list[Use]
+    packs: dict[tuple[_Group, Chip], tuple[int, int] | None]
+    binaries: dict[tuple[_Group, Chip], Binary]
+    notes: list[str]
+    proven: dict[str, dict[str, Any]]
+
+
+def _lowered(job: EmitJob) -> _Lowered:
+    """Lower and check; the graphs lie in the cache then."""
+    chips = [Chip.of(device) for device in job.chips]
+    if _container(job):  # it is prepared with one amount of VTCM, and less than a chip has is safe
+        chips = [replace(chip, vtcm_mb=min(one.vtcm_mb for one in chips)) for chip in chips]
+    sparse = not _container(job) and _sparse_store(job)  # it was never tried with a container
+    rows = ROWS if sparse else 1
+    graphs, proven = _lower_parts(job, rows)
+    uses = [use for lowered in graphs.values() for use in lowered.uses]
+    for chip in chips:
+        _refuse_unproven(job, uses, chip, rows)
+    names = [
+        {bucket: _graph_name(job, index, bucket) for bucket in part.graphs} for index, part in enumerate(job.parts)
+    ]
+    groups = _groups(job, names, graphs)
+    notes: list[str] = []
+    packs = {(group, chip): _guarded(job, group, chip, notes) for group in groups for chip in chips if sparse}
+    return _Lowered(chips, names, uses, packs, _binaries(job, groups, chips, packs), notes, proven)
+
+
+def lower_alone(job: EmitJob) -> list[dict[str, Any]]:
+    """Lower and check, and compile nothing; each binary to be made, in the order of `units`."""
+    with blamed_on(job.origin):
+        return _described(_lowered(job).binaries)
+
+
+def _described(binaries: Mapping[tuple[_Group, Chip], Binary]) -> list[dict[str, Any]]:
+    groups = list(dict.fromkeys(group for group, _ in binaries))
+    return [described(binary, groups.index(group)) for (group, _), binary in binaries.items()]
+
+
+def units(parts: Sequence[Part], options: Any, devices: Sequence[Device]) -> list[Unit]:
+    """The binaries that a model's parts become, told by their graphs alone: by group, in it by chip."""
+    container = getattr(options, "container", PER_CHIP) == MULTI_SOC and len(devices) > 1
+    shards = [part.shard for part in parts] if own_binaries(parts) else None
+    shares = contexts([len(part.graphs) for part in parts], shards, alone=container)
+    found = []
+    for share in shares:
+        own = tuple(parts[index].name for index in share)
+        graphs = sum(len(parts[index].graphs) for index in share)
+        for device in devices[:1] if container else devices:
+            found.append(Unit(own, "all chips" if container else device.name, graphs))
+    return found
 
 
 def _groups(job: EmitJob, names: Sequence[Mapping[str, str]], graphs: Mapping[str, Lowered]) -> list[_Group]:
