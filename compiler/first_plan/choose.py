@@ -185,7 +185,7 @@ def _tried(request: Request, skeleton: Skeleton, trials: _Trials, progress: Prog
 def _fits(plan: Plan, what: str, memory: int, trials: _Trials) -> bool:
     """Whether the models fit the memory; one whose parts cannot be made is for the check to refuse."""
     try:
-        need = peak_memory(estimate_plan(plan))
+        need = peak_memory(plan, estimate_plan(plan))
     except PlanError:
         return True
     if need <= memory:

@@ -73,9 +73,13 @@ def npu_forms(text: bool, buckets: Line) -> Iterator[Form]:
         for table in (small_table, ()):
             yield Form("npu", "qnn", (*table[:1], head, solved, *table[1:], buckets), why, calibrated=True, bits=4)
         return
-    for bits, step in ((8, _eight_bits(f"except {_TABLES}")), (4, _four_bits(f"except {_TABLES}"))):
+    blocks_head = Line('quantize (weights = int8, block = 32)  on "lm_head"', head.why)
+    for bits, steps in (
+        (8, (_eight_bits('except "embed_tokens"'),)),
+        (4, (blocks_head, _four_bits(f"except {_TABLES}"))),
+    ):
         for table in (small_table, ()):
-            yield Form("npu", "qnn", (*table[:1], step, *table[1:], buckets), why, bits=bits)
+            yield Form("npu", "qnn", (*table[:1], *steps, *table[1:], buckets), why, bits=bits)
 
 
 def cpu_forms(model: FoundModel, text: bool) -> Iterator[Form]:

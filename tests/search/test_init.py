@@ -67,12 +67,12 @@ def test_without_a_text_nothing_is_solved_on_one(tmp_path: Path) -> None:
 
 
 def test_little_memory_takes_fewer_bits_then_a_shorter_cache(tmp_path: Path) -> None:
-    made = edgec.init(QWEN3, tmp_path / "plan.edge", memory=7_000_000)
+    made = edgec.init(QWEN3, tmp_path / "plan.edge", memory=7_200_000)
     assert ("int4" in made.text, made.plan.defines["ctx"]) == (True, 2048)
     assert any("it needs" in line for line in made.tried)
-    made = edgec.init(QWEN2, tmp_path / "plan.edge", memory=1_500_000, force=True)
+    made = edgec.init(QWEN2, tmp_path / "plan.edge", memory=1_600_000, force=True)
     assert made.plan.defines["ctx"] < 2048
-    assert "peak_memory <= 1500 KB" in made.text
+    assert "peak_memory <= 1600 KB" in made.text
 
 
 def test_too_little_memory_says_what_the_smallest_needs(tmp_path: Path, golden_error) -> None:
