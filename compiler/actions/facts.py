@@ -120,11 +120,12 @@ def devices_fact(plan: Plan, deploy: Deploy) -> str:
 
 def model_fact(model: ModelDecl) -> str:
     """The files by name and content, wherever they lie."""
-    files = [(path.name, file_digest(path)) for path in model.source.files]
+    more, said = model.source.reader.hangs_on(model.source.path)
+    files = [(path.name, file_digest(path)) for path in (*model.source.files, *more)]
     folder = model.source.tokenizer_folder
     texts = sorted(folder.glob("tokenizer*")) if folder is not None else []
     files += [(path.name, file_digest(path)) for path in texts if path.is_file()]
-    return digest(model.name, model.source.reader.word, model.context, sorted(set(files)))
+    return digest(model.name, model.source.reader.word, said, model.context, sorted(set(files)))
 
 
 def steps_fact(steps: Iterable[Step], folder: Path) -> str:

@@ -75,6 +75,13 @@ class Source:
         """Every file the model at `path` consists of; name, size and hash of each go into the manifest."""
         return [path]
 
+    def hangs_on(self, path: Path) -> tuple[Sequence[Path], str]:
+        """What a module hangs on besides `files`: more files, and what the plan says of the model, in words.
+
+        Results that are kept are known by it.
+        """
+        return (), ""
+
     def find(self, path: Path, name: str) -> Path:
         """Where the file that a manifest lists as `name` would be, for a model at `path`."""
         return path if self.accepts == "file" else path / name

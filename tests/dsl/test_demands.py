@@ -128,7 +128,7 @@ def test_a_cache_type_brings_its_pass(tmp_path: Path) -> None:
     (step,) = registry.cache_steps("uint8", plan.deploys[0].span)
     assert step.demands.cache == "uint8"
     assert registry.cache_steps("fp16", plan.deploys[0].span) == []
-    assert registry.cache_types() == ["uint8"]
+    assert registry.cache_types() == ["uint4", "uint8"]
 
 
 def test_check_tells_a_bucket_beyond_the_context_and_torch_that_is_absent(

@@ -174,3 +174,29 @@ def test_a_decoder_takes_none(golden_error: Callable[..., None]) -> None:
     with pytest.raises(PlanError) as raised:
         HfSource().with_samples([Path("inputs.npz")])
     golden_error("E0379", raised.value)
+
+
+def test_what_is_kept_hangs_on_samples_shapes_and_weights_beside(file: Path) -> None:
+    """A result of other samples, other shapes or other weights is none of this model."""
+    from edgec.compiler.actions.facts import model_fact
+    from edgec.compiler.diagnostics.diagnostic import Span
+    from edgec.compiler.plan.plan import ModelDecl, ModelSource
+
+    weights = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[n,64] x) => (float[n,64] y) { y = Add(x, w) }'
+    )
+    weights.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((64,), np.float32), "w"))
+    onnx.save(weights, file, save_as_external_data=True, location="m.data", size_threshold=0)
+    source = OnnxSource().with_samples([sample(file, x=np.ones((2, 64), np.float32))])
+
+    def fact(of: OnnxSource = source) -> str:
+        return model_fact(ModelDecl("m", ModelSource(of, file, file.name), 0, Span("p", 1, 1, 1, 1)))
+
+    first = fact()
+    assert fact() == first
+    assert fact(source.with_shapes({"x": (2, 64)})) != first
+    sample(file, x=np.zeros((2, 64), np.float32))
+    second = fact()
+    assert second != first
+    (file.parent / "m.data").write_bytes(np.zeros(64, np.float32).tobytes())
+    assert fact() != second

@@ -31,6 +31,7 @@ from .raise_opset import upgrade
 from .refusals import all_graphs, refuse_bad_text, refuse_foreign, refuse_loose_values
 
 _LARGEST = (1 << 31) - 1  # what protobuf can parse
+_LARGEST_SKELETON = 256 << 20  # bytes of a file whose weights lie elsewhere
 _LONGEST_REASON = 160
 
 
@@ -169,6 +170,22 @@ def _damage_named(file: Path) -> Iterator[None]:
         fail("E0375", f"`{file}` is not a valid ONNX model: {first[:1].lower() + first[1:].rstrip('.')}")
     finally:
         logger.setLevel(level)
+
+
+def external_files(file: Path) -> list[Path]:
+    """The files beside an ONNX file that hold its weights; none of a file so large that it holds them itself."""
+    try:
+        if file.stat().st_size > _LARGEST_SKELETON:
+            return []
+        proto = onnx.load(file, load_external_data=False)
+    except (OSError, DecodeError):
+        return []
+    tensors = [tensor for graph in all_graphs(proto) for tensor in graph.initializer]
+    tensors += [
+        one.t for graph in all_graphs(proto) for node in graph.node for one in node.attribute if one.HasField("t")
+    ]
+    places = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+    return [file.parent / place for place in sorted(places) if (file.parent / place).is_file()]
 
 
 def _attach_external(model: ir.Model, file: Path) -> None:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ...ir.module import Module
 
 
+_CONFIGS = ("config.json", "generation_config.json")
+
+
 def _text_folder(folder: Path) -> Path | None:
     from ..hf.convert_tokenizer import converted, old_files
 
@@ -74,6 +77,14 @@ class OnnxSource(Source):
     def tokenizer_folder(self, path: Path) -> Path | None:
         """The file's own folder, where an exporter has put a tokenizer."""
         return _text_folder(path.parent) if self.context else None
+
+    def hangs_on(self, path: Path) -> tuple[Sequence[Path], str]:
+        """Samples, files that hold weights, and what an exporter writes beside a decoder; shapes and context."""
+        from .load_onnx import external_files
+
+        beside = [path.parent / name for name in _CONFIGS] if self.context else []
+        files = [*self.samples, *external_files(path), *(one for one in beside if one.is_file())]
+        return files, repr((sorted(self.shapes.items()), self.context))
 
     def with_context(self, context: int) -> OnnxSource:
         """The same for texts of `context` tokens."""
