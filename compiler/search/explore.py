@@ -73,13 +73,15 @@ def _study(count: int) -> Iterator[Study]:
 
 def _whole_space(study: Study, looker: Looker, axes: Mapping[str, Sequence[str]], until: float) -> None:
     found = [looker.estimated(values) for values in all_points(axes, WHOLE)]
-    tried: set[int] = set()
-    while not tried or time.monotonic() < until:
+    tried = {id(one) for one in found if one.windows or one.made is not None}
+    first = not tried
+    while first or time.monotonic() < until:
         open_ = [one for one in found if id(one) not in tried and _promising(looker, one)]
         candidate = next_candidate(open_, found, looker.goal)
         if candidate is None:
             return
         tried.add(id(candidate))
+        first = False
         study.enqueue_trial(dict(candidate.values))
         _one_trial(study, looker, axes)
 

@@ -33,7 +33,7 @@ def compile_best(
     with scratch_folder("tune") as work:
         while (candidate := _next(candidates, goal)) is not None:
             late = time.monotonic() > until
-            if runs and late:
+            if late and (runs or _best(candidates, goal) is not None):
                 return _best(candidates, goal), runs, "the time was over"
             if not late and not candidate.judged and not _without_text(looker, candidate):
                 continue

@@ -128,10 +128,7 @@ def tune_plan(
 
     text_of({name: values[0] for name, values in axes.items()})  # what cannot be written is told before any work
     looker = Looker(path, fixed, goal, progress)
-    ranked = explore(looker, axes, started + _SHARE * wanted.seconds, wanted.trials)
-    most = wanted.runs or _most(axes)
-    progress(f"{len(ranked)} points looked at, {looker.modules_judged} times a module judged")
-    winner, runs, why = compile_best(looker, ranked, most, started + wanted.seconds, progress)
+    ranked, winner, runs, why = _searched(looker, axes, wanted, started)
     ranked.sort(key=lambda one: (one.made is None, *one.rank(goal)))
     if winner is None:
         _nothing_holds(ranked)
@@ -140,6 +137,25 @@ def tune_plan(
     seconds = time.monotonic() - started
     candidates = (winner, *(one for one in ranked if one is not winner))
     return Tuned(path, output, goal, axes, winner, text, candidates, runs, looker.modules_judged, seconds, why)
+
+
+def _searched(
+    looker: Looker, axes: dict[str, tuple[str, ...]], wanted: Wanted, started: float
+) -> tuple[list[Candidate], Candidate | None, int, str]:
+    """(all candidates, the best that holds, how many were compiled, why it ended).
+
+    Looks without an engine get a share of the time, then the best are compiled; what time is left goes on likewise.
+    """
+    most, runs, share = wanted.runs or _most(axes), 0, _SHARE
+    while True:
+        before, end = looker.modules_judged, started + wanted.seconds
+        ranked = explore(looker, axes, started + share * wanted.seconds, wanted.trials)
+        looker.progress(f"{len(ranked)} points looked at, {looker.modules_judged} times a module judged")
+        winner, more, why = compile_best(looker, ranked, most - runs, end, looker.progress)
+        runs += more
+        if time.monotonic() > end or runs >= most or looker.modules_judged == before:
+            return ranked, winner, runs, why
+        share = 1.0
 
 
 def _axes(path: Path, defines: Sequence[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
