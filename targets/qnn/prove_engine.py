@@ -16,12 +16,13 @@ from ...compiler.diagnostics.diagnostic import EngineError, fail
 from ...compiler.emit.child_process import Child
 from ...compiler.files.scratch import scratch_folder
 from ...compiler.ir.activation_encodings import quantised
-from ...compiler.ir.samples import Samples
+from ...compiler.ir.module import Module
 from ...compiler.ir.save import save_graphs
 from ...compiler.oracle.compare import FROM_THE_END
 from ...compiler.proof.errors import FLOAT16, INTEGERS
 from ...compiler.proof.not_taken import NotTaken, Wrong
 from ...compiler.proof.prove import Proof, Proven
+from ...compiler.proof.whole_feeds import whole_feeds
 from .carried_graphs import DATA
 from .htp.chip import Chip
 from .htp.compile import Rejected, compile_twin
@@ -36,10 +37,11 @@ _EDGES = (FROM_THE_END,)  # large numbers leave float16's range, small ones its 
 _SLOWER = 20.0  # times the oracle's time that the emulator takes for a convolutional network
 
 
-def prove_engine(model: ir.Model, name: str, chip: Chip, samples: Samples, say: Callable[[str], None]) -> Proven:
-    """What proves that the provider computes `model` right on `chip`; NotTaken with the nodes where it does not."""
+def prove_engine(module: Module, model: ir.Model, chip: Chip, say: Callable[[str], None]) -> Proven:
+    """What proves the provider's form of `model`, a part of `module`, on `chip`; NotTaken where it is not right."""
+    name, called = module.name, whole_feeds(module, model)
     arithmetic = INTEGERS if quantised(model.graph) else FLOAT16
-    proof = Proof(model, name, ENGINE, arithmetic, samples, _EDGES, _SLOWER, say)
+    proof = Proof(model, name, ENGINE, arithmetic, module.samples, called, _EDGES, _SLOWER, say)
     say(f"{name}: {ENGINE} for v{chip.arch}; proving it on the emulator, {proof.outlook()}")
     return proof.judge(lambda graph: Opened(graph, name, chip))
 

@@ -20,6 +20,7 @@ from ....compiler.ir.module import MAIN, Module
 from ....compiler.oracle.compare import EDGES
 from ....compiler.proof.errors import FLOAT32, relative_errors
 from ....compiler.proof.prove import Proof
+from ....compiler.proof.whole_feeds import whole_feeds
 from ..file.read_back import weight_file
 from ..run.engine import MnnGraph
 from .convert import ENGINE, convert, stored_bits
@@ -67,7 +68,8 @@ def _by_the_engine(job: EmitJob, module: Module, file: str, why: str) -> GraphFi
     bits, block = stored_bits(module.main)
     floats = with_float_weights(module.main)
     threads = min(options.threads, os.cpu_count() or 1)
-    proof = Proof(floats, module.name, ENGINE, FLOAT32, module.samples, slower=_SLOWER, say=job.progress)
+    called = whole_feeds(job.module, module.main)
+    proof = Proof(floats, module.name, ENGINE, FLOAT32, module.samples, called, slower=_SLOWER, say=job.progress)
     job.progress(f"{module.name}: {ENGINE} makes `{path.name}`; proving it, {proof.outlook()}")
     with scratch_folder("mnn") as scratch:
         tries = itertools.count()
