@@ -82,6 +82,8 @@ class Proof:
         if not self.trials or self.trials[0].kind in EDGES:
             self.trials, self.seconds = trials(self.probes, self.name, self.edges)
 
+        self._trial = self.trials[0]
+
     def outlook(self) -> str:
         """How many runs it takes, and about how long."""
         seconds = len(self.trials) * self.seconds * self.slower + 1
@@ -95,7 +97,7 @@ class Proof:
         except EngineError as error:
             if error.diagnostics[0].code not in FAILED:
                 raise
-            found = self.trials[0]
+            found = self._trial
         if isinstance(found, Proven):
             found = self._inside(build, found)
         if isinstance(found, Trial):
@@ -109,6 +111,7 @@ class Proof:
         least = scales(self.model)
         bound = self.arithmetic.bound
         for trial in self.trials:
+            self._trial = trial  # an engine may die of these numbers alone
             made = session.run(trial.feeds)
             if far(self.probes, trial, made, self.arithmetic):
                 return trial

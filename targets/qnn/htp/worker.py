@@ -95,6 +95,7 @@ def open_session(path: str, soc_model: int, arch: int, vtcm_mb: int) -> int:
     options = htp.session_options(htp.provider_options(soc_model, arch, vtcm_mb))
     handle = next(_HANDLES)
     _SESSIONS[handle] = htp.ort.InferenceSession(path, options)
+    _SESSIONS[handle].disable_fallback()  # what fails here is not to be tried on the CPU
     return handle
 
 
