@@ -69,7 +69,7 @@ class _Comparison:
         session = OrtGraph(path, self._level, self._libraries)
         module = self._job.module
         probes = Probes(model, module.arch, module.samples)
-        trials = probes.trials()
+        trials = probes.trials(most_sizes=1)  # the same engine beside itself: another size finds nothing
         if not trials:
             lacking = f"sizes of {', '.join(f'`{name}`' for name in probes.open)}" if probes.open else "numbers"
             self.notes.append(f"`{path.name}` was opened and not run: no {lacking} were found that it runs with")
