@@ -342,6 +342,11 @@ def _sweep(command: argparse.ArgumentParser) -> None:
     add("--html", type=Path, metavar="FILE", help="write the table and the Pareto front as a page")
     add("--force", action="store_true", help="write over the page that is there")
     add("--keep-going", action="store_true", help="make the other points where one fails")
+    parts = (
+        "make all points as one graph of actions, N at a time, each in a process of its own (default 1: one process)"
+    )
+    add("--jobs", type=_positive, default=1, metavar="N", help=parts)
+    add("--memory", type=_size, metavar="SIZE", help="run as many actions at a time as fit, such as 16GB")
     add("--most", type=_positive, default=256, metavar="N", help="refuse more points than N (default 256)")
     add("--quiet", action="store_true", help="print no progress")
 

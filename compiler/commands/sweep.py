@@ -34,6 +34,8 @@ def run_sweep(arguments: argparse.Namespace) -> int:
             keep_going=arguments.keep_going,
             most=arguments.most,
             progress=progress.say,
+            jobs=arguments.jobs,
+            memory=arguments.memory,
         )
     if arguments.html is not None:
         write_new(arguments.html, page(found), arguments.force)

@@ -67,6 +67,8 @@ def sweep(
     output: str | Path | None = None,
     keep_going: bool = False,
     most: int = 256,
+    jobs: int = 1,
+    memory: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Sweep:
     """Compile a plan with every combination of the values in the lists of `defines`.
@@ -76,6 +78,7 @@ def sweep(
     output      a folder to keep the bundles in, one for each point; without it they are measured and removed
     keep_going  make the other points where one fails
     most        refuse more points than these
+    jobs        actions that run at a time, each in a process of its own, within `memory` bytes; 1: no graph of actions
 
     The `Sweep` has `points`, each with its `values`, `figures`, `state` and `error`, and the `front` of them; notebooks
     show its page. PlanError: E0113, E0207 for a name or a value that does not fit, E0983 for nothing to sweep over,
@@ -86,7 +89,8 @@ def sweep(
     keep = None if output is None else Path(output)
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
-    return run(Path(plan), written_defines(defines), keep, keep_going, most, progress or (lambda _text: None))
+    say = progress or (lambda _text: None)
+    return run(Path(plan), written_defines(defines), keep, keep_going, most, say, jobs, memory)
 
 
 def tune(

@@ -5,13 +5,21 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from ..diagnostics.diagnostic import Diagnostic, EdgecError
-from ..driver import BrokenRequirement, CompileOptions, check_plan, compile_plan, estimate_plan
+from ..diagnostics.diagnostic import EdgecError
+from ..driver import (
+    BrokenRequirement,
+    CompileOptions,
+    CompileResult,
+    check_plan,
+    compile_plan,
+    estimate_plan,
+)
 from ..plan.plan import Plan
 from .figures import estimated_figures, finished_figures
-from .point import Figures, Point, Values
+from .point import Point, Values
 
 Progress = Callable[[str], None]
 
@@ -31,22 +39,24 @@ def checked_point(path: Path, fixed: Sequence[str], values: Values) -> tuple[Pla
 def made_point(plan: Plan, values: Values, bundle: Path, keep: bool, progress: Progress = lambda _text: None) -> Point:
     """The point compiled into `bundle`, which is removed again unless it is to be kept."""
     started = time.perf_counter()
-    missed: tuple[str, ...] = ()
-    error: Diagnostic | None = None
-    code, figures, left = 0, Figures(), bundle
+    made: CompileResult | EdgecError
     try:
-        result = compile_plan(plan, bundle, CompileOptions(progress=progress))
-        figures = finished_figures(plan, result, result.bundle)
-    except BrokenRequirement as broken:
-        missed = tuple(one.message for one in broken.diagnostics)
-        left = broken.result.bundle
-        figures = finished_figures(plan, broken.result, left)
+        made = compile_plan(plan, bundle, CompileOptions(progress=progress))
     except EdgecError as failed:
-        if {one.code for one in failed.diagnostics} == {"E0950"}:  # by the estimate: nothing was made
-            missed = tuple(one.message for one in failed.diagnostics)
-            figures = estimated_figures(plan, estimate_plan(plan))
-        else:
-            error, code = failed.diagnostics[0], failed.exit_code
+        made = failed
+    return replace(point_of(plan, values, made, keep), seconds=time.perf_counter() - started)
+
+
+def point_of(plan: Plan, values: Values, made: CompileResult | EdgecError, keep: bool) -> Point:
+    """What a compile came to as a point: figures of the bundle, the lines it misses, or why there is none."""
+    missed = tuple(one.message for one in made.diagnostics) if isinstance(made, EdgecError) else ()
+    if isinstance(made, BrokenRequirement):
+        made = made.result
+    if isinstance(made, EdgecError):
+        if {one.code for one in made.diagnostics} == {"E0950"}:  # by the estimate: nothing was made
+            return Point(values, estimated_figures(plan, estimate_plan(plan)), missed)
+        return Point(values, error=made.diagnostics[0], exit_code=made.exit_code)
+    figures = finished_figures(plan, made, made.bundle)
     if not keep:
-        shutil.rmtree(left, ignore_errors=True)
-    return Point(values, figures, missed, error, code, time.perf_counter() - started)
+        shutil.rmtree(made.bundle, ignore_errors=True)
+    return Point(values, figures, missed)

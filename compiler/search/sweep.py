@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..diagnostics.progress import Passing
-from ..driver import sweep_axes
+from ..driver import CompileOptions, compile_plans, sweep_axes
 from ..files.cache import uses
 from ..files.scratch import scratch_folder
 from .front import front
-from .made_point import checked_point, made_point
+from .made_point import checked_point, made_point, point_of
 from .point import MOST, Point, Values, all_points
 from .table import summary
 
@@ -74,11 +74,14 @@ def sweep(
     keep_going: bool = False,
     most: int = MOST,
     progress: Progress = lambda _text: None,
+    jobs: int = 1,
+    memory: int | None = None,
 ) -> Sweep:
     """Make every point of the lists among `defines`.
 
     `keep`: a folder for the bundles, one for each point; without it they are measured and removed. A point that fails
-    ends the sweep, before any work where its check tells; with `keep_going` the others are made.
+    ends the sweep, before any work where its check tells; with `keep_going` the others are made. With several `jobs`,
+    or a bound of `memory` bytes, all points are one graph of actions: so many run at a time, in processes of their own.
     """
     axes, fixed = sweep_axes(path, defines)
     chosen = list(all_points(axes, most))
@@ -90,6 +93,8 @@ def sweep(
     wrong = any(point.error is not None for _, point in checked)
     if wrong and not keep_going:
         points = [point if point.error is not None else Point(point.values, run=False) for _, point in checked]
+    elif jobs > 1 or memory is not None:
+        points = _as_graph(checked, keep, CompileOptions(jobs, memory=memory, keep_going=keep_going, progress=progress))
     else:
         points = _made(checked, keep, keep_going, progress)
     return Sweep(path, axes, tuple(fixed), tuple(points), _since(before))
@@ -112,6 +117,18 @@ def _made(
             progress(f"point {number} of {len(checked)}: {summary(made)}")
             stopped = points[-1].error is not None and not keep_going
     return points
+
+
+def _as_graph(checked: Sequence[tuple[Plan | None, Point]], keep: Path | None, options: CompileOptions) -> list[Point]:
+    """All points as one graph: what they share is an action of several, and runs once."""
+    with scratch_folder("sweep") as work:
+        folders = [(keep or work) / folder_name(number, point.values) for number, (_, point) in enumerate(checked, 1)]
+        requests = [(plan, folder) for (plan, _), folder in zip(checked, folders, strict=True) if plan is not None]
+        made = iter(compile_plans(requests, options))
+        return [
+            point if plan is None else point_of(plan, point.values, next(made), keep is not None)
+            for plan, point in checked
+        ]
 
 
 def folder_name(number: int, values: Values) -> str:

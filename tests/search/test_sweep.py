@@ -66,6 +66,18 @@ def test_what_points_share_is_made_once(plan: Path, tmp_path: Path, monkeypatch)
     assert "*" in text
 
 
+def test_with_jobs_an_action_of_several_points_runs_once(plan: Path, tmp_path: Path, monkeypatch) -> None:
+    """For a CPU two chips take the same files: of two points one action is left."""
+    monkeypatch.setenv("EDGEC_CACHE", str(tmp_path / "cache"))
+    plan.write_text(plan.read_text().replace("method = mse", "method = rtn"))
+    said: list[str] = []
+    found = edgec.sweep(plan, {"chip": ["sm8550", "sm8650"]}, jobs=2, progress=said.append)
+    assert [point.state for point in found.points] == ["holds", "holds"]
+    assert found.points[0].figures.size == found.points[1].figures.size
+    assert [line.split("] ")[0] for line in said if line.startswith("[")] == ["[1/1"]
+    assert found.points[0].figures.decode != found.points[1].figures.decode
+
+
 def test_a_point_that_misses_a_requirement_is_a_row(plan: Path, capsys) -> None:
     text = plan.read_text().replace("9 MB", "1 KB").replace("method = mse", "method = rtn")
     plan.write_text(text)
