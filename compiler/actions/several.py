@@ -72,7 +72,10 @@ def run_plans(plans: Sequence[Plan | EdgecError], options: CompileOptions, worke
             if options.store is not None:
                 open_store(options.store).check_writable()
                 fetch(ran.graph, options.store)
-            ran.outcome = run_graph(ran.graph, runner, limits, tell, options.keep_going, name)
+            try:
+                ran.outcome = run_graph(ran.graph, runner, limits, tell, options.keep_going, name)
+            finally:
+                runner.close()
         else:
             ran.outcome = run_elsewhere(ran.graph, options, tell, name)
     _blame(ran, options)
