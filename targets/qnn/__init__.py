@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ...compiler.diagnostics.diagnostic import PlanError
 from ...compiler.emit.capabilities import Capabilities, Refusal
 from ...compiler.emit.engine_lowering import FALLBACKS, LOWERINGS, left_to_the_engine
 from ...compiler.emit.sparse_form import SparseForm, expanded
@@ -112,7 +113,12 @@ class QnnTarget(Target):
         from .check.graphs import refused_graphs
         from .lower.engine import refused_boundary
 
-        refused = list(refused_graphs(request))
+        try:
+            refused = list(refused_graphs(request))
+        except PlanError as error:  # a constant that fp16 cannot hold
+            if request.module.arch is not None or request.options.lowering == "edgec":
+                raise
+            refused = [Refusal(one.code, one.message) for one in error.diagnostics]
         if request.module.arch is None and left_to_the_engine(request.options, refused):
             return [one for part in request.parts for one in refused_boundary(part.graphs)]
         return refused
