@@ -14,7 +14,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from ..compile.compile_model import CompileOptions
 from ..diagnostics.diagnostic import EdgecError, EngineError, fail
@@ -42,6 +42,7 @@ def run_on_dask(
     """Run what of the graph has not run. Failures are in the outcome; EngineError where the scheduler is no use."""
     try:
         import distributed
+        from distributed.client import FutureCancelledError
     except ImportError:
         fail("E0974", "`--on dask://…` needs Dask, which is not installed", help="`pip install 'edgec[farm]'`")
     left = {key: action for key, action in graph if not _has_run(key, options.store)}
@@ -53,7 +54,7 @@ def run_on_dask(
         resources = _workers(client, address, left, options)
         try:
             _Run(graph, left, options, tell, name, outcome, resources).work(client, distributed)
-        except (OSError, distributed.client.FutureCancelledError, TimeoutError) as error:
+        except (OSError, FutureCancelledError, TimeoutError) as error:
             fail("E0975", f"the scheduler at {address} was lost: {error}", help=_AGAIN, kind=EngineError)
     return outcome
 
@@ -198,7 +199,7 @@ class _Run:
         else:
             made = future.result()
         if made[0] == "ok":
-            result: Result = made[1]
+            result = cast("Result", made[1])
             row.peak, row.start = result.peak, max(0.0, row.end - result.seconds)
             records.remember_facts(self.name, row.action)
             self.done += 1

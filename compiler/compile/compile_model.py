@@ -348,6 +348,7 @@ def _emit(
         whole.notes += emitted.notes
         whole.stored.update(emitted.stored)
         whole.sparse += emitted.sparse
+        whole.layout |= emitted.layout
         whole.units += [{"target": cls.name, **facts} for facts in emitted.units]
         _lay_out_cache(whole, emitted)
         if cls.name == deploy.target:

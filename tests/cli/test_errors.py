@@ -60,6 +60,7 @@ def test_run_without_a_prompt(tmp_path: Path, golden_error) -> None:
 
     class Arguments:
         inputs = prompt = None
+        random = False
         bundle = tmp_path
 
     with pytest.raises(PlanError) as caught:

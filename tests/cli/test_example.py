@@ -19,7 +19,10 @@ def test_the_bundle_holds_what_the_design_names(example: Path) -> None:
         assert (example / name).is_file(), name
     assert (example / "tokenizer" / "tokenizer.json").is_file()
     manifest = json.loads((example / "manifest.json").read_text())
-    assert manifest["speculation"] == {"draft": "draft", "target": "target", "k": 3, "accept": "greedy"}
+    spoken = manifest["speculation"]
+    said = {key: spoken[key] for key in ("draft", "target", "k", "accept")}
+    assert said == {"draft": "draft", "target": "target", "k": 3, "accept": "greedy"}
+    assert spoken["schedule"]["calls"] == 3
     assert all(row["holds"] for row in manifest["measured"]["requires"])
     assert manifest["measured"]["perplexity"]["target"] / manifest["measured"]["baseline"]["target"] < 1.02
 
@@ -50,7 +53,8 @@ def test_two_compiles_give_the_same_bytes(example: Path, tmp_path: Path) -> None
         if p.is_file()
     }
     assert first.keys() == second.keys()
-    assert [str(name) for name in first if first[name] != second[name]] == []
+    differ = {str(name) for name in first if first[name] != second[name]}
+    assert differ <= {"actions.html"}  # when each action ran, which the manifest does not list
 
 
 def test_verify_measures_parts_and_perplexity(example: Path) -> None:

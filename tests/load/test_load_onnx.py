@@ -97,7 +97,8 @@ def compare(file: Path, feeds: dict[str, np.ndarray]) -> Module:
     found = run(module.main, feeds)
     assert list(found) == names
     for name in names:
-        np.testing.assert_allclose(found[name], expected[name], rtol=1e-6, atol=1e-6)
+        # batch norms are folded into the convolutions before them: another order of the same sums
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-5)
     return module
 
 

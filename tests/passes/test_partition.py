@@ -124,7 +124,7 @@ def check_members(module: Module, found: PartGraph) -> None:
         if i in copied:
             assert parts
         else:
-            assert [(part.device, part.shard) for part in parts] == [where[i]]
+            assert [(part.device, part.shard, part.target) for part in parts] == [where[i]]
 
 
 def check_transfers(found: PartGraph) -> None:

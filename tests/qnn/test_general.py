@@ -51,7 +51,7 @@ def test_a_small_vision_net_runs_as_emitted(net, tmp_path):
     job = EmitJob(module, partition(module, "npu").parts, tmp_path, "net", devices()[DEVICE], QnnTarget.Options())
     emission = QnnTarget().emit(job)
     assert emission.kv == {}
-    files = ["net_ctx.bin", "net_ctx.graphs.zip", "net_ctx.main.onnx"]
+    files = ["net_ctx.bin", "net_ctx.graphs.zip", "net_ctx.main.onnx", "net_ctx.mnn"]
     assert sorted(path.name for path in (tmp_path / "net").iterdir()) == files
     image = np.random.default_rng(0).standard_normal((1, 3, 16, 16)).astype(np.float16)
     graph = QnnTarget().open_graph(tmp_path, emission.parts["net.npu0"], "main")
