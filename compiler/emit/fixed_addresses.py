@@ -22,6 +22,7 @@ from pathlib import Path
 
 _ASK, _NO_RANDOM_ADDRESSES = 0xFFFFFFFF, 0x0040000  # of personality(2)
 _KEPT = ("HOME", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE")  # without which imports may fail
+_PATH = 200  # bytes of a scratch folder's path
 _SIZE = 16384  # bytes of all variables and arguments, unless they need more
 # An arena for each thread: threads that share one take turns in it, and their blocks lie as the turns fell.
 _SAME = {"PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "128", "LC_ALL": "C.UTF-8"}
@@ -86,6 +87,13 @@ def _free_core(cores: Sequence[int]) -> tuple[int, int | None]:
             continue
         return core, lock
     return random.choice(cores), None
+
+
+def of_one_length(folder: Path) -> Path:
+    """A folder below `folder` whose path is as long whatever TMPDIR is: what an engine allocates for a path moves the
+    rest of its memory. Of a path that is longer already, one that is one character longer."""
+    missing = max(1, _PATH - len(os.fsencode(folder)) - 1)
+    return folder / ("w" * min(missing, 255))
 
 
 def fixed_environment(more: Mapping[str, str], command: Sequence[str]) -> dict[str, str]:

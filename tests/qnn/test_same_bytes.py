@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from edgec import compile as compile_plan
 from edgec.compiler.cli import main
 from edgec.compiler.emit.child_process import Child
-from edgec.compiler.emit.fixed_addresses import fixed_addresses, fixed_environment
+from edgec.compiler.emit.fixed_addresses import fixed_addresses, fixed_environment, of_one_length
 
 MODELS = Path(__file__).resolve().parents[2] / "examples" / "models"
 PLAN = """
@@ -34,6 +35,10 @@ def test_two_compiles_with_empty_caches_give_the_same_bundle_and_verify_says_twi
     for number, size in enumerate((0, 3000)):  # variables of other sizes move the stack
         monkeypatch.setenv("EDGEC_CACHE", str(tmp_path / f"cache{number}"))
         monkeypatch.setenv("SOMETHING_ELSE", "y" * size)
+        scratch = tmp_path / ("t" * (1 + size // 60))  # and so did paths of other lengths
+        scratch.mkdir()
+        monkeypatch.setenv("TMPDIR", str(scratch))
+        monkeypatch.setattr(tempfile, "tempdir", str(scratch))
         bundle = tmp_path / str(number) / "bundle"
         bundle.parent.mkdir()
         compile_plan(plan, bundle)
@@ -66,6 +71,13 @@ def test_an_environment_has_one_size_whatever_it_holds(monkeypatch):
     monkeypatch.setenv("HOME", "/" + "h" * 300)
     monkeypatch.setenv("SOMETHING_ELSE", "y" * 3000)
     assert size(["/opt/another/place/python", "-P"]) == small
+
+
+def test_a_scratch_folder_has_a_path_of_one_length(tmp_path):
+    lengths = {len(str(of_one_length(tmp_path / ("t" * size)))) for size in (1, 5, 30)}
+    assert len(lengths) == 1
+    far = tmp_path / ("t" * 250)  # longer than that already
+    assert of_one_length(far).parent == far
 
 
 def test_a_process_says_where_fixed_addresses_are_refused(monkeypatch):

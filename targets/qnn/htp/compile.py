@@ -18,6 +18,7 @@ from typing import Any
 
 from ....compiler.diagnostics.diagnostic import Diagnostic, EngineError, PlanError, fail
 from ....compiler.emit.child_process import Child
+from ....compiler.emit.fixed_addresses import of_one_length
 from ....compiler.files.full_disk import writes
 from ....compiler.files.scratch import scratch_folder
 from .chip import Chip
@@ -57,7 +58,9 @@ def compile_shared(
 
     `sparse`: with HTP's sparse store. `others`: further chips, of which the one graph is prepared in the same file.
     """
-    with scratch_folder("qnn") as work:
+    with scratch_folder("qnn") as scratch:
+        work = of_one_length(scratch)
+        work.mkdir()
         _stage(folder, work)
         request = {key: value for key, value in asdict(chip).items() if key != "name"}
         if others:
