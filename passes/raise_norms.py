@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from ..compiler.ir.levels import Level
-from ..compiler.pipeline.demands import Demands
 from ..compiler.pipeline.pass_interface import Pass, Scope, Tolerance
 
 if TYPE_CHECKING:
@@ -29,10 +28,6 @@ class RaiseNorms(Pass):
     def tolerance(self) -> Tolerance:
         """One op rounds once where several round each."""
         return Tolerance(1e-5, "one op rounds once where several round each")
-
-    def demands(self) -> Demands:
-        """Nothing that a target could lack besides the ops, which it names itself."""
-        return Demands()
 
     def run(self, module: Module, scope: Scope) -> int:
         """Return how many norms were put in; a mean of squares that is left alone is told with its reason."""

@@ -15,17 +15,16 @@ import contextlib
 import functools
 import hashlib
 import importlib.util
-import json
 import os
 import platform
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import cache
+from ..files.noted_digest import noted_digest
 from ..pipeline.measured_steps import split_steps
 from ..registry import find_target
 
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from ..pipeline.step import Step
     from ..plan.plan import Deploy, ModelDecl, Plan
 
-_HASHED = "hashed"  # notes of digests, under the file's path, size, inode and times
-_CLOCK_STEP = 2.0  # seconds: a file younger than this can change again without another time
 _TOOLS = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-qnn", "MNN", "torch", "tokenizers")
 _LAYERS = ("compiler", "dsl", "passes", "targets")
 _CODE = (".py", ".json", ".toml", ".c", ".h")
@@ -51,19 +48,9 @@ def digest(*parts: object) -> str:
 def file_digest(path: Path) -> str:
     """sha256 of a file, from the cache where the same file was hashed before; a word for what cannot be read."""
     try:
-        held = path.stat()
-        facts = [str(path.resolve()), held.st_size, held.st_ino, held.st_dev, held.st_mtime_ns, held.st_ctime_ns]
-        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-        noted = cache.read_note(_HASHED, key)
-        if noted is not None:
-            return noted
-        made = cache.digest_file(path)
+        return noted_digest(path)
     except OSError:
         return "unreadable"
-    if time.time() - max(held.st_mtime, held.st_ctime) > _CLOCK_STEP:
-        with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
-            cache.write_note(_HASHED, key, made)
-    return made
 
 
 def solve_facts(plan: Plan, deploy: Deploy) -> dict[str, str]:

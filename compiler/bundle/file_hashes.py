@@ -6,19 +6,13 @@ bundle is read once and not before every run; `edgec verify` reads every time.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import time
 from pathlib import Path
 
 from ..diagnostics.diagnostic import fail
-from ..files import cache
+from ..files.noted_digest import noted_digest
 from .manifest import Manifest
 
-_KIND = "hashed"
 _AGAIN = "copy the bundle again, or compile again"
-_CLOCK_STEP = 2.0  # seconds: a file younger than this can change again without another time (FAT's step is the longest)
 
 
 def check_files(manifest: Manifest) -> None:
@@ -34,25 +28,10 @@ def check_files(manifest: Manifest) -> None:
             fail("E0905", message, help=_AGAIN)
     for name, entry in manifest.files.items():
         path = manifest.bundle / name
-        if _digest(path) != entry["sha256"]:
+        if noted_digest(path) != entry["sha256"]:
             fail("E0905", f"`{path}` has been changed: its sha256 is not the manifest's", help=_AGAIN)
 
 
 def _through_a_link(bundle: Path, name: str) -> bool:
     path = bundle
     return any((path := path / step).is_symlink() for step in Path(name).parts)
-
-
-def _digest(path: Path) -> str:
-    """The file's sha256, from the cache where the same file was hashed before."""
-    held = path.stat()
-    facts = [str(path.resolve()), held.st_size, held.st_ino, held.st_dev, held.st_mtime_ns, held.st_ctime_ns]
-    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    noted = cache.read_note(_KIND, key)
-    if noted is not None:
-        return noted
-    digest = cache.digest_file(path)
-    if time.time() - max(held.st_mtime, held.st_ctime) > _CLOCK_STEP:
-        with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
-            cache.write_note(_KIND, key, digest)
-    return digest

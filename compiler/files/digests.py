@@ -16,6 +16,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 
+from .noted_digest import find_digest, note_digest
+
 _PIECE = 4 << 20  # bytes; hashing one keeps no other thread waiting
 
 
@@ -54,6 +56,13 @@ class Digests:
 
     def _digest(self, path: Path) -> str | None:
         """None where the block ended before the file did."""
+        held = path.stat()
+        found = find_digest(path, held) or self._digest_anew(path)
+        if found is not None:
+            note_digest(path, held, found)
+        return found
+
+    def _digest_anew(self, path: Path) -> str | None:
         digest, piece = hashlib.sha256(), memoryview(bytearray(_PIECE))
         with path.open("rb", buffering=0) as file:
             while count := file.readinto(piece):

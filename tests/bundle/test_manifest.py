@@ -7,7 +7,6 @@ import os
 import time
 
 import pytest
-from edgec.compiler.bundle import file_hashes as intact
 from edgec.compiler.bundle.file_hashes import check_files
 from edgec.compiler.bundle.manifest import (
     MANIFEST,
@@ -19,6 +18,7 @@ from edgec.compiler.bundle.manifest import (
 )
 from edgec.compiler.diagnostics.diagnostic import EdgecError, PlanError
 from edgec.compiler.files import cache
+from edgec.compiler.files import noted_digest as intact
 from jsonschema import Draft202012Validator
 
 
@@ -184,7 +184,7 @@ def test_a_file_is_hashed_again_only_when_it_was_touched(tmp_path, make, monkeyp
     check_files(manifest)
     check_files(manifest)
     assert hashed == ["cpu0.onnx", "report.html"] * 2  # so young that they can change within the clock's step
-    monkeypatch.setattr(intact, "_CLOCK_STEP", -1.0)
+    monkeypatch.setattr(intact, "CLOCK_STEP", -1.0)
     check_files(manifest)
     hashed.clear()
     check_files(manifest)
@@ -202,7 +202,7 @@ def test_a_cache_that_cannot_be_written_does_not_matter(tmp_path, make, monkeypa
     make(tmp_path / "demo")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EDGEC_CACHE", str(tmp_path / "file"))
-    monkeypatch.setattr(intact, "_CLOCK_STEP", -1.0)
+    monkeypatch.setattr(intact, "CLOCK_STEP", -1.0)
     check_files(load_manifest(tmp_path / "demo"))
 
 

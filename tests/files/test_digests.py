@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from edgec.compiler.files import noted_digest
 from edgec.compiler.files.digests import Digests
 
 
@@ -35,3 +36,14 @@ def test_nobody_waits_for_a_file_whose_digest_is_no_longer_wanted(tmp_path: Path
     with pytest.raises(ValueError, match="failed"), Digests([endless]):
         raise ValueError("failed")
     assert time.monotonic() - start < 30
+
+
+def test_a_file_that_was_hashed_before_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(noted_digest, "CLOCK_STEP", -1.0)
+    path = tmp_path / "weights"
+    path.write_bytes(b"1")
+    first = noted_digest.noted_digest(path)
+    monkeypatch.setattr(Digests, "_digest_anew", lambda *_: pytest.fail("read again"))
+    with Digests([path]) as digests:
+        assert digests.of(path) == first

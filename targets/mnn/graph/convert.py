@@ -17,6 +17,7 @@ import onnx_ir as ir
 from ....compiler.diagnostics.diagnostic import EngineError, fail
 from ....compiler.emit.child_process import Child
 from ....compiler.files.scratch import scratch_folder
+from ....compiler.ir.boundary import retype_boundary
 from ....compiler.ir.clone import clone_model
 from ....compiler.ir.linears import as_quantized
 from ....compiler.proof.not_taken import NotTaken, Wrong
@@ -85,29 +86,7 @@ def _inner_ops(node: ir.Node) -> set[str]:
 def with_plain_boundary(model: ir.Model) -> ir.Model:
     """A copy whose inputs and outputs are of types that MNN has, cast where they enter and leave."""
     copy = clone_model(model)
-    graph = copy.graph
-    for value in graph.inputs:
-        plain = _PLAIN.get(value.dtype) if value.dtype is not None else None
-        if plain is None or value.dtype is None:
-            continue
-        cast = ir.node("Cast", [value], {"to": int(value.dtype)}, name=f"{value.name}/own_type")
-        made = cast.outputs[0]
-        made.name, made.type, made.shape = f"{value.name}/own_type", value.type, value.shape
-        for use in list(value.uses()):
-            if use.node is not cast:
-                use.node.replace_input_with(use.idx, made)
-        value.type = ir.TensorType(plain)
-        graph.insert_before(next(iter(graph)), cast)
-    for index, value in enumerate(list(graph.outputs)):
-        plain = _PLAIN.get(value.dtype) if value.dtype is not None else None
-        if plain is None:
-            continue
-        cast = ir.node("Cast", [value], {"to": int(plain)}, name=f"{value.name}/plain_type")
-        made, name = cast.outputs[0], value.name
-        made.type, made.shape = ir.TensorType(plain), value.shape
-        value.name, made.name = f"{name}/own_type", name
-        graph.append(cast)
-        graph.outputs[index] = made
+    retype_boundary(copy.graph, _PLAIN)
     return copy
 
 

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from ....compiler.emit.capabilities import Refusal
 from ....compiler.emit.refusals import Refused
 from ....compiler.ir.activation_encodings import quantised
+from ....compiler.ir.boundary import retype_boundary
 from ....compiler.ir.clone import clone_model
 from ....compiler.ir.float_weights import with_float_weights
 from .builder import static_shape
@@ -35,38 +36,9 @@ def as_it_stands(model: ir.Model, name: str) -> Lowered:
     for value in list(graph.inputs):
         if not value.uses() and not value.is_graph_output() and not value.is_initializer():
             graph.inputs.remove(value)
-    for value in list(graph.inputs):
-        _narrow_input(graph, value)
-    for index, value in enumerate(list(graph.outputs)):
-        _narrow_output(graph, index, value)
+    retype_boundary(graph, _NARROW)
     graph.name = name
     return Lowered(copy, [], {})
-
-
-def _narrow_input(graph: ir.Graph, value: ir.Value) -> None:
-    narrow = _NARROW.get(value.dtype) if value.dtype is not None else None
-    if narrow is None or value.dtype is None:
-        return
-    cast = ir.node("Cast", [value], {"to": int(value.dtype)}, name=f"{value.name}/entered")
-    made = cast.outputs[0]
-    made.name, made.type, made.shape = f"{value.name}/entered", value.type, value.shape
-    for use in list(value.uses()):
-        if use.node is not cast:
-            use.node.replace_input_with(use.idx, made)
-    value.type = ir.TensorType(narrow)
-    graph.insert_before(next(iter(graph)), cast)
-
-
-def _narrow_output(graph: ir.Graph, index: int, value: ir.Value) -> None:
-    narrow = _NARROW.get(value.dtype) if value.dtype is not None else None
-    if narrow is None:
-        return
-    cast = ir.node("Cast", [value], {"to": int(narrow)}, name=f"{value.name}/left")
-    made, name = cast.outputs[0], value.name
-    made.type, made.shape = ir.TensorType(narrow), value.shape
-    value.name, made.name = f"{name}/left", name
-    graph.append(cast)
-    graph.outputs[index] = made
 
 
 def refused_boundary(graphs: Mapping[str, ir.Model]) -> list[Refusal]:
