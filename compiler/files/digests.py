@@ -57,8 +57,8 @@ class Digests:
     def _digest(self, path: Path) -> str | None:
         """None where the block ended before the file did."""
         held = path.stat()
-        found = find_digest(path, held) or self._digest_anew(path)
-        if found is not None:
+        found = find_digest(path, held)
+        if found is None and (found := self._digest_anew(path)) is not None:
             note_digest(path, held, found)
         return found
 

@@ -50,19 +50,13 @@ class Cache:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One decoder layer; `inner` and `outer` norms, the latter behind a branch."""
+class Heads:
+    """Attention of a layer, up to its output projection."""
 
     input_norm: Norm
     query: Projection
     key: Projection
     value: Projection
-    output: Projection
-    mlp_norm: Norm
-    gate: Projection
-    up: Projection
-    down: Projection
-    activation: str
     scale: float
     mask: ir.Value
     keys: Cache
@@ -72,6 +66,18 @@ class Layer:
     turns: Rotation | None
     head_dim: int
     kv_heads: int
+
+
+@dataclass(frozen=True)
+class Layer(Heads):
+    """One decoder layer; `inner` and `outer` norms, the latter behind a branch."""
+
+    output: Projection
+    mlp_norm: Norm
+    gate: Projection
+    up: Projection
+    down: Projection
+    activation: str
     attention_outer: Norm | None = None
     mlp_outer: Norm | None = None
 
@@ -165,34 +171,23 @@ def _layer(value: ir.Value) -> tuple[Layer, ir.Value]:
         decline("gate and up do not read one norm of the residual stream", gate.linear.node)
     before, output, attention_outer = _branch(maker(residual, "Add"))
     heads = _attention(output)
-    if heads.norm.input is not before:
+    if heads.input_norm.input is not before:
         decline("attention does not read a norm of the residual stream", output.linear.node)
     made = Layer(
-        heads.norm, heads.query, heads.key, heads.value, output, mlp_norm, gate, up, down, kind, heads.scale,
-        heads.mask, heads.keys, heads.values, heads.query_norm, heads.key_norm, heads.turns, heads.head_dim,
-        heads.kv_heads, attention_outer, mlp_outer,
-    )  # fmt: skip
+        **vars(heads),
+        output=output,
+        mlp_norm=mlp_norm,
+        gate=gate,
+        up=up,
+        down=down,
+        activation=kind,
+        attention_outer=attention_outer,
+        mlp_outer=mlp_outer,
+    )
     return made, before
 
 
-@dataclass(frozen=True)
-class _Heads:
-    norm: Norm
-    query: Projection
-    key: Projection
-    value: Projection
-    scale: float
-    mask: ir.Value
-    keys: Cache
-    values: Cache
-    query_norm: Norm | None
-    key_norm: Norm | None
-    turns: Rotation | None
-    head_dim: int
-    kv_heads: int
-
-
-def _attention(output: Projection) -> _Heads:
+def _attention(output: Projection) -> Heads:
     at, _ = through(output.input, _SHAPED)
     product = maker(at, "MatMul")
     softmax = _softmax(product.inputs[0])
@@ -215,7 +210,7 @@ def _attention(output: Projection) -> _Heads:
     if not (query.input is key.input is value.input):
         decline("q, k and v do not read one value", query.linear.node)
     size = _head_dim(k, turns, dots)
-    return _Heads(
+    return Heads(
         norm(query.input), query, key, value, scale * of_query * of_key, mask, keys, values, query_norm, key_norm,
         turns, size, key.linear.shape[0] // size,
     )  # fmt: skip
