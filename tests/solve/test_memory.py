@@ -69,10 +69,10 @@ def write(folder: Path, layers: int, vocab: int = 2048) -> None:
 @pytest.mark.parametrize("method", ["gptq", "awq"])
 def test_more_layers_take_no_more(tmp_path: Path, method: str) -> None:
     peaks = {}
-    for layers in (3, 15):
+    for layers in (3, 31):
         write(tmp_path / str(layers), layers)
         peaks[layers] = peak(tmp_path / str(layers), method, "lm_head", "embed_tokens")
-    assert peaks[15] - peaks[3] < 30, f"{peaks} MiB, where twelve layers' weights are 40 MiB in float32"
+    assert peaks[31] - peaks[3] < 60, f"{peaks} MiB, where 28 layers' weights are 92 MiB in float32"
 
 
 @pytest.mark.slow
