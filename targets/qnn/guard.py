@@ -52,7 +52,7 @@ class Guard:
     def close(self) -> None:
         """End both processes."""
         for emulator in self._emulators.values():
-            emulator.leave()
+            emulator.process.leave()
         self._emulators = {}
 
     def compared(self, twin: Twin, feeds: Mapping[str, np.ndarray], what: str) -> tuple[int, int] | str:
@@ -73,11 +73,12 @@ class Guard:
     def _emulator(self, sparse: bool) -> QnnEmulator:
         if sparse not in self._emulators:
             self._emulators[sparse] = QnnEmulator(self._chip)
-            self._emulators[sparse].join()
+            self._emulators[sparse].process.join()
         return self._emulators[sparse]
 
     def _compile(self, sparse: bool, twin: Twin, what: str) -> Path:
-        return self._emulator(sparse).using(lambda child: twin(sparse, child), what)
+        process = self._emulator(sparse).process
+        return process.using(f"the HTP compiler for {what}", lambda child: twin(sparse, child))
 
     def _run(self, sparse: bool, path: Path, feeds: Mapping[str, np.ndarray], what: str) -> dict[str, np.ndarray]:
         session = self._emulator(sparse).open(path, what)

@@ -53,7 +53,7 @@ class Opened:
         lowered = as_it_stands(model, "graph")
         self._inputs = {value.name or "": value.dtype for value in lowered.model.graph.inputs}
         self._emulator = QnnEmulator(chip)
-        self._emulator.join()
+        self._emulator.process.join()
         try:
             with scratch_folder("qnn") as folder:
                 save_graphs({"graph": lowered.model}, folder, DATA)
@@ -61,7 +61,7 @@ class Opened:
                     lambda child: _compiled(folder, chip, child, model, name), f"`{name}`"
                 )
         except BaseException:
-            self._emulator.leave()
+            self._emulator.process.leave()
             raise
 
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -72,7 +72,7 @@ class Opened:
     def close(self) -> None:
         """End the process."""
         self._session.close()
-        self._emulator.leave()
+        self._emulator.process.leave()
 
 
 def _compiled(folder: Path, chip: Chip, child: Child, model: ir.Model, name: str) -> Path:
