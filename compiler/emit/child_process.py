@@ -177,6 +177,11 @@ def serve(handlers: Mapping[str, Callable[..., Any]]) -> None:
         _send(channel, answer)
 
 
+def usable_cores() -> int:
+    """The cores that this process and its children may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def limit_memory(more: int) -> None:
     """Let this process take `more` bytes of address space beyond what it has now; an allocation beyond that fails."""
     import resource

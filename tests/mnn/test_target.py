@@ -60,6 +60,19 @@ def test_a_decoder_opens_from_its_entries(draft, tmp_path):
     model.close()
 
 
+def test_a_draft_leaves_a_core_to_the_target_it_works_beside(draft, tmp_path, monkeypatch):
+    emission = MnnTarget().emit(job(draft, tmp_path))
+    files = {path.relative_to(tmp_path).as_posix(): {} for path in (tmp_path / "draft").iterdir()}
+    row = {"name": "draft", "arch": {"vocab": draft.arch.vocab, "context": 64}}
+    beside = {"target": "target", "draft": "draft", "overlap": {}}
+    for cores, pair, threads in ((1, beside, 1), (3, beside, 2), (64, beside, 4), (2, {"draft": "draft"}, 4)):
+        monkeypatch.setattr("edgec.targets.mnn.run.engine.usable_cores", lambda cores=cores: cores)
+        entries = {"parts": emission.parts, "files": files, "speculation": pair}
+        model = MnnTarget().open_model(tmp_path, row, entries)
+        assert model._child.call("settings")["thread_num"] == threads
+        model.close()
+
+
 def test_a_graph_opens_from_its_entries(tmp_path):
     module = load(tmp_path, MLP)
     emission = MnnTarget().emit(job(module, tmp_path))

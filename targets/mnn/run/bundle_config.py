@@ -108,10 +108,15 @@ def _refuse(path: Path, why: str) -> NoReturn:
     fail("E0713", message, help="compile the plan again; edgec runs only the settings it writes")
 
 
-def write_private_copy(folder: Path, names: Collection[str], into: Path) -> None:
-    """Fill `into` with the configs of `folder`, written anew, and links to those of its files that are `names`."""
+def write_private_copy(folder: Path, names: Collection[str], into: Path, most_threads: int | None = None) -> None:
+    """Fill `into` with the configs of `folder`, written anew, and links to those of its files that are `names`.
+
+    `most_threads`: the copy asks for no more of them.
+    """
     run, model = read_config(folder / RUN, RUN_KEYS), read_config(folder / MODEL, MODEL_KEYS)
     model.pop("jinja", None)
+    if most_threads is not None:
+        run["thread_num"] = min(run.get("thread_num", most_threads), most_threads)
     for key, value in run.items():
         if RUN_KEYS[key] is _file and value not in names:
             _refuse(folder / RUN, f"`{key}` names `{value}`, which the manifest does not list")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ....compiler.diagnostics.diagnostic import EngineError, fail
-from ....compiler.emit.child_process import Child
+from ....compiler.emit.child_process import Child, usable_cores
 from ....compiler.files.scratch import PREFIX, hold, release
 from .bundle_config import write_private_copy
 
@@ -75,12 +75,21 @@ class BundledModel(MnnLanguageModel):
     """The model of a bundle that may come from anywhere: the engine sees a private copy of its configs.
 
     `names`: the files of `folder` that the manifest vouches for; the copy holds links to them and nothing else.
+    `most_threads`: of the engine, if that is fewer than the bundle says.
     """
 
-    def __init__(self, folder: Path, names: Collection[str], vocab: int, context: int, what: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        names: Collection[str],
+        vocab: int,
+        context: int,
+        what: str,
+        most_threads: int | None = None,
+    ) -> None:
         self._scratch = hold(f"{PREFIX}mnn-", Path(tempfile.gettempdir()))
         try:
-            write_private_copy(folder, names, self._scratch.work)
+            write_private_copy(folder, names, self._scratch.work, most_threads)
             super().__init__(self._scratch.work, vocab, context, what)
         except BaseException:
             release(self._scratch)
@@ -113,13 +122,20 @@ class MnnGraph:
 
 
 def open_model(bundle: Path, model: dict[str, Any], manifest: dict[str, Any]) -> MnnLanguageModel:
-    """The model of a manifest's entry; its part's file is the bundle's config.json."""
+    """The model of a manifest's entry; its part's file is the bundle's config.json.
+
+    A draft that works while the target runs leaves that one a core: MNN's threads spin while they wait for each other,
+    and where they are more than the free cores, a call of half a millisecond takes up to half a second.
+    """
     part = next(part for part in manifest["parts"].values() if part["model"] == model["name"])
     arch, file = model["arch"], PurePosixPath(part["file"])
     inside = [PurePosixPath(name) for name in manifest["files"]]
     names = [path.name for path in inside if path.parent == file.parent]
     what = f"MNN running `{model['name']}`"
-    return BundledModel(bundle / file.parent, names, arch["vocab"], arch["context"], what)
+    pair = manifest.get("speculation") or {}
+    beside = "overlap" in pair and pair["draft"] == model["name"]
+    most = max(1, usable_cores() - 1) if beside else None
+    return BundledModel(bundle / file.parent, names, arch["vocab"], arch["context"], what, most)
 
 
 def open_graph(bundle: Path, part: dict[str, Any], bucket: str) -> MnnGraph:
