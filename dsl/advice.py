@@ -24,6 +24,7 @@ _YAML = re.compile(rf"(?:---[^\n]*\n|[ \t]*#[^\n]*\n|[ \t\r]*\n)*[ \t]*(?:- )?{_
 _TOML = re.compile(rf"(?:[ \t]*#[^\n]*\n|[ \t\r]*\n)*[ \t]*\[\[?{_NAME}(?:\.{_NAME})*\]\]?[ \t]*(?:\r?\n|$)")
 _JSON = re.compile(r"\s*[\[{]\s*(?:\"|\{|\[|\}|\])")
 _XML = re.compile(r"\s*<[?!A-Za-z]")
+_SHOWN = 80  # characters of a line that are shown again
 _FIRST = "a plan begins like `plan chat`; docs/language.md shows a whole one"
 
 
@@ -73,6 +74,7 @@ def advice(at: Found) -> str | None:
         or ("write `key = value`" if found in (":", ",", ")") and "EQUAL" in accepts else None)
         or ("a requirement compares with `<=` or `>=`" if found == "=" and "COMPARE" in accepts else None)
         or _separated(found, accepts)
+        or _without_braces(at)
     )
 
 
@@ -104,6 +106,14 @@ def _separated(found: str, accepts: frozenset[str]) -> str | None:
     if "COMMA" in accepts and (found[:1].isalnum() or found[:1] == '"'):
         return "separate arguments and list items with `,`"
     return None
+
+
+def _without_braces(at: Found) -> str | None:
+    """A statement of several lines, written in one: `require perplexity <= 9`."""
+    if at.accepts != {"LBRACE"}:
+        return None
+    said = f"{at.before.strip()} {{ {at.line.split('#', 1)[0].strip() or '…'} }}"
+    return f"write `{said}`" if len(said) <= _SHOWN else "what belongs to it stands in braces: `{ … }`"
 
 
 def _deployed(at: Found) -> str | None:
