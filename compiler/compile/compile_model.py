@@ -145,7 +145,7 @@ def _emitted(
         module,
         deploy,
         lambda: cut_module(module, deploy, steps),
-        lambda cut: _emit(module, cut.parts, plan, deploy, directory, options),
+        lambda cut: _emit(module, cut, plan, deploy, directory, options),
         folder,
         placed_by(steps, deploy),
         options.progress,
@@ -328,9 +328,22 @@ def parts_by_target(deploy: Deploy, parts: Sequence[Part]) -> dict[type[Target],
 
 
 def _emit(
+    module: Module, cut: PartGraph, plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions
+) -> Emission:
+    """Emit the parts of each target, or take the files from the cache where they are kept; a plain graph's are proven
+    together.
+    """
+    from .prove_chain import prove_chain
+
+    emission = _emit_each(module, cut.parts, plan, deploy, directory, options)
+    if module.arch is None and options.prove and not emission.proof:
+        emission.proof = prove_chain(module, cut, emission, directory, deploy.target, options.progress)
+    return emission
+
+
+def _emit_each(
     module: Module, parts: list[Part], plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions
 ) -> Emission:
-    """Emit the parts of each target, or take the files from the cache where they are kept."""
     from ..emit.target import Emission
     from ..registry import find_target
     from .kept_emission import kept_emission
@@ -376,6 +389,7 @@ def _job(
         folder=deploy.model,
         device=plan.devices[0],
         devices=plan.devices,
+        slower=cls.slower,
         jobs=options.jobs,
         keep=options.emission_key is not None,
         tokenizer_source=plan.models[deploy.model].source.tokenizer_folder,

@@ -9,7 +9,7 @@ wrong. With `fallback = none` the same is done to the end, and all that was foun
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -41,43 +41,44 @@ def emit_parts(
 
     `folder`: where the files go, emptied between two attempts. `kept`: whether the plan has a node of that name stay.
     """
-    found: dict[str, Wrong] = {}
+    found: list[Wrong] = []
+    moved: set[str] = set()
     engine = ""
     for _ in range(_ROUNDS):
         try:
             parts = cut()
         except PlanError as error:  # a loop that cannot be cut out: with what would have had to be
-            raise PlanError(
-                *(not_taken(engine, deploy.model, one) for one in found.values()), *error.diagnostics
-            ) from None
+            raise PlanError(*(not_taken(engine, deploy.model, one) for one in found), *error.diagnostics) from None
         if found and not any(part.device == deploy.device and not part.target for part in parts.parts):
-            raise _nothing_left(deploy, engine, list(found.values()))
+            raise _nothing_left(deploy, engine, found)
         try:
             emission = emit(parts)
         except NotTaken as refused:
             engine = refused.engine
-            fresh = [node for node in refused.nodes if node.node not in found]
-            found |= {node.node: node for node in fresh}
-            if not fresh or not _move(module, deploy.device, [node.node for node in fresh]):
-                raise _nothing_left(deploy, engine, list(found.values())) from refused
+            fresh = [node for node in refused.nodes if not moved.issuperset(node.nodes)]
+            found += fresh
+            names = {name for node in fresh for name in node.nodes}
+            moved |= names
+            if not fresh or not _move(module, deploy.device, names):
+                raise _nothing_left(deploy, engine, found) from refused
             for node in fresh:
                 say(f"{deploy.model}: {node.text()}; {BESIDE} runs it")
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True, exist_ok=True)
             continue
-        held = [node for node in found.values() if kept(node.node) or not falls_back(deploy.options)]
+        held = [node for node in found if any(map(kept, node.nodes)) or not falls_back(deploy.options)]
         if held:
             raise PlanError(*(not_taken(engine, deploy.model, node) for node in held))
-        return parts, emission, list(found.values())
-    raise _nothing_left(deploy, engine, list(found.values()))
+        return parts, emission, found
+    raise _nothing_left(deploy, engine, found)
 
 
-def _move(module: Module, device: str, names: Sequence[str]) -> bool:
+def _move(module: Module, device: str, names: Collection[str]) -> bool:
     """Let ONNX Runtime have these nodes on the CPU; whether anything is left that computes."""
-    wanted, left = set(names), 0
+    left = 0
     for model in module.graphs.values():
         for node in model.graph:
-            if node.name in wanted:
+            if node.name in names:
                 DEVICE.set(node, "cpu")
                 if device == "cpu":
                     ENGINE.set(node, BESIDE)

@@ -182,6 +182,8 @@ def _model(
     }
     if model.emission.layout:
         entry["layout"] = model.emission.layout
+    if model.emission.proof:
+        entry["proof"] = model.emission.proof
     if active := _active(model, estimate_of, measured):
         entry["active"] = active
     if bought := sparsity_bought(model):

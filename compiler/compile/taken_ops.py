@@ -126,11 +126,13 @@ def _unlogged() -> Iterator[None]:
 
 
 def _refuse(found: Taken, node: ir.Node, reason: str, unproven: bool = False) -> None:
+    from ..ir.bodies import inside
+
     row = found.ops[_kind(node)]
     row.refused += not unproven
     row.unproven += unproven
     row.reasons.setdefault(reason, []).append(node.name or "")
-    for inner in _inside(node):
+    for inner in inside(node):
         found.ops[_kind(inner)].refused += 1
         found.ops[_kind(inner)].reasons.setdefault(f"inside {node.op_type} `{node.name}`", []).append(inner.name or "")
 
@@ -140,22 +142,11 @@ def _reason(refusal: Refusal) -> str:
 
 
 def _counted(module: Module) -> Counter[str]:
+    from ..ir.bodies import inside
+
     graph = module.main.graph
-    return Counter(_kind(one) for node in graph for one in (node, *_inside(node)))
+    return Counter(_kind(one) for node in graph for one in (node, *inside(node)))
 
 
 def _kind(node: ir.Node) -> str:
     return f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
-
-
-def _inside(node: ir.Node) -> Iterator[ir.Node]:
-    """The nodes of the bodies of `node`, at any depth."""
-    import onnx_ir as ir
-
-    for attribute in node.attributes.values():
-        bodies = [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH else []
-        bodies += list(attribute.as_graphs()) if attribute.type == ir.AttributeType.GRAPHS else []
-        for body in bodies:
-            for inner in body:
-                yield inner
-                yield from _inside(inner)

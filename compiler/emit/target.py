@@ -74,6 +74,7 @@ class EmitJob:
     devices: tuple[Device, ...] = ()  # all chips the bundle is for, `device` first; empty: `device` alone
     tokenizer_source: Path | None = None  # the folder of the model's tokenizer, where its source is
     tokenizer_folder: str | None = None  # and in the bundle, where it is put later
+    slower: float = 2.0  # the target's
     jobs: int = 1  # files that may be made at the same time
     keep: bool = False  # keep in the cache what took long, so that no later compile makes it again
 
@@ -96,6 +97,7 @@ class Emission:
     layout: dict[str, Any] = field(default_factory=dict)  # where kinds of weights lie, where the plan orders them
     sparse: list[SparseIntegers] = field(default_factory=list)  # what can be packed, where the plan asks for that
     units: list[dict[str, Any]] = field(default_factory=list)  # the compiles that were kept, as `Target.lower` says
+    proof: dict[str, Any] = field(default_factory=dict)  # by graph, what held the parts together right
 
     def __repr__(self) -> str:
         return f"<emission: {self.engine}, {', '.join(self.parts)}>"
@@ -133,6 +135,7 @@ class Target:
     capabilities: ClassVar[Capabilities]
     engine: ClassVar[str] = "chain"
     seconds_per_weight: ClassVar[float] = 1e-10  # of a linear and a token, on two cores: what `engine_time` goes by
+    slower: ClassVar[float] = 2.0  # times the oracle's seconds that a run takes on this machine, the process with it
     float_bytes: ClassVar[float] = 2.0  # of a float in its files and in its cache
     also_called: ClassVar[tuple[str, ...]] = ()  # what people type who mean it: engines and formats it writes for
 

@@ -6,6 +6,8 @@ from collections.abc import Container, Iterable
 
 import onnx_ir as ir
 
+from .bodies import reads
+
 
 def constant_nodes(nodes: Iterable[ir.Node]) -> set[ir.Node]:
     """Those of `nodes`, in topological order, that depend on constants alone: a weight's DequantizeLinear, a Constant.
@@ -14,7 +16,7 @@ def constant_nodes(nodes: Iterable[ir.Node]) -> set[ir.Node]:
     """
     found: set[ir.Node] = set()
     for node in nodes:
-        if all(value is None or is_constant(value, found) for value in node.inputs):
+        if all(is_constant(value, found) for value in reads(node)):
             found.add(node)
     return found
 

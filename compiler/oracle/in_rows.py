@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from ..ir.bodies import bodies
 from ..ir.linears import Linear, as_linear
 from ..ir.module import constant
 from ..ir.weights import Weight
@@ -32,8 +33,7 @@ def is_large(graph: ir.Graph) -> bool:
 
 def goes_in_rows(graph: ir.Graph) -> bool:
     """Whether every node can be run by itself: none has a body that reads values around it."""
-    kinds = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-    return not any(attribute.type in kinds for node in graph for attribute in node.attributes.values())
+    return not any(map(bodies, graph))
 
 
 def run(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> Arrays:

@@ -20,9 +20,10 @@ from heapq import heappop, heappush
 import networkx as nx
 import onnx_ir as ir
 
+from ..ir.bodies import reads
 from ..ir.module import Module
 from .copied_nodes import copied_nodes
-from .placement import Placement, placements, refuse_control_flow
+from .placement import Placement, placements
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Cut:
 
 
 def cut(module: Module, key: str, deploy_device: str) -> Cut:
-    """Cut graph `key` of `module`; `deploy_device` is where nodes without a device run. E0501 to E0503, E0506."""
+    """Cut graph `key` of `module`; `deploy_device` is where nodes without a device run. E0501, E0502, E0506."""
     nodes = list(module.graphs[key].graph)
     where = placements(module, nodes, deploy_device)
     copied = copied_nodes(nodes, where, deploy_device)
@@ -50,10 +51,9 @@ def cut(module: Module, key: str, deploy_device: str) -> Cut:
     if len(used) < 2:
         only = used[0] if used else Placement(deploy_device)
         return Cut(nodes, [only], [list(range(len(nodes)))], dict.fromkeys(nodes, 0), {})
-    refuse_control_flow(module, key, nodes)
-    successors, reads = _edges(nodes, own)
+    successors, waits = _edges(nodes, own)
     used.sort(key=lambda placement: placement.device != deploy_device)  # of orders with as many parts, the first wins
-    orders = (_list_schedule(own, where, successors, reads, first) for first in used)
+    orders = (_list_schedule(own, where, successors, waits, first) for first in used)
     home = min((_contract(part_of, where, successors) for part_of in orders), key=lambda part_of: max(part_of.values()))
     return _with_copies(nodes, where, home)
 
@@ -62,25 +62,25 @@ def _edges(nodes: Sequence[ir.Node], own: Sequence[int]) -> tuple[dict[int, list
     """Readers of each node, and how many nodes each waits for; by position, copied nodes left out."""
     position = {nodes[i]: i for i in own}
     successors: dict[int, list[int]] = {i: [] for i in own}
-    reads = {}
+    waits = {}
     for i in own:
-        producers = {value.producer() for value in nodes[i].inputs if value is not None}
+        producers = {value.producer() for value in reads(nodes[i])}
         before = [position[node] for node in producers if node in position]
-        reads[i] = len(before)
+        waits[i] = len(before)
         for j in before:
             successors[j].append(i)
-    return successors, reads
+    return successors, waits
 
 
 def _list_schedule(
     own: Sequence[int],
     where: Sequence[Placement],
     successors: dict[int, list[int]],
-    reads: dict[int, int],
+    before: dict[int, int],
     first: Placement,
 ) -> dict[int, int]:
     """Node -> part, beginning with placement `first` and changing it only when none of its nodes is ready."""
-    waits = dict(reads)
+    waits = dict(before)
     ready: dict[Placement, list[int]] = {}  # heaps: within a part, nodes come in the graph's order
     for i in own:
         if not waits[i]:
@@ -155,10 +155,14 @@ def _mergeable(parts: nx.DiGraph, placement: dict[int, Placement]) -> tuple[int,
 def _with_copies(nodes: list[ir.Node], where: Sequence[Placement], home: dict[int, int]) -> Cut:
     """Put each copied node into all parts that read it; one that nobody reads goes into the first."""
     homes = {nodes[i]: part for i, part in home.items()}
+    readers_of: dict[ir.Value, list[ir.Node]] = {}
+    for node in nodes:
+        for value in reads(node):
+            readers_of.setdefault(value, []).append(node)
     parts_of: dict[ir.Node, set[int]] = {node: {part} for node, part in homes.items()}
     for node in reversed(nodes):
         if node not in homes:
-            readers = (parts_of[use.node] for value in node.outputs for use in value.uses())
+            readers = (parts_of[reader] for value in node.outputs for reader in readers_of.get(value, ()))
             parts_of[node] = set().union(*readers) or {0}
     count = 1 + max(home.values())
     members: list[list[int]] = [[] for _ in range(count)]
@@ -167,7 +171,7 @@ def _with_copies(nodes: list[ir.Node], where: Sequence[Placement], home: dict[in
         for part in parts_of[node]:
             members[part].append(i)
         for value in node.outputs if node in homes else ():
-            readers = set().union(*(parts_of[use.node] for use in value.uses())) - {homes[node]}
+            readers = set().union(*(parts_of[reader] for reader in readers_of.get(value, ()))) - {homes[node]}
             if readers:
                 crossing[value] = sorted(readers)
     placed = {part: where[i] for i, part in home.items()}

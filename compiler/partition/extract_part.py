@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
+from ..ir.bodies import reads
 from ..ir.clone import own_types
 from .cut_by_placement import Cut
 
@@ -36,7 +37,7 @@ def extract_parts(model: ir.Model, cut: Cut, names: Mapping[str, str]) -> list[i
 def _read(nodes: Sequence[ir.Node], made: Iterable[ir.Value], rank: Mapping[ir.Value, int]) -> list[ir.Value]:
     """What a part reads from outside, in the order of `rank`."""
     own = {value for node in nodes for value in node.outputs}
-    used = {value for node in nodes for value in node.inputs if value is not None} | set(made)
+    used = {value for node in nodes for value in reads(node)} | set(made)
     return sorted(used - own, key=rank.__getitem__)
 
 

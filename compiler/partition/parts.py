@@ -20,6 +20,7 @@ from ..diagnostics.diagnostic import fail
 from ..emit.part import Part
 from ..ir.activation_encodings import encoding_of
 from ..ir.annotations import SHADOW
+from ..ir.bodies import inside
 from ..ir.module import Module
 from .cut_by_placement import Cut, cut
 from .extract_part import extract_parts
@@ -52,7 +53,7 @@ def partition(module: Module, deploy_device: str) -> PartGraph:
     """Cut `module` into parts named `<model>.<device><place in the order>`; its integer pairs are placed on the way.
 
     `deploy_device`: the device of ops that are placed on none. Errors: E0501 (an NPU op beside a CPU deploy), E0502 (no
-    device), E0503 (loops), E0504 (buckets placed differently), E0506 (no shard).
+    device), E0504 (buckets placed differently), E0506 (no shard).
     """
     pairs_follow(module, deploy_device)
     cuts = {key: cut(module, key, deploy_device) for key in module.graphs}
@@ -144,4 +145,5 @@ def _values(graph: ir.Graph) -> Iterator[ir.Value]:
     yield from graph.inputs
     yield from graph.initializers.values()
     for node in graph:
-        yield from node.outputs
+        for one in (node, *inside(node)):
+            yield from one.outputs

@@ -57,15 +57,3 @@ def _checked(module: Module, node: ir.Node, deploy_device: str) -> Placement:
             f"`{node.name}` of `{module.name}` is in shard `{node.metadata_props[SHARD.key]}`, which is no number",
             help=f"`{SHARD.key}` holds 0, 1, 2, …",
         )
-
-
-def refuse_control_flow(module: Module, key: str, nodes: Sequence[ir.Node]) -> None:
-    """E0503 if a node of graph `key` has a body: its reads from the graph around it are not among its inputs."""
-    for node in nodes:
-        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
-            fail(
-                "E0503",
-                f"`{module.name}` cannot be split between devices: `{node.name}` ({node.op_type}) in graph "
-                f"`{key}` has a body of its own",
-                help="place the whole model on one device, or export it without loops",
-            )

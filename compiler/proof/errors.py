@@ -104,6 +104,11 @@ def largest(array: np.ndarray) -> float:
     return float(size[np.isfinite(size)].max(initial=0.0))
 
 
+def share(error: float) -> str:
+    """An error or a bound, for people."""
+    return f"{100 * error:.{2 if error < 0.1 else 0}f} %" if np.isfinite(error) else "more than all"
+
+
 def far(probes: Probes, trial: Trial, made: Arrays, arithmetic: Arithmetic) -> dict[str, tuple[float, float]]:
     """The outputs that are further from the oracle's than the arithmetic explains: error and bound.
 

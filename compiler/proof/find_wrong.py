@@ -19,7 +19,7 @@ from ..diagnostics.diagnostic import EngineError
 from ..oracle import oracle
 from ..oracle.probes import Probes, Trial
 from . import detached
-from .errors import Arithmetic, far, relative_errors, scales
+from .errors import Arithmetic, far, relative_errors, scales, share
 from .not_taken import NotTaken, Wrong
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _alone(model: ir.Model, trial: Trial, made: dict[str, np.ndarray], arithmeti
     convs = {value.name for node in model.graph if node.op_type in _CONVOLUTIONS for value in node.outputs}
     bounds = {name: arithmetic.conv if name in convs else arithmetic.single for name in made}
     wrong = _first_ones(model, {name for name in made if not errors.get(name, 0.0) <= bounds[name]})
-    return [_wrong(model, name, f"is computed wrong: off by {_share(errors[name])} of its range") for name in wrong]
+    return [_wrong(model, name, f"is computed wrong: off by {share(errors[name])} of its range") for name in wrong]
 
 
 def _drifted(
@@ -78,7 +78,7 @@ def _drifted(
     bound = arithmetic.most or arithmetic.single
     first = next((name for name in made if not errors.get(name, 0.0) <= bound), None)
     why = f"loses too much in {arithmetic.name}: off by "
-    return [] if first is None else [_wrong(model, first, f"{why}{_share(errors[first])} of its range")]
+    return [] if first is None else [_wrong(model, first, f"{why}{share(errors[first])} of its range")]
 
 
 def _in_the_oracle(run: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray] | None:
@@ -113,10 +113,6 @@ def _wrong(model: ir.Model, value: str, why: str) -> Wrong:
     return Wrong(node.name or "", node.op_type, why)
 
 
-def _share(error: float) -> str:
-    return f"{100 * error:.{2 if error < 0.1 else 0}f} %" if np.isfinite(error) else "more than all"
-
-
 def _bisected(model: ir.Model, build: Build, trial: Trial, arithmetic: Arithmetic, say: Say) -> Wrong:
     """The last node of the shortest stretch that is wrong; the last of the graph where no shorter one is."""
     nodes = list(model.graph)
@@ -142,7 +138,7 @@ def _problem(model: ir.Model, build: Build, trial: Trial, arithmetic: Arithmetic
     except EngineError as error:
         return f"makes it fail: {_first_line(error)}"
     off = far(Probes(model), Trial(trial.kind, feeds, expected), made, arithmetic)
-    return f"is computed wrong: off by {_share(max(error for error, _ in off.values()))} of its range" if off else None
+    return f"is computed wrong: off by {share(max(error for error, _ in off.values()))} of its range" if off else None
 
 
 def _first_line(error: EngineError) -> str:

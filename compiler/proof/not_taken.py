@@ -6,21 +6,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..diagnostics.diagnostic import Diagnostic
+from ..diagnostics.wording import count
 
 _WAY = "`fallback = cpu` in the deploy line lets ONNX Runtime run it on the CPU; `as ort` runs all of the model there"
 
 
 @dataclass(frozen=True)
 class Wrong:
-    """One node, and why the engine is not to have it: the end of a sentence about it."""
+    """One node, or a stretch of them, and why the engine is not to have it: the end of a sentence about it."""
 
     node: str
     op: str
     why: str
+    more: tuple[str, ...] = ()  # nodes that go with it
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The names of all of them."""
+        return (self.node, *self.more)
 
     def text(self) -> str:
-        """The node, its op and why."""
-        return f"`{self.node}` ({self.op}) {self.why}"
+        """The node, its op, how many go with it, and why."""
+        rest = f", with {count(len(self.more), 'more node')}," if self.more else ""
+        return f"`{self.node}` ({self.op}){rest} {self.why}"
 
 
 class NotTaken(Exception):

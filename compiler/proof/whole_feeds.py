@@ -24,7 +24,7 @@ def whole_feeds(module: Module, part: ir.Model) -> list[Called]:
     names = [value.name or "" for value in part.graph.inputs]
     if model is None or part is model or not names:
         return []
-    sources = {name: _source(model, name) for name in names}
+    sources = {name: source(model, name) for name in names}
     if not all(sources.values()):
         return []
     tried, _ = trials(Probes(model, samples=module.samples), module.name)
@@ -37,7 +37,7 @@ def whole_feeds(module: Module, part: ir.Model) -> list[Called]:
     return found
 
 
-def _source(model: ir.Model, name: str) -> str | None:
+def source(model: ir.Model, name: str) -> str | None:
     """The value of the whole graph that a part knows as `name`: its own name, or the op that makes it."""
     values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
     if any(value.name == name for value in values):

@@ -396,7 +396,7 @@ def _by_the_engine(job: EmitJob, part: Part, names: Mapping[str, str]) -> dict[s
     chip = Chip.of(job.chips[0])
     found = {}
     for bucket, name in names.items():
-        proven = prove_engine(job.module, part.graphs[bucket], chip, job.progress)
+        proven = prove_engine(job.module, part.graphs[bucket], chip, job.slower, job.progress)
         found[name] = (as_it_stands(part.graphs[bucket], name), proven.facts())
     return found
 

@@ -16,6 +16,7 @@ from ...compiler.diagnostics.diagnostic import EngineError, fail
 from ...compiler.emit.child_process import Child
 from ...compiler.files.scratch import scratch_folder
 from ...compiler.ir.activation_encodings import quantised
+from ...compiler.ir.bodies import bodies
 from ...compiler.ir.module import Module
 from ...compiler.ir.save import save_graphs
 from ...compiler.oracle.compare import FROM_THE_END
@@ -34,14 +35,17 @@ if TYPE_CHECKING:
 
 ENGINE = "the QNN provider's own lowering"
 _EDGES = (FROM_THE_END,)  # large numbers leave float16's range, small ones its digits
-_SLOWER = 20.0  # times the oracle's time that the emulator takes for a convolutional network
 
 
-def prove_engine(module: Module, model: ir.Model, chip: Chip, say: Callable[[str], None]) -> Proven:
+def prove_engine(module: Module, model: ir.Model, chip: Chip, slower: float, say: Callable[[str], None]) -> Proven:
     """What proves the provider's form of `model`, a part of `module`, on `chip`; NotTaken where it is not right."""
-    name, called = module.name, whole_feeds(module, model)
+    name = module.name
+    if branching := [node for node in model.graph if bodies(node)]:
+        why = "has a body of its own, and HTP has no control flow"
+        raise NotTaken(ENGINE, name, [Wrong(node.name or "", node.op_type, why) for node in branching])
+    called = whole_feeds(module, model)
     arithmetic = INTEGERS if quantised(model.graph) else FLOAT16
-    proof = Proof(model, name, ENGINE, arithmetic, module.samples, called, _EDGES, _SLOWER, say)
+    proof = Proof(model, name, ENGINE, arithmetic, module.samples, called, _EDGES, slower, say)
     say(f"{name}: {ENGINE} for v{chip.arch}; proving it on the emulator, {proof.outlook()}")
     return proof.judge(lambda graph: Opened(graph, name, chip))
 

@@ -348,19 +348,31 @@ def test_a_shard_that_is_no_number(draft: Module, golden_error) -> None:
     golden_error("E0506", raised.value)
 
 
-def test_control_flow(golden_error) -> None:
-    module = from_text("""<ir_version: 10, opset_import: ["" : 21]>
-    m (bool c, float[2] x) => (float[2] y) {
+def test_what_a_body_reads_around_it_crosses_to_its_part() -> None:
+    module = from_text(
+        """<ir_version: 10, opset_import: ["" : 21]>
+    m (bool c, bool d, float[2] x) => (float[2] y) <float[2] w = {2.0, 3.0}> {
         h = Exp(x)
-        y = If(c) <then_branch = a () => (float[2] u) { u = Tanh(h) },
-                   else_branch = b () => (float[2] v) { v = Exp(h) }>
-    }""")
-    Place(device="cpu").run(module, Scope(on=("Exp_0",)))
-    with pytest.raises(EdgecError) as raised:
-        partition(module, "npu")
-    golden_error("E0503", raised.value)
-    Place(device="npu").run(module, Scope(on=("Exp_0",)))
-    assert len(partition(module, "npu").parts) == 1  # whole, it is no problem
+        i = Neg(h)
+        j = If(c) <then_branch = a () => (float[2] u) {
+                       u = If(d) <then_branch = e () => (float[2] r) { r = Tanh(h) },
+                                  else_branch = f () => (float[2] s) { s = Mul(h, w) }> },
+                   else_branch = b () => (float[2] v) { v = Exp(i) }>
+        y = Neg(j)
+    }"""
+    )
+    DEVICE.set(next(node for node in module.main.graph if node.op_type == "If"), "cpu")
+    whole, cut = module.main, partition(module, "npu")
+    assert [part.device for part in cut.parts] == ["npu", "cpu", "npu"]
+    middle = cut.parts[1].graphs["main"].graph
+    assert {value.name for value in middle.inputs} == {"Exp_0", "Neg_0", "c", "d"}  # `h` is read by a body in a body
+    for c, d in itertools.product((False, True), repeat=2):
+        feeds = {"c": np.array(c), "d": np.array(d), "x": np.float32([1, -2])}
+        held = dict(feeds)
+        for part in cut.parts:
+            graph = part.graphs["main"].graph
+            held |= oracle.run(part.graphs["main"], {v.name or "": held[v.name or ""] for v in graph.inputs})
+        np.testing.assert_array_equal(held["y"], oracle.run(whole, feeds)["y"])
 
 
 def test_buckets_cut_differently(draft: Module, golden_error) -> None:

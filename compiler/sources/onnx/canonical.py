@@ -22,6 +22,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from ...ir.attributes import WINDOWS, Value, attributes
+from ...ir.bodies import bodies
 from ...ir.module import constant, drop_unread_nodes, drop_unused_initializers, initializer
 from ...ir.weightless import give_weights, take_weights
 from ...ir.weights import DryWeight, Weight, from_array, numbers
@@ -129,9 +130,8 @@ def _filled(node: ir.Node) -> list[Weight] | None:
 def _computed(node: ir.Node) -> list[Weight] | None:
     """What an op makes of constants, by ONNX's reference; None where that is not known to be small, or fails."""
     held = [None if value is None else constant(value) for value in node.inputs]
-    bodies = any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
     missing = any(one is None and value is not None for one, value in zip(held, node.inputs, strict=True))
-    if not held or missing or bodies or _is_kept(node, held) or node.op_type.startswith("Random"):
+    if not held or missing or bodies(node) or _is_kept(node, held) or node.op_type.startswith("Random"):
         return None
     if sum(one.nbytes for one in held if one is not None) > _MOST or not all(_small(node, v) for v in node.outputs):
         return None

@@ -17,6 +17,7 @@ import onnx_ir as ir
 from ....compiler.diagnostics.diagnostic import EngineError, fail
 from ....compiler.emit.child_process import Child
 from ....compiler.files.scratch import scratch_folder
+from ....compiler.ir.bodies import inside
 from ....compiler.ir.boundary import retype_boundary
 from ....compiler.ir.clone import clone_model
 from ....compiler.ir.linears import as_quantized
@@ -73,14 +74,9 @@ def convert(model: ir.Model, path: Path, name: str, bits: int = 0, block: int = 
 def _of_ops(model: ir.Model, listed: str) -> list[Wrong]:
     """The nodes of ops that the converter listed as `ONNX::GatherND | ONNX::Mod`."""
     lacking = {one.strip().rpartition("::")[2] for one in re.split(r"[|,]", listed)}
-    found = [node for node in model.graph if node.op_type in lacking or _inner_ops(node) & lacking]
+    found = [node for node in model.graph if node.op_type in lacking or {one.op_type for one in inside(node)} & lacking]
     why = "has no form there"
     return [Wrong(node.name or "", node.op_type, why) for node in found]
-
-
-def _inner_ops(node: ir.Node) -> set[str]:
-    bodies = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
-    return {one.op_type for body in bodies for one in body.all_nodes()}
 
 
 def with_plain_boundary(model: ir.Model) -> ir.Model:

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from ....compiler.emit.part import Part
     from ....compiler.emit.target import EmitJob
 
-_SLOWER = 2.0  # than the oracle, with what a process and a conversion take
-
 
 def emit_part(job: EmitJob, part: Part) -> GraphFiles:
     """Write a part below the job's folder; see the module's text for what is raised."""
@@ -69,7 +67,7 @@ def _by_the_engine(job: EmitJob, module: Module, file: str, why: str) -> GraphFi
     floats = with_float_weights(module.main)
     threads = min(options.threads, os.cpu_count() or 1)
     called = whole_feeds(job.module, module.main)
-    proof = Proof(floats, module.name, ENGINE, FLOAT32, module.samples, called, slower=_SLOWER, say=job.progress)
+    proof = Proof(floats, module.name, ENGINE, FLOAT32, module.samples, called, slower=job.slower, say=job.progress)
     job.progress(f"{module.name}: {ENGINE} makes `{path.name}`; proving it, {proof.outlook()}")
     with scratch_folder("mnn") as scratch:
         tries = itertools.count()
