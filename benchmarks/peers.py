@@ -8,6 +8,7 @@
 `OMP_NUM_THREADS` threads (as many as cores if it is not set); peak is the most memory that process had resident.
 `--json FILE` keeps finished lines: a second run goes on behind them.
 `smollm2` is the real model of benchmarks/real.py with its texts, in two formats: its slow lines take an hour each.
+`smollm2-first6` is the same with its first six layers quantised and the others in float.
 `--only PATTERN` runs the lines whose name (`pycode-qwen3 int4 block 32 symmetric gptqmodel gptq`) it matches.
 """
 
@@ -28,14 +29,14 @@ import numpy as np
 from common import ROOT, apart, parser, report, scratch, text_digest
 from judge import judge
 from quality import FORMATS, Form
-from subjects import SMOLLM2, subject
+from subjects import SMOLLM2, SMOLLM2_FIRST, subject
 
 HERE = Path(__file__).with_suffix("")
 QUALITY = Path(__file__).with_name("quality.py")
 ENVIRONMENTS = ROOT / ".peers"
 OURS = ("rtn", "mse", "hqq", "awq", "gptq", "gptq tuned", "reconstruct")
 REAL = tuple(form for form in FORMATS if form.bits in (3, 4) and form.block == 32 and form.symmetric)
-_LONGEST = 3600.0  # seconds a line may take
+_LONGEST = 7200.0  # seconds a line may take
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ class Line:
 def lines(peers: dict[str, Any]) -> Iterator[Line]:
     """All rows, the slow methods last."""
     made = []
-    for model in ("pycode-qwen3", "pycode-qwen2", SMOLLM2):
-        for form in REAL if model == SMOLLM2 else FORMATS:
+    for model in ("pycode-qwen3", "pycode-qwen2", SMOLLM2, SMOLLM2_FIRST):
+        for form in REAL if model in (SMOLLM2, SMOLLM2_FIRST) else FORMATS:
             made += [Line(model, form, "edgec", method) for method in OURS]
             for peer in peers["line"]:
                 if form.bits in peer.get("bits", (2, 3, 4, 8)) and form.symmetric in peer.get(
@@ -73,7 +74,7 @@ def lines(peers: dict[str, Any]) -> Iterator[Line]:
                     tool, place = peer["tool"], peer.get("environment", peer["tool"])
                     more = {"script": peer["script"], "environment": place, "zero": peer.get("zero", "integers")}
                     made += [Line(model, form, tool, method, **more) for method in peer["methods"]]
-    return iter(sorted(made, key=lambda line: line.method in ("reconstruct", "signround")))
+    return iter(sorted(made, key=lambda line: line.method.startswith(("reconstruct", "signround"))))
 
 
 def python(environment: str) -> Path:
@@ -89,7 +90,8 @@ def run(line: Line, folder: Path) -> dict[str, float]:
         settings = {**form.settings, "method": method, **({"tune": "scales"} if tuned else {})}
         return apart(str(QUALITY), [line.model, settings])
     out, ids = folder / "out", folder / f"{line.model}.npy"
-    job = {"model": str(subject(line.model).folder), "windows": str(ids), "out": str(out), "method": line.method}
+    of = subject(line.model)
+    job = {"model": str(of.part or of.folder), "windows": str(ids), "out": str(out), "method": line.method}
     job |= {"bits": form.bits, "block": form.block, "symmetric": form.symmetric}
     facts = told(line.environment, line.script, job, folder)
     return {**judged(line.model, out), **facts}
@@ -110,6 +112,7 @@ def judged(model: str, folder: Path) -> dict[str, float]:
     from edgec.compiler.sources.hf.load_hf import load_hf
 
     of = subject(model)
+    of.put_together(folder)
     return judge(load_hf("m", folder, 512), of.module(), of.ids(), of.windows)
 
 

@@ -70,7 +70,9 @@ def measure(model: str, line: dict[str, Any]) -> dict[str, float]:
     judged = subject(model)
     module, given = judged.module(), judged.calibrated()
     start = time.perf_counter()
-    scope = Scope(None, ("lm_head", "embed_tokens"), given.span, given, widths=targets()["mnn"].capabilities.widths)
+    scope = Scope(
+        judged.on, ("lm_head", "embed_tokens"), given.span, given, widths=targets()["mnn"].capabilities.widths
+    )
     Quantize(**line).run(module, scope)
     took = time.perf_counter() - start
     facts = {"bits": stored_bits(module), "seconds": took, "peak": peak_rss() / 2**20}

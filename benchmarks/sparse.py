@@ -5,12 +5,12 @@
     text         the same ratio on the calibration text, which the pass itself tells
 
 All linears but the head, or those of MLPs alone. Calibration: 128 windows of 256 tokens (`--samples`) of the running
-interpreter's standard library, the held-out modules left out. Each line has a process and a cache of its own;
-`peak MiB` is that process's while it prunes. `--model FILE.gguf` judges a real model on English instead (every second
-topic of pydoc, the others calibrate it). `--peers` adds llm-compressor's SparseGPT and Wanda at 2:4, with the
-library's defaults, on the same windows (`python benchmarks/peers.py --install --only llm-compressor` first). `--layer`
-prunes one layer of Qwen3-4B's largest shape, 2560 outputs of 9728 inputs. `--only PATTERN` runs the lines whose name it
-matches.
+interpreter's standard library, the held-out modules left out. Each line has a process and a cache of its own; `peak
+MiB` is that process's while it prunes. `--model FILE.gguf` judges a real model on English instead (every second topic
+of pydoc, the others calibrate it), `--layers 6` prunes its first six layers alone. `--peers` adds llm-compressor's
+SparseGPT and Wanda at 2:4, with the library's defaults, on the same windows (`python benchmarks/peers.py --install
+--only llm-compressor` first). `--layer` prunes one layer of Qwen3-4B's largest shape, 2560 outputs of 9728 inputs.
+`--only PATTERN` runs the lines whose name it matches.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import peers
 from common import MODELS, QWEN3, apart, parser, report, scratch
 from judge import judge, token_ids
 from real import texts as english
-from subjects import SMOLLM2, subject, training_files
+from subjects import SMOLLM2, SMOLLM2_FIRST, Subject, subject, training_files
 
 if TYPE_CHECKING:
     from edgec.compiler.calibration.calibration_text import Calibration
@@ -39,6 +39,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "magnitude": {"method": "magnitude"},
     "wanda": {"method": "wanda"},
     "wanda swaps": {"method": "wanda", "swaps": True},
+    "wanda swaps layer": {"method": "wanda", "swaps": True, "recover": "layer"},
     "sparsegpt": {"method": "sparsegpt"},
     "sparsegpt swaps": {"method": "sparsegpt", "swaps": True},
     "sparsegpt swaps layer": {"method": "sparsegpt", "swaps": True, "recover": "layer"},
@@ -69,6 +70,12 @@ def lines() -> dict[str, dict[str, Any]]:
     return made
 
 
+def globs(on: str, layers: int) -> tuple[str, ...] | None:
+    """What a line selects, of the first `layers` layers (0: of all)."""
+    chosen = ON[on] or ("layers.*.*",)
+    return tuple(x.replace("layers.*", f"layers.{at}", 1) for at in range(layers) for x in chosen) or ON[on]
+
+
 def load(model: str) -> Module:
     """The model in float."""
     from edgec.compiler.sources.gguf.load_gguf import load_gguf
@@ -95,7 +102,7 @@ def texts(model: str, folder: Path, samples: int) -> tuple[Calibration, list[int
     return Calibration((folder / "calibration.txt",), samples, 256, 0, at), ids
 
 
-def measure(model: str, line: dict[str, Any], windows: int, samples: int) -> dict[str, Any]:
+def measure(model: str, line: dict[str, Any], windows: int, samples: int, layers: int) -> dict[str, Any]:
     """What the judge says of one model pruned in one way, seconds and MiB while it is pruned."""
     from edgec.compiler.emit.child_process import peak_rss
     from edgec.compiler.pipeline.pass_interface import Scope
@@ -108,16 +115,17 @@ def measure(model: str, line: dict[str, Any], windows: int, samples: int) -> dic
         module, pattern = load(model), line["pattern"]
         n_of_m = pattern if pattern == "pairs" else Pattern(*map(int, pattern.split(":")))
         start = time.perf_counter()
-        scope = Scope(ON[line["on"]], OUT, given.span, given)
+        on = globs(line["on"], layers)
+        scope = Scope(on, OUT, given.span, given)
         Sparsify(pattern=n_of_m, **line["way"]).run(module, scope)
         if "integers" in line:
-            Quantize(**line["integers"]).run(module, Scope(ON[line["on"]], OUT, given.span, given))
+            Quantize(**line["integers"]).run(module, Scope(on, OUT, given.span, given))
         facts = {"seconds": time.perf_counter() - start, "peak": peak_rss() / 2**20}
         told = re.search(r"([\d.]+) times as much", " ".join(scope.notes))
         return {**judge(module, load(model), ids, windows), **facts, "text": float(told[1]) if told else None}
 
 
-def measure_peer(model: str, on: str, method: str, windows: int, samples: int) -> dict[str, Any]:
+def measure_peer(model: str, on: str, method: str, windows: int, samples: int, layers: int) -> dict[str, Any]:
     """The same of llm-compressor's `method` at 2:4."""
     from edgec.compiler.calibration import windows as calibrate
     from edgec.compiler.sources.hf.load_hf import load_hf
@@ -125,15 +133,25 @@ def measure_peer(model: str, on: str, method: str, windows: int, samples: int) -
     with scratch() as folder:
         given, ids = texts(model, folder, samples)
         np.save(folder / "windows.npy", calibrate.windows(given, load(model)))
-        job = {"model": str(peer_folder(model)), "windows": str(folder / "windows.npy"), "out": str(folder / "out")}
+        whole = peer_subject(model, layers)
+        job = {
+            "model": str(whole.part or whole.folder),
+            "windows": str(folder / "windows.npy"),
+            "out": str(folder / "out"),
+        }
         job |= {"method": method, "pattern": "2:4", "on": PEER_ON[on]}
         facts = peers.told("llm-compressor", "llm_compressor_pruning.py", job, folder)
+        whole.put_together(folder / "out")
         return {**judge(load_hf("m", folder / "out", 512), load(model), ids, windows), **facts, "text": None}
 
 
-def peer_folder(model: str) -> Path:
-    """The model as transformers reads it."""
-    return subject(SMOLLM2).folder if model.endswith(".gguf") else MODELS / model
+def peer_subject(model: str, layers: int) -> Subject:
+    """The model as transformers reads it; SystemExit: no peer prunes so many layers."""
+    if not layers:
+        return subject(SMOLLM2 if model.endswith(".gguf") else model)
+    if not model.endswith(".gguf") or layers != subject(SMOLLM2_FIRST).layers:
+        raise SystemExit("--peers takes --layers 6 of the GGUF")
+    return subject(SMOLLM2_FIRST)
 
 
 def layer() -> dict[str, Any]:
@@ -171,6 +189,7 @@ def main() -> None:
     options.add_argument("--model", default=QWEN3.name, help=f"default {QWEN3.name}")
     options.add_argument("--windows", type=int, default=96)
     options.add_argument("--samples", type=int, default=128)
+    options.add_argument("--layers", type=int, default=0, help="the first so many layers alone (default 0: all)")
     options.add_argument("--peers", action="store_true", help="llm-compressor beside it")
     options.add_argument("--layer", action="store_true")
     args = options.parse_args()
@@ -190,7 +209,7 @@ def main() -> None:
     for name, line in wanted.items():
         if not re.search(args.only, name):
             continue
-        got = apart(__file__, [args.model, line, args.windows, args.samples])
+        got = apart(__file__, [args.model, line, args.windows, args.samples, args.layers])
         row = {"line": name, "perplexity": got["ratio"], "divergence": got["divergence"], "text": got["text"]}
         rows.append(row | {"seconds": round(got["seconds"], 1), "peak MiB": round(got["peak"])})
         print(rows[-1], file=sys.stderr, flush=True)

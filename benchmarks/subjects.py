@@ -1,7 +1,9 @@
 """The models that ways of quantising are compared on: a folder, what to calibrate with, and held-out text.
 
 `smollm2` is the dequantised float model of the GGUF that benchmarks/real.py takes, written as a Hugging Face folder
-under .peers/ (538 MB) for the tools that read nothing else, with that benchmark's two texts.
+under .peers/ (538 MB) for the tools that read nothing else, with that benchmark's two texts. `smollm2-first6` is the
+same model with its first six layers to be quantised and the others left in float: a fifth of the time, for methods
+that go layer by layer. Tools get those six as a model of their own, and what they make is judged in the whole one.
 """
 
 from __future__ import annotations
@@ -24,18 +26,41 @@ if TYPE_CHECKING:
     from edgec.compiler.ir.module import Module
 
 SMOLLM2 = "smollm2"
-_FOLDER = ROOT / ".peers" / SMOLLM2
+SMOLLM2_FIRST = "smollm2-first6"
+_FIRST = 6
+_FOLDER, _FIRST_FOLDER = ROOT / ".peers" / SMOLLM2, ROOT / ".peers" / SMOLLM2_FIRST
 _REAL_WINDOWS = 32  # to judge on: a window of this model takes a second
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model in `folder`, calibrated on `calibration`, judged on the first `windows` windows of `text`."""
+    """A model in `folder`, calibrated on `calibration`, judged on the first `windows` windows of `text`.
+
+    `part`: a folder with the first `layers` of them alone, which are all that is quantised.
+    """
 
     folder: Path
     calibration: tuple[Path, ...]
     text: str
     windows: int
+    part: Path | None = None
+    layers: int = 0
+
+    @property
+    def on(self) -> tuple[str, ...] | None:
+        """The globs of what is quantised; None: everything."""
+        return tuple(f"layers.{layer}.*" for layer in range(self.layers)) if self.part else None
+
+    def put_together(self, made: Path) -> None:
+        """Turn a folder `made` of `part` into one of the whole model, in place."""
+        from safetensors.numpy import load_file, save_file
+
+        if self.part is None:
+            return
+        whole, own = load_file(self.folder / "model.safetensors"), load_file(made / "model.safetensors")
+        whole |= {name: tensor for name, tensor in own.items() if ".layers." in name}
+        save_file(whole, made / "model.safetensors", metadata={"format": "pt"})
+        shutil.copy(self.folder / "config.json", made)
 
     def module(self) -> Module:
         """The float model."""
@@ -75,15 +100,34 @@ def _is_training(path: Path, module: Path, held: set[str]) -> bool:
 
 @cache
 def subject(name: str) -> Subject:
-    """By the name that tables have: an example model's, or `smollm2`."""
-    if name != SMOLLM2:
+    """By the name that tables have: an example model's, `smollm2` or `smollm2-first6`."""
+    if name not in (SMOLLM2, SMOLLM2_FIRST):
         return Subject(MODELS / name, training_files(), HELDOUT.read_text(), WINDOWS)
     judged, other = real.texts()
     text = _FOLDER / "calibration.txt"
     if not text.exists():
         _write(_FOLDER)
         text.write_text(other)
-    return Subject(_FOLDER, (text,), judged, _REAL_WINDOWS)
+    if name == SMOLLM2:
+        return Subject(_FOLDER, (text,), judged, _REAL_WINDOWS)
+    if not _FIRST_FOLDER.exists():
+        _write_first(_FOLDER, _FIRST_FOLDER)
+    return Subject(_FOLDER, (text,), judged, _REAL_WINDOWS, _FIRST_FOLDER, _FIRST)
+
+
+def _write_first(whole: Path, folder: Path) -> None:
+    """The first layers of `whole` as a model."""
+    from safetensors.numpy import load_file, save_file
+
+    folder.mkdir(parents=True)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(whole / name, folder)
+    config = json.loads((whole / "config.json").read_text()) | {"num_hidden_layers": _FIRST}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    last = tuple(f"model.layers.{layer}." for layer in range(_FIRST))
+    tensors = load_file(whole / "model.safetensors")
+    own = {name: tensor for name, tensor in tensors.items() if ".layers." not in name or name.startswith(last)}
+    save_file(own, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _write(folder: Path) -> None:

@@ -5,9 +5,10 @@
     divergence   KL(float32 | quantised) per position, in nats
 
 All linears but the head, each format solved by gptq, by gptq with scales learned end to end (`tuned`) and, named by
-`--only`, by reconstruct; sparse ones pruned by sparsegpt with swaps, recovery by block and permutation first; `spread`:
-behind `rotate (channels = outliers, values = false)`. HTP takes no 3-bit weights, and 2-bit ones beside float
-activations only. Texts, windows, `--model` and `--samples` are those of benchmarks/sparse.py.
+`--only`, by reconstruct; sparse ones pruned by sparsegpt with swaps, recovery by block and permutation first
+(`--recover layer`: by linear, a tenth of the time on a real model); `spread`: behind `rotate (channels = outliers,
+values = false)`. HTP takes no 3-bit weights, and 2-bit ones beside float activations only. Texts, windows, `--model`
+and `--samples` are those of benchmarks/sparse.py.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from common import QWEN3, apart, parser, report, scratch
 from judge import judge
-from sparse import BEST, OUT, load, texts
+from sparse import BEST, OUT, globs, load, texts
 
 if TYPE_CHECKING:
     from edgec.compiler.ir.module import Module
@@ -62,7 +63,9 @@ def stored_bits(module: Module, integers: bool) -> float:
     return bits / count
 
 
-def measure(model: str, name: str, solver: str, windows: int, samples: int) -> dict[str, Any]:
+def measure(
+    model: str, name: str, solver: str, windows: int, samples: int, recover: str, layers: int
+) -> dict[str, Any]:
     """One row."""
     from edgec.compiler.pipeline.pass_interface import Scope
     from edgec.compiler.plan.parameters import Pattern
@@ -73,13 +76,13 @@ def measure(model: str, name: str, solver: str, windows: int, samples: int) -> d
     pattern, settings = FORMATS[name]
     with scratch() as folder:
         given, ids = texts(model, folder, samples)
-        module, start = load(model), time.perf_counter()
+        module, start, on = load(model), time.perf_counter(), globs("all", layers)
         if name.endswith(" spread"):
             Rotate(channels="outliers", values=False).run(module, Scope(None, (), given.span, given))
         if pattern is not None:
             n_of_m = pattern if pattern == "pairs" else Pattern(*map(int, pattern.split(":")))
-            Sparsify(pattern=n_of_m, **BEST).run(module, Scope(None, OUT, given.span, given))
-        Quantize(**settings, **SOLVERS[solver]).run(module, Scope(None, OUT, given.span, given))
+            Sparsify(pattern=n_of_m, **{**BEST, "recover": recover}).run(module, Scope(on, OUT, given.span, given))
+        Quantize(**settings, **SOLVERS[solver]).run(module, Scope(on, OUT, given.span, given))
         seconds = time.perf_counter() - start
         return {
             "bits": stored_bits(module, "activations" in settings),
@@ -95,6 +98,8 @@ def main() -> None:
     options.add_argument("--model", default=QWEN3.name, help=f"default {QWEN3.name}")
     options.add_argument("--windows", type=int, default=96)
     options.add_argument("--samples", type=int, default=128)
+    options.add_argument("--layers", type=int, default=0, help="the first so many layers alone (default 0: all)")
+    options.add_argument("--recover", default=BEST["recover"], choices=("none", "layer", "blocks"))
     args = options.parse_args()
     if args.measure:
         print(json.dumps(measure(*json.loads(args.measure))))
@@ -104,7 +109,7 @@ def main() -> None:
         for solver in SOLVERS:
             if not re.search(args.only, f"{name} {solver}"):
                 continue
-            got = apart(__file__, [args.model, name, solver, args.windows, args.samples])
+            got = apart(__file__, [args.model, name, solver, args.windows, args.samples, args.recover, args.layers])
             row = {"format": name, "solver": solver, "bits": got["bits"], "perplexity": got["ratio"]}
             rows.append(row | {"divergence": got["divergence"], "seconds": round(got["seconds"])})
             print(rows[-1], file=sys.stderr, flush=True)

@@ -5,9 +5,15 @@
     q_k = nearest(w_k),  e = (w_k - q_k) / U_kk,  w_j -= e U_kj  for j > k        H^-1 = U^T U
 
 Frantar et al. 2022 (arXiv 2210.17323): lazy batches (section 3.3, step 2), Cholesky form (step 3). W' is the
-least-squares answer to inputs that earlier rounding has moved, as in GPTAQ (arXiv 2504.02692, section 3). With
-`act_order` columns go by falling diag H over grids fixed before (static groups), so that blocks stay in natural order;
-without it each block's grid is searched when it is reached, on weights that already carry the errors before it.
+least-squares answer to inputs that earlier rounding has moved, as in GPTAQ (arXiv 2504.02692, section 3).
+
+Blocks of columns that share a scale are walked whole, those of the largest inputs first and within a block the same.
+A block's grid is searched when it is reached, on weights that already carry the errors before it, for what its errors
+cost when the columns behind it make good what they can:
+
+    min over e_R of  e H e^T  =  e_B S e_B^T,    S = H_BB - H_BR H_RR^-1 H_RB = (U_BB^T U_BB)^-1
+
+With `act_order` columns go by falling diag H wherever they lie, over grids fixed before (static groups).
 
 Of a sparse weight the dropped inputs stay zero (`kept` says which are not): each is rounded to zero, whatever the
 columns before it would have it make good, and the columns behind it do that in its place.
@@ -90,7 +96,7 @@ def solver(name: str, moments: Moments, kind: GridKind, settings: Gptq) -> RowSo
     """What solves rows [R, K] of weights on the inputs of `moments`; it is told which of them may differ from zero."""
     few = _SHRINK * len(moments.hessian) / moments.count  # few inputs tell little of how they go together
     damping = settings.damping + few
-    ready = prepare(name, moments.hessian, damping, settings.act_order)
+    ready = prepare(name, moments.hessian, damping, settings.act_order, kind.block)
     notes = []
     if ready.damping > damping:
         notes.append(
@@ -186,9 +192,8 @@ def _columns(
     """Integers and their grid."""
     order, upper = ready.order, ready.upper
     plain = kind.kind if isinstance(kind, Levels) else kind
-    block, static = plain.block, bool((order[1:] < order[:-1]).any())
-    columns = Columns.blank(w, plain)
-    if static:
+    block, columns = plain.block, Columns.blank(w, plain)
+    if not ready.whole:
         held = w if kept is None else torch.where(kept, w, 0.0)
         found = kind.fit(held, ready.matrix) if isinstance(kind, Levels) else fit(held, kind, ready.matrix)
         columns = Columns.of(found)
@@ -203,17 +208,26 @@ def _columns(
         chosen, errors = torch.empty_like(part), torch.empty_like(part)
         for i, k in enumerate(range(first, last)):
             group = places[k] // block
-            if not static and k % block == 0:
+            if ready.whole and k % block == 0:
                 own = (
                     part[i : i + block] if mask is None else torch.where(mask[i : i + block], part[i : i + block], 0.0)
                 )
-                _refit(columns, own.T, ready.matrix[k : k + block, k : k + block], kind, group)
+                _refit(columns, own.T, _left_to_cost(ready, k, block, mask is not None), kind, group)
             chosen[i] = columns.nearest(part[i] if mask is None else torch.where(mask[i], part[i], 0.0), group)
             errors[i] = (part[i] - columns.value(chosen[i], group)) / upper[k, k]
             part[i + 1 :].addr_(upper[k, k + 1 : last], errors[i], alpha=-1)
         q[:, first:last] = chosen.T
         left[:, last:] -= errors.T @ upper[first:last, last:]
     return q[:, torch.argsort(order)], columns.grid()
+
+
+def _left_to_cost(ready: Damped, first: int, block: int, sparse: bool) -> torch.Tensor:
+    """S [B, B] of the block at place `first`; H_BB for sparse rows, each of which has other columns to make good."""
+    if sparse or block == len(ready.order):
+        own = ready.order[first : first + block]
+        return ready.matrix[own[:, None], own]
+    upper = ready.upper[first : first + block, first : first + block].double()
+    return torch.cholesky_inverse(upper.T.contiguous()).float()
 
 
 def _refit(columns: Columns, w: torch.Tensor, hessian: torch.Tensor, kind: GridKind | Levels, group: int) -> None:

@@ -214,6 +214,12 @@ class ResidualStreams:
         with torch.no_grad():
             return list(in_order(lambda x: run(segment.nodes, self.env(x), constants, [output])[0], self.reference))
 
+    def keep_first(self, windows: int) -> None:
+        """Let go of all but the first batches, which hold at least so many windows."""
+        same, batches = self.same, math.ceil(windows / BATCH)
+        self.reference = self.reference[:batches]
+        self.solved = self.reference if same else self.solved[:batches]
+
     def advance(self, segment: Segment, solved: Mapping[str, torch.Tensor]) -> None:
         """Move both streams behind the segment; behind the head is nothing that anybody asks for."""
         if segment is self.segments[-1]:

@@ -25,11 +25,15 @@ def damp(hessian: torch.Tensor, damping: float) -> torch.Tensor:
     return hessian
 
 
-def inverse_factor(name: str, matrix: torch.Tensor) -> torch.Tensor:
-    """U [K, K], float32; `matrix` is damped further, in place, until it is positive definite; `name` is for errors."""
+def inverse_factor(name: str, matrix: torch.Tensor, order: torch.Tensor | None = None) -> torch.Tensor:
+    """U [K, K], float32, of the inputs in `order`; `name` is for errors.
+
+    `matrix` is damped further, in place, until it is positive definite.
+    """
     more = 1e-3
     while True:
-        work = matrix.double() if len(matrix) <= _EXACT else matrix.clone()
+        work = matrix.clone() if order is None else matrix[order[:, None], order]
+        work = work.double() if len(matrix) <= _EXACT else work
         if _factor(work):
             return work.float() if work.dtype == torch.float64 else work
         del work

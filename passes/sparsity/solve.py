@@ -34,6 +34,7 @@ from ...compiler.ir.sparsity import SPARSITY
 from ...compiler.ir.weights import SourceFile, Weight, derive, from_file
 from ...compiler.pipeline.pass_interface import Scope
 from ..solve import solution_cache as store
+from ..solve.hessian import damp_between
 from ..solve.residual_streams import ResidualStreams
 from .inverse_factor import damp, inverse_factor
 from .permute import permute
@@ -42,7 +43,7 @@ from .refit import refit
 from .refit_blocks import RefitBlocks, refit_block
 from .sparsegpt import sparsegpt
 from .swaps import swap
-from .units import kept_by
+from .units import by_groups, kept_by
 
 KIND = "sparse"
 _DAMPING = 0.01
@@ -141,12 +142,15 @@ class _Walk:
         clock = TimeLeft(self.scope.progress, settings.method, flow.sizes())
         flow.later(lambda: flow.start(self.ids, {}))
         words = dict.fromkeys(self.wanted, "")
-        state = store.key("sparsify 3", calibrate.digest(self.ids), repr(settings))
+        state = store.key("sparsify 4", calibrate.digest(self.ids), repr(settings))
         state = store.key(state, flow.content(flow.segments[0], words))
-        for segment in flow.segments[1:]:
+        last = max((at for at, one in enumerate(flow.segments) if flow.groups(one)), default=0)
+        for at, segment in enumerate(flow.segments[1:], 1):
             clock.tick(segment.name)
             state = store.key(state, flow.content(segment, words))
             self._stretch(segment, state)
+            if at == last:
+                flow.later(lambda: flow.keep_first(_WINDOWS))  # for the cost alone: the others are done
         self._tell_cost(store.key(state, "cost"))
         return self.found
 
@@ -246,17 +250,18 @@ class _Walk:
 
 def prune_rows(problem: Problem, settings: Settings) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Values and masks of the rows, in pieces spread over the cores. The problem's `hessian` is damped in place."""
-    sparsity, w = settings.sparsity, problem.w
+    sparsity, w, sizes = settings.sparsity, problem.w, problem.hessian.diagonal().clone()
     # few rows tell little of how inputs go together
-    matrix = damp(problem.hessian, _DAMPING + _SHRINK * w.shape[1] / problem.count)
-    upper = inverse_factor(problem.name, matrix) if settings.method == "sparsegpt" else None
+    matrix = damp_between(problem.hessian, _DAMPING + _SHRINK * w.shape[1] / problem.count)
+    order = by_groups(sizes, sparsity)
+    upper = inverse_factor(problem.name, matrix, order) if settings.method == "sparsegpt" else None
 
     def piece(both: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         rows, target = both
         if upper is not None:
-            value, kept = sparsegpt(target, upper, sparsity)
+            value, kept = (made[:, order.argsort()] for made in sparsegpt(target[:, order], upper, sparsity))
         else:
-            kept = kept_by(rows.square() * matrix.diagonal(), sparsity)
+            kept = kept_by(rows.square() * sizes, sparsity)  # undamped, as published
             value, target = torch.where(kept, rows, 0.0), rows
         if settings.swaps:
             value, kept = swap(target, value, kept, matrix, sparsity, upper is not None, settings.sweeps)

@@ -5,7 +5,8 @@
     at the first input of a group:  the units of largest  sum w_k^2 / U_kk^2  are kept        H^-1 = U^T U
     v_k = w_k or 0,   e = (w_k - v_k) / U_kk,   w_j -= e U_kj  for j > k
 
-Frantar and Alistarh 2023 (arXiv 2301.00774), sections 3.2 to 3.4 and its form for N:M. Blocks of inputs as in gptq.
+Frantar and Alistarh 2023 (arXiv 2301.00774), sections 3.2 to 3.4 and its form for N:M. Blocks of inputs as in gptq, and
+like there groups of large inputs are put in front (`solve.py`), where more is behind them that can make good.
 """
 
 from __future__ import annotations

@@ -32,3 +32,10 @@ def kept_by(scores: torch.Tensor, sparsity: Sparsity) -> torch.Tensor:
     units = in_units(scores, sparsity)
     chosen = largest(units.sum(-1), sparsity.keep)
     return in_rows(chosen[..., None].expand(units.shape))
+
+
+def by_groups(sizes: torch.Tensor, sparsity: Sparsity) -> torch.Tensor:
+    """The order [K] of the inputs in which groups of the largest sum of `sizes` [K] come first, each as it is."""
+    groups = sizes.reshape(-1, sparsity.group)
+    first = torch.argsort(groups.sum(1), descending=True, stable=True)[:, None] * sparsity.group
+    return (first + torch.arange(sparsity.group, device=sizes.device)).flatten()

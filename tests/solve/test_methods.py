@@ -206,6 +206,43 @@ def test_gptq_lowers_its_objective() -> None:
     assert float(gptq.objective(w, ordered.value(), matrix).sum()) < 0.5 * costs[0]
 
 
+def _unlike_inputs(inputs: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights [64, K] and second moments of inputs that go together, a few of them thirty times as large."""
+    chance = torch.Generator().manual_seed(5)
+    x = torch.randn(4096, inputs, generator=chance) @ torch.randn(inputs, inputs, generator=chance)
+    x[:, inputs - 60 :: 9] *= 30
+    return torch.randn(64, inputs, generator=chance), 2 / len(x) * x.T @ x
+
+
+def test_a_block_costs_what_the_columns_behind_it_leave() -> None:
+    _, h = _unlike_inputs(96)
+    ready = hessian.prepare("x", h, 0.01, False, 32)
+    matrix = ready.matrix[ready.order[:, None], ready.order].double()
+    own, rest = slice(32, 64), slice(64, 96)
+    e = torch.randn(1, 96, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    e[:, :32] = 0.0
+    e[:, rest] = -e[:, own] @ matrix[own, rest] @ torch.linalg.inv(matrix[rest, rest])
+    cost = gptq._left_to_cost(ready, 32, 32, sparse=False).double()
+    assert torch.allclose(e @ matrix @ e.T, e[:, own] @ cost @ e[:, own].T, rtol=1e-3)
+    plain = gptq._left_to_cost(ready, 32, 32, sparse=True).double()
+    assert torch.equal(plain, matrix[own, own])
+
+
+def test_blocks_go_whole_by_the_size_of_their_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    w, h = _unlike_inputs()
+    order = hessian.by_blocks(h.diagonal(), 32)
+    blocks, sizes = order.reshape(-1, 32), h.diagonal()[order].reshape(-1, 32)
+    assert torch.equal(order.sort().values, torch.arange(256))
+    assert (blocks // 32 == blocks[:, :1] // 32).all()
+    assert (sizes[:, 1:] <= sizes[:, :-1]).all()
+    assert (sizes.sum(1)[1:] <= sizes.sum(1)[:-1]).all()
+    moments, kind = Moments(h, None, h.diagonal().sqrt(), 4096), grid.GridKind(4, 32, True)
+    costs = [float(gptq.objective(w, gptq.solve("x", w, moments, kind, gptq.Gptq()).value(), h).sum())]
+    monkeypatch.setattr(hessian, "by_blocks", lambda sizes, _block: torch.arange(len(sizes)))
+    costs.append(float(gptq.objective(w, gptq.solve("x", w, moments, kind, gptq.Gptq()).value(), h).sum()))
+    assert costs[0] < 0.95 * costs[1]
+
+
 def test_drift_is_followed() -> None:
     """Inputs moved by a linear map: weights that undo it answer as before."""
     chance = torch.Generator().manual_seed(2)

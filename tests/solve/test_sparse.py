@@ -24,7 +24,7 @@ from edgec.passes.sparsity.inverse_factor import damp, inverse_factor
 from edgec.passes.sparsity.refit import refit
 from edgec.passes.sparsity.sparsegpt import sparsegpt
 from edgec.passes.sparsity.swaps import swap
-from edgec.passes.sparsity.units import in_rows, in_units, kept_by
+from edgec.passes.sparsity.units import by_groups, in_rows, in_units, kept_by
 
 PATTERNS = ["2:4", "1:4", "4:8", "pairs"]
 MLP = ("layers.0.mlp.*_proj",)
@@ -107,6 +107,34 @@ def test_no_swap_is_left_that_would_lower_the_error(problem: tuple[torch.Tensor,
                 units[possible, group, gone], units[possible, group, comes] = False, True
                 after = error(w, torch.where(in_rows(units), w, 0.0), h)
                 assert (after[possible] >= before[possible] * (1 - 1e-3)).all()
+
+
+def test_wanda_weighs_inputs_as_they_are() -> None:
+    """Where others are a million times as large, a damped diagonal would leave the weights alone to decide."""
+    w = torch.tensor([[1.1, 1.0, 1.0, 1.05, 1.0, 1.0, 1.0, 1.0]])
+    h = torch.diag(torch.tensor([1.0, 2.0, 3.0, 4.0, 1e6, 1e6, 1e6, 1e6]))
+    settings = solve.Settings(Sparsity("2:4"), "wanda", swaps=False, recover="none")
+    ((_, kept),) = solve.prune_rows(solve.Problem("x", w, w, h, 1 << 20), settings)
+    assert kept[0, :4].tolist() == [False, False, True, True]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_groups_of_large_inputs_go_first(pattern: str) -> None:
+    """Whole groups, each as it is; what they lose is then made good by more of the others."""
+    sparsity, chance = Sparsity(pattern), torch.Generator().manual_seed(7)
+    x = torch.randn(2048, 128, generator=chance) @ torch.randn(128, 128, generator=chance)
+    x[:, 96:] *= 20
+    w, h = torch.randn(32, 128, generator=chance), x.T @ x / 2048
+    order = by_groups(h.diagonal(), sparsity)
+    groups = order.reshape(-1, sparsity.group)
+    assert torch.equal(order.sort().values, torch.arange(128))
+    assert (groups[:, 1:] - groups[:, :-1] == 1).all()
+    assert (order[:32] >= 96).all()
+    settings = solve.Settings(sparsity, "sparsegpt", swaps=False, recover="none")
+    ((value, kept),) = solve.prune_rows(solve.Problem("x", w, w, h.clone(), 2048), settings)
+    plain, _ = sparsegpt(w, inverse_factor("x", damp(h.clone(), 0.01)), sparsity)
+    assert fits(kept, pattern)
+    assert error(w, value, h).sum() < 0.95 * error(w, plain, h).sum()
 
 
 def test_refit_is_least_squares(problem: tuple[torch.Tensor, torch.Tensor]) -> None:
