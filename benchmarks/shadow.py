@@ -4,6 +4,8 @@
     rows       share of the linears' float weights that stay with the CPU
     crossings  between NPU and CPU, a layer
 
+    bits       of activations, the mean over the linears' weights: 8, or more where `wide` gives some 16
+
 int8 weights per channel, rounded to nearest, the head int8 with 16-bit activations. `--model` names one of
     plain      pycode-qwen3
     outliers   the same with 8 of 256 channels of each norm scaled by 30 to 60 (examples/models/outliers.py)
@@ -52,6 +54,15 @@ LINES = {
     "rotation": Line({}, rotate={}),
     "rotation, clip search": Line({"ranges": "clip"}, rotate={}),
     "spread, clip search": Line({"ranges": "clip"}, rotate=SPREAD),
+    "wide 15 %": Line({"ranges": "clip", "wide": 0.15}),
+    "wide 30 %": Line({"ranges": "clip", "wide": 0.3}),
+    "spread, wide 5 %": Line({"ranges": "clip", "wide": 0.05}, rotate=SPREAD),
+    "spread, wide 15 %": Line({"ranges": "clip", "wide": 0.15}, rotate=SPREAD),
+    "spread, wide 30 %": Line({"ranges": "clip", "wide": 0.3}, rotate=SPREAD),
+    "spread, wide 50 %": Line({"ranges": "clip", "wide": 0.5}, rotate=SPREAD),
+    "spread, wide 70 %": Line({"ranges": "clip", "wide": 0.7}, rotate=SPREAD),
+    "spread, wide 15 %, shadow": Line({"ranges": "clip", "wide": 0.15}, {"rare": "read"}, rotate=SPREAD),
+    "spread, wide 30 %, shadow": Line({"ranges": "clip", "wide": 0.3}, {"rare": "read"}, rotate=SPREAD),
     "awq, clip search": Line({"method": "awq", "ranges": "clip"}),
     "learned": Line({"ranges": "learned"}),
     "rotation, learned": Line({"ranges": "learned"}, rotate={}),
@@ -139,7 +150,7 @@ def on_the_cpu(module: Module) -> dict[str, float]:
     """Float weights of shadows as a share of all linears' weights, and crossings a layer."""
     import math
 
-    from edgec.compiler.ir.annotations import SHADOW
+    from edgec.compiler.ir.annotations import ACTIVATIONS, SHADOW
     from edgec.compiler.ir.linears import linears
 
     sizes = {linear.node: math.prod(linear.shape) for linear in linears(module) if linear.name not in EXCEPT}
@@ -149,7 +160,9 @@ def on_the_cpu(module: Module) -> dict[str, float]:
     made = [node for value in inputs if value is not None and (node := value.producer()) is not None]
     inputs = sum(SHADOW.get(node) is None for node in made)
     layers = module.arch.layers if module.arch is not None else 1
-    found = {"rows": held / (sum(sizes.values()) - sum(beside.values())), "crossings": 2 * inputs / layers}
+    wide = sum(size for node, size in sizes.items() if ACTIVATIONS.get(node) == "uint16")
+    whole = sum(sizes.values()) - sum(beside.values())
+    found = {"bits": 8 + 8 * wide / whole, "rows": held / whole, "crossings": 2 * inputs / layers}
     return found | (added_time(module) if inputs else {})
 
 

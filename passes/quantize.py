@@ -206,6 +206,16 @@ class Quantize(Pass):
         also_called=("observer", "range_method"),
         goes_with=("activations", ("uint16", "uint8")),
     )
+    wide: float = param(
+        0.0,
+        doc="up to which share of the line's weights belongs to linears that have 16-bit activations after all: those "
+        "that lose most by 8 bits, measured on calibration text",
+        unit="%",
+        minimum=0,
+        maximum=1,
+        also_called=("mixed_activations", "keep_wide", "uint16_share", "exceptions"),
+        goes_with=("activations", ("uint8",)),
+    )
 
     @classmethod
     def completed(cls, written: Mapping[str, Any]) -> dict[str, Any]:
@@ -328,12 +338,20 @@ class Quantize(Pass):
             before = graph_pairs.take_out(module)
             changes = self._weights(module, scope)
             graph_pairs.mark(module, self.activations, self.ranges, scope)
+            self._widen(module, scope)
             wanted = activation_pairs.wanted(module)
             return changes + (graph_pairs.apply(module, before, scope) if wanted else 0)
         before = activation_pairs.take_out(module)  # ranges are those of the weights that ship
         changes = self._weights(module, scope)
         activation_pairs.mark(module, self.activations, self.ranges, scope)
+        self._widen(module, scope)
         return changes + (activation_pairs.apply(module, before, scope) if activation_pairs.wanted(module) else 0)
+
+    def _widen(self, module: Module, scope: Scope) -> None:
+        if self.wide and self.activations == "uint8":
+            from .quantization.widen import widen
+
+            widen(module, self.wide, scope)
 
     def _weights(self, module: Module, scope: Scope) -> int:
         from .quantization.rewrite import quantize_graph

@@ -14,6 +14,7 @@ Attention (scores, softmax) ONNX has no place for a pair: the range of the score
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,6 +69,32 @@ def apply(module: Module, before: dict[str, Encoding], scope: Scope) -> int:
     graph = module.main.graph
     if scope.dry:
         return _stand_ins(graph, module)
+    found = observe(module, scope)
+    _tell_outliers(module, found.seen, scope)
+    for node, held in found.scores.items():
+        SCORES.set(node, held.range("minmax", 16))
+    made = _Pairs(graph, found.seen, found.method, found.narrow, _searched(module, found, scope))
+    made.put(list(found.seen), found.cache)
+    graph.sort()
+    return sum(before.get(name) != encoding for name, encoding in made.done.items()) + len(before.keys() - made.done)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What calibration text showed: of every value that has a range, and of Attentions' scores."""
+
+    ids: np.ndarray
+    seen: dict[ir.Value, ObservedValues]
+    scores: dict[ir.Node, ObservedValues]
+    method: str
+    cache: str
+    narrow: set[ir.Node]  # linears in 8 bits
+    both: set[ir.Node]  # those and the ones in 16, where there are any in 8
+
+
+def observe(module: Module, scope: Scope) -> Observed:
+    """Measure what the activations hold, those of linears in 8 bits with a histogram; E0454 without a text."""
+    graph = module.main.graph
     if scope.calibration is None:
         fail(
             "E0454",
@@ -78,7 +105,9 @@ def apply(module: Module, before: dict[str, Encoding], scope: Scope) -> int:
     narrow = {x.node for x in linears(module) if ACTIVATIONS.get(x.node) == "uint8"}
     values = _activations(graph)
     method, cache = RANGES.get(graph) or "auto", KV_TYPE.get(graph) or "int16"
-    narrow_values = {root(v) for node in narrow for v in (node.inputs[0], node.outputs[0]) if v is not None}
+    # of linears with 16 bits too: which they are may depend on what is counted (`widen.py`), and is not to change it
+    both = {x.node for x in linears(module) if ACTIVATIONS.get(x.node) in ("uint8", "uint16")} if narrow else narrow
+    narrow_values = {root(v) for node in both for v in (node.inputs[0], node.outputs[0]) if v is not None}
     narrow_values &= set(values) | {root(value) for value in _cached(graph)}
     if cache == "uint8" or narrow:  # counted with 8-bit linears anyway: a cache asked for later measures nothing anew
         narrow_values |= {root(value) for value in _cached(graph)}
@@ -89,13 +118,18 @@ def apply(module: Module, before: dict[str, Encoding], scope: Scope) -> int:
 
     ids = calibrate.windows(scope.calibration, module)
     seen, scores = ranges(module, ids, values, histograms, scope.progress)
-    _tell_outliers(module, seen, scope)
-    for node, held in scores.items():
-        SCORES.set(node, held.range("minmax", 16))
-    made = _Pairs(graph, seen, method, narrow, _searched(module, ids, narrow, seen, method, scope))
-    made.put(values, cache)
-    graph.sort()
-    return sum(before.get(name) != encoding for name, encoding in made.done.items()) + len(before.keys() - made.done)
+    return Observed(ids, seen, scores, method, cache, narrow, both)
+
+
+def sides(module: Module, found: Observed, scope: Scope) -> dict[ir.Node, tuple[Encoding, Encoding]]:
+    """How each linear in 8 bits is rounded on both sides; with `learned` as training would begin."""
+    searched = _clipped(module, found, scope) if found.method in ("clip", "learned") else {}
+    made = _Pairs(module.main.graph, found.seen, found.method, found.narrow, searched)
+    return {
+        node: (made.encoding(root(x), "uint8", searched.get(x)), made.encoding(y, "uint8"))
+        for node in found.narrow
+        if (x := node.inputs[0]) is not None and (y := node.outputs[0]) in found.seen and root(x) in found.seen
+    }
 
 
 def _tell_outliers(module: Module, seen: Mapping[ir.Value, ObservedValues], scope: Scope) -> None:
@@ -112,28 +146,32 @@ def _tell_outliers(module: Module, seen: Mapping[ir.Value, ObservedValues], scop
     )
 
 
-def _searched(
-    module: Module,
-    ids: np.ndarray,
-    narrow: set[ir.Node],
-    seen: dict[ir.Value, ObservedValues],
-    method: str,
-    scope: Scope,
-) -> dict[ir.Value, tuple[float, float]]:
+def _searched(module: Module, found: Observed, scope: Scope) -> dict[ir.Value, tuple[float, float]]:
     """What `clip` and `learned` choose for linears in 8 bits: the ranges of what they read; learned: of outputs too."""
-    clipped = {node for node in narrow if not _is_clip(node.inputs[0])}
-    if method not in ("clip", "learned") or not clipped:
+    ordered = _ordered(module, found)
+    if found.method not in ("clip", "learned") or not ordered:
         return {}
-    from .clip_ranges import clip_ranges
-
-    ordered = [node for node in module.main.graph if node in clipped]
-    found = clip_ranges(module, ids, ordered, scope.progress)
-    if method == "clip":
-        return found
+    clipped = _clipped(module, found, scope)
+    if found.method == "clip":
+        return clipped
     from .learned_ranges import learned_ranges
 
-    outputs = {node.outputs[0]: seen[node.outputs[0]].range("mse", 8) for node in ordered if not _is_clipped(node)}
-    return learned_ranges(module, ids, ordered, found | outputs, scope.progress)
+    made = (node.outputs[0] for node in ordered if not _is_clipped(node))
+    outputs = {value: found.seen[value].range("mse", 8) for value in made}
+    return learned_ranges(module, found.ids, ordered, clipped | outputs, scope.progress)
+
+
+def _ordered(module: Module, found: Observed) -> list[ir.Node]:
+    """The linears in 8 bits whose inputs have no range of a shadow, in running order."""
+    return [node for node in module.main.graph if node in found.narrow and not _is_clip(node.inputs[0])]
+
+
+def _clipped(module: Module, found: Observed, scope: Scope) -> dict[ir.Value, tuple[float, float]]:
+    from .clip_ranges import clip_ranges
+
+    read = [node for node in module.main.graph if node in found.both and not _is_clip(node.inputs[0])]
+    made = clip_ranges(module, found.ids, read, scope.progress)
+    return {value: made[value] for node in _ordered(module, found) if (value := node.inputs[0]) is not None}
 
 
 def _is_clip(value: ir.Value | None) -> bool:
@@ -198,7 +236,7 @@ class _Pairs:
         """The cache first, then what linears read, then the rest: a later pair comes nearer to the producer."""
         held = {value.name or "": (value, root(value)) for value in _cached(self.graph)}
         for name, (value, source) in held.items():
-            encoding, base = self._encoding(source, cache), name.removesuffix("_out")
+            encoding, base = self.encoding(source, cache), name.removesuffix("_out")
             self._insert(value, f"{base}_new", encoding)
             past = next(v for v in self.graph.inputs if v.name == f"{base}_in")
             self._insert(past, f"{base}_in", encoding)
@@ -214,11 +252,11 @@ class _Pairs:
             if readers:
                 moved = {r.inputs[0] for r in readers}
                 for at, x in enumerate(v for v in moved if v is not None):
-                    own = self._encoding(value, "uint8", self.searched.get(x))
+                    own = self.encoding(value, "uint8", self.searched.get(x))
                     self._insert(x, base if not at else f"{base}.{at}", own, readers)
             narrow = node in self.narrow
             own = self.searched.get(value) if narrow else None
-            self._insert(value, base, self._encoding(value, "uint8" if narrow else "uint16", own))
+            self._insert(value, base, self.encoding(value, "uint8" if narrow else "uint16", own))
 
     def _linear_readers(self, value: ir.Value) -> list[ir.Node]:
         """Linears that read `value`, moved about or not."""
@@ -230,7 +268,8 @@ class _Pairs:
                 found.append(use.node)
         return found
 
-    def _encoding(self, value: ir.Value, dtype: str, given: tuple[float, float] | None = None) -> Encoding:
+    def encoding(self, value: ir.Value, dtype: str, given: tuple[float, float] | None = None) -> Encoding:
+        """That of a value in so many bits: over the ends `given`, else over those of the method."""
         if given is not None:
             return Encoding.over(*given, dtype)
         low, high = self.seen[value].range(self.method, 8 if dtype == "uint8" else 16) if self.seen else (-1.0, 1.0)
