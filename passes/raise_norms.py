@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ..compiler.ir.levels import Level
 from ..compiler.pipeline.pass_interface import Pass, Scope, Tolerance
+from .raising.one_rounding import ONE_ROUNDING
 
 if TYPE_CHECKING:
     from ..compiler.ir.module import Module
@@ -27,7 +28,7 @@ class RaiseNorms(Pass):
     @property
     def tolerance(self) -> Tolerance:
         """One op rounds once where several round each."""
-        return Tolerance(1e-5, "one op rounds once where several round each")
+        return ONE_ROUNDING
 
     def run(self, module: Module, scope: Scope) -> int:
         """Return how many norms were put in; a mean of squares that is left alone is told with its reason."""
