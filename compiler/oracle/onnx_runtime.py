@@ -17,19 +17,27 @@ __all__ = ["onnxruntime", "quiet_session", "session"]
 
 
 def session(
-    model: str | bytes, optimise: bool = False, libraries: Sequence[str] = (), threads: int = 0, quiet: bool = False
+    model: str | bytes,
+    optimise: bool = False,
+    libraries: Sequence[str] = (),
+    threads: int = 0,
+    quiet: bool = False,
+    weights_in: str = "",
 ) -> onnxruntime.InferenceSession:
     """Open `model` (a path or serialised bytes) on the CPU.
 
     As an oracle ONNX Runtime must not rewrite the graph: at its default level DequantizeLinear + MatMul was
     found up to 22.6 off. `optimise` is for engines that ship, not for oracles; so are `libraries`, paths of custom ops.
     `threads` 0: as many as the machine has cores. `quiet`: runs that fail are expected, and are not logged.
+    `weights_in`: the folder of the external data of a model in bytes.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4 if quiet else 3  # what fails is raised as well
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other work wants the cores too
     levels = onnxruntime.GraphOptimizationLevel
     options.intra_op_num_threads = threads
+    if weights_in:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", weights_in)
     for path in libraries:
         options.register_custom_ops_library(path)
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL

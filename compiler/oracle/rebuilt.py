@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from ..diagnostics.diagnostic import fail
 from ..files.cache import read_note, write_note
 from ..ir import kv_names
-from ..ir.clone import clone_model
 from ..ir.decoder_arch import DecoderArch
-from ..ir.module import Module, drop_unread_nodes, drop_unused_initializers
-from ..sources.onnx.decoder.patterns import Declined, decline
+from ..ir.module import Module
+from ..sources.onnx.decoder.masks import FAR_BELOW, feeds, made_alone, role_arrays, roles
 from ..sources.onnx.decoder.recognise import Found, recognise
+from ..sources.onnx.decoder.walk import Declined, decline
 
 if TYPE_CHECKING:
     from .onnx_runtime import onnxruntime
@@ -33,8 +34,7 @@ Feeds = dict[str, np.ndarray]
 CALLS = ((4, 0), (3, 5), (1, 7))  # new tokens, past ones
 _BOUND = {np.dtype(np.float32): 1e-3, np.dtype(np.float16): 3e-2}  # of the largest value, layers deep
 _EXACT = 1e-6  # of a score that is seen
-_FAR_BELOW = -1e3  # of a masked score: its share of a Softmax is no float32
-_KIND, _VERSION = "rebuilt", 1  # of the notes; another version proves anew
+_KIND, _VERSION = "rebuilt", 2  # of the notes; another version proves anew
 _LONGEST_REASON = 160
 _LONGEST = 4096  # positions that the mask is looked at
 
@@ -72,22 +72,22 @@ def _key(file: Path, context: int) -> str:
 
 
 def _prove(file: Path, original: ir.Model, found: Found, arch: DecoderArch, built: ir.Model, context: int) -> None:
-    roles = _roles(original.graph, found)
-    _prove_mask(original, found, roles, arch, min(context, _LONGEST))
+    given = roles(original.graph, found)
+    _prove_mask(original, found, given, arch, min(context, _LONGEST))
     session = _session(file)
     ran = 0
     for tokens, past in CALLS:
         if tokens + past > context:
             continue
-        feeds = _feeds(original.graph, found, roles, arch, tokens, past)
+        fed = _feeds(original.graph, found, given, arch, tokens, past)
         try:
             names = [value.name or "" for value in original.graph.outputs]
-            expected = {n: np.asarray(x) for n, x in zip(names, session.run(names, feeds), strict=True)}
+            expected = {n: np.asarray(x) for n, x in zip(names, session.run(names, fed), strict=True)}
         except Exception as problem:  # the engine raises types of its own for each kind of refusal
-            if past:
+            if past and tokens == 1:
                 decline(f"ONNX Runtime does not run it: {_first_line(problem)}")
-            continue  # traced with a cache, it may not take an empty one
-        _compare(found, arch, expected, _rebuilt(built, found, feeds, roles, tokens, past), past)
+            continue  # a file may take no empty cache, and one token alone behind another
+        _compare(found, arch, expected, _rebuilt(built, found, fed, given, tokens, past), past)
         ran += 1
     if not ran:
         decline(f"a context of {context} has no room for a call")
@@ -96,60 +96,55 @@ def _prove(file: Path, original: ir.Model, found: Found, arch: DecoderArch, buil
 def _session(file: Path) -> onnxruntime.InferenceSession:
     from .onnx_runtime import session
 
+    exact = _in_floats(file)
     try:
-        return session(str(file), quiet=True)
+        return session(str(file) if exact is None else exact, quiet=True, weights_in=str(file.parent) if exact else "")
     except Exception as problem:
         decline(f"ONNX Runtime does not open it: {_first_line(problem)}")
 
 
-def _roles(graph: ir.Graph, found: Found) -> dict[str, str]:
-    """What each input that is no cache is for: `ids`, `mask` or `positions`."""
-    caches = {cache.past for layer in found.layers for cache in (layer.keys, layer.values)}
-    roles: dict[str, str] = {}
-    for value in graph.inputs:
-        name = value.name or ""
-        if name in caches:
-            continue
-        lower = name.lower()
-        role = "ids" if value is found.ids else "mask" if "mask" in lower else "positions" if "pos" in lower else None
-        if role is None or (value.dtype is not None and not _integers(value)):
-            decline(f"an input `{name}` that is neither ids, mask, positions nor a cache")
-        roles[name] = role
-    return roles
+def _in_floats(file: Path) -> bytes | None:
+    """The file with its MatMulNBits told to compute in floats; None where none rounds what it reads to integers."""
+    proto = onnx.load(file, load_external_data=False)
+    found = [one for node in proto.graph.node if node.op_type == "MatMulNBits" for one in node.attribute]
+    rounding = [one for one in found if one.name == "accuracy_level" and one.i > 1]
+    for one in rounding:
+        one.i = 1
+    return proto.SerializeToString() if rounding else None
 
 
-def _integers(value: ir.Value) -> bool:
-    return value.dtype in (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
-
-
-def _feeds(graph: ir.Graph, found: Found, roles: Mapping[str, str], arch: DecoderArch, tokens: int, past: int) -> Feeds:
+def _feeds(graph: ir.Graph, found: Found, given: Mapping[str, str], arch: DecoderArch, tokens: int, past: int) -> Feeds:
     rng = np.random.default_rng(tokens)
-    made = _role_arrays(rng.integers(0, arch.vocab, (1, tokens)), past)
-    shape = (1, arch.kv_heads, past, arch.head_dim)
-    feeds: Feeds = {}
+    made = role_arrays(rng.integers(0, arch.vocab, (1, tokens)), past)
+    caches = {cache.past: cache for layer in found.layers for cache in (layer.keys, layer.values)}
+    fed: Feeds = {}
     for value in graph.inputs:
         name, dtype = value.name or "", (value.dtype or ir.DataType.FLOAT).numpy()
-        array = made[roles[name]] if name in roles else rng.standard_normal(shape)
-        if name in roles and value.shape is not None and len(value.shape) == 1:
-            array = array[0]  # positions as a row, [S]
-        feeds[name] = array.astype(dtype)
-    return feeds
+        if name in given:
+            array = made[given[name]]
+            if value.shape is not None and len(value.shape) == 1:
+                array = array[0]  # positions as a row, [S]
+        else:
+            array = rng.standard_normal(caches[name].shape(1, arch.kv_heads, past, arch.head_dim))
+        fed[name] = array.astype(dtype)
+    return fed
 
 
 def _rebuilt(
-    built: ir.Model, found: Found, feeds: Feeds, roles: Mapping[str, str], tokens: int, past: int
+    built: ir.Model, found: Found, fed: Feeds, roles: Mapping[str, str], tokens: int, past: int
 ) -> dict[str, np.ndarray]:
     """The same call of the rebuilt graph."""
     from .oracle import causal_mask, run
 
     given: Feeds = {
-        "input_ids": next(feeds[name] for name, role in roles.items() if role == "ids").astype(np.int32),
+        "input_ids": next(fed[name] for name, role in roles.items() if role == "ids").astype(np.int32),
         "position_ids": np.arange(past, past + tokens, dtype=np.int32)[None],
         "attention_mask": causal_mask(tokens, past),
     }
     for at, layer in enumerate(found.layers):
         for kind, cache in zip(kv_names.KINDS, (layer.keys, layer.values), strict=True):
-            given[kv_names.format(kind, at, kv_names.IN)] = feeds[cache.past].astype(np.float32)
+            held = fed[cache.past].astype(np.float32)
+            given[kv_names.format(kind, at, kv_names.IN)] = np.ascontiguousarray(held.transpose(cache.places))
     try:
         return run(built, given)
     except Exception as problem:  # the engine raises types of its own for each kind of refusal
@@ -163,7 +158,10 @@ def _compare(
     for at, layer in enumerate(found.layers):
         for kind, cache in zip(kv_names.KINDS, (layer.keys, layer.values), strict=True):
             new = made[kv_names.format(kind, at, kv_names.OUT)]
-            pairs.append((expected[cache.present][:, :, past:], new, f"new {kind}s of layer {at}"))
+            whole = expected[cache.present]
+            if whole.ndim != len(cache.places):
+                decline(f"{kind}s of layer {at} with {whole.ndim} axes")
+            pairs.append((whole.transpose(cache.places)[:, :, past:], new, f"new {kind}s of layer {at}"))
     for theirs, ours, what in pairs:
         bound = _BOUND.get(theirs.dtype, 1e-1)
         if theirs.shape != ours.shape:
@@ -180,63 +178,56 @@ def _logits(found: Found, expected: Mapping[str, np.ndarray]) -> str:
     return next(name for name in expected if name not in caches)
 
 
-def _prove_mask(original: ir.Model, found: Found, roles: Mapping[str, str], arch: DecoderArch, context: int) -> None:
-    """The mask of every layer at the whole context, computed by the file's own graph."""
-    tokens = min(2, context)
-    past = context - tokens
-    model = _masks_alone(original, found)
-    from .oracle import run
-
-    try:
-        made = run(model, _mask_feeds(model.graph, roles, tokens, past, found))
-    except Exception as problem:  # the engine raises types of its own for each kind of refusal
-        decline(f"its mask does not run by itself: {_first_line(problem)}")
-    position = np.arange(past, context)[:, None]
-    for at, layer in enumerate(found.layers):
+def _prove_mask(original: ir.Model, found: Found, given: Mapping[str, str], arch: DecoderArch, context: int) -> None:
+    """The mask of every layer at the whole context, computed by the file's own graph; of an op that has a mask of its
+    own the number of positions that it is told, and its window.
+    """
+    sources = [layer.mask if layer.mask is not None else layer.lengths for layer in found.layers]
+    model = made_alone(original, [value.name or "" for value in sources if value is not None])
+    made, past = _masks(model, found, given, context)
+    for at, (layer, source) in enumerate(zip(found.layers, sources, strict=True)):
+        held = made[source.name or ""] if source is not None else np.zeros(0)
         window = arch.window if arch.has_window(at) else None
-        distance = position - np.arange(context)[None]
-        seen = (distance >= 0) & (distance < (window or context))
-        full = made[layer.mask.name or ""]
-        if full.ndim != 4 or full.shape[-1] < context:
-            decline(f"a mask of shape {list(full.shape)} over {context} positions")
-        mask = np.broadcast_to(full[0, 0, :, :context], seen.shape).astype(np.float64)
-        if not (np.abs(mask[seen]) < _EXACT).all() or not (mask[~seen] <= _FAR_BELOW).all():
-            kind = "causal" if window is None else f"that of a window of {window}"
-            decline(f"the mask of layer {at} is not {kind} over {context} positions")
+        if layer.mask is not None:
+            _prove_scores(held, at, window, past, context)
+        elif layer.window != window and (layer.window or 0) < context:
+            decline(f"layer {at} attends to {layer.window or 'all'} positions")
+        elif held.reshape(-1).tolist() != [context - 1]:
+            decline(f"layer {at} is told of {held.reshape(-1)[:1].tolist()} positions before the last of {context}")
 
 
-def _masks_alone(original: ir.Model, found: Found) -> ir.Model:
-    """What makes the masks, and nothing else of the graph."""
-    model = clone_model(original)
-    graph = model.graph
-    known = {value.name: value for node in graph for value in node.outputs}
-    graph.outputs.clear()
-    graph.outputs.extend(known[name] for name in dict.fromkeys(layer.mask.name for layer in found.layers))
-    drop_unread_nodes(graph, lambda _node: True)
-    drop_unused_initializers(graph)
-    used = {value for node in graph for value in node.inputs}
-    for value in list(graph.inputs):
-        if value not in used:
-            graph.inputs.remove(value)
-    return model
+def _masks(model: ir.Model, found: Found, given: Mapping[str, str], context: int) -> tuple[Feeds, int]:
+    """(what `model` makes, past positions) for two new ones, or for one where the file takes no more behind others."""
+    from .onnx_runtime import quiet_session
+    from .oracle import open_session
+
+    problem: Exception = Exception()
+    for tokens in range(min(2, context), 0, -1):
+        past = context - tokens
+        try:
+            opened = open_session(model, quiet_session)
+            names = [output.name for output in opened.get_outputs()]
+            made = opened.run(names, feeds(model.graph, given, tokens, past, found))
+        except Exception as found_out:  # the engine raises types of its own for each kind of refusal
+            problem = found_out
+            continue
+        return {name: np.asarray(value) for name, value in zip(names, made, strict=True)}, past
+    decline(f"its mask does not run by itself: {_first_line(problem)}")
 
 
-def _mask_feeds(graph: ir.Graph, roles: Mapping[str, str], tokens: int, past: int, found: Found) -> Feeds:
-    layer = found.layers[0]
-    made = _role_arrays(np.zeros((1, tokens)), past)
-    cache = np.zeros((1, layer.kv_heads, past, layer.head_dim))
-    names = {value.name or "": (value.dtype or ir.DataType.FLOAT).numpy() for value in graph.inputs}
-    return {name: (made[roles[name]] if name in roles else cache).astype(dtype) for name, dtype in names.items()}
-
-
-def _role_arrays(ids: np.ndarray, past: int) -> Feeds:
-    """What goes into the inputs of each role for new `ids` [1,S]."""
-    tokens = ids.shape[1]
-    return {
-        "ids": ids,
-        "mask": np.ones((1, past + tokens), np.int64),
-        "positions": np.arange(past, past + tokens)[None],
-    }
+def _prove_scores(full: np.ndarray, at: int, window: int | None, past: int, context: int) -> None:
+    """`full` [..,S,T] leaves what a window of layer `at` sees, and hides the rest."""
+    distance = np.arange(past, context)[:, None] - np.arange(context)[None]
+    seen = (distance >= 0) & (distance < (window or context))
+    if full.ndim < 2 or full.shape[-1] < context:
+        decline(f"a mask of shape {list(full.shape)} over {context} positions")
+    if full.dtype == np.bool_:
+        full = np.where(full, 0.0, 2 * FAR_BELOW)
+    mask = full.reshape(-1, *full.shape[-2:])[0][:, :context]
+    mask = np.broadcast_to(mask, seen.shape).astype(np.float64)
+    if not (np.abs(mask[seen]) < _EXACT).all() or not (mask[~seen] <= FAR_BELOW).all():
+        kind = "causal" if window is None else f"that of a window of {window}"
+        decline(f"the mask of layer {at} is not {kind} over {context} positions")
 
 
 def _first_line(problem: Exception) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ...compiler.sources.onnx.decoder.patterns import base, decline, scalar, through
+from ...compiler.sources.onnx.decoder.walk import base, decline, scalar, through
 
 ANCHORS = ("Erf", "Tanh", "Sigmoid")
 _MOST_BEHIND, _MOST_NODES = 4, 16

@@ -11,7 +11,8 @@ import onnx_ir as ir
 
 from ...compiler.ir.module import constant
 from ...compiler.ir.weights import numbers
-from ...compiler.sources.onnx.decoder.patterns import Norm, base, decline, norm, scalar, split
+from ...compiler.sources.onnx.decoder.patterns import Norm, norm
+from ...compiler.sources.onnx.decoder.walk import base, decline, scalar, split
 
 _BEHIND = ("Add", "Sqrt", "Div", "Reciprocal", "Mul", "Cast", "Sub")
 _MOST_STEPS = 8

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from ...compiler.ir.module import Module, drop_unread_nodes, drop_unused_initializers
 from ...compiler.pipeline.pass_interface import Scope
-from ...compiler.sources.onnx.decoder.patterns import Declined
+from ...compiler.sources.onnx.decoder.walk import Declined
 
 Raised = Callable[[ir.Node], tuple[ir.Value, ir.Node] | None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,8 @@ _OWN: dict[str, dict[str, Any]] = {
     "mistral-window": {"sliding_window": 6},
     "qwen2": {},
     "qwen3": {"head_dim": 16},
-    "smollm3": {"no_rope_layers": [1, 0]},
-    "phi3": {"sliding_window": None},
+    "smollm3": {"no_rope_layers": [1, 0], "pad_token_id": 0},
+    "phi3": {"sliding_window": None, "pad_token_id": 0},
     "gemma3_text": {
         "head_dim": 16,
         "query_pre_attn_scalar": 20,
@@ -51,10 +51,10 @@ _OWN: dict[str, dict[str, Any]] = {
 KINDS = tuple(_OWN)
 
 
-def write_random(kind: str, folder: Path) -> Path:
-    """The files of a model of `kind`, one of KINDS, its weights exact in float16."""
+def write_random(kind: str, folder: Path, changes: Mapping[str, Any] | None = None) -> Path:
+    """The files of a model of `kind`, one of KINDS, its weights exact in float16; `changes` to its config."""
     family = kind.partition("-")[0]
-    (folder / "config.json").write_text(json.dumps({"model_type": family, **_BASE, **_OWN[kind]}))
+    (folder / "config.json").write_text(json.dumps({"model_type": family, **_BASE, **_OWN[kind], **(changes or {})}))
     rng, offset = np.random.default_rng(0), FAMILIES[family].gain_offset
     tensors = {}
     shapes, _ = split(read_arch(folder).tensors(), FAMILIES[family].fused)

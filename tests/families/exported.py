@@ -9,8 +9,11 @@ from pathlib import Path
 CALL = (3, 5)  # new tokens and past ones that the export is traced with
 
 
-def export(folder: Path, file: Path, attention: str = "eager", half: bool = False) -> Path:
-    """Write the model in `folder` to `file` by torch's exporter of traces, which needs no other package."""
+def export(folder: Path, file: Path, attention: str = "eager", half: bool = False, positions: bool = True) -> Path:
+    """Write the model in `folder` to `file` by torch's exporter of traces, which needs no other package.
+
+    `positions`: whether they are an input; else the model counts them from what is past.
+    """
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.cache_utils import DynamicCache
@@ -26,7 +29,8 @@ def export(folder: Path, file: Path, attention: str = "eager", half: bool = Fals
             super().__init__()
             self.model = model
 
-        def forward(self, input_ids, attention_mask, position_ids, *past):
+        def forward(self, input_ids, attention_mask, *rest):
+            position_ids, past = (rest[0], rest[1:]) if positions else (None, rest)
             cache = DynamicCache()
             for layer in range(layers):
                 cache.update(past[2 * layer], past[2 * layer + 1], layer)
@@ -42,7 +46,11 @@ def export(folder: Path, file: Path, attention: str = "eager", half: bool = Fals
 
     tokens, past = CALL
     values = [torch.randn(1, heads, past, size, dtype=dtype) for _ in range(2 * layers)]
-    inputs = torch.ones(1, tokens, dtype=torch.int64), torch.ones(1, past + tokens, dtype=torch.int64)
+    inputs = [torch.ones(1, tokens, dtype=torch.int64), torch.ones(1, past + tokens, dtype=torch.int64)]
+    told = ["input_ids", "attention_mask"]
+    if positions:
+        inputs.append(torch.arange(past, past + tokens)[None])
+        told.append("position_ids")
     names = [f"{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
     total = "past_sequence_length + sequence_length"
     new = {0: "batch_size", 1: "sequence_length"}
@@ -54,9 +62,9 @@ def export(folder: Path, file: Path, attention: str = "eager", half: bool = Fals
         logging.disable(logging.WARNING)
         torch.onnx.export(
             WithPast(),
-            (*inputs, torch.arange(past, past + tokens)[None], *values),
+            (*inputs, *values),
             str(file),
-            input_names=["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{n}" for n in names)],
+            input_names=[*told, *(f"past_key_values.{n}" for n in names)],
             output_names=["logits", *(f"present.{name}" for name in names)],
             dynamic_axes=axes,
             opset_version=17,

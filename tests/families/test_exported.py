@@ -47,7 +47,17 @@ def exported(tmp_path_factory: pytest.TempPathFactory, folder_of: Callable[[str]
     return file
 
 
-@pytest.mark.parametrize(("kind", "attention"), [("llama", "eager"), ("qwen3", "sdpa")])
+@pytest.mark.parametrize(
+    ("kind", "attention"),
+    [
+        ("llama", "eager"),
+        ("qwen3", "sdpa"),
+        ("phi3", "eager"),  # q, k, v and gate, up as one linear each
+        ("smollm3", "sdpa"),  # a layer without rotary embedding
+        ("mistral-window", "sdpa"),
+        ("gemma3_text", "eager"),  # norms behind the branches, two rotary embeddings, one window
+    ],
+)
 def test_the_graph_is_that_of_the_folder(
     kind: str, attention: str, exported: Callable[..., Path], folder_of: Callable[[str], Path]
 ) -> None:
@@ -94,23 +104,71 @@ def test_the_bundle_is_that_of_the_folder(
     assert ours["parts"] == theirs["parts"]
 
 
-def test_a_window_that_no_config_tells_is_found(
+def test_a_window_is_read_out_of_the_mask(
+    exported: Callable[..., Path], folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    file = shutil.copy(exported("mistral-window"), tmp_path / "model.onnx")
+    arch = OnnxSource().load("m", file, CONTEXT).arch
+    assert arch is not None
+    assert (arch.window, arch.local) == (6, (0, 1))
+    within = OnnxSource().load("m", file, 6)
+    assert within.arch is not None
+    assert within.arch.window is None  # it leaves nothing out of so short a text
+    prove_rebuilt(within)
+    shutil.copy(folder_of("mistral-window") / "config.json", tmp_path)
+    told = OnnxSource().load("m", file, CONTEXT).arch
+    assert told is not None
+    assert (told.family, told.window) == ("mistral", 6)
+
+
+def test_a_mask_that_is_not_causal_is_found(
     exported: Callable[..., Path],
-    folder_of: Callable[[str], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     golden_error: Callable[..., None],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    file = shutil.copy(exported("mistral-window"), Path("model.onnx"))
+    proto = onnx.load(exported("llama"))
+    compared = [node for node in proto.graph.node if node.op_type == "LessOrEqual"]
+    assert compared
+    for node in compared:
+        node.op_type = "GreaterOrEqual"
+    onnx.save(proto, "model.onnx")
     with pytest.raises(PlanError) as raised:
-        prove_rebuilt(OnnxSource().load("m", file, CONTEXT))
+        prove_rebuilt(OnnxSource().load("m", Path("model.onnx"), CONTEXT))
     golden_error("E0381", raised.value)
-    shutil.copy(folder_of("mistral-window") / "config.json", tmp_path)
-    told = OnnxSource().load("m", file, CONTEXT)
-    assert told.arch is not None
-    assert told.arch.window == 6
-    prove_rebuilt(told)
+
+
+@pytest.mark.parametrize("perm", [(0, 2, 1, 3), (0, 1, 3, 2), (0, 2, 3, 1)])
+def test_caches_may_have_their_axes_in_another_order(
+    perm: tuple[int, ...], exported: Callable[..., Path], tmp_path: Path
+) -> None:
+    """[B,P,G,D] and [B,G,D,P] as inputs and outputs, turned where they enter and leave."""
+    proto = onnx.load(exported("llama"))
+    back = [perm.index(axis) for axis in range(4)]
+    nodes = proto.graph.node
+    for values, past in ((proto.graph.input, True), (proto.graph.output, False)):
+        for value in [one for one in values if "key" in one.name or "value" in one.name]:
+            inner, dims = f"{value.name}.inner", list(value.type.tensor_type.shape.dim)
+            for node in nodes:
+                node.input[:] = [inner if name == value.name else name for name in node.input]
+                node.output[:] = [inner if name == value.name else name for name in node.output]
+            ends = (value.name, inner) if past else (inner, value.name)
+            turned = onnx.helper.make_node("Transpose", [ends[0]], [ends[1]], perm=back if past else perm)
+            nodes.insert(0 if past else len(nodes), turned)
+            del value.type.tensor_type.shape.dim[:]
+            value.type.tensor_type.shape.dim.extend(dims[axis] for axis in perm)
+    onnx.save(proto, tmp_path / "model.onnx")
+    module = OnnxSource().load("m", tmp_path / "model.onnx", CONTEXT)
+    assert module.arch is not None
+    prove_rebuilt(module)
+
+
+def test_without_positions_they_are_counted(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
+    module = OnnxSource().load("m", export(folder_of("llama"), tmp_path / "m.onnx", positions=False), CONTEXT)
+    assert module.original is not None
+    assert "position_ids" not in [value.name for value in module.original.graph.inputs]
+    prove_rebuilt(module)
 
 
 def test_what_computes_something_else_is_found(exported: Callable[..., Path]) -> None:

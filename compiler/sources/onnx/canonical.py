@@ -42,17 +42,17 @@ def canonical(model: ir.Model, again: bool = False) -> None:
     """
     graph = model.graph
     if again:
-        _infer(model)
+        infer(model)
     for _ in range(_ROUNDS):
         changed = sum(_changed(graph, node) for node in list(graph))
         if not changed:
             return
         drop_unread_nodes(graph, lambda _node: True)
         drop_unused_initializers(graph)
-        _infer(model)
+        infer(model)
 
 
-def _infer(model: ir.Model) -> None:
+def infer(model: ir.Model) -> None:
     """Shapes anew, in place; weights that a dry run does not read stay out of it."""
     dry = take_weights(model.graph, lambda tensor: isinstance(tensor, DryWeight))
     common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)

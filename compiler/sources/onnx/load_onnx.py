@@ -24,11 +24,12 @@ from ...ir.module import MAIN, Module, drop_unused_initializers
 from ...ir.ops.find_op import find_op
 from ...ir.weights import SourceFile, Weight, from_array, from_file, unpack
 from ..hf.config_file import pointer_hint
-from .canonical import canonical
+from .canonical import canonical, infer
 from .given_shapes import give_shapes
 from .inline_functions import inline_functions
 from .raise_opset import upgrade
 from .refusals import all_graphs, refuse_bad_text, refuse_foreign, refuse_loose_values
+from .unlisted_ops import set_aside, take_back
 
 _LARGEST = (1 << 31) - 1  # what protobuf can parse
 _LARGEST_SKELETON = 256 << 20  # bytes of a file whose weights lie elsewhere
@@ -49,11 +50,14 @@ def load_onnx(
     """
     proto = _parse(file)
     give_shapes(proto, shapes or {}, file)
+    set_aside(proto)
     refuse_foreign(proto, file)
     refuse_loose_values(proto, file)
     with _damage_named(file):
         model = _graph(proto, file)
         model = upgrade(model, file)
+        if take_back(model):
+            infer(model)
         _tidy(model)
         if not as_written:
             canonical(model)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from ....ir.module import MAIN, Module
 from ...hf.decoder_graph import build
-from .patterns import Declined
+from .masks import windows
+from .plain_ops import with_plain_ops
 from .rebuild import architecture, weights
 from .recognise import looks_like_decoder, recognise
+from .walk import Declined
 
 
 def as_decoder(module: Module, file: Path) -> tuple[Module, str | None]:
@@ -18,12 +20,13 @@ def as_decoder(module: Module, file: Path) -> tuple[Module, str | None]:
     The decoder keeps the graph it was read from as `original`: whoever compiles it proves the two equal first. The
     reason is None for a graph that does not look like a decoder at all.
     """
-    graph = module.main.graph
-    if not looks_like_decoder(graph):
+    if not looks_like_decoder(module.main.graph):
         return module, None
     try:
-        found = recognise(graph)
-        arch = architecture(found, file.parent).within(module.context)
+        original = with_plain_ops(module.main)
+        found = recognise(original.graph)
+        shown = windows(original, found, module.context)
+        arch = architecture(found, shown, file.parent).within(module.context)
         made = build(arch, weights(found, arch, file), module.context)
     except Declined as reason:
         return module, str(reason)
@@ -36,4 +39,4 @@ def as_decoder(module: Module, file: Path) -> tuple[Module, str | None]:
     ) as problem:  # of a hostile file
         return module, f"its numbers make no decoder: {type(problem).__name__}"
     made.graph.name = module.name
-    return replace(module, graphs={MAIN: made}, arch=arch, original=module.main), None
+    return replace(module, graphs={MAIN: made}, arch=arch, original=original), None
