@@ -280,9 +280,9 @@ def compile_plans(
 
 def keeping(options: CompileOptions) -> CompileOptions:
     """The options with which a compile keeps what it makes in the cache, and takes from there what was kept."""
-    from .actions.plan_graph import emission_key
+    from .actions.plan_graph import emission_key, lowered_units
 
-    return dataclasses.replace(options, emission_key=emission_key)
+    return dataclasses.replace(options, emission_key=emission_key, lowered=lowered_units)
 
 
 def action_graph(plan: Plan, options: CompileOptions) -> Ran:

@@ -25,6 +25,7 @@ from ..estimate.compile_cost import BASE, emit_cost
 from ..files import cache
 from ..pipeline.measured_steps import split_steps
 from ..registry import find_target
+from . import records
 from .action import Action, Graph
 from .facts import code_fact, deploy_facts, devices_fact, digest, solve_facts, tools_fact
 
@@ -61,6 +62,12 @@ def request(plan: Plan, deploy: int | None = None, unit: int | None = None) -> d
 def emission_key(plan: Plan, deploy: Deploy) -> str:
     """The key that the files of a deploy line are kept under."""
     return Action("emit", deploy.model, deploy_facts(plan, deploy)).key
+
+
+def lowered_units(plan: Plan, deploy: Deploy) -> list[dict[str, Any]]:
+    """What the lowering of a deploy line said of the compiles behind it; nothing where it has not run."""
+    found = records.noted(Action("lower", deploy.model, deploy_facts(plan, deploy)).key)
+    return found.facts.get("units", []) if found is not None else []
 
 
 def unit_of(lowered: str, number: int) -> dict[str, str]:

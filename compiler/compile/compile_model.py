@@ -50,6 +50,8 @@ class CompileOptions:
     store: str | None = None  # where workers elsewhere leave and find results; None: the cache, which they share
     # the key that the files of a deploy line are kept under in the cache for later compiles; None: none are kept
     emission_key: Callable[[Plan, Deploy], str] | None = None
+    # what lowering a deploy line apart from its compiles said of them (`Target.lower`); None: nothing is known
+    lowered: Callable[[Plan, Deploy], list[dict[str, Any]]] | None = None
     progress: Progress = lambda _text: None
 
 
@@ -173,7 +175,8 @@ class _Passed:
     errors: dict[str, float]
 
 
-def _passed(plan: Plan, deploy: Deploy, options: CompileOptions, clock: _Clock) -> _Passed:
+def _passed(plan: Plan, deploy: Deploy, options: CompileOptions, clock: _Clock, reported: bool = True) -> _Passed:
+    """The model behind its steps; its weights' errors are found only where they are `reported`."""
     from ..pipeline.measured_steps import late_changes, split_steps
     from ..registry import cache_steps
     from .weight_error import weight_errors
@@ -184,7 +187,7 @@ def _passed(plan: Plan, deploy: Deploy, options: CompileOptions, clock: _Clock) 
     clock.lap("load")
     weights_steps, shape_steps = split_steps(plan.steps(deploy))
     results = run_steps(module, [*weights_steps, *cache_steps(deploy.kv, deploy.span)], plan, deploy, options)
-    errors = weight_errors(module)
+    errors = weight_errors(module) if reported else {}
     _say_lines(module, plan)
     compressed = module.clone()
     if late := late_changes(plan.steps(deploy)):
@@ -209,7 +212,7 @@ def lower_model(plan: Plan, deploy: Deploy, options: CompileOptions) -> list[dic
     from .emit_parts import emit_parts
 
     with blamed_on(deploy.span), scratch_folder("lower") as folder:
-        module, steps = _passed(plan, deploy, options, _Clock()).module, plan.steps(deploy)
+        module, steps = _passed(plan, deploy, options, _Clock(), reported=False).module, plan.steps(deploy)
 
         def lower(cut: PartGraph) -> list[dict[str, Any]]:
             found: list[dict[str, Any]] = []
@@ -228,7 +231,7 @@ def lower_model(plan: Plan, deploy: Deploy, options: CompileOptions) -> list[dic
 def emit_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions) -> None:
     """Leave the files of one deploy line in the cache, under `options.emission_key`; they are below `directory` too."""
     with blamed_on(deploy.span):
-        _emitted(_passed(plan, deploy, options, _Clock()).module, plan, deploy, directory, options)
+        _emitted(_passed(plan, deploy, options, _Clock(), reported=False).module, plan, deploy, directory, options)
 
 
 def _say_lines(module: Module, plan: Plan) -> None:
@@ -382,6 +385,7 @@ def _job(
     from ..emit.target import EmitJob
     from .tokenizer_folders import tokenizer_folders
 
+    lowered = [] if options.lowered is None else options.lowered(plan, deploy)
     return EmitJob(
         module=module,
         parts=parts,
@@ -399,6 +403,7 @@ def _job(
         origin=deploy.span,
         progress=options.progress,
         prove=options.prove,
+        lowered=[facts for facts in lowered if facts["target"] == cls.name],
     )
 
 

@@ -77,6 +77,7 @@ class EmitJob:
     slower: float = 2.0  # the target's
     jobs: int = 1  # files that may be made at the same time
     keep: bool = False  # keep in the cache what took long, so that no later compile makes it again
+    lowered: Sequence[Mapping[str, Any]] = ()  # what `Target.lower` said of the same parts before, if it is known
 
     @property
     def chips(self) -> tuple[Device, ...]:

@@ -5,7 +5,7 @@
 A binary that is one of several is kept in the cache as soon as it is made: a compile that is cut off goes on where it
 was. One binary alone is kept where a compile keeps what it makes for later ones (`EmitJob.keep`).
 
-    <cache>/qnn-context/<digest>/    a binary, its EPContext models, and what the compile said of them
+    <cache>/qnn-context/<digest>/    a binary, its EPContext models, the archive of its graphs, and what was read back
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from typing import Any
 from ...compiler.diagnostics.diagnostic import EngineError, fail
 from ...compiler.files import cache
 from ...compiler.files.full_disk import writes
+from .carried_graphs import archive_of, carry
 from .htp.chip import Chip, tool_versions
 from .htp.compile import Compiled, compile_shared
-from .htp.context_binary import read
+from .htp.context_binary import kept_info
 from .twins import TARGET_KIND
 
 CONTEXT_KIND = "qnn-context"
 MOST_GRAPHS = 256  # of one context: 257 fail with QNN_CONTEXT_ERROR_GET_BINARY_FAILED, be they ever so small
-_FACTS = "compiled.json"
+_FACTS, _FORM = "compiled.json", 2  # what it says changes with its form
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Binary:
     @property
     def digest(self) -> str:
         """What it is known by in the cache."""
-        facts = [self.key, self.graphs, [asdict(chip) for chip in self.chips], self.name, self.sparse, tool_versions()]
+        chips = [asdict(chip) for chip in self.chips]
+        facts = [_FORM, self.key, self.graphs, chips, self.name, self.sparse, tool_versions()]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -88,10 +90,13 @@ def make_binaries(
 
 
 def _compile(binary: Binary, destination: Path) -> Compiled:
+    """Compile a binary, and put beside it what other machines need to run in its place, unless that takes too much."""
     chip, *others = binary.chips
-    return compile_shared(
+    made = compile_shared(
         binary.folder, binary.graphs, chip, destination, binary.name, sparse=binary.sparse, others=others
     )
+    carry(binary.folder, binary.graphs, made.binary)
+    return made
 
 
 def described(binary: Binary, group: int) -> dict[str, Any]:
@@ -125,11 +130,11 @@ def _kept(binary: Binary) -> tuple[Compiled, bool]:
     binary.destination.mkdir(parents=True, exist_ok=True)
     final = binary.destination / f"{binary.name}.bin"
     onnx = {graph: binary.destination / name for graph, name in facts.pop("onnx").items()}
-    for path in (final, *onnx.values()):
-        with writes(path):
-            shutil.copyfile(entry / path.name, path)
-    info = read(final, soc_model=binary.chips[0].soc_model)
-    return Compiled(final, onnx, info=info, **facts), fresh
+    for path in (final, *onnx.values(), archive_of(final)):
+        if (entry / path.name).is_file():  # there may be no archive
+            with writes(path):
+                shutil.copyfile(entry / path.name, path)
+    return Compiled(final, onnx, info=kept_info(facts.pop("info")), **facts), fresh
 
 
 def _entry(binary: Binary) -> tuple[Path, dict[str, Any]]:
@@ -140,6 +145,7 @@ def _entry(binary: Binary) -> tuple[Path, dict[str, Any]]:
         facts = {
             "onnx": {graph: path.name for graph, path in made.onnx.items()}, "names": dict(made.names),
             "seconds": made.seconds, "peak_rss": made.peak_rss, "reproducible": made.reproducible,
+            "info": asdict(made.info),
         }  # fmt: skip
         (entry / _FACTS).write_text(json.dumps(facts, sort_keys=True), encoding="utf-8")
 

@@ -36,14 +36,14 @@ from ...compiler.files import cache
 from ...compiler.ir import kv_names
 from ...compiler.ir.activation_encodings import Encoding
 from .binaries import Binary, contexts, described, make_binaries
-from .carried_graphs import DATA, carry
+from .carried_graphs import DATA, archive_of
 from .check.graphs import refused_uses
 from .conformance.legality import local_evidence
 from .genie.graph_order import number_shards
 from .guard import Guard, guard_key, keep_sizes, known_sizes, random_feeds
 from .htp.chip import Chip, tool_versions
 from .htp.compile import Compiled
-from .htp.context_binary import TensorSpec, check_encodings, read
+from .htp.context_binary import TensorSpec, check_encodings, read, start_worker
 from .htp.engine_options import option_rows
 from .htp.sparse_option import known_build
 from .lower.builder import WeightStore
@@ -84,7 +84,7 @@ def emit(job: EmitJob) -> Emission:
         compiled = _numbered(job, dict(zip(ready.binaries, made, strict=True)))
         parts: dict[str, dict[str, Any]] = {}
         for (group, chip), one in compiled.items():
-            notes += _carried(job, group, one)
+            notes += _carried(job, one)
             for index, own in product(group.parts, chips if _container(job) else (chip,)):
                 entry = _entry(job, names[index], one, group, own, ready.packs.get((group, own)))
                 entry["details"] |= _lowered_by(names[index], ready.proven)
@@ -188,8 +188,16 @@ def _groups(job: EmitJob, names: Sequence[Mapping[str, str]], graphs: Mapping[st
     for number, share in enumerate(shares):
         own = {name: graphs[name] for index in share for name in names[index].values()}
         file = f"{job.folder}_ctx{number if len(shares) > 1 else ''}"
-        groups.append(_Group(tuple(share), own, store_targets(own), file))
+        groups.append(_Group(tuple(share), own, _kept_graphs(job, file, own) or store_targets(own), file))
     return groups
+
+
+def _kept_graphs(job: EmitJob, file: str, graphs: Mapping[str, Lowered]) -> str | None:
+    """The key under which an earlier lowering of the same parts left these graphs with their weights in the cache."""
+    for facts in job.lowered:
+        if facts["name"] == file and facts["graphs"] == list(graphs):
+            return facts["key"] if cache.find(TARGET_KIND, facts["key"]) is not None else None
+    return None
 
 
 def _numbered(job: EmitJob, compiled: Mapping[tuple[_Group, Chip], Compiled]) -> dict[tuple[_Group, Chip], Compiled]:
@@ -197,9 +205,11 @@ def _numbered(job: EmitJob, compiled: Mapping[tuple[_Group, Chip], Compiled]) ->
     if job.module.arch is None or not _several_shards(job) or _container(job):
         return dict(compiled)
     found = dict(compiled)
-    for chip in dict.fromkeys(chip for _, chip in compiled):
-        own = [key for key in compiled if key[1] == chip]
-        found |= zip(own, number_shards([compiled[key] for key in own], chip.soc_model), strict=True)
+    with start_worker(f"the reader of the binaries of `{job.module.name}`") as reader:
+        for chip in dict.fromkeys(chip for _, chip in compiled):
+            own = [key for key in compiled if key[1] == chip]
+            shards = number_shards([compiled[key] for key in own], chip.soc_model, reader)
+            found |= zip(own, shards, strict=True)
     return found
 
 
@@ -332,9 +342,9 @@ def _refuse_unproven(job: EmitJob, uses: Sequence[Use], chip: Chip, rows: int) -
         raise PlanError(*grouped(refused))
 
 
-def _carried(job: EmitJob, group: _Group, compiled: Compiled) -> list[str]:
-    """Put beside the binary what other machines need to run in its place; a note where that takes too much."""
-    if carry(cache.entry(TARGET_KIND, group.key), list(group.graphs), compiled.binary) is not None:
+def _carried(job: EmitJob, compiled: Compiled) -> list[str]:
+    """A note where what other machines need to run in a binary's place takes too much to be carried beside it."""
+    if archive_of(compiled.binary).is_file():
         return []
     where = f"the weights of `{job.module.name}` lie in its context binary in a form that edgec does not read"
     return [f"{where}: on a PC the bundle runs where it was compiled, elsewhere `edgec run` cannot run it (E0613)"]

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ....compiler.diagnostics.diagnostic import EngineError, fail
+from ....compiler.emit.child_process import Child
 from ....compiler.files.full_disk import writes
 from ..htp.compile import Compiled, context_node
 from ..htp.context_binary import read
@@ -23,9 +24,12 @@ from ..htp.context_binary import read
 _DIGITS = re.compile(r"\d{9,}")  # of the hash; what is left of it keeps the names of buckets apart
 
 
-def number_shards(shards: Sequence[Compiled], soc_model: int) -> list[Compiled]:
-    """The binaries of one chip with graphs whose names sort as the shards run; the files are changed in place."""
-    return [_renamed(one, number, soc_model) for number, one in enumerate(shards, 1)]
+def number_shards(shards: Sequence[Compiled], soc_model: int, reader: Child) -> list[Compiled]:
+    """The binaries of one chip with graphs whose names sort as the shards run; the files are changed in place.
+
+    `reader`: the process that reads them back.
+    """
+    return [_renamed(one, number, soc_model, reader) for number, one in enumerate(shards, 1)]
 
 
 def numbered(name: str, shard: int) -> str:
@@ -47,14 +51,14 @@ def rename_graphs(binary: Path, names: Mapping[str, str]) -> None:
                 at = held.find(old, at + len(old))
 
 
-def _renamed(one: Compiled, shard: int, soc_model: int) -> Compiled:
+def _renamed(one: Compiled, shard: int, soc_model: int, reader: Child) -> Compiled:
     names = {graph: numbered(name, shard) for graph, name in one.names.items()}
     if len(set(names.values())) < len(names):
         fail("E0612", f"two graphs of `{one.binary.name}` have one name", kind=EngineError)
     rename_graphs(one.binary, {one.names[graph]: name for graph, name in names.items()})
     for graph, path in one.onnx.items():
         _rename_partition(graph, path, names[graph])
-    info = read(one.binary, soc_model=soc_model)
+    info = read(one.binary, reader, soc_model)
     if set(info.graphs) != set(names.values()):
         fail("E0612", f"graphs of `{one.binary.name}` could not be named after their shard", kind=EngineError)
     return replace(one, names=names, info=info)

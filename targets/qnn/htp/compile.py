@@ -71,16 +71,28 @@ def compile_shared(
             }
         share = len(graphs) > 1
         call = {"folder": str(work), "graphs": list(graphs), "share": share, "sparse": sparse, **request}
-        if child is None:
-            # its results seem to hang on addresses: 46 compiles of one graph gave three binaries, 41, 3 and 2 times
-            with start_worker(f"the HTP compiler for `{name}`", fixed=True) as own:
-                answer, fixed = own.call("compile", **call), own.fixed
-        else:
-            answer, fixed = child.call("compile", **call), False
-        if "rejected" in answer:
-            raise _refusal(answer, chip)
-        made = _collect(work, graphs, (chip, *others), destination, name, answer, child)
-        return replace(made, reproducible=fixed)
+        if child is not None:
+            return _made(work, graphs, (chip, *others), destination, name, call, child)
+        # its results seem to hang on addresses: 46 compiles of one graph gave three binaries, 41, 3 and 2 times
+        with start_worker(f"the HTP compiler for `{name}`", fixed=True) as own:
+            made = _made(work, graphs, (chip, *others), destination, name, call, own)
+            return replace(made, reproducible=own.fixed)
+
+
+def _made(
+    work: Path,
+    graphs: Sequence[str],
+    chips: Sequence[Chip],
+    destination: Path,
+    name: str,
+    call: Mapping[str, Any],
+    child: Child,
+) -> Compiled:
+    """Let `child` compile, and read back what lies on the disk then: a process costs as much as a small compile."""
+    answer = child.call("compile", **call)
+    if "rejected" in answer:
+        raise _refusal(answer, chips[0])
+    return _collect(work, graphs, chips, destination, name, answer, child)
 
 
 def _listed(numbers: Iterable[int]) -> str:
@@ -111,7 +123,7 @@ def _collect(
     destination: Path,
     name: str,
     answer: Mapping[str, Any],
-    child: Child | None,
+    child: Child,
 ) -> Compiled:
     import onnx
 

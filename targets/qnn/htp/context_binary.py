@@ -24,6 +24,7 @@ WORKER = "edgec.targets.qnn.htp.worker"
 # The compiler writes memory it has not set into binaries: with its sparse store, behind every weight whose inputs are
 # no multiple of 256. No two compiles are the same then, and graphs do not find that their weights are. glibc clears it.
 _CLEARED = {"MALLOC_PERTURB_": "255"}
+_SIDES = ("inputs", "outputs")
 # types of quantised tensors; how they are read is in the manifest
 _FIXED: Mapping[str, str] = {"ufixed16": "uint16", "ufixed8": "uint8", "sfixed16": "int16"}
 
@@ -94,6 +95,15 @@ def read(path: Path, child: Child | None = None, soc_model: int | None = None) -
     )
 
 
+def kept_info(held: Mapping[str, Any]) -> ContextInfo:
+    """The metadata that `dataclasses.asdict` made a JSON object of."""
+    graphs = {
+        name: GraphSpec(*(tuple(TensorSpec(**{**t, "shape": tuple(t["shape"])}) for t in g[side]) for side in _SIDES))
+        for name, g in held["graphs"].items()
+    }
+    return ContextInfo(**{**held, "graphs": graphs, "socs": tuple(held["socs"])})
+
+
 def _specs(tensors: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
     return tuple(
         TensorSpec(t["name"], _FIXED.get(t["dtype"], t["dtype"]), tuple(t["shape"]), t.get("quantization"))
@@ -106,7 +116,7 @@ def compare(info: ContextInfo, expected: Mapping[str, GraphSpec]) -> list[str]:
     problems = [f"graph `{name}` is not in the binary" for name in expected.keys() - info.graphs.keys()]
     problems += [f"graph `{name}` was not asked for" for name in info.graphs.keys() - expected.keys()]
     for name in sorted(expected.keys() & info.graphs.keys()):
-        for side in ("inputs", "outputs"):
+        for side in _SIDES:
             have = {spec.name: spec for spec in getattr(info.graphs[name], side)}
             want = {spec.name: spec for spec in getattr(expected[name], side)}
             problems += _differences(f"graph `{name}`", side[:-1], have, want)
