@@ -8,6 +8,7 @@ appears whole or not at all (`bundle.write`), and nothing is measured that was n
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,12 +25,16 @@ from .files.cache import make_root
 if TYPE_CHECKING:
     from .actions.action import Action
     from .actions.several import Ran
+    from .compile.dry_run import Findings
     from .compile.estimate_plan import Estimate as Estimate
     from .compile.profile import Profiled as Profiled
     from .compile.prove import Proven as Proven
+    from .emit.fork_server import ForkServer
     from .plan.plan import Deploy, Plan
 
 ACTION_WORKER = "edgec.compiler.commands.action_worker"
+# what actions need beside it and their targets, imported once for all of them
+_IMPORTS = ("edgec.dsl.checker", "edgec.compiler.partition.parts", "edgec.compiler.compile.emit_parts")
 __all__ = [
     "BrokenRequirement",
     "CompileOptions",
@@ -252,30 +257,49 @@ def compile_plans(
     `options.on` they run on a scheduler elsewhere. Then the bundles are put together, one after the other. Without
     `options.keep_going` nothing starts after a failure.
     """
-    from .actions.several import run_plans
-    from .compile.estimate_plan import refuse_by_estimate
-
-    options = keeping(options or CompileOptions())
-    plans: list[Plan | EdgecError] = []
-    for plan, _ in requests:
-        try:
-            _check_request(plan, options)
-            plans.append(_measured_k(plan, options))
-            if options.on is None:
-                refuse_by_estimate(plan, options.memory, options.progress)
-        except EdgecError as error:
-            plans.append(error)
-    ran = run_plans(plans, options, ACTION_WORKER)
+    options = options or CompileOptions()
+    with _workers(requests, options) as server:  # first of all: it imports while this process does
+        options = keeping(options)
+        ran = _run_actions([plan for plan, _ in requests], options, server)
     made: list[CompileResult | EdgecError] = []
-    for plan, (_, output) in zip(ran.plans, requests, strict=True):
+    for number, (plan, (_, output)) in enumerate(zip(ran.plans, requests, strict=True)):
         if isinstance(plan, EdgecError):
             made.append(plan)
             continue
+        alone = dataclasses.replace(options, jobs=1, memory=None)
         try:
-            made.append(_assembled(plan, output, dataclasses.replace(options, jobs=1, memory=None), ran))
+            made.append(_assembled(plan, output, alone, ran, ran.settled.get(number)))
         except EdgecError as error:
             made.append(error)
     return made
+
+
+def _workers(
+    requests: Sequence[tuple[Plan, Path | None]], options: CompileOptions
+) -> contextlib.AbstractContextManager[ForkServer | None]:
+    """Where the processes of actions on this machine are forked from."""
+    from .emit.fork_server import workers
+    from .registry import find_target
+
+    if options.on is not None:
+        return contextlib.nullcontext()
+    targets = dict.fromkeys(find_target(deploy.target) for plan, _ in requests for deploy in plan.deploys)
+    return workers(ACTION_WORKER, (*_IMPORTS, *(name for target in targets for name in target.imports)))
+
+
+def _run_actions(plans: Sequence[Plan], options: CompileOptions, server: ForkServer | None) -> Ran:
+    from .actions.several import run_plans
+    from .compile.estimate_plan import refuse_by_estimate
+
+    checked: list[Plan | EdgecError] = []
+    for plan in plans:
+        try:
+            _check_request(plan, options)
+            checked.append(_measured_k(plan, options))
+            refuse_by_estimate(plan, None, options.progress)  # whether each action fits is known of its graph
+        except EdgecError as error:
+            checked.append(error)
+    return run_plans(checked, options, ACTION_WORKER, server)
 
 
 def keeping(options: CompileOptions) -> CompileOptions:
@@ -325,8 +349,17 @@ def load_request(action: Action) -> Plan:
     return _measured_k(plan, CompileOptions())
 
 
-def _assembled(plan: Plan, output: Path | None, options: CompileOptions, ran: Ran | None = None) -> CompileResult:
-    """The bundle of a plan, made here; `ran`: what ran for it before, of which everything is in the cache."""
+def _assembled(
+    plan: Plan,
+    output: Path | None,
+    options: CompileOptions,
+    ran: Ran | None = None,
+    findings: Findings | None = None,
+) -> CompileResult:
+    """The bundle of a plan, made here; `ran`: what ran for it before, of which everything is in the cache.
+
+    `findings`: what was found of the plan then, where nothing had to be run to know it.
+    """
     from .bundle.manifest import ACTIONS
     from .bundle.write import rejected_path, write_bundle
     from .compile.estimate_plan import refuse_by_estimate
@@ -340,7 +373,7 @@ def _assembled(plan: Plan, output: Path | None, options: CompileOptions, ran: Ra
     def build(directory: Path) -> None:
         wrong, warnings = check_texts(plan)
         doubts: list[Diagnostic] = []
-        settle(plan, options.prove, options.progress, wrong, doubts)
+        settle(plan, options.prove, options.progress, wrong, doubts, findings)
         refuse_by_estimate(plan, options.memory, options.progress)
         models = compile_models(plan, directory, options)
         measured = measure_models(plan, models, directory, options.progress)

@@ -48,6 +48,10 @@ class Runner(Protocol):
         """The processes of running actions on this machine, by key."""
         ...
 
+    def beside(self) -> int:
+        """Resident bytes of what it needs itself on this machine."""
+        ...
+
 
 @dataclass
 class Row:
@@ -160,7 +164,7 @@ class _Run:
     def _start(self, pool: futures.ThreadPoolExecutor, running: dict[futures.Future[Result], str]) -> None:
         if self.outcome.failed and not self.keep_going:
             return
-        own = float(resident(os.getpid())) if self.limits.memory is not None else 0.0
+        own = float(resident(os.getpid()) + self.runner.beside()) if self.limits.memory is not None else 0.0
         while (key := self.scheduler.next(beside=own)) is not None:
             action = self.graph.actions[key]
             row = Row(action, self.now(), why=records.why(self.plan, action))
@@ -191,7 +195,7 @@ class _Run:
         self.tell(event, row, len(self.scheduler.done), len(self.graph))
 
     def _sample(self, running: Mapping[futures.Future[Result], str]) -> None:
-        total = resident(os.getpid())
+        total = resident(os.getpid()) + self.runner.beside()
         for key, pid in self.runner.pids().items():
             held = resident_tree([pid])
             total += held

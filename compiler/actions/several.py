@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..compile.compile_model import CompileOptions
-from ..compile.dry_run import refuse_early
+from ..compile.dry_run import Findings, refuse_early
 from ..compile.prove import unproven
 from ..diagnostics.diagnostic import EdgecError, PlanError
 from ..diagnostics.progress import Passing
@@ -22,6 +22,7 @@ from .scheduler import Limits
 from .store import open_store
 
 if TYPE_CHECKING:
+    from ..emit.fork_server import ForkServer
     from ..plan.plan import Plan
 
 _OWN = 0.2e9  # bytes that this process gains while it waits
@@ -35,6 +36,7 @@ class Ran:
     graph: Graph = field(default_factory=Graph)
     outcome: Outcome = field(default_factory=Outcome)
     owners: dict[str, set[int]] = field(default_factory=dict)  # the plans that asked for each action
+    settled: dict[int, Findings] = field(default_factory=dict)  # of plans of which nothing had to be run first
 
 
 def plan_graph(plans: Sequence[Plan | EdgecError], options: CompileOptions) -> Ran:
@@ -44,20 +46,25 @@ def plan_graph(plans: Sequence[Plan | EdgecError], options: CompileOptions) -> R
         if isinstance(plan, EdgecError):
             continue
         try:
-            own = Graph()
-            add_plan(own, plan, _open(plan, options))
+            own, findings = Graph(), _findings(plan, options)
+            add_plan(own, plan, bool(findings.proofs))
         except EdgecError as error:
             error.sources = error.sources or plan.sources
             ran.plans[number] = error
             continue
+        if not findings.proofs:
+            ran.settled[number] = findings
         for key, action in own:
             ran.graph.add(action)
             ran.owners.setdefault(key, set()).add(number)
     return ran
 
 
-def run_plans(plans: Sequence[Plan | EdgecError], options: CompileOptions, worker: str) -> Ran:
-    """Run everything the plans need; `worker`: the module of the process of an action (`commands/action_worker.py`).
+def run_plans(
+    plans: Sequence[Plan | EdgecError], options: CompileOptions, worker: str, server: ForkServer | None = None
+) -> Ran:
+    """Run everything the plans need; `worker`: the module of the process of an action (`commands/action_worker.py`),
+    `server`: where such processes are forked from.
 
     A plan one of whose actions failed, or did not run because another failed, becomes the error in the result.
     """
@@ -68,27 +75,24 @@ def run_plans(plans: Sequence[Plan | EdgecError], options: CompileOptions, worke
         if options.on is None:
             limits = Limits(options.jobs, options.memory)
             within(ran.graph, limits, resident(os.getpid()) + _OWN)
-            runner = LocalRunner(worker, options.store)
             if options.store is not None:
                 open_store(options.store).check_writable()
                 fetch(ran.graph, options.store)
-            try:
-                ran.outcome = run_graph(ran.graph, runner, limits, tell, options.keep_going, name)
-            finally:
-                runner.close()
+            runner = LocalRunner(worker, options.store, server)
+            ran.outcome = run_graph(ran.graph, runner, limits, tell, options.keep_going, name)
         else:
             ran.outcome = run_elsewhere(ran.graph, options, tell, name)
     _blame(ran, options)
     return ran
 
 
-def _open(plan: Plan, options: CompileOptions) -> bool:
-    """Whether something of the plan has to be run that no table holds; PlanError with what the plan is refused for."""
+def _findings(plan: Plan, options: CompileOptions) -> Findings:
+    """What a dry run finds, what has to be run that no table holds among it; PlanError with what is refused."""
     findings = refuse_early(plan, options.progress)
     told = [*findings.refused, *([] if options.prove else unproven(findings))]
     if told:
         raise PlanError(*dict.fromkeys(told))
-    return bool(findings.proofs)
+    return findings
 
 
 def _blame(ran: Ran, options: CompileOptions) -> None:

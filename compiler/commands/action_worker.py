@@ -34,6 +34,8 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+HANDLERS = {"run": run}
+
 if __name__ == "__main__":
     end_with(os.getppid())
-    serve({"run": run})
+    serve(HANDLERS)

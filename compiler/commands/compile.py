@@ -78,7 +78,7 @@ def compile_options(arguments: argparse.Namespace, say: Callable[[str], None]) -
         store=arguments.store,
         progress=say,
     )
-    return options if debugging else keeping(options)
+    return options if debugging or options.actions else keeping(options)  # actions are kept anyway
 
 
 def _debugging(arguments: argparse.Namespace) -> bool:

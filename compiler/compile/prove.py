@@ -28,13 +28,14 @@ def settle(
     progress: Progress,
     wrong: Sequence[Diagnostic] = (),
     warnings: list[Diagnostic] | None = None,
+    findings: Findings | None = None,
 ) -> list[Proven]:
     """Refuse what the targets do not take of `plan`, after what no table holds was run (`prove`) or without.
 
     `wrong` is what was found elsewhere: it is told with the rest, and then nothing is run. What may stand and should be
-    known is added to `warnings`.
+    known is added to `warnings`. `findings`: those of the plan, where they are known.
     """
-    findings = refuse_early(plan, progress)
+    findings = findings or refuse_early(plan, progress)
     if warnings is not None:
         warnings += findings.warnings
     told = [*findings.refused, *wrong, *([] if prove else unproven(findings))]

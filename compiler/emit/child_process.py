@@ -28,10 +28,13 @@ import tempfile
 import traceback
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..diagnostics.diagnostic import EdgecError, EngineError, fail
 from .fixed_addresses import fixed_addresses, fixed_environment, one_core
+
+if TYPE_CHECKING:
+    from .fork_server import Forked, ForkServer
 
 _FD = "EDGEC_CHILD_FD"
 _TAIL_LINES, _TAIL_BYTES = 8, 8192
@@ -45,7 +48,8 @@ class Child:
     """A worker process; `what` names the engine and the part in every message about it.
 
     With `fixed`, its addresses, environment and folder are the same each time and it has one core, for engines whose
-    results depend on them; the attribute of that name is False where the system refuses the addresses.
+    results depend on them; the attribute of that name is False where the system refuses the addresses. With `server`,
+    it is forked from that one, which serves `module` and has the environment it was started with.
     """
 
     def __init__(
@@ -56,32 +60,40 @@ class Child:
         env: Mapping[str, str] | None = None,
         timeout: float | None = None,
         fixed: bool = False,
+        server: ForkServer | None = None,
     ) -> None:
         self.what = what
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self._socket, theirs = socket.socketpair()
         self._socket.settimeout(timeout)
-        # -P: the folder we happen to stand in must not shadow a module the engine imports
-        command = [sys.executable, "-P", "-m", module]
-        own = {**_QUIET, **(env or {}), _FD: f"{theirs.fileno():08}"}
         core: int | None = None
-        try:
-            with contextlib.ExitStack() as held:
-                self.fixed = fixed and held.enter_context(fixed_addresses())
-                core = held.enter_context(one_core()) if fixed else None
-                self._process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=self._log,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=(theirs.fileno(),),
-                    env=fixed_environment(own, command) if fixed else {**os.environ, **own},
-                    cwd="/" if fixed else None,
-                )
-        finally:
-            theirs.close()
+        with theirs:
+            if server is not None:
+                self.fixed = False
+                self._process: subprocess.Popen[bytes] | Forked = server.fork(theirs.fileno(), self._log.fileno())
+            else:
+                self.fixed, core = self._start(module, theirs.fileno(), env or {}, fixed)
         self._finalizer = weakref.finalize(self, _end, self._process, self._socket, self._log, core)
         _children.add(self)
+
+    def _start(self, module: str, channel: int, env: Mapping[str, str], fixed: bool) -> tuple[bool, int | None]:
+        """Start the process; whether its addresses are fixed, and the lock of its core."""
+        # -P: the folder we happen to stand in must not shadow a module the engine imports
+        command = [sys.executable, "-P", "-m", module]
+        own = {**_QUIET, **env, _FD: f"{channel:08}"}
+        with contextlib.ExitStack() as held:
+            has_addresses = fixed and held.enter_context(fixed_addresses())
+            core = held.enter_context(one_core()) if fixed else None
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                pass_fds=(channel,),
+                env=fixed_environment(own, command) if fixed else {**os.environ, **own},
+                cwd="/" if fixed else None,
+            )
+        return has_addresses, core
 
     def call(self, method: str, **kwargs: Any) -> Any:
         """The worker's answer to `method(**kwargs)`; its death, silence and exceptions are an EngineError."""
@@ -159,9 +171,9 @@ def kill_children() -> None:
         child._process.kill()
 
 
-def serve(handlers: Mapping[str, Callable[..., Any]]) -> None:
-    """Answer calls until the parent hangs up. The worker module's `main`."""
-    channel = socket.socket(fileno=int(os.environ.pop(_FD)))
+def serve(handlers: Mapping[str, Callable[..., Any]], channel: socket.socket | None = None) -> None:
+    """Answer calls until the parent hangs up. The worker module's `main`; `channel`: of a process that was forked."""
+    channel = channel or socket.socket(fileno=int(os.environ.pop(_FD)))
     while True:
         try:
             method, kwargs = _receive(channel)
@@ -202,7 +214,7 @@ def _cause(code: int | None) -> str:
         return f"was killed by signal {-code}"
 
 
-def _end(process: subprocess.Popen[bytes], channel: socket.socket, log: Any, core: int | None) -> None:
+def _end(process: subprocess.Popen[bytes] | Forked, channel: socket.socket, log: Any, core: int | None) -> None:
     channel.close()  # the worker's `serve` returns when it sees this
     try:
         process.wait(5)

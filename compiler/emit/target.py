@@ -138,6 +138,7 @@ class Target:
     seconds_per_weight: ClassVar[float] = 1e-10  # of a linear and a token, on two cores: what `engine_time` goes by
     slower: ClassVar[float] = 2.0  # times the oracle's seconds that a run takes on this machine, the process with it
     float_bytes: ClassVar[float] = 2.0  # of a float in its files and in its cache
+    imports: ClassVar[tuple[str, ...]] = ()  # modules of its work, imported once for the processes of all actions
     also_called: ClassVar[tuple[str, ...]] = ()  # what people type who mean it: engines and formats it writes for
 
     def mode(self, options: Any) -> str:

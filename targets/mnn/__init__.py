@@ -63,6 +63,7 @@ class MnnTarget(Target):
     """MNN for the CPU: MNN-LLM bundles with edgec's integers and scales, and plain `.mnn` graphs."""
 
     name: ClassVar[str] = "mnn"
+    imports: ClassVar[tuple[str, ...]] = ("edgec.targets.mnn.emit",)
     also_called: ClassVar[tuple[str, ...]] = ("mnn_llm", "alibaba_mnn")
     Options: ClassVar[type] = MnnOptions
     capabilities: ClassVar[Capabilities] = Capabilities(

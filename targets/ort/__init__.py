@@ -49,6 +49,7 @@ class OrtTarget(Target):
 
     name: ClassVar[str] = "ort"
     float_bytes: ClassVar[float] = 4.0
+    imports: ClassVar[tuple[str, ...]] = ("edgec.targets.ort.emit",)
     also_called: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "onnxruntime_genai", "cpu")
     Options: ClassVar[type] = OrtOptions
     capabilities: ClassVar[Capabilities] = Capabilities(

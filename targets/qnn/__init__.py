@@ -89,6 +89,7 @@ class QnnTarget(Target):
     name: ClassVar[str] = "qnn"
     seconds_per_weight: ClassVar[float] = 1.5e-8  # of the emulator
     slower: ClassVar[float] = 20.0  # a convolutional network on the emulator
+    imports: ClassVar[tuple[str, ...]] = ("edgec.targets.qnn.emit",)
     also_called: ClassVar[tuple[str, ...]] = ("htp", "hexagon", "npu", "snpe", "qairt", "genie", "qualcomm", "dlc")
     Options: ClassVar[type] = QnnOptions
     capabilities: ClassVar[Capabilities] = Capabilities(
