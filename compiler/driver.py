@@ -24,17 +24,15 @@ from .files.cache import make_root
 
 if TYPE_CHECKING:
     from .actions.action import Action
+    from .actions.preloaded import ForkServer
     from .actions.several import Ran
     from .compile.dry_run import Findings
     from .compile.estimate_plan import Estimate as Estimate
     from .compile.profile import Profiled as Profiled
     from .compile.prove import Proven as Proven
-    from .emit.fork_server import ForkServer
     from .plan.plan import Deploy, Plan
 
 ACTION_WORKER = "edgec.compiler.commands.action_worker"
-# what actions need beside it and their targets, imported once for all of them
-_IMPORTS = ("edgec.dsl.checker", "edgec.compiler.partition.parts", "edgec.compiler.compile.emit_parts")
 __all__ = [
     "BrokenRequirement",
     "CompileOptions",
@@ -257,8 +255,11 @@ def compile_plans(
     `options.on` they run on a scheduler elsewhere. Then the bundles are put together, one after the other. Without
     `options.keep_going` nothing starts after a failure.
     """
+    from .actions.preloaded import preloaded
+
     options = options or CompileOptions()
-    with _workers(requests, options) as server:  # first of all: it imports while this process does
+    here = preloaded(ACTION_WORKER, [plan for plan, _ in requests]) if options.on is None else contextlib.nullcontext()
+    with here as server:  # first of all: it imports while this process does
         options = keeping(options)
         ran = _run_actions([plan for plan, _ in requests], options, server)
     made: list[CompileResult | EdgecError] = []
@@ -272,19 +273,6 @@ def compile_plans(
         except EdgecError as error:
             made.append(error)
     return made
-
-
-def _workers(
-    requests: Sequence[tuple[Plan, Path | None]], options: CompileOptions
-) -> contextlib.AbstractContextManager[ForkServer | None]:
-    """Where the processes of actions on this machine are forked from."""
-    from .emit.fork_server import workers
-    from .registry import find_target
-
-    if options.on is not None:
-        return contextlib.nullcontext()
-    targets = dict.fromkeys(find_target(deploy.target) for plan, _ in requests for deploy in plan.deploys)
-    return workers(ACTION_WORKER, (*_IMPORTS, *(name for target in targets for name in target.imports)))
 
 
 def _run_actions(plans: Sequence[Plan], options: CompileOptions, server: ForkServer | None) -> Ran:
