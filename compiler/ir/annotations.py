@@ -267,6 +267,9 @@ ENGINE: Annotation[str] = define(
 ACTIVATIONS: Annotation[str] = define(
     Annotation("edgec.activations", Subject.NODE, show=str, parse=_one_of("fp16", "uint16", "uint8"))
 )  # on a linear: the type requested for its inputs and outputs
+WIDE: Annotation[str] = define(
+    Annotation("edgec.wide", Subject.NODE, show=str, parse=_one_of("uint16"))
+)  # on a linear: its activations are wider than the line asked, since 8 bits would lose most there
 ACTIVE: Annotation[int] = define(
     Annotation("edgec.active", Subject.NODE, show=str, parse=_count)
 )  # on a linear: how many channels of its input a token keeps (`active_channels`)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from ...compiler.diagnostics.diagnostic import fail
-from ...compiler.ir.annotations import ACTIVATIONS, SHADOW
+from ...compiler.ir.annotations import ACTIVATIONS, SHADOW, WIDE
 from ...compiler.ir.linears import Linear, linears
 from ...compiler.ir.module import Module
 from ...compiler.pipeline.pass_interface import FiguresTable, Scope
@@ -45,6 +45,10 @@ def _groups(module: Module, scope: Scope) -> Groups:
         if SHADOW.get(node) == "cpu" or not scope.selects(linear.name):
             continue
         read = node.inputs[0]
+        if WIDE.get(node) is not None:  # of a line in 8 bits: which of them it is is known behind the calibration only
+            narrow += 1
+            scope.skip(node, "`wide` gave its activations 16 bits, which need no shadow")
+            continue
         if linear.kind != "matmul" or ACTIVATIONS.get(node) != "uint8" or read is None:
             scope.skip(node, "its activations are not in 8 bits, the only ones that outliers break")
             continue

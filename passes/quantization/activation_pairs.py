@@ -24,7 +24,7 @@ from ...compiler.calibration import windows as calibrate
 from ...compiler.diagnostics.diagnostic import PlanError, fail
 from ...compiler.ir import kv_names
 from ...compiler.ir.activation_encodings import MOVES, Encoding, insert, root, strip
-from ...compiler.ir.annotations import ACTIVATIONS, KV_TYPE, RANGES, ROTATED, SCORES, SHADOW
+from ...compiler.ir.annotations import ACTIVATIONS, KV_TYPE, RANGES, ROTATED, SCORES, SHADOW, WIDE
 from ...compiler.ir.graph_queries import constant_nodes
 from ...compiler.ir.linears import linears
 from ...compiler.ir.module import Module, constant
@@ -62,6 +62,7 @@ def mark(module: Module, activations: str, ranges: str, scope: Scope) -> None:
     for linear in linears(module):
         if linear.kind == "matmul" and scope.selects(linear.name):
             ACTIVATIONS.set(linear.node, activations)
+            WIDE.remove(linear.node)
 
 
 def apply(module: Module, before: dict[str, Encoding], scope: Scope) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from ...compiler.diagnostics.diagnostic import PlanError, fail
 from ...compiler.diagnostics.wording import count
-from ...compiler.ir.annotations import ACTIVATIONS
+from ...compiler.ir.annotations import ACTIVATIONS, WIDE
 from ...compiler.ir.linears import Linear, linears
 from ...compiler.ir.module import Module
 from ...compiler.pipeline.demands import Demands
@@ -38,6 +38,7 @@ def widen(module: Module, share: float, scope: Scope) -> None:
     for one in found:
         if one.name in chosen:
             ACTIVATIONS.set(one.node, "uint16")
+            WIDE.set(one.node, "uint16")
     if not scope.dry:
         _tell(losses, sizes, chosen, scope)
 

@@ -22,6 +22,7 @@ from edgec.passes.quantization import activation_pairs
 from edgec.passes.quantization.rounding_losses import losses
 from edgec.passes.quantization.widen import choose
 from edgec.passes.quantize import Quantize
+from edgec.passes.shadow import Shadow
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -120,6 +121,24 @@ def test_check_sees_both_types(variant: Path) -> None:  # noqa: F811
     dry = Scope(None, ("lm_head", "embed_tokens"), SPAN, CALIBRATION, dry=True)
     Quantize(weights="int8", block="channel", activations="uint8", wide=0.3).run(module, dry)
     assert {ACTIVATIONS.get(one.node) for one in linears(module) if "layers." in one.name} == {"uint8", "uint16"}
+
+
+def test_a_shadow_leaves_the_wide_ones_alone(variant: Path) -> None:  # noqa: F811
+    """Also where all that its line selects are wide: in a check nobody knows which they will be."""
+    module = in_8_bits(variant, wide=0.1)
+    wide = wide_ones(module)
+    told = scope()
+    Shadow(keep_layers=0.0).run(module, told)
+    assert {skip.node for skip in told.skips} == wide
+    assert all("need no shadow" in skip.reason for skip in told.skips)
+    clipped = {node.name for node in module.main.graph if node.op_type == "Clip"}
+    assert len(clipped) > 0
+    whole = in_8_bits(variant, wide=1.0)
+    on = scope(*sorted(wide))
+    before = len(list(whole.main.graph))
+    Shadow().run(whole, on)
+    assert len(list(whole.main.graph)) == before
+    assert len(on.skips) == len(wide)
 
 
 def test_a_plain_graph_has_no_next_token() -> None:
