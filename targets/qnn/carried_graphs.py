@@ -31,7 +31,8 @@ from .lower.rules import RULES
 
 DATA = "weights.data"
 _INDEX, _PLACES, _REST = "index.json", "places", "rest"
-_MOST_REST = 0.25  # of the binary: with more the bundle would no longer be one for a phone
+_MOST_REST = 0.25  # of the binary, for a big one: a bundle is handed around whole, though no phone gets the archive
+_SMALL = 64 << 20  # bytes that are always carried: HTP holds weights of convolutions in forms that are not known here
 _MOST_BYTES = 64 << 20  # that a graph, the index or the places may have unpacked, beside what their weights ask for
 _PIECE = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9_]{1,200}")
@@ -79,7 +80,7 @@ def carry(entry: Path, graphs: Sequence[str], binary: Path) -> ReadBack | None:
         if found is None or found.share() < 1:
             rest.append((held, found))
             left += math.ceil(held.length * (1 - found.share() if found else 1))
-    if left > _MOST_REST * binary.stat().st_size:
+    if left > max(_SMALL, _MOST_REST * binary.stat().st_size):
         return None
     index = {"size": len(data), "graphs": list(graphs), "weights": rows}
     archive = archive_of(binary)
@@ -116,7 +117,7 @@ def _unpacked(carried: zipfile.ZipFile, archive: Path, binary: Path, folder: Pat
     shipped = _mapped(binary)
     rest = known[_REST].file_size
     # a weight comes from the binary, where it may be sparse, or from the rest; between two there is less than a page
-    if not 0 <= size <= 2 * len(shipped) + rest + 4096 * (len(rows) + 1) or rest > len(shipped):
+    if not 0 <= size <= 2 * len(shipped) + rest + 4096 * (len(rows) + 1) or rest > max(_SMALL, len(shipped)):
         raise ValueError(f"weights of {size} bytes")
     helds = [_held(row, size) for row in rows]
     places = np.frombuffer(_bytes(carried, known[_PLACES], _MOST_BYTES + len(shipped)), "<i8").astype(np.int64)

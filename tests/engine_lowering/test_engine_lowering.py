@@ -131,12 +131,13 @@ def test_a_model_of_which_nothing_is_left(tmp_path: Path, golden_error) -> None:
     golden_error("E0508", stated(raised.value))
 
 
-def test_the_npu_takes_what_no_rule_covers(tmp_path: Path) -> None:
+def test_the_npu_takes_what_no_rule_covers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compile_plan(load_plan(plan(tmp_path, UP, "qnn", w=(3, 2, 3, 3))), tmp_path / "out")
     (part,) = load_manifest(tmp_path / "out").parts.values()
     assert part["details"]["lowering"] == "engine"
     assert part["details"]["proof"]["main"]["arithmetic"] == "float16"
     assert off(tmp_path, x=normal(1, 3, 8, 8)) < 5e-3
+    monkeypatch.setenv("EDGEC_CACHE", str(tmp_path / "of another machine"))
     found = verify_bundle(tmp_path / "out")
     assert found["ok"], found["problems"]
 

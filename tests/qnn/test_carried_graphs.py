@@ -272,8 +272,8 @@ def test_a_cut_archive_is_refused_with_a_code(emitted, tmp_path, cut):
     assert caught.value.diagnostics[0].code == "E0614"
 
 
-def test_what_is_not_found_is_carried_as_it_is(tmp_path):
-    """Weights in no known form lie in the archive; with too many of them there is none."""
+def test_what_is_not_found_is_carried_as_it_is(tmp_path, monkeypatch):
+    """Weights in no known form lie in the archive; with too many bytes of them there is none."""
     import onnx
     from onnx import helper, numpy_helper
 
@@ -295,4 +295,11 @@ def test_what_is_not_found_is_carried_as_it_is(tmp_path):
     assert unpack(binary, tmp_path / "made").wrong == ()
     assert (tmp_path / "made" / DATA).read_bytes() == (entry / DATA).read_bytes()
     binary.write_bytes(bytes(1000))
+    read = carry(entry, ["g"], binary)  # nothing of it is in the binary, and it is little
+    assert read is not None
+    assert (read.bytes, read.of) == (0, known.nbytes + other.nbytes)
+    (tmp_path / "again").mkdir()
+    unpack(binary, tmp_path / "again")
+    assert (tmp_path / "again" / DATA).read_bytes() == (entry / DATA).read_bytes()
+    monkeypatch.setattr("edgec.targets.qnn.carried_graphs._SMALL", 100_000)
     assert carry(entry, ["g"], binary) is None
