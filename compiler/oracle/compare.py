@@ -96,6 +96,10 @@ def _dims(value: ir.Value, sizes: Sizes) -> tuple[int, ...]:
 
 
 def _random(value: ir.Value, dims: tuple[int, ...], rng: np.random.Generator, kind: str = ORDINARY) -> np.ndarray:
+    return np.asarray(_drawn(value, dims, rng, kind))  # of no axes numpy draws a number, which no engine takes
+
+
+def _drawn(value: ir.Value, dims: tuple[int, ...], rng: np.random.Generator, kind: str) -> np.ndarray:
     dtype = value.dtype or ir.DataType.FLOAT
     if dtype == ir.DataType.BOOL:
         return rng.integers(0, 2, dims).astype(bool)

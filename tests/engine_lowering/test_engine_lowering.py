@@ -90,6 +90,27 @@ def test_mnns_converter_takes_what_no_rule_covers(tmp_path: Path) -> None:
     assert found["ok"], found["problems"]
 
 
+def test_inputs_of_types_that_mnn_has_not_and_of_no_axes(tmp_path: Path) -> None:
+    """A choice, a double and a number are proven and run as what MNN has in their place."""
+    text = (
+        HEAD
+        + """(bool[2,4] c, double[2,4] d, float s) => (float[2,4] y) {
+        x = Cast <to = 1> (d)
+        w = Where (c, x, s)
+        y = Relu (w)
+    }"""
+    )
+    compile_plan(load_plan(plan(tmp_path, text, "mnn { lowering = engine fallback = none }")), tmp_path / "out")
+    (part,) = load_manifest(tmp_path / "out").parts.values()
+    assert part["details"]["lowering"] == "engine"
+    feeds = {
+        "c": np.array([[1, 0, 1, 0], [0, 1, 0, 1]], bool),
+        "d": normal(2, 4).astype(float),
+        "s": np.float32([2])[0],
+    }
+    assert off(tmp_path, **{name: np.asarray(array) for name, array in feeds.items()}) < 1e-5
+
+
 @pytest.mark.parametrize(
     ("text", "shapes", "why"),
     [

@@ -27,14 +27,14 @@ def load(path: str, inputs: list[str], outputs: list[str], memory: str, threads:
 
 
 def run(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Outputs by name in the shapes MNN gives; int64 feeds are narrowed to int32, the only integers MNN has."""
+    """Outputs by name in the shapes MNN gives; it has no numbers but float32 and int32, which feeds are turned to."""
     expr = _state["expr"]
     variables = []
     for name in _state["inputs"]:
         array = feeds[name]
-        if array.dtype == np.int64:
-            array = _narrow(name, array)
-        kind = expr.float if array.dtype == np.float32 else expr.int
+        floats = array.dtype.kind == "f"
+        array = array.astype(np.float32) if floats else _narrow(name, array)
+        kind = expr.float if floats else expr.int
         variables.append(expr.const(np.ascontiguousarray(array), list(array.shape), expr.NCHW, kind))
     answers = _state["module"].onForward(variables)
     if len(answers) != len(_state["outputs"]):
