@@ -21,6 +21,7 @@ from ....compiler.ir.bodies import inside
 from ....compiler.ir.boundary import retype_boundary
 from ....compiler.ir.clone import clone_model
 from ....compiler.ir.linears import as_quantized
+from ....compiler.ir.module import constant
 from ....compiler.proof.not_taken import NotTaken, Wrong
 
 ENGINE = "MNN's own converter"
@@ -29,6 +30,7 @@ _MEMORY = 6 << 30  # bytes beside some times the weights
 _TIMES = 12
 _INLINE = (1 << 31) - (1 << 20)  # bytes that one ONNX file may hold, which is what the converter reads
 _UNKNOWN = re.compile(r"These Op Not Support: (.*)")
+_WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 _PLAIN = {  # types that a graph may have at its boundary, and what takes their place there
     ir.DataType.FLOAT16: ir.DataType.FLOAT,
     ir.DataType.DOUBLE: ir.DataType.FLOAT,
@@ -86,7 +88,28 @@ def with_plain_boundary(model: ir.Model) -> ir.Model:
     return copy
 
 
-def stored_bits(model: ir.Model) -> tuple[int, int]:
-    """The bits of quantised weights and their blocks (0: a scale for each row); (0, 0) where they differ."""
+def stored_bits(model: ir.Model) -> tuple[int, int, str]:
+    """(bits, block, "") of quantised weights, block 0 for a scale for each row; (0, 0, why) where there is no one form.
+
+    The converter stores the weights of all convolutions and products in one form, or none.
+    """
     found = {(one.format.bits, one.block or 0) for node in model.graph if (one := as_quantized(node)) is not None}
-    return found.pop() if len(found) == 1 else (0, 0)
+    floats = [node.name or "" for node in model.graph if _holds_floats(node)]
+    if not found or (len(found) == 1 and not floats):
+        bits, block = found.pop() if found else (0, 0)
+        return bits, block, ""
+    if floats:
+        return 0, 0, f"weights stay floats: {ENGINE} stores all as integers or none, and `{floats[0]}` has floats"
+    widths = " and ".join(f"int{bits}" + (f" block {block}" if block else "") for bits, block in sorted(found))
+    return 0, 0, f"weights stay floats: {ENGINE} stores all in one form, and they are {widths}"
+
+
+def _holds_floats(node: ir.Node) -> bool:
+    """Whether a convolution or product reads a constant matrix or kernel of floats."""
+    if node.domain or node.op_type not in _WEIGHTED:
+        return False
+    held = constant(node.inputs[1])
+    turned = node.inputs[1].producer() if node.inputs[1] is not None else None
+    if held is None and turned is not None and turned.op_type == "Transpose":
+        held = constant(turned.inputs[0])
+    return held is not None and len(held.dims) > 1 and held.dtype.is_floating_point()

@@ -25,6 +25,7 @@ from ..file.read_back import weight_file
 from ..run.engine import MnnGraph
 from .convert import ENGINE, convert, stored_bits
 from .emit_graph import SHIPPED_BOUND, GraphFiles, emit_graph
+from .own_integers import put_integers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
     from ....compiler.emit.part import Part
     from ....compiler.emit.target import EmitJob
+
+
+_SHOWN = 3
 
 
 def emit_part(job: EmitJob, part: Part) -> GraphFiles:
@@ -63,7 +67,9 @@ def _by_the_engine(job: EmitJob, module: Module, file: str, why: str) -> GraphFi
     folder, options = job.directory / job.folder, job.options
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{file}.mnn"
-    bits, block = stored_bits(module.main)
+    bits, block, floats_why = stored_bits(module.main)
+    notes = [f"`{path.name}` is {ENGINE}'s: {why}"] if why else []
+    notes += [f"`{path.name}`: {floats_why}"] if floats_why else []
     floats = with_float_weights(module.main)
     threads = min(options.threads, os.cpu_count() or 1)
     called = whole_feeds(job.module, module.main)
@@ -82,9 +88,12 @@ def _by_the_engine(job: EmitJob, module: Module, file: str, why: str) -> GraphFi
     if bits:
         memory = options.written
         convert(floats, path, module.name, bits, block)
+        left = put_integers(path, module.main.graph)
         errors = _as_shipped(proof, _opened(path, floats, memory, threads), memory)
         facts["weights"] = f"int{bits}" + (f" block {block}" if block else "")
-    notes = [f"`{path.name}` is {ENGINE}'s: {why}"] if why else []
+        if left:
+            shown = ", ".join(f"`{name}`" for name in left[:_SHOWN]) + (", …" if len(left) > _SHOWN else "")
+            notes.append(f"{ENGINE} rounds {shown} to integers of its own: it had changed these weights before")
     return GraphFiles(path.name, {}, {}, errors, lowering="engine", memory=memory, proof=facts, notes=notes)
 
 
