@@ -30,20 +30,25 @@ _ROUNDED = 0.51  # of a scale: what a second rounding moves a weight by
 
 
 def put_integers(path: Path, graph: ir.Graph) -> list[str]:
-    """Write the integers of `graph` into the weights of `path`; the linears whose weights the converter changed."""
+    """Write the integers of `graph` into the weights of `path`; the linears whose weights the converter changed.
+
+    An op that took over what follows has another name than the graph's: its weight is found by its values.
+    """
     blobs = {op["name"]: blob for op in dump(path)["oplists"] if (blob := blob_of(op)) is not None}
-    left: list[str] = []
+    reader, left = WeightReader(weight_file(path)), []
     with weight_file(path).open("r+b") as file:
         for node in graph:
             linear = as_linear(node)
             if linear is None or linear.quant is None or linear.kind == "gather":
                 continue
             called = node.outputs[0].name or ""
-            blob = blobs.get(called) or blobs.get(f"{called}{_SUFFIX}")
-            if blob is None or not _holds(WeightReader(weight_file(path)), blob, linear):
+            named = [name for name in (called, f"{called}{_SUFFIX}") if name in blobs]
+            found = next((name for name in named or blobs if _holds(reader, blobs[name], linear)), None)
+            if found is None:
                 left.append(linear.name)
                 continue
-            _write(file, blob, linear.quant)
+            _write(file, blobs.pop(found), linear.quant)
+            file.flush()  # the reader looks at what is left
     return left
 
 
