@@ -4,14 +4,15 @@ The target alone decodes through the same bucket as the rounds. `--oracle` runs 
 a round takes milliseconds; without it they run in the emulator, which takes as long as a large model would on a phone,
 so that the draft has time beside it. `round`, `verify`, `draft`: seconds by this machine's clock, of a round; with
 overlap a round takes less than the sum. `simulated`: a round on the device by the manifest's schedule, in units of the
-longer of both lanes, of rounds whose drafts were there and, with the ones that were counted here, of all. Prompts are
-lines of the held-out text.
+longer of both lanes, with the calls of the draft that the target waited for here. `--pace N` replaces the clock: the
+draft makes N calls beside each of the target's (8 to 10 are what the schedule's times come to for `as mnn`), so that
+what is counted is the same on every machine; `per verify`: tokens in the time of one call of the target. `--draft`:
+another target for the draft. Prompts are lines of the held-out text.
 """
 
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,13 @@ def prompts(count: int) -> list[str]:
     return lines[::step][:count]
 
 
-def plan_of(form: str, folder: Path) -> Path:
-    """The example's plan with another `speculate` line and a bucket for trees."""
+def plan_of(form: str, folder: Path, draft: str = "mnn { memory = normal }") -> Path:
+    """The example's plan with another `speculate` line, a bucket for trees, and the draft's target."""
     text = PLAN.read_text().replace("../", f"{PLAN.parent.parent}/")
     text = re.sub(r"tokens = \[1, 4, 64\]", "tokens = [1, 4, 16, 64]", text)
     text = re.sub(r"(speculate draft -> target \{).*?\}", rf"\1 {form} }}", text)
     text = re.sub(r"require \{.*?\n\}", "", text, flags=re.DOTALL)
+    text = text.replace("as mnn { memory = normal }", f"as {draft}")
     path = folder / "plan.edge"
     path.write_text(text)
     return path
@@ -54,20 +56,19 @@ def measure(form: str, folder: Path, args: Any, alone: dict[tuple[int, str], lis
     from edgec.compiler.runtime.generate import Runner
     from edgec.compiler.runtime.sample import Sampling
 
-    edgec("compile", plan_of(FORMS[form], folder), "-o", folder / form, "--quiet")
+    edgec("compile", plan_of(FORMS[form], folder, args.draft), "-o", folder / form, "--quiet")
     runner = Runner(folder / form, oracle=args.oracle)
+    runner.pace = args.pace
     pair = runner.manifest.speculation
     assert pair is not None
     sampling = Sampling(args.temperature)
-    total: dict[str, float] = dict.fromkeys(("tokens", "rounds", "ready", "drafted", "accepted", "seconds"), 0)
+    total: dict[str, float] = dict.fromkeys(("tokens", "rounds", "ready", "waited", "drafted", "accepted"), 0)
     lanes: dict[str, float] = {}
     equal = []
     for prompt in prompts(args.prompts):
         ids = runner.tokenizer.encode(prompt)
-        begin = time.perf_counter()
         made = runner.generate(ids, args.tokens, sampling=sampling)
-        total["seconds"] += time.perf_counter() - begin
-        for key in ("rounds", "ready", "drafted", "accepted"):
+        for key in ("rounds", "ready", "waited", "drafted", "accepted"):
             total[key] += made.get(key, 0)
         total["tokens"] += len(made["tokens"])
         for key, value in made.get("seconds", {}).items():
@@ -85,19 +86,21 @@ def measure(form: str, folder: Path, args: Any, alone: dict[tuple[int, str], lis
         "accepted": round(total["accepted"] / max(1, total["drafted"]), 3),
         "equal": f"{sum(equal)} of {len(equal)}" if equal else None,
         "ready": round(total["ready"] / rounds, 3) if lanes else None,
+        "waited": round(total["waited"] / rounds, 2) if lanes else None,
     }
     names = {"round": "rounds", "verify": "verify", "draft": "draft"}
     row |= {name: round(lanes[key] / rounds, 4) if lanes else None for name, key in names.items()}
-    return row | simulated(pair["schedule"].get("microseconds"), total["ready"] / rounds if lanes else None)
+    if args.pace and lanes:
+        whole = rounds + total["waited"] / args.pace
+        row |= {"round, paced": round(whole / rounds, 3), "per verify": round(total["tokens"] / whole, 3)}
+    times, k = pair["schedule"].get("microseconds"), pair["schedule"]["calls"]
+    return row | {"simulated": simulated(times, k, total["waited"] / rounds) if times and lanes else None}
 
 
-def simulated(times: dict[str, float] | None, ready: float | None) -> dict[str, float | None]:
-    """A round by the schedule's times, in units of the longer lane."""
-    if times is None or ready is None:
-        return {"simulated, ready": None, "simulated, all": None}
+def simulated(times: dict[str, float], k: int, waited: float) -> float:
+    """A round by the schedule's times, in units of the longer lane, that waits for so many calls of the draft."""
     longer = max(times["draft"], times["verify"])
-    mean = ready * times["found"] + (1 - ready) * times["missed"]
-    return {"simulated, ready": round(times["found"] / longer, 3), "simulated, all": round(mean / longer, 3)}
+    return round((longer + waited * times["draft"] / k) / longer, 3)
 
 
 def main() -> None:
@@ -107,6 +110,8 @@ def main() -> None:
     options.add_argument("--temperature", type=float, default=0.0, help="default 0, which is greedy")
     options.add_argument("--oracle", action="store_true", help="the NPU's graphs in ONNX Runtime")
     options.add_argument("--skip-alone", action="store_true", help="do not run the target alone to compare")
+    options.add_argument("--pace", type=int, metavar="N", help="calls of the draft beside one of the target")
+    options.add_argument("--draft", default="mnn { memory = normal }", metavar="TARGET", help="default: %(default)s")
     options.add_argument("--only", default="", metavar="PATTERN", help="forms whose names match")
     args = options.parse_args()
     rows, alone = [], dict[tuple[int, str], list[int]]()
@@ -116,7 +121,7 @@ def main() -> None:
                 rows.append(measure(form, folder, args, alone))
                 print(rows[-1], flush=True)
     where = "ONNX Runtime" if args.oracle else "the HTP emulator"
-    report(f"Speculation, draft in MNN, target in {where}", rows, args, text=text_digest())
+    report(f"Speculation, draft as {args.draft.split()[0]}, target in {where}", rows, args, text=text_digest())
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ class Runner:
         self.tokenizer = BundledTokenizer(self.manifest.bundle / entry["directory"], entry)
         self._open: dict[str, LanguageModel] = {}
         self._oracle = oracle
+        self.pace: int | None = None  # calls of a draft beside one of the target, instead of as many as the clock gives
 
     def generate(
         self,
@@ -82,6 +83,7 @@ class Runner:
         if pair is not None and k:
             decoder.tree, decoder.slots = pair.get("tree", 0), self._slots(step)
             decoder.overlap = overlap and "overlap" in pair
+            decoder.pace = self.pace
             decoder.outcomes = pair.get("overlap", {}).get("outcomes", decoder.outcomes)
         drafts = pair["draft"] if pair is not None and draft is not None else None
         reused = 0 if prefix is None else self._prefixed(prefix, prompt, drafts)
@@ -241,9 +243,13 @@ def round_tokens(pair: Mapping[str, Any]) -> int:
 
 
 def _overlapped(stats: Stats) -> dict[str, Any]:
-    """What came of the draft's work beside the target: rounds that found their tree, and seconds."""
+    """What came of the draft's work beside the target: rounds that found their tree, calls waited for, seconds."""
     seconds = {"rounds": stats.seconds, "verify": stats.verifying, "draft": stats.drafting}
-    return {"ready": stats.ready, "seconds": {name: round(value, 3) for name, value in seconds.items()}}
+    return {
+        "ready": stats.ready,
+        "waited": stats.waited,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+    }
 
 
 def choose_model(manifest: Manifest, name: str | None) -> str:

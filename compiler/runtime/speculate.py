@@ -26,7 +26,7 @@ from ..emit.engine_protocols import LanguageModel
 from ..estimate.speculation import PREPARED
 from .branches import Branches, branches
 from .draft_ahead import DraftAhead
-from .draft_growth import Growth
+from .draft_growth import STANDS, Growth
 from .language_model import feed, fits
 from .prompt_lookup import PromptLookup
 from .sample import Sampling
@@ -46,6 +46,7 @@ class Stats:
     looked_up: int = 0  # of the drafted, those found in the text
     found: int = 0  # of these, the accepted ones
     ready: int = 0  # rounds whose tree was there when the round before it ended
+    waited: int = 0  # calls of the draft that the target waited for
     seconds: float = 0.0  # of all rounds
     verifying: float = 0.0  # in which the target ran
     drafting: float = 0.0  # in which the draft ran, beside the target or before it
@@ -78,7 +79,8 @@ class Decoder:
     lookup: bool = False  # drafts out of the text too
     tree: int = 0
     overlap: bool = False
-    outcomes: int = PREPARED  # of a round that are prepared beside it, at most
+    outcomes: int = PREPARED  # nodes that a call of the draft reads beside the target, where it takes several
+    pace: int | None = None  # calls it has time for beside the target; None: as the clock has it
     slots: int = 0
     stats: Stats = field(default_factory=Stats)
 
@@ -98,6 +100,7 @@ class Decoder:
         self._text = list(prompt)
         self._lookup = PromptLookup() if self.lookup and self.k else None
         self._next: TokenTree | None = None  # made while the round before was verified
+        self._waiting = 0.0  # seconds of calls that the target waited for
         self._reader: Branches | None = None  # of this round's tree
         if unread := self._text[self.target.length : -1]:
             feed(self.target, unread)
@@ -146,7 +149,6 @@ class Decoder:
     def _propose(self, most: int, guess: list[int]) -> TokenTree:
         """The tree of a round of at most `most` accepted tokens; `guess` in it."""
         ready, self._next = self._next, None
-        self.stats.ready += ready is not None
         size = self.tree or min(self.k, most)
         free = max(0, self.slots - 1 - size) if self.tree else 0
         while size > 0 and not fits(self.target, size + 1):
@@ -169,16 +171,39 @@ class Decoder:
         if row is None or self.draft is None:
             return tree
         reader, growth = branches(self.draft), self._growth(tree, ROOT, 0, size, min(self.k, most))
+        calls = 0
         while (node := growth.wanted()) is not None:
             if node != ROOT:
-                rows = reader.rows(tree, [node])
+                rows = reader.rows(tree, [node]) if self._worth(tree.value(node)) else None
                 if rows is None:
+                    growth.fill()
                     break
                 row = rows[0]
+            calls += 1
             growth.take(node, row[: self.target.vocab])
         self._reader = reader
+        self._wait(calls, time.perf_counter() - begin)
         self.stats.drafting += time.perf_counter() - begin
         return tree
+
+    def _wait(self, calls: int, seconds: float) -> None:
+        """The target waited for calls of the draft."""
+        self.stats.waited += calls
+        self._waiting += seconds
+
+    def _worth(self, chance: float) -> bool:
+        """Whether the target should wait for a call that reads a node of this chance: it brings a token that stands
+        with `STANDS` of it, and takes the time of a call.
+
+        Only with overlap, where the draft can do something else with its time; sampled, a tree hangs on the seed alone.
+        """
+        if not self.overlap or not self.sampling.greedy or not self.stats.tokens:
+            return True
+        if self.pace is not None:
+            call, whole = 1 / self.pace, self.stats.rounds + self.stats.waited / self.pace
+        else:
+            call, whole = self._waiting / max(1, self.stats.waited), self.stats.seconds
+        return chance * STANDS * whole / self.stats.tokens > call
 
     def _growth(self, tree: TokenTree, root: int, after: int, size: int, calls: int) -> Growth:
         """Below a node `after` tokens behind the text.
@@ -188,10 +213,15 @@ class Decoder:
         random = np.random.default_rng((self.seed, len(self._text) + after))
         return Growth(tree, root, size, calls, self.tree > 0, self.sampling, random)
 
-    def _read_text(self) -> np.ndarray | None:
-        """The draft's scores after the text, which it then holds; None if it has no room or does not know a token."""
+    def _read_text(self, known: bool = False) -> np.ndarray | None:
+        """The draft's scores after the text, which it then holds; None if it has no room or does not know a token.
+
+        Empty where the scores are `known` and nothing is to be read.
+        """
         if self.draft is None:
             return None
+        if known and self.draft.length == len(self._text):
+            return np.zeros(0, np.float32)
         if self.draft.length == len(self._text):
             self.draft.rollback(len(self._text) - 1)
         unseen = self._text[self.draft.length :]
@@ -209,12 +239,14 @@ class Decoder:
                 stood, token = self._judge(tree)
                 ahead.stop(stood, token)
             self.stats.drafting += ahead.seconds
+            self._wait(ahead.waited, ahead.late)
         if tree.chain:
             self.target.rollback(len(self._text) + len(stood))
         else:
             self.target.keep([0, *(node + 1 for node in stood)])  # type: ignore[attr-defined]
         if ahead is not None:
             self._next = ahead.take(stood, token)
+            self.stats.ready += self._next is not None and not ahead.waited
         elif self._reader is not None:
             self._reader.keep(stood)
         self._reader = None
@@ -258,7 +290,10 @@ class Decoder:
             min(self.draft.vocab, self.target.vocab),
             self._read_text,
             lambda whole, root, after: self._growth(whole, root, after, size, self.k),
+            self._worth,
             self.outcomes,
+            self.sampling.greedy,
+            self.pace,
         )
 
 

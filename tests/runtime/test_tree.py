@@ -165,12 +165,48 @@ def grown(scores, size, calls, siblings=True):
 
 
 def test_growth_takes_the_likeliest_paths():
-    def scores(path):
-        return np.array([0.6, 0.3, 0.1]) if not path or path[-1] == 0 else np.array([0.05, 0.05, 0.9])
+    """The first token is taken to stand with the root of its probability, the others share the rest."""
 
-    assert grown(scores, 5, 2) == ([(0,), (0, 0), (1,), (0, 1), (2,)], 2)
+    def scores(path):
+        return np.array([0.34, 0.335, 0.325]) if not path or path[-1] == 0 else np.array([0.05, 0.05, 0.9])
+
+    assert grown(scores, 5, 2) == ([(0,), (0, 0), (1,), (2,), (0, 1)], 2)
     assert grown(scores, 3, 3, siblings=False) == ([(0,), (0, 0), (0, 0, 0)], 3)
-    assert grown(scores, 4, 4) == ([(0,), (0, 0), (1,), (1, 2)], 4)  # 0.6, 0.36, 0.3, 0.27
+    assert grown(scores, 4, 3) == ([(0,), (0, 0), (1,), (2,)], 3)  # 0.58, 0.34, 0.21, 0.21; (0, 0, 0) has 0.20
+
+
+@DRAFTS
+@pytest.mark.parametrize("tree", [0, 6])
+def test_more_calls_beside_the_target_leave_fewer_to_wait_for(kind, tree):
+    """The clock is given: so many calls of the draft beside each of the target's."""
+    alone, _ = run(Toy(0), None, 0, [1, 2, 3], 60)
+    waited, ready = [], []
+    for pace in (1, 4, 16, 64):
+        target = TreeToy(0)
+        draft = kind(1, like=target, share=0.8)
+        together, stats = run(target, draft, 3, [1, 2, 3], 60, overlap=True, tree=tree, pace=pace, outcomes=2)
+        assert together == alone
+        assert len(draft.calls) <= stats.rounds * pace + stats.waited
+        waited.append(stats.waited)
+        ready.append(stats.ready / stats.rounds)
+    assert waited[0] > 2 * waited[-1]
+    assert ready[-1] > 0.7 > ready[0]
+
+
+def test_the_target_does_not_wait_for_a_token_that_is_unlikely_to_stand(monkeypatch):
+    def waited(**settings):
+        target = TreeToy(0, vocab=40)
+        draft = Toy(1, vocab=40, like=target, share=0.2)
+        made, stats = run(target, draft, 4, [1, 2, 3], 60, overlap=True, pace=3, **settings)
+        return stats.waited, made
+
+    less, text = waited()
+    drawn, sampled = waited(sampling=Sampling(1.0))
+    monkeypatch.setattr(Decoder, "_worth", lambda self, chance: True)
+    more, same = waited()
+    assert less < more
+    assert text == same
+    assert (drawn, sampled) == waited(sampling=Sampling(1.0))  # a drawn tree is always made to its end
 
 
 def test_the_mask_of_a_tree_shows_each_slot_its_own_path():
