@@ -1,6 +1,6 @@
-"""A K/V cache of 4 bits a value, two values in a byte, with a scale and a zero point for each K/V head.
+"""A K/V cache of 4 bits a value, two values in a byte, with a scale and a zero point for each channel of each K/V head.
 
-    module    K, V added  ->  q = clip(round(x / s[g]) + z[g], 0, 15),  read and cached as (q - z[g]) * s[g]
+    module    K, V added  ->  q = clip(round(x / s[g,d]) + z[g,d], 0, 15),  read and cached as (q - z[g,d]) * s[g,d]
     file      past  uint8 [B,G,P,D/2] -> floats;   added q [B,G,S,D] -> uint8 [B,G,S,D/2]
     byte      channel c in its low half, channel c + D/2 in its high half
 
@@ -25,14 +25,14 @@ _WORD = "kv4"
 
 
 @dataclass(frozen=True)
-class HeadScales:
-    """scale [G] float32 and zero [G] integers of one tensor of keys or values."""
+class ChannelScales:
+    """scale [G,D] float32 and zero [G,D] integers, which may lie outside 0 to 15, of one tensor of keys or values."""
 
     scale: np.ndarray
     zero: np.ndarray
 
 
-def round_added(graph: ir.Graph, value: ir.Value, scales: HeadScales) -> None:
+def round_added(graph: ir.Graph, value: ir.Value, scales: ChannelScales) -> None:
     """Let the graph output `value` [B,G,S,D], and all that reads it, have the values of the grid."""
     name, readers = value.name or "", [(use.node, use.idx) for use in value.uses()]
     value.name = f"{name}.{_WORD}.float"
@@ -51,7 +51,7 @@ def round_added(graph: ir.Graph, value: ir.Value, scales: HeadScales) -> None:
     graph.sort()
 
 
-def pack_cache(graph: ir.Graph) -> dict[str, HeadScales]:
+def pack_cache(graph: ir.Graph) -> dict[str, ChannelScales]:
     """Give the caches of a graph whose added values are on the grid the form of bytes.
 
     Returns the scales of each tensor, by its name without a direction.
@@ -72,10 +72,10 @@ def pack_cache(graph: ir.Graph) -> dict[str, HeadScales]:
     return found
 
 
-def unpacked(stored: np.ndarray, scales: HeadScales) -> np.ndarray:
+def unpacked(stored: np.ndarray, scales: ChannelScales) -> np.ndarray:
     """Bytes [B,G,S,D/2] as float32 [B,G,S,D]."""
     q = np.concatenate([stored & LEVELS, stored >> 4], axis=-1).astype(np.float32)
-    return (q - scales.zero[:, None, None]) * scales.scale[:, None, None].astype(np.float32)
+    return (q - scales.zero[:, None]) * scales.scale[:, None].astype(np.float32)
 
 
 def _pack_added(graph: ir.Graph, value: ir.Value) -> None:
@@ -95,7 +95,7 @@ def _pack_added(graph: ir.Graph, value: ir.Value) -> None:
     graph.outputs[list(graph.outputs).index(value)] = packed
 
 
-def _unpack_past(graph: ir.Graph, value: ir.Value, scales: HeadScales) -> None:
+def _unpack_past(graph: ir.Graph, value: ir.Value, scales: ChannelScales) -> None:
     name, shape = value.name or "", list(value.shape or ())
     width = _width(name, shape) // PER_BYTE
     packed = ir.Value(name=name, type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([*shape[:-1], width]))
@@ -122,17 +122,17 @@ def _width(name: str, shape: list[int | ir.SymbolicDim]) -> int:
     return shape[-1]
 
 
-def _scales(graph: ir.Graph, name: str) -> HeadScales:
+def _scales(graph: ir.Graph, name: str) -> ChannelScales:
     held = [constant(graph.initializers.get(f"{name}.{_WORD}.{what}")) for what in ("scale", "zero")]
     if None in held:
         raise ValueError(f"`{name}` is not rounded to 4 bits")
-    scale, zero = (as_weight(one).numpy().reshape(-1) for one in held if one is not None)
-    return HeadScales(scale, zero)
+    scale, zero = (as_weight(one).numpy()[0, :, 0] for one in held if one is not None)
+    return ChannelScales(scale, zero)
 
 
-def _constants(graph: ir.Graph, name: str, scales: HeadScales) -> dict[str, ir.Value]:
+def _constants(graph: ir.Graph, name: str, scales: ChannelScales) -> dict[str, ir.Value]:
     made = {
-        what: _initializer(graph, f"{name}.{_WORD}.{what}", array.astype(np.float32).reshape(1, -1, 1, 1))
+        what: _initializer(graph, f"{name}.{_WORD}.{what}", array.astype(np.float32)[None, :, None])
         for what, array in (("scale", scales.scale), ("zero", scales.zero))
     }
     bounds = {"least": 0.0, "most": float(LEVELS)}

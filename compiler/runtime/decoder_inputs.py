@@ -109,7 +109,7 @@ def as_float(array: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
     quantization, packed = spec.get("quantization"), spec.get("packed")
     if packed is not None:
         q = np.concatenate([array & 15, array >> 4], axis=-1).astype(np.float32)
-        scale, zero = (np.asarray(packed[key], np.float32)[:, None, None] for key in ("scale", "zero_point"))
+        scale, zero = (np.asarray(packed[key], np.float32)[:, None] for key in ("scale", "zero_point"))
         return (q - zero) * scale
     if quantization is not None:
         return (array.astype(np.float32) - quantization["zero_point"]) * np.float32(quantization["scale"])

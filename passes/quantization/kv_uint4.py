@@ -1,10 +1,11 @@
 """Hold keys and values in 4 bits, two in a byte: what `kv = uint4` on a deploy line adds to its pipeline.
 
-    new K and V of head g  ->  clip(round(x / s[g]) + z[g], 0, 15)
+    new K and V, channel d of head g  ->  clip(round(x / s[g,d]) + z[g,d], 0, 15)
 
-One static scale for each layer, kind and K/V head, of the least squared error on the calibration text among ranges that
-are narrower than what was seen. Keys are stored after rotary embedding. The driver appends this pass; a plan does not
-name it.
+One static scale for each layer, kind, K/V head and channel, of the least squared error on the calibration text among
+ranges that are narrower than what was seen: a few channels of keys are far larger than the others of their head, and
+far from 0 (Liu et al. 2024, KIVI, arXiv 2402.02750; Hooper et al. 2024, KVQuant, arXiv 2401.18079). Keys are stored
+after rotary embedding. The driver appends this pass; a plan does not name it.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ...compiler.ir.module import Module
-    from ...compiler.ir.packed_cache import HeadScales
+    from ...compiler.ir.packed_cache import ChannelScales
 
 _SHRINKS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-_WINDOWS = 8  # of the calibration text: ranges of heads settle soon
+_WINDOWS = 8  # of the calibration text: ranges of channels settle soon
 
 
 @dataclass(frozen=True)
 class KvUint4(Pass):
-    """Round keys and values to 4 bits with a scale for each head."""
+    """Round keys and values to 4 bits with a scale for each channel."""
 
     name: ClassVar[str] = "kv_cache"
     takes: ClassVar[tuple[Level, ...]] = (Level.SEMANTIC, Level.COMPRESSED)
@@ -56,16 +57,16 @@ class KvUint4(Pass):
         import numpy as np
 
         from ...compiler.ir.annotations import KV_TYPE
-        from ...compiler.ir.packed_cache import HeadScales, round_added, rounded_outputs
+        from ...compiler.ir.packed_cache import ChannelScales, round_added, rounded_outputs
 
         graph = module.main.graph
         if KV_TYPE.get(graph) == self.type:
             return 0
         added = list(rounded_outputs(graph))
-        heads = 1 if module.arch is None else module.arch.kv_heads
+        shape = (1, 1) if module.arch is None else (module.arch.kv_heads, module.arch.head_dim)
         seen = {} if scope.dry else _seen(module, scope)
         for value in added:
-            scales = HeadScales(np.ones(heads, np.float32), np.zeros(heads, np.float32))
+            scales = ChannelScales(np.ones(shape, np.float32), np.zeros(shape, np.float32))
             if seen:
                 scales = _best(seen[value.name or ""])
             round_added(graph, value, scales)
@@ -84,21 +85,25 @@ def _seen(module: Module, scope: Scope) -> dict[str, np.ndarray]:
     return DecoderOracle(module).batch_cache(windows(scope.calibration, module)[:_WINDOWS])
 
 
-def _best(values: np.ndarray) -> HeadScales:
-    """The scale and zero point of each head with the least squared error; a range holds 0."""
+def _best(values: np.ndarray) -> ChannelScales:
+    """The scale and zero point [G,D] of each channel with the least squared error, of `values` [windows,G,S,D]."""
     import numpy as np
 
-    from ...compiler.ir.packed_cache import LEVELS, HeadScales
+    from ...compiler.ir.packed_cache import LEVELS, ChannelScales
 
-    x = np.moveaxis(values, 1, 0).reshape(values.shape[1], -1).astype(np.float64)
-    low, high = np.minimum(x.min(axis=1), 0.0), np.maximum(x.max(axis=1), 0.0)
-    best = np.full(len(x), np.inf)
-    scale, zero = np.ones(len(x), np.float32), np.zeros(len(x), np.float32)
+    x = np.moveaxis(values, 1, 0)  # [G,windows,S,D]
+    over = (1, 2)
+    low, high = x.min(axis=over).astype(np.float64), x.max(axis=over).astype(np.float64)
+    middle, width = (low + high) / 2, high - low
+    best = np.full(low.shape, np.inf)
+    scale, zero = np.ones(low.shape, np.float32), np.zeros(low.shape, np.float32)
     for shrink in _SHRINKS:
-        step = np.maximum(shrink * (high - low) / LEVELS, 1e-8).astype(np.float32)
-        at = np.clip(np.rint(-shrink * low / step), 0, LEVELS)
-        q = np.clip(np.rint(x / step[:, None]) + at[:, None], 0, LEVELS)
-        error = (((q - at[:, None]) * step[:, None] - x) ** 2).sum(axis=1)
+        least = 1e-6 * np.abs(middle) + 1e-8  # float32 holds zero points of a million
+        step = np.maximum(shrink * width / LEVELS, least).astype(np.float32)
+        at = np.rint(LEVELS / 2 - middle / step)
+        near, by = at[:, None, None], step[:, None, None]
+        back = (np.clip(np.rint(x / by) + near, 0, LEVELS) - near) * by
+        error = ((back - x) ** 2).sum(axis=over, dtype=np.float64)
         better = error < best
         best, scale, zero = np.where(better, error, best), np.where(better, step, scale), np.where(better, at, zero)
-    return HeadScales(scale.astype(np.float32), zero.astype(np.float32))
+    return ChannelScales(scale.astype(np.float32), zero.astype(np.float32))

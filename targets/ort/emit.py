@@ -20,7 +20,7 @@ from ...compiler.ir.clone import clone_model
 from ...compiler.ir.linears import linears
 from ...compiler.ir.module import MAIN
 from ...compiler.ir.ordered_data import PAGE, index_of
-from ...compiler.ir.packed_cache import PER_BYTE, HeadScales, pack_cache
+from ...compiler.ir.packed_cache import PER_BYTE, ChannelScales, pack_cache
 from ...compiler.ir.save import save_graphs
 from ...compiler.kernels.build import LIBRARY, SCRIPT, build_into
 from .compare import compare
@@ -72,9 +72,9 @@ def emit(job: EmitJob) -> Emission:
     return Emission("chain", parts, _libraries(job, lookup), notes, cache, stored, layout, sparse)
 
 
-def _packed_caches(job: EmitJob) -> dict[str, HeadScales]:
+def _packed_caches(job: EmitJob) -> dict[str, ChannelScales]:
     """Give the caches of the job's parts the form of bytes where the plan holds them in 4 bits; their scales."""
-    found: dict[str, HeadScales] = {}
+    found: dict[str, ChannelScales] = {}
     if any(KV_TYPE.get(model.graph) == "uint4" for model in job.module.graphs.values()):
         for part in job.parts:
             part.graphs = {bucket: clone_model(model) for bucket, model in part.graphs.items()}
@@ -111,15 +111,17 @@ def _dequantises(models: dict[str, ir.Model]) -> bool:
     return any(node.outputs[0].uses() for node in found)
 
 
-def _entry(job: EmitJob, part: Part, level: str, lookup: str | None, scales: dict[str, HeadScales]) -> dict[str, Any]:
+def _entry(
+    job: EmitJob, part: Part, level: str, lookup: str | None, scales: dict[str, ChannelScales]
+) -> dict[str, Any]:
     files = {bucket: f"{job.folder}/{_file(part, bucket)}.onnx" for bucket in part.graphs}
     graphs = {bucket: graph_entry(job, part, bucket, file) for bucket, file in files.items()}
     for graph in graphs.values():
         for spec in (*graph["inputs"], *graph["outputs"]):
             held = scales.get(spec["name"].removesuffix("_in").removesuffix("_out"))
             if held is not None:
-                heads = {"scale": list(map(float, held.scale)), "zero_point": list(map(int, held.zero))}
-                spec["packed"] = {"values_per_byte": PER_BYTE, **heads}
+                channels = {"scale": held.scale.tolist(), "zero_point": held.zero.astype(int).tolist()}
+                spec["packed"] = {"values_per_byte": PER_BYTE, **channels}
     return {
         "model": job.module.name,
         "device": part.device,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edgec.compiler.driver import check_plan, compile_plan, load_plan
-from edgec.compiler.ir.packed_cache import HeadScales, unpacked
+from edgec.compiler.ir.packed_cache import ChannelScales, unpacked
 from edgec.compiler.runtime.decoder_inputs import as_float
 from edgec.compiler.runtime.generate import Runner
 from edgec.passes.quantization.kv_uint4 import _best
@@ -31,31 +31,36 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile_plan(load_plan(folder / "plan.edge"), folder / "bundle").bundle
 
 
-def test_ranges_of_heads_have_the_least_error_of_those_tried() -> None:
+def test_ranges_of_channels_have_the_least_error_of_those_tried() -> None:
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(3, 2, 40, 8)) * np.array([1.0, 7.0]).reshape(1, 2, 1, 1) + np.array([0, 5]).reshape(1, 2, 1, 1)
+    wide, far = np.array([[1.0, 7.0, 1.0], [1.0, 1.0, 0.0]]), np.array([[0, 5, 90], [0, 0, 3]])  # the last is constant
+    x = (rng.normal(size=(3, 2, 40, 3)) * wide[:, None] + far[:, None]).astype(np.float32)
     scales = _best(x)
 
     def error(scale, zero):
-        q = np.clip(np.rint(x / scale.reshape(1, 2, 1, 1)) + zero.reshape(1, 2, 1, 1), 0, 15)
-        back = (q - zero.reshape(1, 2, 1, 1)) * scale.reshape(1, 2, 1, 1)
-        return ((back - x) ** 2).sum(axis=(0, 2, 3))
+        q = np.clip(np.rint(x / scale[:, None]) + zero[:, None], 0, 15)
+        return (((q - zero[:, None]) * scale[:, None] - x) ** 2).mean(axis=(0, 2))
 
-    wide = (x.max(axis=(0, 2, 3)) - np.minimum(x.min(axis=(0, 2, 3)), 0)) / 15
-    zero = np.clip(np.rint(-np.minimum(x.min(axis=(0, 2, 3)), 0) / wide), 0, 15)
-    assert (error(scales.scale, scales.zero) < error(wide, zero)).all()
-    assert ((scales.zero >= 0) & (scales.zero <= 15)).all()
-    assert scales.scale[1] > 3 * scales.scale[0]
+    low, high = x.min(axis=(0, 2)), x.max(axis=(0, 2))
+    step = np.maximum((high - low) / 15, 1e-5)
+    whole = error(step, np.rint(7.5 - (high + low) / 2 / step))
+    assert (error(scales.scale, scales.zero) <= whole + 1e-6).all()
+    assert error(scales.scale, scales.zero)[0, 1] < 0.95 * whole[0, 1]
+    assert error(scales.scale, scales.zero)[0, 2] < 0.05  # 90 away from 0, it has all its levels
+    assert error(scales.scale, scales.zero)[1, 2] < 1e-8
+    assert scales.scale[0, 1] > 3 * scales.scale[0, 0]
 
 
 def test_bytes_hold_one_channel_of_each_half() -> None:
-    scales = HeadScales(np.array([0.5, 2.0], np.float32), np.array([8.0, 0.0], np.float32))
+    scale = np.array([[0.5, 1.0, 2.0, 4.0], [2.0, 2.0, 2.0, 2.0]], np.float32)
+    zero = np.array([[8, 8, -3, 20], [0, 0, 0, 0]], np.float32)
     stored = np.array([0x1F, 0xA0], np.uint8).reshape(1, 1, 1, 2).repeat(2, axis=1)
-    expected = np.array([[15, 0, 1, 10]], np.float32)
-    assert np.array_equal(unpacked(stored, scales)[0, 0], (expected - 8) * 0.5)
-    assert np.array_equal(unpacked(stored, scales)[0, 1], expected * 2)
-    spec = {"packed": {"values_per_byte": 2, "scale": [0.5, 2.0], "zero_point": [8, 0]}}
-    assert np.array_equal(as_float(stored, spec), unpacked(stored, scales))
+    back = unpacked(stored, ChannelScales(scale, zero))
+    q = np.array([[15, 0, 1, 10]], np.float32)
+    assert np.array_equal(back[0, 0], (q - zero[0]) * scale[0])
+    assert np.array_equal(back[0, 1], q * 2)
+    packed = {"values_per_byte": 2, "scale": scale.tolist(), "zero_point": zero.astype(int).tolist()}
+    assert np.array_equal(as_float(stored, {"packed": packed}), back)
 
 
 def test_calls_give_the_same_logits_however_they_are_cut(bundle: Path) -> None:
