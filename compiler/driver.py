@@ -147,11 +147,15 @@ def check_plan(
     refused, notes = list(dict.fromkeys((*elsewhere, *wrong))), []
     warnings = _judged(plan, [*warnings, *findings.warnings])
     plan = _with_warnings(plan, [*warnings, *told])
+    if findings.lowered and not refused:
+        from .compile.prove import lowered
+
+        notes += lowered(plan, findings)
     if findings.left:
         from .compile.prove import outlook, unproven
 
         refused += [] if prove else unproven(findings)
-        notes = list(outlook(plan, findings)) if prove else []
+        notes += outlook(plan, findings) if prove else []
     return None if refused else plan, [*diagnostics, *warnings, *refused, *notes], sources
 
 

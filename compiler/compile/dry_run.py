@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ..diagnostics.diagnostic import Diagnostic, EngineError, Label, PlanError, Span
 from ..diagnostics.wording import join_or
 from ..emit.conformance.proof import Proof, plan_trials
+from ..emit.engine_lowering import by_rules
 from ..emit.refusals import grouped
 from ..emit.target import CheckRequest, TakesRequest
 from ..ir.levels import Level
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from ..plan.plan import Deploy, Plan
 
 Progress = Callable[[str], None]
+_SHOWN = 3
 
 
 def open_questions(plan: Plan) -> list[Deploy]:
@@ -48,6 +50,7 @@ class Findings:
     unproven  refusals for that reason alone, as they read where nothing may be run
     proofs    what would be run, of each deploy
     left      the same in words: number of the deploy line, text
+    lowered   what an engine's own lowering makes, as edgec's rules do not cover it: number of the deploy line, text
     warnings  what a step would round that the plan asks it to keep, where no `require` line bounds what that costs
     """
 
@@ -55,6 +58,7 @@ class Findings:
     unproven: list[Diagnostic] = field(default_factory=list)
     proofs: list[Proof] = field(default_factory=list)
     left: list[tuple[int, str]] = field(default_factory=list)
+    lowered: list[tuple[int, str]] = field(default_factory=list)
     warnings: list[Diagnostic] = field(default_factory=list)
 
 
@@ -67,12 +71,14 @@ def refuse_early(plan: Plan, progress: Progress = lambda _text: None, look: bool
     if not open_questions(plan):
         return Findings()
     key = key_of(plan)
-    left = held_before(key)
-    if left is not None and (not left or (look and all(0 <= number < len(plan.deploys) for number, _ in left))):
-        return Findings(left=left)
+    held = held_before(key)
+    if held is not None and all(0 <= number < len(plan.deploys) for number, _ in (*held[0], *held[1])):
+        left, lowered = held
+        if look or not left:
+            return Findings(left=left, lowered=lowered)
     found = dry_run(plan, progress)
     if not found.refused and not found.warnings:
-        remember(key, found.left)
+        remember(key, found.left, found.lowered)
     return found
 
 
@@ -94,6 +100,7 @@ def dry_run(plan: Plan, progress: Progress = lambda _text: None) -> Findings:
                 all_.warnings += deployed.warnings
                 all_.unproven += deployed.unproven
                 all_.proofs += deployed.proofs
+                all_.lowered += [(plan.deploys.index(deploy), text) for text in deployed.lowered]
         except (PlanError, EngineError) as error:
             found += [one if one.at is not None else replace(one, at=Label(deploy.span)) for one in error.diagnostics]
     all_.refused = list(dict.fromkeys(found))
@@ -177,6 +184,7 @@ class _Deployed:
     unproven: list[Diagnostic] = field(default_factory=list)
     proofs: list[Proof] = field(default_factory=list)
     warnings: list[Diagnostic] = field(default_factory=list)
+    lowered: list[str] = field(default_factory=list)  # what an engine lowers itself, in words
 
     def steps(self) -> list[Step]:
         """Every step of the line, that of its cache among them, in the order they run."""
@@ -265,9 +273,26 @@ class _Deployed:
             for device in self.plan.devices if on_chips else self.plan.devices[:1]:
                 request = TakesRequest(self.module, parts, device, options)
                 refused = list(cls().takes(request))
+                self._say_lowered(cls(), request)
                 open_ = self._provable(cls(), request, [one for one in refused if one.unproven])
                 self.unproven += self._told([one for one in refused if id(one) in open_], steps)
                 yield from self._told([one for one in refused if id(one) not in open_], steps)
+
+    def _say_lowered(self, target: Target, request: TakesRequest) -> None:
+        """What edgec's rules lack of a plain graph that `target` has another lowering for."""
+        rules = by_rules(request.options)
+        if self.module.arch is not None or getattr(rules, "lowering", "") != "edgec" or rules == request.options:
+            return
+        lacking = {one.node: one for one in target.takes(replace(request, options=rules)) if not one.unproven}
+        ops = {node.name: node.op_type for part in request.parts for g in part.graphs.values() for node in g.graph}
+        named = [f"`{name}` ({ops[name]})" for name in lacking if name in ops]
+        shown = ", ".join(named[:_SHOWN]) + (f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else "")
+        why = f"edgec's rules lack {shown}" if shown else "`lowering = engine` asks for all"
+        if not shown and request.options.lowering != "engine":
+            return
+        text = f"{why} of `{self.deploy.model}`: the graph is made by the engine's own lowering, `as {target.name}`"
+        if text not in self.lowered:
+            self.lowered.append(text)
 
     def _told(self, refusals: Iterable[Refusal], steps: Sequence[Step]) -> Iterator[Diagnostic]:
         """Refusals at the lines of the plan that they follow from."""

@@ -57,6 +57,15 @@ def outlook(plan: Plan, findings: Findings) -> Iterator[Diagnostic]:
         yield Diagnostic("W0602", message, Label(plan.deploys[number].span), help=help, severity="note")
 
 
+def lowered(plan: Plan, findings: Findings) -> Iterator[Diagnostic]:
+    """What an engine lowers itself, as notes: one for each deploy and target."""
+    for number, text in findings.lowered:
+        message = f"{text}, and is proven while compiling"
+        help = "a proof is about ten runs of the graph in the engine and in ONNX Runtime, and says how long it takes "
+        help += "before it starts; `lowering = edgec` refuses what edgec's rules lack"
+        yield Diagnostic("E0510", message, Label(plan.deploys[number].span), help=help, severity="note")
+
+
 def prove_all(plan: Plan, findings: Findings, progress: Progress) -> list[Proven]:
     """Run what is open. PlanError with what came out wrong, EngineError if a run came to no end."""
     found: list[Proven] = []

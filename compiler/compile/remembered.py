@@ -31,26 +31,33 @@ _HEADER = 8  # bytes before the JSON header of a safetensors file: its length
 _WHOLE = 1 << 20  # bytes up to which a file is hashed; of a larger one the size and the time of its last change count
 
 
-def held_before(key: str) -> list[tuple[int, str]] | None:
-    """What the dry run with this key left to be run, as (number of the deploy line, text): nothing, if it held.
+Told = list[tuple[int, str]]  # (number of a deploy line, text)
+
+
+def held_before(key: str) -> tuple[Told, Told] | None:
+    """What the dry run with this key left: to be run for no table holds it, and to an engine's own lowering.
 
     None: there was no such run, or it had something to refuse.
     """
     text = cache.read_note(_KIND, key)
     try:
-        left = json.loads(text) if text else None
+        noted = json.loads(text) if text else None
     except ValueError:
         return None
-    if not isinstance(left, list):
+    if not isinstance(noted, list) or [type(one) for one in noted] != [list, list]:
         return None
-    found = [(one[0], one[1]) for one in left if isinstance(one, list) and [type(x) for x in one] == [int, str]]
-    return found if len(found) == len(left) else None
+    left, lowered = ([(one[0], one[1]) for one in part if _is_told(one)] for part in noted)
+    return (left, lowered) if len(left) + len(lowered) == len(noted[0]) + len(noted[1]) else None
 
 
-def remember(key: str, left: Sequence[tuple[int, str]] = ()) -> None:
+def _is_told(one: object) -> bool:
+    return isinstance(one, list) and [type(x) for x in one] == [int, str]
+
+
+def remember(key: str, left: Sequence[tuple[int, str]] = (), lowered: Sequence[tuple[int, str]] = ()) -> None:
     """Note that the dry run with this key refused nothing; a cache that cannot be written forgets it."""
     with contextlib.suppress(OSError):
-        cache.write_note(_KIND, key, json.dumps(left))
+        cache.write_note(_KIND, key, json.dumps([list(left), list(lowered)]))
 
 
 def key_of(plan: Plan) -> str:

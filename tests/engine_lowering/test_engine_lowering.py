@@ -11,7 +11,7 @@ import onnx
 import pytest
 from edgec.compiler.bundle.manifest import load_manifest
 from edgec.compiler.diagnostics.diagnostic import Diagnostic, PlanError
-from edgec.compiler.driver import CompileOptions, compile_plan, load_plan
+from edgec.compiler.driver import CompileOptions, check_plan, compile_plan, load_plan
 from edgec.compiler.oracle.onnx_runtime import session
 from edgec.compiler.runtime.plain_graph import run_parts
 from edgec.compiler.verify.verify_bundle import verify_bundle
@@ -136,6 +136,17 @@ def test_without_a_fallback_it_is_refused_by_name(tmp_path: Path, golden_error) 
         compile_plan(load_plan(plan(tmp_path, GRU, "mnn { fallback = none }", **GRU_WEIGHTS)), tmp_path / "out")
     golden_error("E0509", stated(raised.value))
     assert not (tmp_path / "out").exists()
+
+
+def test_the_check_tells_what_the_engine_will_lower(tmp_path: Path, golden_error) -> None:
+    path = plan(tmp_path, CONV1D, "mnn", w=(8, 4, 3))
+    for _ in range(2):  # the second is answered by the run that was remembered
+        checked, said, _sources = check_plan(path)
+        assert checked is not None
+        (note,) = said
+        golden_error("E0510", [replace(note, at=None)])
+    covered = plan(tmp_path, HEAD + "(float[2,3] x) => (float[2,3] y) { y = Relu (x) }", "mnn")
+    assert check_plan(covered)[1] == []
 
 
 def test_a_rule_of_edgec_comes_first(tmp_path: Path) -> None:
