@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from edgec.compiler.bundle.manifest import load_manifest
 from edgec.compiler.runtime.generate import Runner
+from edgec.compiler.runtime.sample import Sampling
 
 from .conftest import EXAMPLES, PAIR, compile_text
 from .cpp_runner import Program, build, compiler, onnxruntime_library, site_packages
@@ -72,6 +74,48 @@ def ours(bundle: Path, prompt: str, tokens: int, least: int = 0, **words: Any) -
 def test_tokens_and_rounds_are_those_of_run(program, pair, prompt, speculation):
     ids, made = ours(pair, prompt, 24, speculation=speculation)
     answer = program.answer(pair, ids, 24, *(() if speculation else ("--no-speculation",)))
+    for key in ("tokens", "rounds", "drafted", "accepted", "stopped"):
+        assert answer[key] == made[key], key
+
+
+SAMPLED = [
+    ({"temperature": 0.8}, 7, ("--temperature", "0.8", "--seed", "7")),
+    (
+        {"temperature": 1.5, "top_p": 0.7},
+        2**40 + 5,
+        ("--temperature", "1.5", "--top-p", "0.7", "--seed", str(2**40 + 5)),
+    ),
+    ({"temperature": 1.0, "top_k": 3}, 0, ("--temperature", "1", "--top-k", "3")),
+]
+
+
+@pytest.mark.parametrize(("sampling", "seed", "words"), SAMPLED)
+@pytest.mark.parametrize("speculation", [True, False])
+def test_sampled_tokens_are_those_of_run_with_the_same_seed(program, pair, sampling, seed, words, speculation):
+    """The random generator is NumPy's: PCG64, seeded with the seed, and for a draft with the seed and the place."""
+    ids, made = ours(pair, PROMPTS[0], 40, sampling=Sampling(**sampling), seed=seed, speculation=speculation)
+    answer = program.answer(pair, ids, 40, *words, *(() if speculation else ("--no-speculation",)))
+    for key in ("tokens", "rounds", "drafted", "accepted", "stopped"):
+        assert answer[key] == made[key], key
+    other = program.answer(
+        pair, ids, 40, *words[:-2], "--seed", "12345", *(() if speculation else ("--no-speculation",))
+    )
+    assert other["tokens"] != made["tokens"]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_drafts_out_of_the_text_are_those_of_run(program, pair, tmp_path, temperature):
+    copy = tmp_path / "pair"
+    shutil.copytree(pair, copy)
+    data = json.loads((copy / "manifest.json").read_text())
+    data["speculation"]["source"] = "prompt"
+    raw = json.dumps(data).encode()
+    (copy / "manifest.json").write_bytes(raw)
+    (copy / "manifest.sha256").write_text(f"{hashlib.sha256(raw).hexdigest()}  manifest.json\n")
+    prompt = "total = total + value\ncount = count + 1\n" * 4
+    ids, made = ours(copy, prompt, 60, sampling=Sampling(temperature), seed=3)
+    assert made["looked_up"]
+    answer = program.answer(copy, ids, 60, "--temperature", str(temperature), "--seed", "3")
     for key in ("tokens", "rounds", "drafted", "accepted", "stopped"):
         assert answer[key] == made[key], key
 
@@ -152,7 +196,12 @@ def test_the_bundle_carries_it_and_a_push_leaves_it(npu):
         (("--device", "sm8550"), "1 " * 80, 1, "the prompt has 80 tokens, the context of the model 64"),
         (("--device", "sm8550", "--model", "x"), "1", 1, "the bundle has no model `x`, it has `target`"),
         (("--fly",), "1", 2, "`--fly` is not understood"),
-        (("--tokens", "many"), "1", 2, "`--tokens` is no number of tokens"),
+        (("--tokens", "many"), "1", 2, "`--tokens` is no number of at most 16777216"),
+        (("--seed", "-1"), "1", 2, "`--seed` is no number of at most"),
+        (("--temperature", "nan"), "1", 2, "`--temperature` is no number"),
+        (("--temperature", "-1"), "1", 2, "`--temperature` is below 0"),
+        (("--top-p", "0"), "1", 2, "`--top-p` is not above 0 and at most 1"),
+        (("--top-k", "x"), "1", 2, "`--top-k` is no number of at most"),
     ],
 )  # fmt: skip
 def test_what_it_refuses(program, npu, words, ids, code, says):

@@ -2,8 +2,9 @@
 //
 //     edgec-runner BUNDLE --ids "1 2 3" --tokens 64 [--device CHIP] [--json]      ids on stdin without --ids
 //
-// It reads manifest.json and does what docs/bundle.md says: buckets, schedule, K/V caches, speculation in a chain,
-// greedy choice. Token ids go in and come out; `edgec run` and this program give the same ones on the same machine.
+// It reads manifest.json and does what docs/bundle.md says: buckets, schedule, K/V caches, speculation in a chain, by a
+// draft model and out of the text, greedy choice or sampling. Token ids go in and come out; `edgec run` and this program
+// give the same ones on the same machine, sampled ones too: `Random` is NumPy's generator.
 //
 // Build (C++17; ONNX Runtime is loaded when it runs, its headers are not needed):
 //
@@ -1209,11 +1210,212 @@ struct Outcome {
 
 int64_t largest(const float* row, int64_t count) { return std::max_element(row, row + count) - row; }
 
-// Greedy, a chain of up to `k` drafts a round: the tokens are those that the target alone gives.
+// Random numbers as NumPy's `default_rng(seed)` draws them: PCG64 (O'Neill 2014, XSL-RR of 128 bits), whose state comes
+// from the words of the seed by SeedSequence (numpy/random/bit_generator.pyx).
+class Random {
+ public:
+  explicit Random(const vector<uint64_t>& seeds) {
+    vector<uint32_t> words;
+    for (uint64_t seed : seeds) {
+      words.push_back(static_cast<uint32_t>(seed));
+      if (seed >> 32) words.push_back(static_cast<uint32_t>(seed >> 32));
+    }
+    uint32_t pool[4], factor = 0x43b0d7e5u;
+    auto hashed = [&](uint32_t value) {
+      value ^= factor;
+      factor *= 0x931e8875u;
+      value *= factor;
+      return value ^ (value >> 16);
+    };
+    auto mixed = [](uint32_t one, uint32_t other) {
+      const uint32_t both = 0xca01f9ddu * one - 0x4973f715u * other;
+      return both ^ (both >> 16);
+    };
+    for (size_t i = 0; i < 4; ++i) pool[i] = hashed(i < words.size() ? words[i] : 0);
+    for (size_t from = 0; from < 4; ++from)
+      for (size_t to = 0; to < 4; ++to)
+        if (from != to) pool[to] = mixed(pool[to], hashed(pool[from]));
+    for (size_t from = 4; from < words.size(); ++from)
+      for (uint32_t& to : pool) to = mixed(to, hashed(words[from]));
+    uint32_t made[8];
+    factor = 0x8b51f9ddu;
+    for (size_t i = 0; i < 8; ++i) {
+      uint32_t value = pool[i % 4] ^ factor;
+      factor *= 0x58f38dedu;
+      value *= factor;
+      made[i] = value ^ (value >> 16);
+    }
+    auto wide = [&](size_t i) {  // two words of 64 bits, the high one first, each of two of 32, the low one first
+      const uint64_t high = made[i] | uint64_t(made[i + 1]) << 32, low = made[i + 2] | uint64_t(made[i + 3]) << 32;
+      return static_cast<Wide>(high) << 64 | low;
+    };
+    step_ = wide(4) << 1 | 1;
+    state_ = step_ + wide(0);
+    advance();
+  }
+
+  // A number of 53 bits, at least 0 and below 1.
+  double next() {
+    advance();
+    const uint64_t both = static_cast<uint64_t>(state_ >> 64) ^ static_cast<uint64_t>(state_);
+    const int by = static_cast<int>(state_ >> 122);
+    return static_cast<double>((both >> by | both << (-by & 63)) >> 11) * 0x1p-53;
+  }
+
+ private:
+  __extension__ typedef unsigned __int128 Wide;
+  Wide state_, step_;
+
+  void advance() {
+    state_ = state_ * (static_cast<Wide>(0x2360ed051fc65da4ull) << 64 | 0x4385df649fccf645ull) + step_;
+  }
+};
+
+using Chances = vector<double>;
+
+// From scores to a distribution and from distributions to tokens, as docs/running.md says.
+struct Sampling {
+  double temperature = 0.0, top_p = 1.0;  // temperature 0: greedy
+  int64_t top_k = 0;                      // 0: no limit
+
+  bool greedy() const { return temperature == 0; }
+
+  // softmax(scores / temperature), cut to the top_k largest, then to the smallest set whose mass reaches top_p.
+  Chances distribution(const float* scores, int64_t count) const {
+    Chances p(static_cast<size_t>(count), 0.0);
+    const int64_t best = largest(scores, count);
+    if (greedy()) {
+      p[static_cast<size_t>(best)] = 1.0;
+      return p;
+    }
+    for (size_t i = 0; i < p.size(); ++i) p[i] = std::exp((double(scores[i]) - double(scores[best])) / temperature);
+    vector<size_t> order(p.size());
+    for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return p[a] > p[b]; });
+    if (top_k > 0)
+      for (size_t i = static_cast<size_t>(top_k); i < order.size(); ++i) p[order[i]] = 0.0;
+    scale(p);
+    double reached = 0.0;
+    for (size_t at : order) {
+      const double before = reached;
+      reached += p[at];
+      if (before >= top_p) p[at] = 0.0;  // the token that reaches top_p stays
+    }
+    scale(p);
+    return p;
+  }
+
+  static void scale(Chances& p) {
+    double whole = 0.0;
+    for (double one : p) whole += one;
+    for (double& one : p) one /= whole;
+  }
+};
+
+// A token distributed as `p`; a certain one uses no randomness.
+int64_t draw(const Chances& p, Random& random) {
+  const auto best = std::max_element(p.begin(), p.end());
+  if (*best == 1.0) return best - p.begin();
+  Chances until(p.size());
+  double whole = 0.0;
+  for (size_t i = 0; i < p.size(); ++i) until[i] = whole += p[i];
+  for (double& one : until) one /= whole;
+  return std::upper_bound(until.begin(), until.end(), random.next()) - until.begin();
+}
+
+// Whether the draft `token` ~ q stands with the target's p; if not, p becomes what is left for the token in its place.
+bool stands(int64_t token, Chances& p, Chances q, Random& random) {
+  p.resize(std::max(p.size(), q.size()), 0.0);
+  q.resize(p.size(), 0.0);
+  const size_t at = static_cast<size_t>(token);
+  Chances rest(p.size());
+  bool any = false;
+  for (size_t i = 0; i < p.size(); ++i) any |= (rest[i] = std::max(p[i] - q[i], 0.0)) > 0;
+  if (p[at] >= q[at] || !any || random.next() * q[at] < p[at]) return true;
+  Sampling::scale(rest);
+  p = rest;
+  return false;
+}
+
+// Drafts out of the text: what followed its last three tokens when they stood there before (docs/running.md).
+class PromptLookup {
+ public:
+  // Up to `count` tokens, none where nothing is found or the draft model does better.
+  vector<int64_t> propose(const vector<int64_t>& text, int64_t count) {
+    const int64_t at = place(text), size = static_cast<int64_t>(text.size());
+    vector<int64_t> guess;
+    while (at >= 0 && static_cast<int64_t>(guess.size()) < count) {
+      const int64_t ahead = at + static_cast<int64_t>(guess.size());
+      guess.push_back(ahead < size ? text[size_t(ahead)] : guess[size_t(ahead - size)]);  // a text that goes round
+    }
+    const bool good = mean(true, -1.0) >= mean(false, 0.0);
+    if (at < 0 || good || alike(text, at)) {
+      unused_.clear();
+      return guess;
+    }
+    unused_ = guess;
+    return {};
+  }
+
+  // What became of a round: `accepted` drafts stood, from here or from the model, and the text went on with `fresh`.
+  void told(bool own, int64_t accepted, const vector<int64_t>& fresh) {
+    note(own, accepted);
+    if (unused_.empty()) return;
+    int64_t right = 0;
+    for (const size_t most = std::min(unused_.size(), fresh.size());
+         right < static_cast<int64_t>(most) && unused_[size_t(right)] == fresh[size_t(right)];)
+      ++right;
+    note(true, right);
+  }
+
+ private:
+  static constexpr size_t GRAM = 3, LONG = 12;
+  static constexpr double KEPT = 0.7;
+  std::map<vector<int64_t>, int64_t> behind_;  // three tokens -> where the latest of them end
+  size_t done_ = GRAM;
+  std::map<bool, double> stood_;
+  vector<int64_t> unused_;
+
+  double mean(bool own, double unknown) const {
+    const auto found = stood_.find(own);
+    return found == stood_.end() ? unknown : found->second;
+  }
+
+  void note(bool own, int64_t accepted) {
+    stood_[own] = KEPT * mean(own, double(accepted)) + (1 - KEPT) * double(accepted);
+  }
+
+  int64_t place(const vector<int64_t>& text) {
+    for (size_t end = done_; end < text.size(); ++end) behind_[gram(text, end)] = static_cast<int64_t>(end);
+    done_ = std::max(done_, text.size());
+    if (text.size() <= GRAM) return -1;
+    const auto found = behind_.find(gram(text, text.size()));
+    return found == behind_.end() ? -1 : found->second;
+  }
+
+  static vector<int64_t> gram(const vector<int64_t>& text, size_t end) {
+    return {text.begin() + static_cast<int64_t>(end - GRAM), text.begin() + static_cast<int64_t>(end)};
+  }
+
+  static bool alike(const vector<int64_t>& text, int64_t at) {
+    return at >= int64_t(LONG) && std::equal(text.end() - LONG, text.end(), text.begin() + at - int64_t(LONG));
+  }
+};
+
+// A round's drafts, a chain, each with what it was drawn from: empty where its source proposed nothing else.
+struct Drafts {
+  vector<int64_t> tokens;
+  vector<Chances> drawn;
+};
+
+// Rounds of a chain of up to `k` drafts: the tokens are distributed as the target's own, greedily they are its own.
 class Decoder {
  public:
-  Decoder(Model& target, Model* draft, int64_t k, std::set<int64_t> eos)
-      : target_(target), draft_(draft), k_(draft ? k : 0), eos_(std::move(eos)) {}
+  Decoder(Model& target, Model* draft, int64_t k, std::set<int64_t> eos, const Sampling& sampling, uint64_t seed,
+          bool lookup)
+      : target_(target), draft_(draft), k_(k), eos_(std::move(eos)), sampling_(sampling), seed_(seed), random_({seed}) {
+    if (lookup && k > 0) lookup_.emplace();
+  }
 
   Outcome generate(const vector<int64_t>& prompt, int64_t wanted) {
     if (prompt.empty()) refuse("the prompt is empty");
@@ -1249,6 +1451,10 @@ class Decoder {
   Model* draft_;
   int64_t k_;
   std::set<int64_t> eos_;
+  Sampling sampling_;
+  uint64_t seed_;
+  Random random_;
+  std::optional<PromptLookup> lookup_;
   vector<int64_t> text_;
 
   static double now() {
@@ -1256,49 +1462,85 @@ class Decoder {
   }
 
   vector<int64_t> round(int64_t wanted, Outcome& made) {
-    vector<int64_t> drafts = propose(std::min(k_, wanted - 1)), asked = {text_.back()}, fresh;
-    asked.insert(asked.end(), drafts.begin(), drafts.end());
+    Drafts drafts;
+    if (lookup_) drafts.tokens = looked_up(wanted - 1);
+    const bool own = !drafts.tokens.empty();
+    if (own)
+      drafts.drawn.resize(drafts.tokens.size());
+    else
+      drafts = propose(std::min(k_, wanted - 1));
+    vector<int64_t> asked = {text_.back()}, fresh;
+    asked.insert(asked.end(), drafts.tokens.begin(), drafts.tokens.end());
     const vector<float> logits = target_.forward(asked);
-    for (size_t i = 0; i < asked.size(); ++i) {
-      fresh.push_back(largest(logits.data() + static_cast<int64_t>(i) * target_.vocab, target_.vocab));
-      if (i < drafts.size() && fresh.back() != drafts[i]) break;
+    for (size_t i = 0; fresh.size() == i; ++i) {
+      Chances p = sampling_.distribution(logits.data() + static_cast<int64_t>(i) * target_.vocab, target_.vocab);
+      const bool ends = i == drafts.tokens.size();
+      if (!ends && stands(drafts.tokens[i], p, drawn_from(drafts, i, p.size()), random_)) {
+        fresh.push_back(drafts.tokens[i]);
+      } else {
+        fresh.push_back(draw(p, random_));
+        break;
+      }
     }
     const int64_t kept = static_cast<int64_t>(text_.size() + fresh.size()) - 1;
     target_.rollback(kept);
     if (draft_) draft_->rollback(std::min(draft_->length(), kept));
     text_.insert(text_.end(), fresh.begin(), fresh.end());
+    const int64_t accepted = static_cast<int64_t>(fresh.size()) - 1;
+    if (lookup_ && !drafts.tokens.empty()) lookup_->told(own, accepted, fresh);
     made.rounds += 1;
-    made.drafted += static_cast<int64_t>(drafts.size());
-    made.accepted += static_cast<int64_t>(fresh.size()) - 1;
+    made.drafted += static_cast<int64_t>(drafts.tokens.size());
+    made.accepted += accepted;
     return fresh;
   }
 
-  vector<int64_t> propose(int64_t count) {
-    vector<int64_t> drafts;
-    if (!draft_ || count < 1) return drafts;
+  static Chances drawn_from(const Drafts& drafts, size_t i, size_t vocab) {
+    if (!drafts.drawn[i].empty()) return drafts.drawn[i];
+    Chances q(std::max(vocab, static_cast<size_t>(drafts.tokens[i]) + 1), 0.0);
+    q[static_cast<size_t>(drafts.tokens[i])] = 1.0;
+    return q;
+  }
+
+  vector<int64_t> looked_up(int64_t most) {
+    int64_t count = std::min(k_, most);
+    while (count > 0 && !target_.fits(count + 1)) --count;
+    return lookup_->propose(text_, count);
+  }
+
+  // What it draws hangs on the seed and the place in the text.
+  Drafts propose(int64_t count) {
+    Drafts made;
+    if (!draft_ || count < 1) return made;
     vector<int64_t> unseen(text_.begin() + draft_->length(), text_.end());
-    const int64_t behind = static_cast<int64_t>(unseen.size());
+    const int64_t behind = static_cast<int64_t>(unseen.size()), both = std::min(draft_->vocab, target_.vocab);
     while (count > 0 && !(target_.fits(count + 1) && draft_->fits(behind + count - 1))) --count;
-    if (*std::max_element(unseen.begin(), unseen.end()) >= draft_->vocab) return drafts;  // an id of the target's own
-    while (static_cast<int64_t>(drafts.size()) < count) {
-      const vector<float> row = draft_->feed(drafts.empty() ? unseen : vector<int64_t>{drafts.back()});
-      drafts.push_back(largest(row.data(), std::min(draft_->vocab, target_.vocab)));
+    if (*std::max_element(unseen.begin(), unseen.end()) >= draft_->vocab) return made;  // an id of the target's own
+    Random random({seed_, text_.size()});
+    while (static_cast<int64_t>(made.tokens.size()) < count) {
+      const vector<float> row = draft_->feed(made.tokens.empty() ? unseen : vector<int64_t>{made.tokens.back()});
+      made.drawn.push_back(sampling_.distribution(row.data(), both));
+      made.tokens.push_back(draw(made.drawn.back(), random));
     }
-    return drafts;
+    return made;
   }
 };
+
 
 // --------------------------------------------------------------------------------------------------------- the program
 
 struct Arguments {
   string bundle, device, model, ids;
   int64_t tokens = 64;
+  std::optional<double> temperature, top_p;  // of the bundle where they are left out
+  std::optional<int64_t> top_k;
+  int64_t seed = 0;
   bool json = false, speculation = true, ids_given = false;
   Wishes wishes;
 };
 
 const char USAGE[] =
     "edgec-runner BUNDLE [--ids \"1 2 3\"] [--tokens N] [--device CHIP] [--model NAME] [--no-speculation] [--json]\n"
+    "              [--temperature T] [--top-p P] [--top-k K] [--seed N]\n"
     "  --ids           of the prompt; read from stdin where it is left out\n"
     "  --ort FILE      libonnxruntime.so; --qnn-provider FILE, --qnn-backend FILE: libonnxruntime_providers_qnn.so, "
     "libQnnHtp.so\n"
@@ -1316,18 +1558,39 @@ const char USAGE[] =
                                      {"--qnn-backend", &made.wishes.backend},
                                      {"--npu-graphs", &made.wishes.npu_graphs},
                                      {"--cpu-graphs", &made.wishes.cpu_graphs}};
+  auto whole = [&](const string& word, const char* text, int64_t most) {
+    char* end = nullptr;
+    const int64_t made = strtoll(text, &end, 10);
+    if (!*text || *end || made < 0 || made > most) usage("`" + word + "` is no number of at most " + std::to_string(most));
+    return made;
+  };
+  auto real = [&](const string& word, const char* text) {
+    char* end = nullptr;
+    const double made = strtod(text, &end);
+    if (!*text || *end || !std::isfinite(made)) usage("`" + word + "` is no number");
+    return made;
+  };
+  const std::set<string> numbers = {"--tokens", "--temperature", "--top-p", "--top-k", "--seed"};
   for (int i = 1; i < count; ++i) {
     const string word = words[i];
-    const bool takes = texts.count(word) || word == "--tokens";
+    const bool takes = texts.count(word) || numbers.count(word);
     if (takes && i + 1 >= count) usage("`" + word + "` needs a value");
     if (word == "--json") {
       made.json = true;
     } else if (word == "--no-speculation") {
       made.speculation = false;
     } else if (word == "--tokens") {
-      char* end = nullptr;
-      made.tokens = strtoll(words[++i], &end, 10);
-      if (*end || made.tokens < 0 || made.tokens > 1 << 24) usage("`--tokens` is no number of tokens");
+      made.tokens = whole(word, words[++i], 1 << 24);
+    } else if (word == "--seed") {
+      made.seed = whole(word, words[++i], std::numeric_limits<int64_t>::max());
+    } else if (word == "--top-k") {
+      made.top_k = whole(word, words[++i], 1 << 24);
+    } else if (word == "--temperature") {
+      made.temperature = real(word, words[++i]);
+      if (*made.temperature < 0) usage("`--temperature` is below 0");
+    } else if (word == "--top-p") {
+      made.top_p = real(word, words[++i]);
+      if (*made.top_p <= 0 || *made.top_p > 1) usage("`--top-p` is not above 0 and at most 1");
     } else if (takes) {
       *texts[word] = words[++i];
       made.ids_given |= word == "--ids";
@@ -1372,6 +1635,24 @@ string chosen_model(const Bundle& bundle, const string& asked) {
   return models[0].first;
 }
 
+// What was asked for; unsaid: greedy, or the model's own defaults where the plan says `accept = sample`.
+Sampling chosen_sampling(const Bundle& bundle, const string& name, const Arguments& asked) {
+  Sampling made;
+  const Json* pair = bundle.manifest.find("speculation");
+  if (!asked.temperature && pair && (*pair)["accept"].as_text() == "sample") {
+    made.temperature = 1.0;
+    if (const Json* own = bundle.manifest["sampling"].find(name)) {
+      if (const Json* one = own->find("temperature")) made.temperature = one->as_number();
+      if (const Json* one = own->find("top_p")) made.top_p = one->as_number();
+      if (const Json* one = own->find("top_k")) made.top_k = one->as_int();
+    }
+  }
+  made.temperature = asked.temperature.value_or(made.temperature);
+  made.top_p = asked.top_p.value_or(made.top_p);
+  made.top_k = asked.top_k.value_or(made.top_k);
+  return made;
+}
+
 // What the program does, from its arguments to a line of JSON or of token ids.
 string answer(const Arguments& asked, const string& ids) {
   const Bundle bundle = open_bundle(asked.bundle, asked.device);
@@ -1380,17 +1661,21 @@ string answer(const Arguments& asked, const string& ids) {
   Engines engines(bundle, asked.wishes);
   std::unique_ptr<Model> target = open_model(bundle, name, engines), draft;
   int64_t k = 0;
+  bool lookup = false;
   const Json* pair = bundle.manifest.find("speculation");
   if (pair && (*pair)["target"].as_text() == name) {
     k = (*pair)["k"].as_int();
     if (auto* chain = dynamic_cast<Chain*>(target.get())) chain->step = k + 1;
+    lookup = asked.speculation && pair->find("source") && (*pair)["source"].as_text() == "prompt";
     if (asked.speculation && pair->find("draft")) draft = open_model(bundle, (*pair)["draft"].as_text(), engines);
   }
   std::set<int64_t> eos;
   if (const Json* tokenizer = bundle.model(name).find("tokenizer"))
     for (const Json& one : bundle.manifest["tokenizers"][tokenizer->as_text()]["eos"].as_list())
       eos.insert(one.as_int());
-  const Outcome made = Decoder(*target, draft.get(), k, eos).generate(prompt, asked.tokens);
+  const Sampling sampling = chosen_sampling(bundle, name, asked);
+  const uint64_t seed = static_cast<uint64_t>(asked.seed);
+  const Outcome made = Decoder(*target, draft.get(), k, eos, sampling, seed, lookup).generate(prompt, asked.tokens);
   if (!asked.json) return listed(made.tokens, " ");
   std::ostringstream line;
   line << "{\"tokens\": [" << listed(made.tokens, ", ") << "], \"prompt_tokens\": " << prompt.size()

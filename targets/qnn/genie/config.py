@@ -48,7 +48,10 @@ def write_config(job: EmitJob, contexts: Sequence[Compiled], container: bool = F
     if arch is None:
         return "it is no decoder"
     if container:
-        return "its layers are in several files for several chips, whose graphs cannot be named in their order"
+        return (
+            "its layers are in several files for several chips, whose graphs cannot be named in their order: "
+            "`container = per_chip` has one for each chip"
+        )
     inputs = {spec.name for graph in graphs for spec in graph.inputs}
     outputs = {spec.name for graph in graphs for spec in graph.outputs}
     elsewhere = {name for name in inputs - outputs - _NEEDED if not kv_names.is_cache(name)}
