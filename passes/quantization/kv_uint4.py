@@ -3,9 +3,8 @@
     new K and V, channel d of head g  ->  clip(round(x / s[g,d]) + z[g,d], 0, 15)
 
 One static scale for each layer, kind, K/V head and channel, of the least squared error on the calibration text among
-ranges that are narrower than what was seen; for keys the whole range, since a key that all tokens attend to, such as
-the first one, is far out and must not be clipped. A few channels of keys are far larger than the others of their head,
-and far from 0 (Liu et al. 2024, KIVI, arXiv 2402.02750; Hooper et al. 2024, KVQuant, arXiv 2401.18079). Keys are stored
+ranges that are narrower than what was seen: a few channels of keys are far larger than the others of their head, and
+far from 0 (Liu et al. 2024, KIVI, arXiv 2402.02750; Hooper et al. 2024, KVQuant, arXiv 2401.18079). Keys are stored
 after rotary embedding. The driver appends this pass; a plan does not name it.
 """
 
@@ -20,8 +19,6 @@ from ...compiler.pipeline.pass_interface import Pass, Scope, Tolerance
 from ...compiler.plan.parameters import param
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy as np
 
     from ...compiler.ir.module import Module
@@ -59,7 +56,6 @@ class KvUint4(Pass):
         """Return how many tensors of keys and values are rounded."""
         import numpy as np
 
-        from ...compiler.ir import kv_names
         from ...compiler.ir.annotations import KV_TYPE
         from ...compiler.ir.packed_cache import ChannelScales, round_added, rounded_outputs
 
@@ -72,9 +68,7 @@ class KvUint4(Pass):
         for value in added:
             scales = ChannelScales(np.ones(shape, np.float32), np.zeros(shape, np.float32))
             if seen:
-                named = kv_names.parse(value.name)
-                key = named is not None and named.kind == kv_names.KEY
-                scales = _best(seen[value.name or ""], _SHRINKS[:1] if key else _SHRINKS)
+                scales = _best(seen[value.name or ""])
             round_added(graph, value, scales)
         KV_TYPE.set(graph, self.type)
         return len(added)
@@ -91,11 +85,8 @@ def _seen(module: Module, scope: Scope) -> dict[str, np.ndarray]:
     return DecoderOracle(module).batch_cache(windows(scope.calibration, module)[:_WINDOWS])
 
 
-def _best(values: np.ndarray, shrinks: Sequence[float] = _SHRINKS) -> ChannelScales:
-    """The scale and zero point [G,D] of each channel with the least squared error, of `values` [windows,G,S,D].
-
-    `shrinks`: the ranges that are tried, as parts of what was seen.
-    """
+def _best(values: np.ndarray) -> ChannelScales:
+    """The scale and zero point [G,D] of each channel with the least squared error, of `values` [windows,G,S,D]."""
     import numpy as np
 
     from ...compiler.ir.packed_cache import LEVELS, ChannelScales
@@ -106,7 +97,7 @@ def _best(values: np.ndarray, shrinks: Sequence[float] = _SHRINKS) -> ChannelSca
     middle, width = (low + high) / 2, high - low
     best = np.full(low.shape, np.inf)
     scale, zero = np.ones(low.shape, np.float32), np.zeros(low.shape, np.float32)
-    for shrink in shrinks:
+    for shrink in _SHRINKS:
         least = 1e-6 * np.abs(middle) + 1e-8  # float32 holds zero points of a million
         step = np.maximum(shrink * width / LEVELS, least).astype(np.float32)
         at = np.rint(LEVELS / 2 - middle / step)
