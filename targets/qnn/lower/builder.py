@@ -7,7 +7,7 @@ model: `WeightStore` hands every bucket the same tensor object, which is how buc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import onnx_ir as ir
@@ -219,6 +219,16 @@ class Builder:
             candidate = f"{name}_{count}"
         self._taken.add(candidate)
         return candidate
+
+
+def refuse_output(value: ir.Value, what: str) -> NoReturn:
+    """Refuse an output that is an input or a constant, as `what` says."""
+    refuse(
+        "E0634",
+        f"output {{}} is {what} as it stands, and an NPU graph gives only what it computes",
+        value.name or "",
+        help="leave it out of the outputs of the model",
+    )
 
 
 def static_shape(value: ir.Value) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from ....compiler.ir.activation_encodings import quantised
 from ....compiler.ir.boundary import retype_boundary
 from ....compiler.ir.clone import clone_model
 from ....compiler.ir.float_weights import with_float_weights
-from .builder import static_shape
+from .builder import refuse_output, static_shape
 from .lowering import Lowered
 from .static_shapes import infer_shapes
 
@@ -42,12 +42,14 @@ def as_it_stands(model: ir.Model, name: str) -> Lowered:
 
 
 def refused_boundary(graphs: Mapping[str, ir.Model]) -> list[Refusal]:
-    """What no graph for the NPU can have at its boundary, whoever lowers it: open sizes."""
+    """What no graph for the NPU can have at its boundary, whoever lowers it: open sizes, inputs that are outputs."""
     found = []
     for model in graphs.values():
         for value in model.graph.inputs:
             try:
                 static_shape(value)
+                if value.is_graph_output():
+                    refuse_output(value, "an input")
             except Refused as problem:
                 found.append(problem.refusal)
     return found

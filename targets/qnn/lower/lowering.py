@@ -30,7 +30,7 @@ from ....compiler.ir import kv_names
 from ....compiler.ir.activation_encodings import Encoding, encoding_of, quantised
 from ....compiler.ir.attributes import Value
 from ....compiler.ir.module import constant
-from .builder import FP16, ON_CPU, Builder, WeightStore, static_shape
+from .builder import FP16, ON_CPU, Builder, WeightStore, refuse_output, static_shape
 from .integer_activations import Integers
 from .op_classes import CLASSES
 from .written_rows import in_rows
@@ -231,12 +231,7 @@ class Lowering:
         self.build.at(name)
         if value.is_graph_input() or constant(value) is not None:
             what = "an input" if value.is_graph_input() else "a constant"
-            refuse(
-                "E0634",
-                f"output {{}} is {what} as it stands, and an NPU graph gives only what it computes",
-                name,
-                help="leave it out of the outputs of the model",
-            )
+            refuse_output(value, what)
         cached = kv_names.parse(name)
         if cached is None or cached.direction == kv_names.IN:
             return self.value(value)
