@@ -17,40 +17,31 @@ Nothing here depends on the clock or on a path: the same inputs give the same by
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...compiler.diagnostics.diagnostic import EngineError, PlanError, blamed_on, fail
-from ...compiler.diagnostics.wording import count
+from ...compiler.diagnostics.diagnostic import EngineError, blamed_on, fail
 from ...compiler.emit.child_process import Child
 from ...compiler.emit.conformance.op_class import Use
-from ...compiler.emit.conformance.proof import about, plan_trials, run_trials
-from ...compiler.emit.engine_lowering import left_to_the_engine
 from ...compiler.emit.part import Part
-from ...compiler.emit.refusals import grouped
 from ...compiler.emit.target import Emission, EmitJob
 from ...compiler.emit.unit import Unit
 from ...compiler.files import cache
-from ...compiler.ir import kv_names
-from ...compiler.ir.activation_encodings import Encoding
 from .binaries import Binary, contexts, described, make_binaries
 from .carried_graphs import DATA, archive_of
-from .check.graphs import refused_uses
 from .conformance.legality import local_evidence
 from .genie.graph_order import number_shards
 from .guard import Guard, guard_key, keep_sizes, known_sizes, random_feeds
 from .htp.chip import Chip, tool_versions
 from .htp.compile import Compiled
-from .htp.context_binary import TensorSpec, check_encodings, read, start_worker
-from .htp.engine_options import option_rows
+from .htp.context_binary import start_worker
 from .htp.sparse_option import known_build
-from .lower.builder import WeightStore
-from .lower.engine import as_it_stands
-from .lower.lower_graphs import lower
 from .lower.lowering import Lowered
+from .lower_parts import graph_name, lower_parts, refuse_unproven
 from .mnn_wrapper import write_wrapper
+from .part_entries import add_part, kv_layout, libraries, lowered_by, part_entry
 from .shards import MULTI_SOC, PER_CHIP, own_binaries
 from .sparse_store import ROWS, asked
 from .stored_weights import stored_weights
@@ -62,17 +53,6 @@ if TYPE_CHECKING:
 
 OTHER_BUILD = "install the version in constraints.txt, or write `as qnn { sparse_store = off }`"
 _TOGETHER = 512 << 20  # bytes of weights up to which two compilers run at once: each takes some ten times as much
-KV = {
-    "dtype": "float16",
-    "layout": {
-        "key": ["kv_heads", "batch", "head_dim", "position"],
-        "value": ["kv_heads", "batch", "position", "head_dim"],
-    },
-    "capacity": "context - tokens",
-    "rollback": "positions at or after the accepted length are masked and overwritten",
-    "between_buckets": "copy",
-    "unused": "anything: scores are clipped to +-60 before the mask of -1000 is added",
-}
 
 
 def emit(job: EmitJob) -> Emission:
@@ -86,10 +66,10 @@ def emit(job: EmitJob) -> Emission:
         for (group, chip), one in compiled.items():
             notes += _carried(job, one)
             for index, own in product(group.parts, chips if _container(job) else (chip,)):
-                entry = _entry(job, names[index], one, group, own, ready.packs.get((group, own)))
-                entry["details"] |= _lowered_by(names[index], ready.proven)
+                entry = part_entry(job, names[index], one, group.graphs, group.key, own, ready.packs.get((group, own)))
+                entry["details"] |= lowered_by(names[index], ready.proven)
                 notes += [] if _container(job) else _wrapped(job, index, names[index], one, group, entry)
-                _add(parts, job.parts[index].name, entry, own, several=len(chips) > 1)
+                add_part(parts, job.parts[index].name, entry, own, several=len(chips) > 1)
     for arch in dict.fromkeys(chip.arch for chip in chips):
         notes += local_evidence(uses, arch)
     if not all(one.reproducible for one in made):
@@ -107,9 +87,9 @@ def emit(job: EmitJob) -> Emission:
         notes += [f"no genie_config.json for `{job.module.name}`: {reasons[0]}"] if reasons[0] else []
         genie = reasons[0] is None
     stored = stored_weights(job.module, [part for part in job.parts if part.name in parts], sparse_parts(parts))
-    libraries = _libraries(chips, made[0].info.build, genie)
+    needed = libraries(chips, made[0].info.build, genie)
     units = _described(ready.binaries) if job.keep else []
-    return Emission("chain", parts, libraries, list(dict.fromkeys(notes)), _kv(made), stored=stored, units=units)
+    return Emission("chain", parts, needed, list(dict.fromkeys(notes)), kv_layout(made), stored=stored, units=units)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,13 +122,11 @@ def _lowered(job: EmitJob) -> _Lowered:
         chips = [replace(chip, vtcm_mb=min(one.vtcm_mb for one in chips)) for chip in chips]
     sparse = not _container(job) and _sparse_store(job)  # it was never tried with a container
     rows = ROWS if sparse else 1
-    graphs, proven = _lower_parts(job, rows)
+    graphs, proven = lower_parts(job, rows)
     uses = [use for lowered in graphs.values() for use in lowered.uses]
     for chip in chips:
-        _refuse_unproven(job, uses, chip, rows)
-    names = [
-        {bucket: _graph_name(job, index, bucket) for bucket in part.graphs} for index, part in enumerate(job.parts)
-    ]
+        refuse_unproven(job, uses, chip, rows)
+    names = [{bucket: graph_name(job, index, bucket) for bucket in part.graphs} for index, part in enumerate(job.parts)]
     groups = _groups(job, names, graphs)
     notes: list[str] = []
     packs = {(group, chip): _guarded(job, group, chip, notes) for group in groups for chip in chips if sparse}
@@ -257,26 +235,6 @@ def _binaries(
     return found
 
 
-def _lowered_by(names: Mapping[str, str], proven: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Whose lowering a part's graphs are, and what proved them."""
-    own = {bucket: proven[name] for bucket, name in names.items() if name in proven}
-    if not own:
-        return {"lowering": "edgec"}
-    integers = any(facts["arithmetic"] == "integers" for facts in own.values())
-    return {"lowering": "engine", "proof": own} | ({"precision": "integers"} if integers else {})
-
-
-def _add(parts: dict[str, dict[str, Any]], name: str, entry: dict[str, Any], chip: Chip, several: bool) -> None:
-    """Put a part's entry for one chip into the manifest: the first one's is the part's own, `chips` has all."""
-    own = parts.setdefault(name, {**entry, "chips": {}} if several else entry)
-    if several:
-        files = {
-            bucket: {key: graph[key] for key in ("graph", "file", "details")}
-            for bucket, graph in entry["graphs"].items()
-        }
-        own["chips"][chip.name] = {"file": entry["file"], "graphs": files, "details": entry["details"]}
-
-
 def _sparse_store(job: EmitJob) -> bool:
     """Whether the plan's weights and its line ask for HTP's sparse store, and this build of the compiler has it."""
     if not asked(job.options, job.parts, job.origin):
@@ -325,173 +283,9 @@ def sparse_parts(parts: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
     return frozenset(name for name, entry in parts.items() if entry["details"].get("sparse_store"))
 
 
-def _refuse_unproven(job: EmitJob, uses: Sequence[Use], chip: Chip, rows: int) -> None:
-    """PlanError with every use that is not known to be right; what only the solvers decided is run first."""
-    refused = refused_uses(uses, chip.arch)
-    if job.prove and (asked := [use for one in refused for use in one.unproven]):
-        from .conformance.prove import HtpProver
-
-        prover = HtpProver(chip, job.parts, rows)
-        trials, _ = plan_trials(prover, asked)
-        seconds = about(sum(trial.seconds for trial in trials))
-        job.progress(f"{job.module.name}: proving {count(len(trials), 'form')} on {prover.engine}, about {seconds}")
-        for one in run_trials(prover, trials, job.progress):
-            job.progress(one.text)
-        refused = refused_uses(uses, chip.arch)
-    if refused:
-        raise PlanError(*grouped(refused))
-
-
 def _carried(job: EmitJob, compiled: Compiled) -> list[str]:
     """A note where what other machines need to run in a binary's place takes too much to be carried beside it."""
     if archive_of(compiled.binary).is_file():
         return []
     where = f"the weights of `{job.module.name}` lie in its context binary in a form that edgec does not read"
     return [f"{where}: on a PC the bundle runs where it was compiled, elsewhere `edgec run` cannot run it (E0613)"]
-
-
-def _kv(compiled: Sequence[Compiled]) -> dict[str, Any]:
-    """The cache's layout, with the type it has in the graphs; nothing where no part holds one."""
-    graphs = (graph for context in compiled for graph in context.info.graphs.values())
-    held = [spec for graph in graphs for spec in graph.inputs if kv_names.is_cache(spec.name)]
-    if not held:
-        return {}
-    kv = {**KV, "dtype": held[0].dtype}
-    if held[0].dtype != "float16":
-        kv["unused"] = "anything: integers cannot leave the range of the scores, and the mask lies below it"
-    return kv
-
-
-def _lower_parts(job: EmitJob, rows: int) -> tuple[dict[str, Lowered], dict[str, dict[str, Any]]]:
-    """The target-level graph of every part and bucket by its name, weights made once for all; and what proved those
-    that the engine lowers by itself.
-    """
-    store = WeightStore()
-    graphs: dict[str, Lowered] = {}
-    proven: dict[str, dict[str, Any]] = {}
-    for index, part in enumerate(job.parts):
-        names = {bucket: _graph_name(job, index, bucket) for bucket in part.graphs}
-        own = (
-            None if job.module.arch is None and job.options.lowering == "engine" else _by_rules(job, part, store, rows)
-        )
-        if own is None:
-            found = _by_the_engine(job, part, names)
-            graphs |= {name: lowered for name, (lowered, _) in found.items()}
-            proven |= {name: facts for name, (_, facts) in found.items()}
-        else:
-            graphs |= {names[bucket]: lowered for bucket, lowered in own.items()}
-    return graphs, proven
-
-
-def _by_rules(job: EmitJob, part: Part, store: WeightStore, rows: int) -> dict[str, Lowered] | None:
-    """A part by edgec's own rules; None where they do not cover a general graph, or are not known to be right."""
-    if job.module.arch is not None or job.options.lowering == "edgec" or not job.prove:
-        return lower(part.graphs, store, rows)
-    try:
-        made = lower(part.graphs, store, rows)
-        for value in (value for one in made.values() for value in one.model.graph.initializers.values()):
-            if value.const_value is not None:
-                value.const_value.numpy()  # what fp16 cannot hold is found when it is computed
-    except PlanError:
-        return None
-    uses = [use for lowered in made.values() for use in lowered.uses]
-    refused = (one for chip in job.chips for one in refused_uses(uses, Chip.of(chip).arch))
-    return None if left_to_the_engine(job.options, list(refused)) else made
-
-
-def _by_the_engine(job: EmitJob, part: Part, names: Mapping[str, str]) -> dict[str, tuple[Lowered, dict[str, Any]]]:
-    """The graphs of a part as they stand, by name, with what proved them on the first chip; NotTaken with nodes."""
-    from .prove_engine import prove_engine
-
-    chip = Chip.of(job.chips[0])
-    found = {}
-    for bucket, name in names.items():
-        proven = prove_engine(job.module, part.graphs[bucket], chip, job.slower, job.progress)
-        found[name] = (as_it_stands(part.graphs[bucket], name), proven.facts())
-    return found
-
-
-def _graph_name(job: EmitJob, index: int, bucket: str) -> str:
-    return bucket if len(job.parts) == 1 else f"p{index}_{bucket}"
-
-
-def _entry(
-    job: EmitJob,
-    names: Mapping[str, str],
-    compiled: Compiled,
-    group: _Group,
-    chip: Chip,
-    sparse: tuple[int, int] | None,
-) -> dict[str, Any]:
-    """The manifest's entry of one part; `sparse`: a graph's bytes without and with the sparse store it is made with."""
-    graphs, lowered = {}, group.graphs
-    for bucket, name in names.items():
-        spec, encodings = compiled.info.graphs[compiled.names[name]], lowered[name].encodings
-        check_encodings(compiled.binary.name, (*spec.inputs, *spec.outputs), encodings)
-        graphs[bucket] = {
-            "graph": compiled.names[name],
-            "file": compiled.onnx[name].relative_to(job.directory).as_posix(),
-            "inputs": [_tensor(tensor, encodings) for tensor in spec.inputs],
-            "outputs": [_tensor(tensor, encodings) for tensor in spec.outputs],
-            "details": {"target_graph": name},
-        }
-    precision = "fp16" if not any(lowered[name].encodings for name in names.values()) else "integers"
-    details = {"twins": group.key, "chip": asdict(chip), "qnn_build": compiled.info.build, "precision": precision}
-    details["reproducible"] = compiled.reproducible
-    own = (
-        compiled.info if compiled.info.soc_model == chip.soc_model else read(compiled.binary, soc_model=chip.soc_model)
-    )
-    details["options"] = option_rows(chip, own, len(lowered) > 1)
-    return {
-        "model": job.module.name,
-        "device": "npu",
-        "target": "qnn",
-        "file": compiled.binary.relative_to(job.directory).as_posix(),
-        "graphs": graphs,
-        "details": details | ({"sparse_store": True, "sparse_bytes": list(sparse)} if sparse else {}),
-    }
-
-
-def _tensor(spec: TensorSpec, encodings: Mapping[str, Encoding]) -> dict[str, Any]:
-    made: dict[str, Any] = {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
-    if spec.name in encodings:
-        encoding = encodings[spec.name]
-        made["quantization"] = {"scale": encoding.scale, "zero_point": encoding.zero_point}
-    return made
-
-
-def _libraries(chips: Sequence[Chip], build: str, genie: bool) -> list[dict[str, str]]:
-    """What a phone needs beside its own libcdsprpc.so to load the binary; `arch`: on phones with this NPU.
-
-    `build`: of the QNN that made the binary (`v2.51.0.…`): a phone needs this one or a later one.
-    """
-    version = ".".join(build.removeprefix("v").split(".")[:3])
-    sdk = {"engine": "qnn", "version": version, "from": f"QAIRT SDK {version}, lib/aarch64-android"}
-    rows = [
-        {"file": "libQnnHtp.so", "why": "the HTP backend", **sdk},
-        {"file": "libQnnSystem.so", "why": "reads the context binary", **sdk},
-    ]
-    for arch in dict.fromkeys(chip.arch for chip in chips):
-        stub = {"file": f"libQnnHtpV{arch}Stub.so", "why": "talks to the NPU", **sdk}
-        skel = {"file": f"libQnnHtpV{arch}Skel.so", "why": "runs on the NPU; ADSP_LIBRARY_PATH points at its folder"}
-        place = f"QAIRT SDK {version}, lib/hexagon-v{arch}/unsigned"
-        rows += [{**row, "arch": f"v{arch}"} for row in (stub, {**sdk, **skel, "from": place})]
-    rows += _of_onnx_runtime()
-    if genie:
-        why = "Qualcomm's runtime for language models, where that is used"
-        rows.append({"file": "libGenie.so", "why": why, "optional": "true", **sdk})
-    return rows
-
-
-def _of_onnx_runtime() -> list[dict[str, str]]:
-    """What opens the binary's EPContext models, as `device/runner.cc` does."""
-    tools, why = tool_versions(), "opens the binary where ONNX Runtime runs the model, as edgec-runner does"
-    made, provider = tools["onnxruntime"], tools["onnxruntime-qnn"]
-    rows = [
-        ("libonnxruntime.so", made, f"Maven com.microsoft.onnxruntime:onnxruntime-android:{made}, jni/arm64-v8a"),
-        ("libonnxruntime_providers_qnn.so", provider, f"Maven com.qualcomm.qti:onnxruntime-android-qnn:{provider}"),
-    ]
-    return [
-        {"file": file, "engine": "ort", "version": version, "from": source, "why": why, "optional": "true"}
-        for file, version, source in rows
-    ]

@@ -103,12 +103,8 @@ def test_inputs_of_types_that_mnn_has_not_and_of_no_axes(tmp_path: Path) -> None
     compile_plan(load_plan(plan(tmp_path, text, "mnn { lowering = engine fallback = none }")), tmp_path / "out")
     (part,) = load_manifest(tmp_path / "out").parts.values()
     assert part["details"]["lowering"] == "engine"
-    feeds = {
-        "c": np.array([[1, 0, 1, 0], [0, 1, 0, 1]], bool),
-        "d": normal(2, 4).astype(float),
-        "s": np.float32([2])[0],
-    }
-    assert off(tmp_path, **{name: np.asarray(array) for name, array in feeds.items()}) < 1e-5
+    choice = np.array([[1, 0, 1, 0], [0, 1, 0, 1]], bool)
+    assert off(tmp_path, c=choice, d=normal(2, 4).astype(float), s=np.array(2, np.float32)) < 1e-5
 
 
 @pytest.mark.parametrize(
