@@ -193,6 +193,10 @@ def _passed(plan: Plan, deploy: Deploy, options: CompileOptions, clock: _Clock, 
     if late := late_changes(plan.steps(deploy)):
         run_steps(compressed, late, plan, deploy, options)
     results += run_steps(module, shape_steps, plan, deploy, options)
+    if module.arch is None:
+        from .observe_shapes import observe_shapes
+
+        observe_shapes(module)
     clock.lap("passes")
     return _Passed(module, compressed, results, errors)
 

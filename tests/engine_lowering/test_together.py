@@ -9,8 +9,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 from edgec.compiler.bundle.manifest import load_manifest
+from edgec.compiler.compile.observe_shapes import observe_shapes
 from edgec.compiler.diagnostics.diagnostic import PlanError
 from edgec.compiler.driver import CompileOptions, compile_plan, load_plan
+from edgec.compiler.ir.module import Module
 from edgec.compiler.oracle.onnx_runtime import session
 from edgec.compiler.oracle.probes import Probes, Trial
 from edgec.compiler.runtime.plain_graph import run_parts
@@ -115,3 +117,19 @@ def test_rounding_is_asked_of_some_of_a_graphs_outputs() -> None:
     moved = Probes(model).rounding(Trial("ordinary", feeds, {"y": np.exp(feeds["x"])}))
     assert list(moved) == ["y"]
     assert 0 < moved["y"] < 1e-5
+
+
+@pytest.mark.parametrize(("batch", "axes"), [("1", [1, 2]), ("N", [None, None])])
+def test_axes_behind_a_branch_are_those_it_has_when_it_runs(batch: str, axes: list[int | None]) -> None:
+    """A part that reads what a branch makes would stand in the manifest as reading a number."""
+    text = f"""(bool c, float[{batch},2] x) => (float[{batch},2] y) {{
+        i = If (c) <then_branch = a () => (float u) {{ u = Tanh (x) }},
+                    else_branch = b () => (float v) {{ v = Exp (x) }}>
+        y = Neg (i)
+    }}"""
+    module = Module("m", {"main": ir.from_onnx_text(HEAD + text)})
+    made = module.main.graph[0].outputs[0]
+    made.shape = None
+    observe_shapes(module)
+    assert made.shape is not None
+    assert [dim if isinstance(dim, int) else None for dim in made.shape] == axes
