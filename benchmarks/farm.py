@@ -214,19 +214,19 @@ def planned() -> int:
 
 def kills(folder: Path, rounds: int, seed: int) -> int:
     """End processes at random moments; every compile after that has to complete, and no action to run twice."""
-    numbers, wrong = random.Random(seed), 0
+    numbers = random.Random(seed)
     plan = folder / "p.edge"
     plan.write_text(PLAN.format(devices="[sm8550, sm8650]", a=QWEN2, b=QWEN3))
-    for victim in ("compile", "worker", "scheduler"):
-        faults: list[str] = []
-        for number in range(rounds):
+    faults = dict.fromkeys(("compile", "worker", "scheduler"), 0)
+    for number in range(rounds):
+        for victim in faults:
             place = folder / f"{victim}{number}"
-            faults += [f"{victim} {number}: {fault}" for fault in one_kill(plan, place, victim, numbers)]
+            told = [f"{victim} {number}: {fault}" for fault in one_kill(plan, place, victim, numbers)]
+            print(*told, sep="\n", end="\n" if told else "", flush=True)
+            faults[victim] += len(told)
             shutil.rmtree(place, ignore_errors=True)
-        print(*faults, sep="\n", end="\n" if faults else "")
-        print(f"{rounds} kills of the {victim}: {len(faults)} wrong")
-        wrong += len(faults)
-    return wrong
+        print(f"kills of each so far: {number + 1}; wrong: {faults}", flush=True)
+    return sum(faults.values())
 
 
 def one_kill(plan: Path, place: Path, victim: str, numbers: random.Random) -> Iterator[str]:

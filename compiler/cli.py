@@ -175,15 +175,20 @@ def _compile(command: argparse.ArgumentParser) -> None:
 def _farm(command: argparse.ArgumentParser) -> None:
     """Where the actions of a compile run, and how many at a time."""
     add = command.add_argument
-    add("--jobs", type=_positive, default=1, metavar="N", help="actions that run at the same time (default 1)")
+    _where(command, "actions that run at the same time (default 1)")
     add("--keep-going", action="store_true", help="after a failure, run every action that does not need what failed")
+    add("--explain-actions", action="store_true", help="print the actions, what has run and why the others would; stop")
+    written = "write the actions for a workflow engine instead of running them: `--emit snakemake DIR`"
+    add("--emit", nargs=2, metavar=("ENGINE", "DIR"), help=written)
+
+
+def _where(command: argparse.ArgumentParser, jobs: str) -> None:
+    add = command.add_argument
+    add("--jobs", type=_positive, default=1, metavar="N", help=jobs)
     elsewhere = "run the actions on a Dask scheduler, such as dask://host:8786 (`pip install 'edgec[farm]'`)"
     add("--on", metavar="URL", help=elsewhere)
     shared = "where workers that do not share this cache find results: a folder, or what fsspec opens (s3://…)"
     add("--store", metavar="URL", help=shared)
-    add("--explain-actions", action="store_true", help="print the actions, what has run and why the others would; stop")
-    written = "write the actions for a workflow engine instead of running them: `--emit snakemake DIR`"
-    add("--emit", nargs=2, metavar=("ENGINE", "DIR"), help=written)
 
 
 def _action(command: argparse.ArgumentParser) -> None:
@@ -345,7 +350,7 @@ def _sweep(command: argparse.ArgumentParser) -> None:
     parts = (
         "make all points as one graph of actions, N at a time, each in a process of its own (default 1: one process)"
     )
-    add("--jobs", type=_positive, default=1, metavar="N", help=parts)
+    _where(command, parts)
     add("--memory", type=_size, metavar="SIZE", help="run as many actions at a time as fit, such as 16GB")
     add("--most", type=_positive, default=256, metavar="N", help="refuse more points than N (default 256)")
     add("--quiet", action="store_true", help="print no progress")
@@ -362,6 +367,8 @@ def _tune(command: argparse.ArgumentParser) -> None:
     runs = "compile at most N points (default a quarter of them, 3 to 24)"
     add("--runs", type=_positive, metavar="N", help=runs)
     add("--trials", type=_positive, default=400, metavar="N", help="look at no more than N proposals (default 400)")
+    _where(command, "of a point that is compiled, run N actions at a time (default 1: one process)")
+    add("--memory", type=_size, metavar="SIZE", help="run as many of them at a time as fit, such as 16GB")
     add("--quiet", action="store_true", help="print no progress")
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "BrokenRequirement",
     "CompileOptions",
     "CompileResult",
+    "by_actions",
     "check_plan",
     "compile_plan",
     "compile_plans",
@@ -292,6 +293,21 @@ def _run_actions(plans: Sequence[Plan], options: CompileOptions, server: ForkSer
         except EdgecError as error:
             checked.append(error)
     return run_plans(checked, options, ACTION_WORKER, server)
+
+
+def by_actions(
+    jobs: int = 1,
+    memory: int | None = None,
+    on: str | None = None,
+    store: str | None = None,
+    keep_going: bool = False,
+    progress: Progress = lambda _text: None,
+) -> CompileOptions:
+    """The options with which actions have processes of their own wherever one of these asks for it."""
+    asked = jobs > 1 or memory is not None or store is not None or on is not None
+    return CompileOptions(
+        jobs=jobs, memory=memory, actions=asked, keep_going=keep_going, on=on, store=store, progress=progress
+    )
 
 
 def keeping(options: CompileOptions) -> CompileOptions:

@@ -14,16 +14,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib.util
-import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..files import cache
+from ..files.code_digest import code_digest
 from ..files.noted_digest import noted_digest
 from ..pipeline.measured_steps import split_steps
 from ..registry import find_target
@@ -146,31 +144,14 @@ def code_fact(steps: Sequence[Step], deploy: Deploy) -> str:
     return digest(own_code(), [file_digest(Path(file)) for file in files if file])
 
 
-@functools.cache
 def own_code() -> str:
-    """Edgec's files by content; hashed once for each state of the checkout."""
-    paths = list(_own_files())
-    stamp = digest([(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths])
-    if (noted := cache.read_note("own-code", stamp)) is not None:
-        return noted
-    made = digest([(path.name, cache.digest_file(path)) for path in paths])
-    with contextlib.suppress(OSError):
-        cache.write_note("own-code", stamp, made)
-    return made
+    """Edgec's own files by content."""
+    return code_digest(*(f"edgec.{layer}" for layer in _LAYERS), endings=_CODE)
 
 
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """The words whose digests differ."""
     return [word for word in sorted({*before, *now}) if before.get(word) != now.get(word)]
-
-
-def _own_files() -> Iterator[Path]:
-    for layer in _LAYERS:
-        spec = importlib.util.find_spec(f"edgec.{layer}")
-        for root in (spec.submodule_search_locations or ()) if spec else ():
-            for folder, folders, names in os.walk(root):
-                folders[:] = sorted(one for one in folders if one != "__pycache__")
-                yield from (Path(folder, name) for name in sorted(names) if name.endswith(_CODE))
 
 
 def _value(value: object, folder: Path) -> str:

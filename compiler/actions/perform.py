@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 Load = Callable[[Action], "Plan"]  # the plan of an action's request
 
 # Notes about this machine, and entries of whole bundles: no action's result hangs on them.
-_OWN = frozenset({"hashed", "own-code", "sources", "dry-run", "action", "action-last", "action-cost", "action-units"})
+_OWN = frozenset(
+    {"hashed", "own-code", "sources", "dry-run", "action", "action-last", "action-cost", "action-units", "action-begun"}
+)
 
 
 def perform(action: Action, load: Load, progress: Progress = lambda _text: None) -> Result:
@@ -106,7 +108,8 @@ def _profile(action: Action, load: Load, progress: Progress, _made: Result) -> i
 
 def _solve(action: Action, load: Load, progress: Progress, _made: Result) -> int:
     plan = _plan(action, load)
-    solve_model(plan, plan.deploys[action.request["deploy"]], CompileOptions(progress=progress))
+    noting = records.noting(action, progress)  # a solve that is cut off goes on behind the last weight it solved
+    solve_model(plan, plan.deploys[action.request["deploy"]], CompileOptions(progress=noting))
     return 0
 
 

@@ -1,6 +1,7 @@
 """What actions have left: results, what they took, and on what the last one of a name hung. Notes of the cache.
 
 action/<key>          the result: its outputs, which have to be there too, seconds, peak, how often it ran
+action-begun/<key>    where an action that was cut off had come to
 action-last/<digest>  facts of the last action of this name of this plan: says why another one runs
 action-cost/<kind>    what the last runs of a kind took beside their estimates: corrects the next ones
 """
@@ -10,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
@@ -19,8 +21,9 @@ from ..files import cache
 from .action import Action
 from .facts import changed
 
-RESULT, LAST, COST = "action", "action-last", "action-cost"
+RESULT, LAST, COST, BEGUN = "action", "action-last", "action-cost", "action-begun"
 _RUNS = 24  # that a correction looks back on
+_EVERY = 1.0  # seconds between two notes of how far an action has come
 _ROOM = 1.1  # times what an action is known to have taken
 
 
@@ -73,6 +76,21 @@ def keep(action: Action, made: Result) -> None:
             _add_cost(action, made)
 
 
+def noting(action: Action, say: Callable[[str], None]) -> Callable[[str], None]:
+    """`say`, keeping every second how far an action has come, for `why` where it is cut off."""
+    last = 0.0
+
+    def noted(text: str) -> None:
+        nonlocal last
+        if time.monotonic() - last > _EVERY:
+            last = time.monotonic()
+            with contextlib.suppress(OSError):
+                cache.write_note(BEGUN, action.key, text)
+        say(text)
+
+    return noted
+
+
 def remember_facts(plan: str, action: Action) -> None:
     """Keep what an action hung on, for `why`."""
     with contextlib.suppress(OSError):
@@ -85,6 +103,8 @@ def why(plan: str, action: Action) -> str:
     if found is not None:
         gone = next((one for one in found.outputs if not _there(one)), None)
         return f"its result `{gone.kind}` is no longer in the cache" if gone else "it has run"
+    if (at := cache.read_note(BEGUN, action.key)) is not None:
+        return f"it was cut off at `{at}`, and goes on there"
     try:
         before = json.loads(cache.read_note(LAST, _last(plan, action)) or "null")
     except ValueError:

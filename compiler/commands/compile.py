@@ -61,24 +61,30 @@ def run_compile(arguments: argparse.Namespace) -> int:
 
 def compile_options(arguments: argparse.Namespace, say: Callable[[str], None]) -> CompileOptions:
     """The options of a command line. Several actions at a time, and counted memory, take processes of their own."""
-    from ..driver import CompileOptions, keeping
+    from dataclasses import replace
 
-    debugging = _debugging(arguments)
-    options = CompileOptions(
-        jobs=arguments.jobs,
+    from ..driver import keeping
+
+    debugging, farm = _debugging(arguments), farm_options(arguments, say)
+    options = replace(
+        farm,
         print_after=tuple(arguments.print_after),
         time_passes=arguments.time_passes,
         verify_each=arguments.verify_each,
         explain_skips=arguments.explain_skips,
         prove=not arguments.no_prove,
-        memory=arguments.memory,
-        actions=not debugging and (arguments.jobs > 1 or bool(arguments.memory or arguments.store)),
-        keep_going=arguments.keep_going,
-        on=arguments.on,
-        store=arguments.store,
-        progress=say,
+        actions=farm.actions and not debugging,
     )
     return options if debugging or options.actions else keeping(options)  # actions are kept anyway
+
+
+def farm_options(arguments: argparse.Namespace, say: Callable[[str], None]) -> CompileOptions:
+    """How many actions run at a time, in what memory, and where: the options that several commands have."""
+    from ..driver import by_actions
+
+    return by_actions(
+        arguments.jobs, arguments.memory, arguments.on, arguments.store, getattr(arguments, "keep_going", False), say
+    )
 
 
 def _debugging(arguments: argparse.Namespace) -> bool:

@@ -15,7 +15,7 @@ _SHOWN = 6  # forms that did not hold
 
 def run_init(arguments: argparse.Namespace) -> int:
     """Write the plan that holds; an older file is left alone without `--force`."""
-    from ..files.new_file import check_new, write_new
+    from ..files.new_file import write_new
     from ..first_plan.choose import Request, first_plan
 
     def say(text: str) -> None:
@@ -23,7 +23,6 @@ def run_init(arguments: argparse.Namespace) -> int:
             print(visible(text), file=sys.stderr)
 
     output = arguments.output or Path("plan.edge")
-    check_new(output, arguments.force)
     made = first_plan(
         Request(
             model=arguments.model,
@@ -34,6 +33,7 @@ def run_init(arguments: argparse.Namespace) -> int:
             context=arguments.context,
             texts=tuple(arguments.text),
             evaluation=tuple(arguments.evaluation),
+            force=arguments.force,
         ),
         say,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..diagnostics.visible import visible
-from .compile import Progress
+from .compile import Progress, farm_options
 from .streams import print_json, print_line
 from .terminal import meanwhile, show
 
@@ -30,12 +30,9 @@ def run_sweep(arguments: argparse.Namespace) -> int:
         found = sweep(
             Path(arguments.plan),
             arguments.defines,
+            farm_options(arguments, progress.say),
             keep=arguments.output,
-            keep_going=arguments.keep_going,
             most=arguments.most,
-            progress=progress.say,
-            jobs=arguments.jobs,
-            memory=arguments.memory,
         )
     if arguments.html is not None:
         write_new(arguments.html, page(found), arguments.force)

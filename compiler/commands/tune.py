@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .compile import Progress
+from .compile import Progress, farm_options
 from .streams import print_json, print_line
 from .terminal import meanwhile
 
@@ -26,7 +26,7 @@ def run_tune(arguments: argparse.Namespace) -> int:
     check_new(output, arguments.force)
     wanted = Wanted(arguments.goal, arguments.time, arguments.runs, arguments.trials)
     with Progress(quiet=arguments.quiet or arguments.json) as progress:
-        found = tune_plan(path, arguments.defines, output, wanted, progress.say)
+        found = tune_plan(path, arguments.defines, output, wanted, farm_options(arguments, progress.say))
     write_new(output, found.text, arguments.force)
     if arguments.json:
         print_json({**found.entry(), **meanwhile()})

@@ -44,7 +44,7 @@ class CompileOptions:
     explain_skips: bool = False
     memory: int | None = None  # bytes that the compile may take, by its estimate; None: not asked
     prove: bool = True  # run what no conformance table holds; off: it is refused
-    actions: bool = False  # run its actions in processes first, `jobs` at a time, within `memory`
+    actions: bool = False  # run its actions in processes first, also where `jobs` is 1
     keep_going: bool = False  # of its actions, run what does not need one that failed
     on: str | None = None  # the scheduler that runs its actions (`dask://host:port`); None: this machine
     store: str | None = None  # where workers elsewhere leave and find results; None: the cache, which they share

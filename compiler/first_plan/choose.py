@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from ..diagnostics.diagnostic import Diagnostic, PlanError, fail
 from ..diagnostics.nearest import nearest_help
 from ..driver import check_plan, estimate_plan
+from ..files.new_file import check_new
 from ..plan.devices import Device, devices, resolve_device
 from .bounds import peak_memory, requirements
 from .forms import Line, cpu_forms, decoder_forms, graph_forms
@@ -25,15 +26,20 @@ if TYPE_CHECKING:
     from ..plan.plan import Plan
 
 Progress = Callable[[str], None]
+Found = TypeVar("Found")
 _PROMPT = 128  # tokens of a prompt that the NPU reads at once
 _CONTEXT, _LEAST = 2048, 256  # positions of the cache: what is tried first, and last
 _ENOUGH = 3  # refusals for the same reason, by two targets
 _ROUNDS = "W0310"  # the target rounds integers that were to be kept
+_UNREPORTED = "W0601"  # no phone with this NPU is reported to run the format
 
 
 @dataclass(frozen=True)
 class Request:
-    """What `edgec init` is asked. `memory`: bytes that the models may take on the device; `texts`: see `texts.py`."""
+    """What `edgec init` is asked. `memory`: bytes that the models may take on the device; `texts`: see `texts.py`.
+
+    `force`: a file at `output` may be written over.
+    """
 
     model: str
     output: Path
@@ -43,6 +49,7 @@ class Request:
     context: int | None = None
     texts: tuple[str, ...] = ()
     evaluation: tuple[str, ...] = ()
+    force: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,21 +79,49 @@ class _Trials:
 
 
 def first_plan(request: Request, progress: Progress = lambda _text: None) -> FirstPlan:
-    """The best plan that holds for the request; E0980 for no model, E0981 where no form of it holds."""
-    device = _device(request.device)
-    model = find_model(request.model)
-    draft = None if request.draft is None else find_model(request.draft)
-    _pair(model, draft)
-    texts = read_texts(request.texts, request.evaluation, model)
-    trials = _Trials()
+    """The best plan that holds for the request; all that is wrong with it at once, E0981 where no form holds.
+
+    A form that no phone is reported to run is taken where no other holds.
+    """
+    device, model, draft, texts = _understood(request)
+    trials, doubtful = _Trials(), None
     for context in _contexts(request, model, draft):
         for skeleton in _skeletons(request, device, model, draft, texts, context):
             found = _tried(request, skeleton, trials, progress)
-            if found is not None:
+            if found is None:
+                continue
+            if not any(one.code == _UNREPORTED for one in found.warnings):
                 return found
+            doubtful = doubtful or found
+        if doubtful is not None:
+            return doubtful
         if trials.least is None:  # a shorter cache saves memory, and nothing else
             break
     _none_holds(request, device, trials)
+
+
+def _understood(request: Request) -> tuple[Device, FoundModel, FoundModel | None, Texts]:
+    """What the request names; PlanError with every mistake in it, a file that may not be written over among them."""
+    wrong: list[Diagnostic] = []
+
+    def tried(read: Callable[[], Found]) -> Found | None:
+        try:
+            return read()
+        except PlanError as error:
+            wrong.extend(error.diagnostics)
+            return None
+
+    tried(lambda: check_new(request.output, request.force))
+    device = tried(lambda: _device(request.device))
+    model = tried(lambda: find_model(request.model))
+    draft = None if request.draft is None else tried(lambda: find_model(str(request.draft)))
+    texts = None
+    if model is not None:
+        tried(lambda: _pair(model, draft))
+        texts = tried(lambda: read_texts(request.texts, request.evaluation, model))
+    if wrong or device is None or model is None or texts is None:
+        raise PlanError(*dict.fromkeys(wrong))
+    return device, model, draft, texts
 
 
 def _device(name: str) -> Device:

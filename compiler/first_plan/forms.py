@@ -2,7 +2,8 @@
 
     stored integers        a checkpoint that is quantised already ships as it is
     NPU, with a text       int4 in two-level scales, 16-bit activations: what phones are reported to run
-    NPU, without           8 or 4 bits in blocks, fp16 activations: no text is needed
+    NPU, without           8 or 4 bits in blocks, fp16 activations; on chips that no phone is reported to run them on,
+                           16-bit floats where these are not too large
     CPU                    int4 by gptq with a text, int8 without; MNN, else ONNX Runtime
     a plain graph          floats: what costs no accuracy and needs no text
 
@@ -14,11 +15,16 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..plan.devices import Device
 from .found_model import FoundModel
 
+if TYPE_CHECKING:
+    from ..ir.decoder_arch import DecoderArch
+
 _TABLES = '["lm_head", "embed_tokens"]'
+_LOADED = 2_000_000_000  # bytes that a device loads as one
 
 
 @dataclass(frozen=True)
@@ -46,12 +52,12 @@ class Form:
 def decoder_forms(model: FoundModel, device: Device, text: bool, buckets: Line) -> Iterator[Form]:
     """Forms of a language model for the device, those for its NPU before those for the CPU."""
     if device.has_npu:
-        yield from npu_forms(text, buckets)
+        yield from npu_forms(model, text, buckets)
     yield from cpu_forms(model, text)
 
 
-def npu_forms(text: bool, buckets: Line) -> Iterator[Form]:
-    """Forms for the NPU; all end with static shapes."""
+def npu_forms(model: FoundModel, text: bool, buckets: Line) -> Iterator[Form]:
+    """Forms for the NPU; all end with static shapes. What no phone is reported to run has a larger form behind it."""
     why = "the NPU: it decodes about as fast as the CPU, reads prompts many times faster, and leaves the CPU free"
     small_table = (
         Line(
@@ -70,8 +76,10 @@ def npu_forms(text: bool, buckets: Line) -> Iterator[Form]:
             "4 bits by gptq on your text, with 16-bit activations: stored with two-level scales, which phones are "
             "reported to run",
         )
-        for table in (small_table, ()):
-            yield Form("npu", "qnn", (*table[:1], head, solved, *table[1:], buckets), why, calibrated=True, bits=4)
+        for own in ((head,), ()):
+            for table in (small_table, ()):
+                steps = (*table[:1], *own, solved, *table[1:], buckets)
+                yield Form("npu", "qnn", steps, why, calibrated=True, bits=4)
         return
     blocks_head = Line('quantize (weights = int8, block = 32)  on "lm_head"', head.why)
     for bits, steps in (
@@ -80,6 +88,16 @@ def npu_forms(text: bool, buckets: Line) -> Iterator[Form]:
     ):
         for table in (small_table, ()):
             yield Form("npu", "qnn", (*table[:1], *steps, *table[1:], buckets), why, bits=bits)
+    if model.arch is not None and _half_floats(model.arch) <= _LOADED:
+        floats = f"{why}; in 16-bit floats, which phones are reported to run: with `--text FILE` it would be 4 bits"
+        for table in (small_table, ()):
+            yield Form("npu", "qnn", (*table, buckets), floats)
+
+
+def _half_floats(arch: DecoderArch) -> int:
+    """About how many bytes the linears of a decoder take in half floats."""
+    heads = (2 * arch.heads + 2 * arch.kv_heads) * arch.head_dim
+    return 2 * (arch.layers * arch.hidden * (heads + 3 * arch.intermediate) + arch.vocab * arch.hidden)
 
 
 def cpu_forms(model: FoundModel, text: bool) -> Iterator[Form]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,6 +107,9 @@ def compile(
     jobs: int = 1,
     verify_each: bool = False,
     memory: int | None = None,
+    keep_going: bool = False,
+    on: str | None = None,
+    store: str | None = None,
     prove: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> CompileResult:
@@ -116,26 +119,22 @@ def compile(
     jobs         actions (docs/farm.md) that run at the same time, each in a process of its own
     verify_each  run every model before and after each pass and compare
     memory       bytes that they may take together
+    keep_going   after an action has failed, run what does not need it
+    on, store    a scheduler that runs them, and what its workers share: as `edgec compile --on --store` have them
     prove        run first what no conformance table holds; off: it is refused
     progress     called with a line of text at the start of each step, from any of `jobs` threads
 
     Raises PlanError for a mistake in the plan or a model, EngineError when an engine fails, and BrokenRequirement
     when a `require` line does not hold: its `result` is the bundle kept as `<output>.rejected`.
     """
-    from ..driver import CompileOptions, compile_plan
+    from ..driver import by_actions, compile_plan
     from ..plan.plan import Plan
 
     checked = plan
     if not isinstance(checked, Plan):  # a compile does the dry run itself
         checked = check(checked, defines=defines, folder=folder, fast=True).raise_errors()
-    options = CompileOptions(
-        jobs=jobs,
-        verify_each=verify_each,
-        memory=memory,
-        actions=not verify_each and (jobs > 1 or memory is not None),
-        prove=prove,
-        progress=progress or (lambda _text: None),
-    )
+    options = by_actions(jobs, memory, on, store, keep_going, progress or (lambda _text: None))
+    options = replace(options, verify_each=verify_each, actions=options.actions and not verify_each, prove=prove)
     return compile_plan(checked, None if output is None else Path(output), options)
 
 

@@ -40,11 +40,10 @@ def init(
 
     PlanError: E0980 for no model, E0981 where no form of it holds, E0982 for a file that is there already.
     """
-    from ..files.new_file import check_new, write_new
+    from ..files.new_file import write_new
     from ..first_plan.choose import Request, first_plan
 
     path = Path(output)
-    check_new(path, force)
     request = Request(
         model=str(model),
         output=path,
@@ -54,6 +53,7 @@ def init(
         context=context,
         texts=tuple(map(str, texts)),
         evaluation=tuple(map(str, evaluation)),
+        force=force,
     )
     made = first_plan(request, progress or (lambda _text: None))
     write_new(path, made.text, force)
@@ -69,6 +69,8 @@ def sweep(
     most: int = 256,
     jobs: int = 1,
     memory: int | None = None,
+    on: str | None = None,
+    store: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Sweep:
     """Compile a plan with every combination of the values in the lists of `defines`.
@@ -79,18 +81,20 @@ def sweep(
     keep_going  make the other points where one fails
     most        refuse more points than these
     jobs        actions that run at a time, each in a process of its own, within `memory` bytes; 1: no graph of actions
+    on, store   a scheduler that runs them, and what its workers share
 
     The `Sweep` has `points`, each with its `values`, `figures`, `state` and `error`, and the `front` of them; notebooks
     show its page. PlanError: E0113, E0207 for a name or a value that does not fit, E0983 for nothing to sweep over,
     E0984 for too many points.
     """
+    from ..driver import by_actions
     from ..search.sweep import sweep as run
 
     keep = None if output is None else Path(output)
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
-    say = progress or (lambda _text: None)
-    return run(Path(plan), written_defines(defines), keep, keep_going, most, say, jobs, memory)
+    options = by_actions(jobs, memory, on, store, keep_going, progress or (lambda _text: None))
+    return run(Path(plan), written_defines(defines), options, keep, most)
 
 
 def tune(
@@ -102,6 +106,10 @@ def tune(
     seconds: float = 600.0,
     runs: int | None = None,
     trials: int = 400,
+    jobs: int = 1,
+    memory: int | None = None,
+    on: str | None = None,
+    store: str | None = None,
     force: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Tuned:
@@ -114,10 +122,12 @@ def tune(
     seconds  the time budget; what begins before it ends is finished
     runs     compile at most so many points; by default a quarter of the space, 3 to 24
     trials   look at no more proposals than these
+    jobs     actions of a compile that run at a time, within `memory` bytes; `on`, `store`: as for `compile`
 
     The `Tuned` has `winner`, `text`, `candidates` (the best first), `front`, `engine_runs`. PlanError: E0985 without
     Optuna, E0986 for nothing to tune or no goal. RequirementError: E0987 where no point meets every line.
     """
+    from ..driver import by_actions
     from ..files.new_file import check_new, write_new
     from ..search.tune import Wanted, tune_plan, tuned_path
 
@@ -125,6 +135,7 @@ def tune(
     into = tuned_path(path) if output is None else Path(output)
     check_new(into, force)
     wanted = Wanted(goal, seconds, runs, trials)
-    found = tune_plan(path, written_defines(defines), into, wanted, progress or (lambda _text: None))
+    options = by_actions(jobs, memory, on, store, progress=progress or (lambda _text: None))
+    found = tune_plan(path, written_defines(defines), into, wanted, options)
     write_new(into, found.text, force)
     return found

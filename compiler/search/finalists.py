@@ -6,10 +6,12 @@ ranked candidates -> compile -> figures of the bundle -> the best that holds, an
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..diagnostics.progress import Passing
+from ..driver import CompileOptions
 from ..files.scratch import scratch_folder
 from ..plan.measure import subject_of
 from ..registry import measures
@@ -17,13 +19,12 @@ from .candidate import Candidate
 from .look import Looker
 from .made_point import made_point
 
-Progress = Callable[[str], None]
 _CLOSE = 0.005  # of a figure: what an engine may add to a module's perplexity, and bytes to an estimate
 _NEAREST = 2  # compiled where none seems to hold: an engine may be kinder than the module
 
 
 def compile_best(
-    looker: Looker, candidates: Sequence[Candidate], most: int, until: float, progress: Progress
+    looker: Looker, candidates: Sequence[Candidate], most: int, until: float, options: CompileOptions
 ) -> tuple[Candidate | None, int, str]:
     """(the best that holds, how many were compiled, why it ended); the first is compiled whatever the clock says.
 
@@ -40,8 +41,8 @@ def compile_best(
             if runs >= (most if not candidate.violation else min(most, _runs_for_nearest(candidates))):
                 return _best(candidates, goal), runs, f"{runs} were compiled, as many as may be"
             runs += 1
-            progress(f"compiling {candidate.name}")
-            _compile(candidate, work / f"{runs:03}", progress)
+            options.progress(f"compiling {candidate.name}")
+            _compile(candidate, work / f"{runs:03}", options)
     return _best(candidates, goal), runs, "no other could be better"
 
 
@@ -69,9 +70,10 @@ def _next(candidates: Sequence[Candidate], goal: str) -> Candidate | None:
     return min(open_, key=lambda one: one.rank(goal), default=None)
 
 
-def _compile(candidate: Candidate, bundle: Path, progress: Progress) -> None:
+def _compile(candidate: Candidate, bundle: Path, options: CompileOptions) -> None:
     assert candidate.plan is not None  # those without one have an error
-    made = made_point(candidate.plan, candidate.values, bundle, False, lambda text: progress(Passing(text)))
+    quiet = replace(options, progress=lambda text: options.progress(Passing(text)))
+    made = made_point(candidate.plan, candidate.values, bundle, False, quiet)
     candidate.made, candidate.error, candidate.exit_code = made, made.error, made.exit_code
 
 

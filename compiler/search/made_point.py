@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +21,6 @@ from ..plan.plan import Plan
 from .figures import estimated_figures, finished_figures
 from .point import Point, Values
 
-Progress = Callable[[str], None]
-
 
 def defines_of(fixed: Sequence[str], values: Values) -> list[str]:
     """The definitions of a point, as behind `-D`."""
@@ -36,12 +34,12 @@ def checked_point(path: Path, fixed: Sequence[str], values: Values) -> tuple[Pla
     return plan, Point(values, error=errors[0] if errors else None, exit_code=1 if errors else 0)
 
 
-def made_point(plan: Plan, values: Values, bundle: Path, keep: bool, progress: Progress = lambda _text: None) -> Point:
+def made_point(plan: Plan, values: Values, bundle: Path, keep: bool, options: CompileOptions) -> Point:
     """The point compiled into `bundle`, which is removed again unless it is to be kept."""
     started = time.perf_counter()
     made: CompileResult | EdgecError
     try:
-        made = compile_plan(plan, bundle, CompileOptions(progress=progress))
+        made = compile_plan(plan, bundle, options)
     except EdgecError as failed:
         made = failed
     return replace(point_of(plan, values, made, keep), seconds=time.perf_counter() - started)

@@ -70,19 +70,17 @@ class Sweep:
 def sweep(
     path: Path,
     defines: Sequence[str],
+    options: CompileOptions,
     keep: Path | None = None,
-    keep_going: bool = False,
     most: int = MOST,
-    progress: Progress = lambda _text: None,
-    jobs: int = 1,
-    memory: int | None = None,
 ) -> Sweep:
     """Make every point of the lists among `defines`.
 
     `keep`: a folder for the bundles, one for each point; without it they are measured and removed. A point that fails
-    ends the sweep, before any work where its check tells; with `keep_going` the others are made. With several `jobs`,
-    or a bound of `memory` bytes, all points are one graph of actions: so many run at a time, in processes of their own.
+    ends the sweep, before any work where its check tells; with `options.keep_going` the others are made. With
+    `options.actions` or `options.on` all points are one graph of actions, here or on a scheduler elsewhere.
     """
+    progress, keep_going = options.progress, options.keep_going
     axes, fixed = sweep_axes(path, defines)
     chosen = list(all_points(axes, most))
     before = uses()
@@ -93,8 +91,8 @@ def sweep(
     wrong = any(point.error is not None for _, point in checked)
     if wrong and not keep_going:
         points = [point if point.error is not None else Point(point.values, run=False) for _, point in checked]
-    elif jobs > 1 or memory is not None:
-        points = _as_graph(checked, keep, CompileOptions(jobs, memory=memory, keep_going=keep_going, progress=progress))
+    elif options.actions or options.on is not None:
+        points = _as_graph(checked, keep, options)
     else:
         points = _made(checked, keep, keep_going, progress)
     return Sweep(path, axes, tuple(fixed), tuple(points), _since(before))
@@ -112,7 +110,8 @@ def _made(
                 continue
             progress(Passing(f"point {number} of {len(checked)}: {point.name}"))
             bundle = (keep or work) / folder_name(number, point.values)
-            made = made_point(plan, point.values, bundle, keep is not None, lambda text: progress(Passing(text)))
+            quiet = CompileOptions(progress=lambda text: progress(Passing(text)))
+            made = made_point(plan, point.values, bundle, keep is not None, quiet)
             points.append(made)
             progress(f"point {number} of {len(checked)}: {summary(made)}")
             stopped = points[-1].error is not None and not keep_going

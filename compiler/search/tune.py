@@ -8,13 +8,13 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..diagnostics.diagnostic import Diagnostic, Label, PlanError, RequirementError, fail
-from ..driver import check_plan, chosen_text, sweep_axes
+from ..driver import CompileOptions, check_plan, chosen_text, sweep_axes
 from ..plan.measure import subject_of
 from ..plan.plan import Plan
 from ..registry import measures
@@ -26,7 +26,6 @@ from .look import Looker
 from .made_point import defines_of
 from .point import Point, Values
 
-Progress = Callable[[str], None]
 MINUTES = 10.0
 TRIALS = 400  # proposals of a large space
 _SHARE = 0.6  # of the time, for what needs no engine
@@ -109,10 +108,10 @@ def tuned_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.tuned{path.suffix or '.edge'}")
 
 
-def tune_plan(
-    path: Path, defines: Sequence[str], output: Path, wanted: Wanted, progress: Progress = lambda _text: None
-) -> Tuned:
+def tune_plan(path: Path, defines: Sequence[str], output: Path, wanted: Wanted, options: CompileOptions) -> Tuned:
     """Search the plan's `tune(…)` lets; the text of the plan that won is returned, to be written to `output`.
+
+    `options`: how the points that are compiled are.
 
     PlanError: E0986 for nothing to tune or no goal, E0985 without Optuna. RequirementError E0987 where no point meets
     every line: the nearest is told with what it misses.
@@ -127,8 +126,8 @@ def tune_plan(
         return chosen_text(path, {**values, **given}, output, "edgec tune", axes)
 
     text_of({name: values[0] for name, values in axes.items()})  # what cannot be written is told before any work
-    looker = Looker(path, fixed, goal, progress)
-    ranked, winner, runs, why = _searched(looker, axes, wanted, started)
+    looker = Looker(path, fixed, goal, options.progress)
+    ranked, winner, runs, why = _searched(looker, axes, wanted, started, options)
     ranked.sort(key=lambda one: (one.made is None, *one.rank(goal)))
     if winner is None:
         _nothing_holds(ranked)
@@ -140,7 +139,7 @@ def tune_plan(
 
 
 def _searched(
-    looker: Looker, axes: dict[str, tuple[str, ...]], wanted: Wanted, started: float
+    looker: Looker, axes: dict[str, tuple[str, ...]], wanted: Wanted, started: float, options: CompileOptions
 ) -> tuple[list[Candidate], Candidate | None, int, str]:
     """(all candidates, the best that holds, how many were compiled, why it ended).
 
@@ -151,7 +150,7 @@ def _searched(
         before, end = looker.modules_judged, started + wanted.seconds
         ranked = explore(looker, axes, started + share * wanted.seconds, wanted.trials)
         looker.progress(f"{len(ranked)} points looked at, {looker.modules_judged} times a module judged")
-        winner, more, why = compile_best(looker, ranked, most - runs, end, looker.progress)
+        winner, more, why = compile_best(looker, ranked, most - runs, end, options)
         runs += more
         if time.monotonic() > end or runs >= most or looker.modules_judged == before:
             return ranked, winner, runs, why

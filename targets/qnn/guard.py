@@ -20,8 +20,8 @@ import onnx_ir as ir
 
 from ...compiler.diagnostics.diagnostic import EngineError
 from ...compiler.emit.child_process import Child
-from ...compiler.emit.conformance.local_table import code_digest
 from ...compiler.files import cache
+from ...compiler.files.code_digest import code_digest
 from ...compiler.ir.activation_encodings import Encoding
 from .htp.chip import Chip, tool_versions
 from .htp.emulator import QnnEmulator

@@ -104,33 +104,57 @@ def test_an_action_that_cannot_fit_is_refused(plan_file, tmp_path):
     assert not (tmp_path / "b").exists()
 
 
-def test_a_killed_compile_leaves_no_process_and_goes_on(plan_file, tmp_path):
+def test_a_killed_compile_leaves_no_process_and_goes_on(plan_file, tmp_path, monkeypatch):
     """Killed while the action runs: its process ends too, and the next compile makes the bundle."""
+    monkeypatch.syspath_prepend(str(MODELS.parents[1] / "benchmarks"))
+    from kills import orphans
+
     command = [sys.executable, "-m", "edgec.compiler.cli", "compile", plan_file, "-o", tmp_path / "b", "--jobs", "2"]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
     time.sleep(2.5)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     end = time.monotonic() + 30
-    while time.monotonic() < end and _alive(child.pid):
+    while time.monotonic() < end and orphans(child.pid):
         time.sleep(0.1)
-    assert _alive(child.pid) == []
+    assert orphans(child.pid) == []
     done = edgec("compile", plan_file, "-o", tmp_path / "b", "--jobs", 2)
     assert done.returncode == 0, done.stderr
     assert records.noted(actions_of(plan_file)[0]["key"]).runs == 1
 
 
-def _alive(session: int) -> list[str]:
-    """Processes of a session."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(path.parent.name)
-    return found
+@pytest.mark.slow
+def test_a_solve_that_was_killed_goes_on_behind_the_last_weight(plan_file, tmp_path):
+    pytest.importorskip("torch")
+    text = MODELS.parent / "text" / "calibration.txt"
+    calibrated = f'calibration {{ text = "{text}" samples = 2 length = 32 }}\npipeline p {{'
+    plan_file.write_text(
+        plan_file.read_text()
+        .replace("pipeline p {", calibrated)
+        .replace("block = block)", "block = 32, method = gptq)")
+    )
+    command = [sys.executable, "-m", "edgec.compiler.cli", "compile", plan_file, "-o", tmp_path / "b", "--jobs", "2"]
+    child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    solved = tmp_path / "cache" / "solve"
+
+    def entries() -> dict[str, int]:
+        return {path.parent.name: path.stat().st_ino for path in solved.glob("*/*/q.bin")}
+
+    end = time.monotonic() + 200
+    while len(entries()) < 8 and time.monotonic() < end:
+        time.sleep(0.05)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    time.sleep(2)  # its action ends with it
+    before = entries()
+    solve, _ = actions_of(plan_file)
+    assert (solve["kind"], solve["state"]) == ("solve", "runs")
+    assert "it was cut off at `gptq" in solve["why"]
+    done = edgec("compile", plan_file, "-o", tmp_path / "b", "--jobs", 2)
+    assert done.returncode == 0, done.stderr
+    after = entries()
+    assert 8 <= len(before) < len(after)
+    assert {key: after[key] for key in before} == before  # not one was solved again
 
 
 def test_a_snakefile_runs_the_same_actions(plan_file, tmp_path):

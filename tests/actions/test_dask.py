@@ -5,13 +5,15 @@ from __future__ import annotations
 import socket
 from dataclasses import replace
 
+import edgec
 import pytest
 from edgec.compiler.actions import dask_engine, records
 from edgec.compiler.actions.action import Graph
 from edgec.compiler.actions.dask_engine import run_on_dask, worker_problem
 from edgec.compiler.actions.facts import own_code
+from edgec.compiler.cli import main
 from edgec.compiler.diagnostics.diagnostic import Diagnostic, EngineError
-from edgec.compiler.driver import CompileOptions, compile_plan, load_plan
+from edgec.compiler.driver import CompileOptions
 
 from .conftest import idle
 
@@ -37,14 +39,17 @@ def nobody_tells(*_: object) -> None:
     pass
 
 
-def test_a_compile_on_dask_is_the_same_bundle(plan_file, tmp_path, monkeypatch):
+def test_a_compile_on_dask_is_the_same_bundle(plan_file, tmp_path):
     quiet = {"dashboard_address": None, "silence_logs": 50, "processes": False, "protocol": "tcp://"}
     with distributed.LocalCluster(n_workers=1, threads_per_worker=1, resources={"memory": 4e9}, **quiet) as made:
         url = made.scheduler_address.replace("tcp://", "dask://")
-        plan = load_plan(plan_file)
-        there = compile_plan(plan, tmp_path / "there", CompileOptions(on=url)).bundle
-    here = compile_plan(plan, tmp_path / "here").bundle
-    assert (there / "manifest.sha256").read_text() == (here / "manifest.sha256").read_text()
+        there = edgec.compile(plan_file, tmp_path / "there", on=url).bundle
+        assert main(["compile", str(plan_file), "-o", str(tmp_path / "cli"), "--on", url, "--quiet"]) == 0
+        words = ["sweep", str(plan_file), "-D", "block=[32,64]", "-o", str(tmp_path / "swept"), "--on", url, "--quiet"]
+        assert main(words) == 0
+    here = edgec.compile(plan_file, tmp_path / "here").bundle
+    bundles = (here, there, tmp_path / "cli", next((tmp_path / "swept").glob("*block-32")))
+    assert len({(bundle / "manifest.sha256").read_text() for bundle in bundles}) == 1
     page = (there / "actions.html").read_text()
     assert "emit" in page
 

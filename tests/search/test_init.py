@@ -165,6 +165,20 @@ def test_a_mistake_that_no_form_mends_is_told_as_it_is(tmp_path: Path) -> None:
     assert raised.value.diagnostics[0].code == "E0450"
 
 
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "plan.edge").write_text("mine")
+    with pytest.raises(PlanError) as raised:
+        edgec.init(QWEN3, tmp_path / "plan.edge", device="sm9999x", draft="nosuch", texts=["nofile.txt"])
+    assert [one.code for one in raised.value.diagnostics] == ["E0982", "E0103", "E0980", "E0450"]
+
+
+@pytest.mark.parametrize("texts", [[], TEXTS[:1]])
+def test_a_form_that_phones_are_reported_to_run_comes_first(tmp_path: Path, texts: list[Path]) -> None:
+    made = edgec.init(QWEN3, tmp_path / "plan.edge", device="sm8650", texts=texts)
+    assert [one.code for one in made.warnings] == []
+    assert ("gptq" in made.text) == bool(texts)
+
+
 def test_a_file_is_written_over_only_when_told(tmp_path: Path, golden_error, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     Path("plan.edge").write_text("mine")

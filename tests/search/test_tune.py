@@ -16,6 +16,7 @@ import pytest
 from edgec.compiler.cli import main
 from edgec.compiler.commands.sizes import read_duration
 from edgec.compiler.diagnostics.diagnostic import Diagnostic, EdgecError, PlanError, RequirementError, Span
+from edgec.compiler.driver import CompileOptions
 from edgec.compiler.plan.plan import Plan, Require
 from edgec.compiler.search import finalists
 from edgec.compiler.search.candidate import Candidate
@@ -209,7 +210,7 @@ def test_a_grid_is_not_judged_whole(goal: str, seed: int, monkeypatch) -> None:
     monkeypatch.setattr(finalists, "_compile", compile_)
     ranked = explore(looker, GRID, time.monotonic() + 300, trials=100)
     assert len(ranked) == 36
-    winner, runs, _ = compile_best(looker, ranked, 9, math.inf, lambda _text: None)
+    winner, runs, _ = compile_best(looker, ranked, 9, math.inf, CompileOptions())
     assert sum(bool(one.quality) for one in ranked) <= (20 if goal == "decode.rate" else 32)
     assert runs <= 9
     fits = [one for one in ranked if looker.true(one.values) <= 1.01]
@@ -270,7 +271,7 @@ LOOKER = Looker(Path("p"), (), "bundle.size")
 
 def test_the_first_that_holds_ends_the_search(engine) -> None:
     compiled = engine({"a": -100.0, "b": None, "c": 120.0, "d": 130.0})
-    winner, runs, why = compile_best(LOOKER, candidates(100.0, 110.0, 120.0, 130.0), 9, math.inf, lambda _text: None)
+    winner, runs, why = compile_best(LOOKER, candidates(100.0, 110.0, 120.0, 130.0), 9, math.inf, CompileOptions())
     assert winner is not None
     assert (compiled, runs, winner.values["a"]) == (["a", "b", "c"], 3, "c")
     assert why == "no other could be better"
@@ -279,7 +280,7 @@ def test_the_first_that_holds_ends_the_search(engine) -> None:
 def test_what_is_close_is_compiled_too(engine) -> None:
     """Bytes of weights are no bundle: of two that are estimated within half a per cent the engine decides."""
     compiled = engine({"a": 100.0, "b": 99.0, "c": 101.0})
-    winner, _, _ = compile_best(LOOKER, candidates(100.0, 100.2, 103.0), 9, math.inf, lambda _text: None)
+    winner, _, _ = compile_best(LOOKER, candidates(100.0, 100.2, 103.0), 9, math.inf, CompileOptions())
     assert compiled == ["a", "b"]
     assert winner is not None
     assert winner.values["a"] == "b"
@@ -288,7 +289,7 @@ def test_what_is_close_is_compiled_too(engine) -> None:
 @pytest.mark.parametrize(("most", "until", "why"), [(2, math.inf, "as many as may be"), (9, 0.0, "the time was over")])
 def test_engines_run_as_often_and_as_long_as_they_may(engine, most: int, until: float, why: str) -> None:
     compiled = engine({"a": -1.0, "b": -1.0, "c": 1.0})
-    winner, runs, said = compile_best(LOOKER, candidates(1.0, 2.0, 3.0), most, until, lambda _text: None)
+    winner, runs, said = compile_best(LOOKER, candidates(1.0, 2.0, 3.0), most, until, CompileOptions())
     assert winner is None
     assert len(compiled) == runs == (2 if until else 1)
     assert why in said

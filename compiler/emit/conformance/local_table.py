@@ -9,13 +9,10 @@ not follow from its figures, or that no run could have written, is not believed,
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from ...files import cache as files
@@ -82,13 +79,3 @@ def stamp() -> str:
     folder = files.cache_root() / KIND
     found = sorted((path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in folder.rglob("*.note"))
     return hashlib.sha256(repr(found).encode()).hexdigest()
-
-
-@cache
-def code_digest(package: str) -> str:
-    """The Python files of a package, as one digest."""
-    spec, digest = importlib.util.find_spec(package), hashlib.sha256()
-    for root in (spec.submodule_search_locations or ()) if spec else ():
-        for path in sorted(Path(root).rglob("*.py")):
-            digest.update(f"{path.name} {files.digest_file(path)}\n".encode())
-    return digest.hexdigest()

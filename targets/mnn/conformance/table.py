@@ -8,9 +8,10 @@ import math
 from pathlib import Path
 
 from ....compiler.emit.conformance.legality import Legality
-from ....compiler.emit.conformance.local_table import LocalTable, code_digest
+from ....compiler.emit.conformance.local_table import LocalTable
 from ....compiler.emit.conformance.table import RIGHT, ConformanceTable, Row
 from ....compiler.emit.refusals import refuse
+from ....compiler.files.code_digest import code_digest
 from ..graph.op_classes import CLASSES, linear_use
 
 TABLE = Path(__file__).with_name("table.json")

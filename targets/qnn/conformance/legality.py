@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 
 from ....compiler.diagnostics.wording import count
 from ....compiler.emit.conformance.legality import Legality, described
-from ....compiler.emit.conformance.local_table import LocalTable, code_digest
+from ....compiler.emit.conformance.local_table import LocalTable
 from ....compiler.emit.conformance.op_class import Use
 from ....compiler.emit.conformance.table import ConformanceTable, Row
+from ....compiler.files.code_digest import code_digest
 from ..htp.chip import tool_versions
 from ..lower.op_classes import CLASSES
 from .bounds import within
