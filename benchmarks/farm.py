@@ -1,9 +1,11 @@
 """A compile as a graph of actions: the same bundle by four ways, within its memory, also after kills.
 
     python benchmarks/farm.py [--only ways,small,plan,kills] [--kills 20] [--memory 6GB] [--snakemake COMMAND]
+                              [--real GGUF]
 
 ways   12 QNN compiles (2 models x 3 chips x 2 parts), each way with an empty cache: in one process, `--jobs 2`, on
-       two Dask workers, by the Snakefile (where COMMAND, such as ~/smk/bin/snakemake, is given)
+       two Dask workers, by the Snakefile (where COMMAND, such as ~/smk/bin/snakemake, is given); of small models, or
+       of the one in GGUF, such as SmolLM2-135M's
 small  what keeping results costs the small pair of examples/speculative, in CPU seconds; a compile with nothing to do
 plan   10,000 actions that do nothing, planned; a 4B model for six chips on 1, 4, 16, 64 workers, simulated
 kills  SIGKILL to the compile, to a Dask worker, to the scheduler at random moments: the next compile ends the work
@@ -53,6 +55,23 @@ pipeline npu {{
 }}
 deploy a on npu through npu as qnn {{ shard = 2 accept = [W0307, W0601] reason = "a benchmark" }}
 deploy b on npu through npu as qnn {{ shard = 2 accept = [W0307, W0601] reason = "a benchmark" }}
+"""
+REAL = """plan farm
+device {devices}
+model a {{ source = gguf("{a}") context = 128 }}
+model b {{ source = gguf("{a}") context = 128 }}
+pipeline four {{
+  quantize (weights = int4, block = 32)
+  place (device = cpu) on "embed_tokens"
+  bucket (tokens = [1, 16], context = [128])
+}}
+pipeline eight {{
+  quantize (weights = int8)
+  place (device = cpu) on "embed_tokens"
+  bucket (tokens = [1, 16], context = [128])
+}}
+deploy a on npu through four as qnn {{ shard = 2 accept = [W0307, W0601] reason = "a benchmark" }}
+deploy b on npu through eight as qnn {{ shard = 2 accept = W0601 reason = "a benchmark" }}
 """
 THREE = "[sm8550, sm8650, sm8750]"
 PAIR = ROOT / "examples" / "speculative" / "plan.edge"
@@ -105,17 +124,22 @@ def dask(folder: Path, workers: int = 2) -> Iterator[tuple[str, list[subprocess.
             process.wait()
 
 
-def ways(folder: Path, memory: str, snakemake: str | None) -> int:
+def ways(folder: Path, memory: str, snakemake: str | None, real: Path | None) -> int:
     """Print the figures of each way; how many are not as they should be."""
     plan = folder / "p.edge"
-    plan.write_text(PLAN.format(devices=THREE, a=QWEN2, b=QWEN3))
+    text = (
+        PLAN.format(devices=THREE, a=QWEN2, b=QWEN3) if real is None else REAL.format(devices=THREE, a=real.resolve())
+    )
+    plan.write_text(text)
     found: dict[str, tuple[float, int, Path]] = {}
 
     def one(name: str, *words: object) -> None:
         place = folder / name
         place.mkdir()
+        before = cpu()
         seconds, peak = run([*EDGEC, "compile", plan, "-o", place / "b", "--quiet", *words], place)
         found[name] = (seconds, peak, place / "b")
+        print(f"{name}: {cpu() - before:.1f} s of CPU", flush=True)
 
     one("one process")
     one("jobs 2", "--jobs", 2, "--memory", memory)
@@ -292,6 +316,9 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--memory", default="6GB")
     parser.add_argument("--snakemake", metavar="COMMAND")
+    parser.add_argument(
+        "--real", type=Path, metavar="GGUF", help="a model that is compiled as int4 and as int8 instead"
+    )
     parser.add_argument("--seed", type=int, default=0)
     given, wrong = parser.parse_args(), 0
     with scratch() as folder:
@@ -299,7 +326,7 @@ def main() -> int:
             place = folder / name
             place.mkdir()
             if name == "ways":
-                wrong += ways(place, given.memory, given.snakemake)
+                wrong += ways(place, given.memory, given.snakemake, given.real)
             elif name == "small":
                 wrong += small(place)
             elif name == "plan":

@@ -9,6 +9,7 @@ started again goes on where it was.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import secrets
@@ -18,12 +19,14 @@ from typing import Any, cast
 
 from ..compile.compile_model import CompileOptions
 from ..diagnostics.diagnostic import EdgecError, EngineError, fail
-from ..emit.child_process import Child
+from ..emit.fork_server import ForkServer, can_fork
 from ..files import cache
 from . import records
 from .action import Action, Graph
 from .executor import Outcome, Row
 from .facts import own_code
+from .local import started
+from .preloaded import IMPORTS
 from .records import Result
 from .store import open_store
 
@@ -61,12 +64,19 @@ def run_on_dask(
 
 def remote(description: str, settings: Mapping[str, Any], *_needs: object) -> tuple[str, Any]:
     """On a worker: do an action in a process of its own. (`ok`, result) or (`failed`, error): Dask shall not retry."""
-    env = {"EDGEC_CACHE": settings["cache"]} if settings["cache"] else {}
+    folder = settings["cache"]
+    env = {"EDGEC_CACHE": folder} if folder else {}
     try:
-        with Child(WORKER, what="the process of an action", env=env) as child:
+        with started(WORKER, "the process of an action", _server(folder), env) as child:
             return "ok", child.call("run", description=description, store=settings["store"])
     except EdgecError as error:
         return "failed", error
+
+
+@functools.cache
+def _server(folder: str | None) -> ForkServer | None:
+    """On a worker: what its actions are forked from, as long as it lives; `folder`: of the cache they share."""
+    return ForkServer(WORKER, IMPORTS, {"EDGEC_CACHE": folder} if folder else {}) if can_fork() else None
 
 
 def probe(token: str | None) -> dict[str, Any]:

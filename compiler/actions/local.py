@@ -16,6 +16,14 @@ from .processes import resident
 from .records import Result
 
 
+def started(worker: str, what: str, server: ForkServer | None = None, env: Mapping[str, str] | None = None) -> Child:
+    """A process of `worker`, forked if there is a server and it is well; `env`: the server's own has it too."""
+    if server is not None:
+        with contextlib.suppress(OSError, EOFError):
+            return Child(worker, what=what, server=server)
+    return Child(worker, what=what, env=env)
+
+
 class LocalRunner:
     """`worker`: the module that serves `run`, see `commands/action_worker.py`; `server`: where its processes come from.
 
@@ -34,7 +42,7 @@ class LocalRunner:
         if (found := made_before(action)) is not None:
             return found
         key = action.key
-        with self._started(action) as child:
+        with started(self._worker, f"the process of `{action.label}`", self._server) as child:
             with self._lock:
                 self._children[key] = child
             try:
@@ -47,13 +55,6 @@ class LocalRunner:
                 with self._lock:
                     self._children.pop(key, None)
                     self._stopped.discard(key)
-
-    def _started(self, action: Action) -> Child:
-        what = f"the process of `{action.label}`"
-        if self._server is not None:
-            with contextlib.suppress(OSError, EOFError):
-                return Child(self._worker, what=what, server=self._server)
-        return Child(self._worker, what=what)
 
     def stop(self, key: str) -> None:
         """End the process of an action."""

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from ..plan.plan import Plan
 
 # what actions need beside their worker and their targets
-_IMPORTS = ("edgec.dsl.checker", "edgec.compiler.partition.parts", "edgec.compiler.compile.emit_parts")
+IMPORTS = ("edgec.dsl.checker", "edgec.compiler.partition.parts", "edgec.compiler.compile.emit_parts")
 
 
 def preloaded(worker: str, plans: Iterable[Plan]) -> AbstractContextManager[ForkServer | None]:
     """For the block, where processes of `worker` for actions of these plans are forked from."""
     targets = dict.fromkeys(find_target(deploy.target) for plan in plans for deploy in plan.deploys)
-    return workers(worker, (*_IMPORTS, *(name for target in targets for name in target.imports)))
+    return workers(worker, (*IMPORTS, *(name for target in targets for name in target.imports)))

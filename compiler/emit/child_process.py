@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 _FD = "EDGEC_CHILD_FD"
 _TAIL_LINES, _TAIL_BYTES = 8, 8192
-_QUIET = {"ORT_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+# of every worker: no telemetry, no buffers, no downloads
+QUIET = {"ORT_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
 
 
 _children: weakref.WeakSet[Child] = weakref.WeakSet()
@@ -80,7 +81,7 @@ class Child:
         """Start the process; whether its addresses are fixed, and the lock of its core."""
         # -P: the folder we happen to stand in must not shadow a module the engine imports
         command = [sys.executable, "-P", "-m", module]
-        own = {**_QUIET, **env, _FD: f"{channel:08}"}
+        own = {**QUIET, **env, _FD: f"{channel:08}"}
         with contextlib.ExitStack() as held:
             has_addresses = fixed and held.enter_context(fixed_addresses())
             core = held.enter_context(one_core()) if fixed else None

@@ -21,10 +21,10 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from .child_process import serve
+from .child_process import QUIET, serve
 
 _FORK, _WAIT = b"f", b"w"
 _REPLY = struct.Struct("<q")
@@ -58,12 +58,13 @@ class Forked:
 class ForkServer:
     """The server, starting: it answers when its imports are done. Safe to use from several threads."""
 
-    def __init__(self, module: str, imports: Sequence[str] = ()) -> None:
+    def __init__(self, module: str, imports: Sequence[str] = (), more: Mapping[str, str] | None = None) -> None:
+        """`more`: variables of the server and of all its workers."""
         self._channel, theirs = socket.socketpair()
         self._lock = threading.Lock()
         command = [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), module, *imports]
         quiet = subprocess.DEVNULL
-        env = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+        env = {**os.environ, **QUIET, **(more or {})}
         with theirs:
             self._process = subprocess.Popen(
                 command, stdin=quiet, stdout=quiet, stderr=quiet, pass_fds=(theirs.fileno(),), env=env
@@ -102,12 +103,17 @@ class ForkServer:
         return _REPLY.unpack(_exactly(self._channel, _REPLY.size))[0]
 
 
+def can_fork() -> bool:
+    """Whether the system has what a server needs."""
+    return hasattr(os, "pidfd_open") and hasattr(signal, "pidfd_send_signal")
+
+
 @contextlib.contextmanager
 def workers(module: str, imports: Sequence[str] = ()) -> Iterator[ForkServer | None]:
     """For the block, a server of workers that serve `module.HANDLERS`, with `imports` imported too; it imports while
     the block goes on. None where the system lacks what it needs.
     """
-    if not hasattr(os, "pidfd_open") or not hasattr(signal, "pidfd_send_signal"):
+    if not can_fork():
         yield None
         return
     server = ForkServer(module, imports)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
+from pathlib import Path
 
 import edgec
 import pytest
@@ -48,8 +49,10 @@ def test_a_compile_on_dask_is_the_same_bundle(plan_file, tmp_path):
         words = ["sweep", str(plan_file), "-D", "block=[32,64]", "-o", str(tmp_path / "swept"), "--on", url, "--quiet"]
         assert main(words) == 0
     here = edgec.compile(plan_file, tmp_path / "here").bundle
-    bundles = (here, there, tmp_path / "cli", next((tmp_path / "swept").glob("*block-32")))
-    assert len({(bundle / "manifest.sha256").read_text() for bundle in bundles}) == 1
+    assert len({(bundle / "manifest.sha256").read_text() for bundle in (here, there, tmp_path / "cli")}) == 1
+    (swept,) = (tmp_path / "swept").glob("*block-32")  # its manifest knows of the `-D`
+    weights = Path("draft", "llm.mnn.weight")
+    assert (swept / weights).read_bytes() == (here / weights).read_bytes()
     page = (there / "actions.html").read_text()
     assert "emit" in page
 
