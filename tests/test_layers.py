@@ -43,7 +43,7 @@ ALLOWED = {
     "report": "diagnostics ir pipeline plan memory compile",
     "verify": "diagnostics ir bundle oracle sources emit packed registry runtime",
     "driver": "diagnostics files bundle actions sources plan compile phone runtime report",
-    "first_plan": "diagnostics oracle plan registry driver sources ir",
+    "first_plan": "diagnostics files oracle plan registry driver sources ir",
     "search": "diagnostics files plan registry report driver",
     "commands": "diagnostics files ir bundle emit actions plan estimate packed registry runtime phone compile report"
     " verify driver first_plan search",
