@@ -97,9 +97,9 @@ def _one(path: Path, what: str, fitting: Sequence[Spec], specs: Sequence[Spec]) 
     if len(fitting) == 1:
         return fitting[0]
     listed = ", ".join(f"`{spec['name']}` {'x'.join(str(d or '?') for d in spec['shape'])}" for spec in specs)
-    many = "no input" if not fitting else f"{len(fitting)} inputs"
+    many = "no input of the model looks" if not fitting else f"{len(fitting)} inputs of the model look"
     help = "give an .npz file with an array for each input"
-    fail("E0927", f"`{path}` is {what}, and {many} of the model look like one: {listed}", help=help)
+    fail("E0927", f"`{path}` is {what}, and {many} like one: {listed}", help=help)
 
 
 def _image(path: Path, specs: Sequence[Spec]) -> Arrays:

@@ -145,12 +145,12 @@ def graph_outputs(manifest: Manifest, bucket: Mapping[str, Any]) -> list[str]:
 
 def _take(values: dict[str, np.ndarray], spec: dict[str, Any], model: str) -> np.ndarray:
     if spec["name"] not in values:
-        shape = "x".join(str(size) for size in spec["shape"])
+        shape = "x".join(str(size or "?") for size in spec["shape"])
         fail("E0923", f"model `{model}` reads `{spec['name']}` ({spec['dtype']} {shape}), which the file lacks")
     array = values[spec["name"]]
     fixed = [(have, size) for have, size in zip(array.shape, spec["shape"], strict=False) if isinstance(size, int)]
     if array.ndim != len(spec["shape"]) or any(have != size for have, size in fixed):
-        wanted = "x".join(str(size) for size in spec["shape"])
+        wanted = "x".join(str(size or "?") for size in spec["shape"])
         have = "x".join(str(size) for size in array.shape)
         fail("E0923", f"`{spec['name']}` of model `{model}` has the shape {wanted}, the array given {have}")
     return as_tensor(array, spec)

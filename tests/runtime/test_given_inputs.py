@@ -131,7 +131,7 @@ def test_without_pillow_it_is_said(
 
 @pytest.mark.parametrize(
     ("specs", "says"),
-    [([TABLE], "no input of the model look like one"), ([SOUND, {**SOUND, "name": "b"}], "2 inputs of the model")],
+    [([TABLE], "no input of the model looks like one"), ([SOUND, {**SOUND, "name": "b"}], "2 inputs of the model")],
 )
 def test_a_sound_for_no_input_or_for_several(specs: list[dict[str, Any]], says: str, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=says):
