@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -195,3 +196,18 @@ def test_what_is_no_decoder_says_why(
     outline = OnnxSource().with_context(CONTEXT).outline(Path("m.onnx"))
     assert outline.arch is None
     golden_error("W0371", PlanError(*outline.warnings))
+
+
+def test_a_chain_without_end_is_no_decoder(tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {NO_DECODER}')
+    (softmax,) = [node for node in proto.graph.node if node.op_type == "Softmax"]
+    softmax.output[0] = "at_0"
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(8, np.float32), "one"))
+    names = [f"at_{n}" for n in range(2000)] + ["logits"]
+    proto.graph.node.extend(
+        onnx.helper.make_node("Add", [a, "one"], [b]) for a, b in zip(names, names[1:], strict=False)
+    )
+    onnx.save(proto, tmp_path / "m.onnx")
+    outline = OnnxSource().with_context(CONTEXT).outline(tmp_path / "m.onnx")
+    assert outline.arch is None
+    assert "make no decoder" in outline.warnings[0].message

@@ -36,6 +36,7 @@ def as_decoder(module: Module, file: Path) -> tuple[Module, str | None]:
         TypeError,
         ValueError,
         AttributeError,
+        RecursionError,
     ) as problem:  # of a hostile file
         return module, f"its numbers make no decoder: {type(problem).__name__}"
     made.graph.name = module.name
