@@ -204,9 +204,7 @@ def test_a_chain_without_end_is_no_decoder(tmp_path: Path) -> None:
     softmax.output[0] = "at_0"
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(8, np.float32), "one"))
     names = [f"at_{n}" for n in range(2000)] + ["logits"]
-    proto.graph.node.extend(
-        onnx.helper.make_node("Add", [a, "one"], [b]) for a, b in zip(names, names[1:], strict=False)
-    )
+    proto.graph.node.extend(onnx.helper.make_node("Add", [a, "one"], [b]) for a, b in pairwise(names))
     onnx.save(proto, tmp_path / "m.onnx")
     outline = OnnxSource().with_context(CONTEXT).outline(tmp_path / "m.onnx")
     assert outline.arch is None
