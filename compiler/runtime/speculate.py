@@ -100,6 +100,7 @@ class Decoder:
         self._text = list(prompt)
         self._lookup = PromptLookup() if self.lookup and self.k else None
         self._next: TokenTree | None = None  # made while the round before was verified
+        self._at_once = False  # without waiting for it
         self._waiting = 0.0  # seconds of calls that the target waited for
         self._reader: Branches | None = None  # of this round's tree
         if unread := self._text[self.target.length : -1]:
@@ -149,6 +150,7 @@ class Decoder:
     def _propose(self, most: int, guess: list[int]) -> TokenTree:
         """The tree of a round of at most `most` accepted tokens; `guess` in it."""
         ready, self._next = self._next, None
+        self.stats.ready += ready is not None and self._at_once
         size = self.tree or min(self.k, most)
         free = max(0, self.slots - 1 - size) if self.tree else 0
         while size > 0 and not fits(self.target, size + 1):
@@ -246,7 +248,7 @@ class Decoder:
             self.target.keep([0, *(node + 1 for node in stood)])  # type: ignore[attr-defined]
         if ahead is not None:
             self._next = ahead.take(stood, token)
-            self.stats.ready += self._next is not None and not ahead.waited
+            self._at_once = self._next is not None and not ahead.waited
         elif self._reader is not None:
             self._reader.keep(stood)
         self._reader = None
