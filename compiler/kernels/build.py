@@ -14,12 +14,14 @@ import platform
 import shlex
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..files.cache import find, make
 from ..files.scratch import scratch_folder
 from .c_compiler import called, compiler, reason
+from .shapes import HEADER, Shape, header
 
 SOURCES = Path(__file__).with_name("lookup")
 LIBRARY = "libedgec_lookup.so"
@@ -48,8 +50,8 @@ def sources() -> list[Path]:
 
 
 @functools.cache
-def library() -> Built:
-    """The library for this machine; the compiler is asked once in a process."""
+def library(shapes: tuple[Shape, ...] = ()) -> Built:
+    """The library for this machine, specialised for `shapes`; the compiler is asked once in a process for each."""
     if os.name != "posix":
         return Built(None, "kernels are built on Linux and macOS only")
     found = compiler()
@@ -57,8 +59,8 @@ def library() -> Built:
         return Built(None, "there is no C compiler (`cc`, `gcc`, `clang`, or what `CC` names)")
     try:
         version = called([*found, "--version"])
-        key = _key(version)
-        folder = find(_KIND, key) or make(_KIND, key, lambda work: _build(found, work))
+        key = _key(version, shapes)
+        folder = find(_KIND, key) or make(_KIND, key, lambda work: _build(found, work, shapes))
     except (OSError, subprocess.SubprocessError) as error:
         return Built(None, f"`{found[0]}` does not build them: {reason(error)}")
     try:
@@ -69,18 +71,21 @@ def library() -> Built:
     return Built(folder / LIBRARY)
 
 
-def build_into(folder: Path, binary: bool = True) -> bool:
-    """Copy the sources and a script that builds them into `folder`, with `binary` also this machine's library.
+def build_into(folder: Path, binary: bool = True, shapes: tuple[Shape, ...] = ()) -> bool:
+    """Copy the sources, specialised for `shapes`, and a script that builds them into `folder`, with `binary` also this
+    machine's library.
 
     Returns whether the library is there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for path in sources():
         shutil.copyfile(path, folder / path.name)
+    if shapes:
+        (folder / HEADER).write_text(header(shapes), encoding="utf-8")
     script = folder / SCRIPT
     script.write_text(_script(), encoding="utf-8")
     script.chmod(0o755)
-    built = library().path if binary else None
+    built = library(shapes).path if binary else None
     if built is not None:
         shutil.copyfile(built, folder / LIBRARY)
     return built is not None
@@ -119,23 +124,28 @@ def _for_file(name: str) -> list[str]:
     return [f"-m{word}" for word in _OWN[name].split()] if has else []
 
 
-def _key(version: str) -> str:
-    digest = hashlib.sha256(f"{version}\n{platform.machine()}\n{_script()}".encode())
+def _key(version: str, shapes: tuple[Shape, ...]) -> str:
+    digest = hashlib.sha256(f"{version}\n{platform.machine()}\n{_script()}\n{header(shapes)}".encode())
     for path in sources():
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 
-def _build(words: list[str], work: Path) -> None:
-    with scratch_folder("kernels") as objects:
-        made = []
-        for name in _c_files():
-            made.append(str(objects / name.replace(".c", ".o")))
-            line = [*words, *_FLAGS, *_for_file(name), "-c", str(SOURCES / name), "-o", made[-1]]
-            try:
-                called(line)
-            except subprocess.CalledProcessError:  # a compiler that does not know these instructions
-                if not _for_file(name):
-                    raise
-                called([one for one in line if one not in _for_file(name)])
+def _build(words: list[str], work: Path, shapes: tuple[Shape, ...]) -> None:
+    with scratch_folder("kernels") as objects, ThreadPoolExecutor() as threads:
+        (objects / HEADER).write_text(header(shapes), encoding="utf-8")
+        made = list(threads.map(lambda name: _compile(words, name, objects), _c_files()))
         called([*words, "-shared", *made, "-lm", "-o", str(work / LIBRARY)])
+
+
+def _compile(words: list[str], name: str, objects: Path) -> str:
+    """The object of one C file, in `objects`, where `shapes.h` is."""
+    made = str(objects / name.replace(".c", ".o"))
+    line = [*words, *_FLAGS, *_for_file(name), "-I", str(objects), "-c", str(SOURCES / name), "-o", made]
+    try:
+        called(line)
+    except subprocess.CalledProcessError:  # a compiler that does not know these instructions
+        if not _for_file(name):
+            raise
+        called([one for one in line if one not in _for_file(name)])
+    return made

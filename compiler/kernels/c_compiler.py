@@ -7,7 +7,7 @@ import shlex
 import shutil
 import subprocess
 
-_SECONDS = 120  # for a compiler that does not come to an end
+_SECONDS = 600  # for a compiler that does not come to an end
 
 
 def compiler() -> list[str] | None:

@@ -18,6 +18,7 @@ from ...compiler.ir.bit_planes import PANEL
 from ...compiler.ir.linears import Linear, linears
 from ...compiler.ir.module import constant
 from ...compiler.ir.weights import from_array
+from ...compiler.kernels.shapes import Shape
 from ...compiler.oracle import in_rows
 from ...compiler.oracle.compare import EDGES, relative_error
 from ...compiler.oracle.probes import Probes, Trial
@@ -39,13 +40,15 @@ def compare(
     job: EmitJob,
     half: bool,
     lookup: str | None = None,
+    shapes: tuple[Shape, ...] = (),
 ) -> list[str]:
     """Hold each emitted file against the graph it was made from; E0802 where they differ. Returns notes for people.
 
     `half`: float weights were rounded to float16. `lookup`: how tables of linears by lookup are held, None without any.
+    `shapes`: what their kernels are specialised for.
     """
     bound = max(_BOUND[job.options.compute], _BOUND[lookup or "float32"], _HALF_BOUND if half else 0.0)
-    comparison = _Comparison(job, level, bound, lookup)
+    comparison = _Comparison(job, level, bound, lookup, shapes)
     for file, model in before.items():
         if _float_bytes(model.graph) <= _WHOLE:
             comparison.whole(model, paths[file])
@@ -59,8 +62,8 @@ def _float_bytes(graph: ir.Graph) -> int:
 
 
 class _Comparison:
-    def __init__(self, job: EmitJob, level: str, bound: float, lookup: str | None) -> None:
-        self._job, self._level, self._bound, self._libraries = job, level, bound, kernels(lookup)
+    def __init__(self, job: EmitJob, level: str, bound: float, lookup: str | None, shapes: tuple[Shape, ...]) -> None:
+        self._job, self._level, self._bound, self._libraries = job, level, bound, kernels(lookup, shapes)
         self._exact = job.options.compute == "float32" and lookup is None  # else a range's ends are what is rounded
         self._seen: set[str] = set()
         self.notes: list[str] = []

@@ -23,9 +23,10 @@ from ...compiler.ir.ordered_data import PAGE, index_of
 from ...compiler.ir.packed_cache import PER_BYTE, ChannelScales, pack_cache
 from ...compiler.ir.save import save_graphs
 from ...compiler.kernels.build import LIBRARY, SCRIPT, build_into
+from ...compiler.kernels.shapes import Shape
 from .compare import compare
 from .half_floats import HalfFloats
-from .lookup import is_lookup, lookup_bytes, table_kind
+from .lookup import is_lookup, lookup_bytes, shapes_of, table_kind
 from .lower import OrtLowering
 from .pack import stored_bits
 from .read_back import read_back
@@ -56,10 +57,11 @@ def emit(job: EmitJob) -> Emission:
     read_back(paths, after, lowering, job)
     level = FAST if packs and not _dequantises(after) else EXACT
     lookup = table_kind(before.values())
-    untried = compare(before, paths, level, job, bool(halves.stored), lookup)
+    shapes = shapes_of(before.values())
+    untried = compare(before, paths, level, job, bool(halves.stored), lookup, shapes)
     if lookup:
-        build_into(folder / KERNELS, binary=job.device.is_host)
-    parts = {part.name: _entry(job, part, level, lookup, scales) for part in job.parts}
+        build_into(folder / KERNELS, binary=job.device.is_host, shapes=shapes)
+    parts = {part.name: _entry(job, part, level, lookup, shapes, scales) for part in job.parts}
     notes = [*untried, *(f"`{name}` keeps DequantizeLinear: {why}" for name, why in lowering.left.items())]
     notes += [f"`{name}` is stored as float32: float16 would overflow" for name in halves.wide]
     stored = _stored(before, lowering, halves)
@@ -112,7 +114,12 @@ def _dequantises(models: dict[str, ir.Model]) -> bool:
 
 
 def _entry(
-    job: EmitJob, part: Part, level: str, lookup: str | None, scales: dict[str, ChannelScales]
+    job: EmitJob,
+    part: Part,
+    level: str,
+    lookup: str | None,
+    shapes: tuple[Shape, ...],
+    scales: dict[str, ChannelScales],
 ) -> dict[str, Any]:
     files = {bucket: f"{job.folder}/{_file(part, bucket)}.onnx" for bucket in part.graphs}
     graphs = {bucket: graph_entry(job, part, bucket, file) for bucket, file in files.items()}
@@ -133,6 +140,7 @@ def _entry(
             **vars(job.options),
             "data": DATA,
             **({"lookup": lookup, "kernels": f"{job.folder}/{KERNELS}"} if lookup else {}),
+            **({"specialised": [list(shape) for shape in shapes]} if shapes else {}),
         },
     }
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 
 import numpy as np
 import onnx_ir as ir
 
 from ...compiler.emit.stored_weight import StoredWeight
-from ...compiler.ir.bit_planes import PANEL
+from ...compiler.ir.bit_planes import EXTENT, PANEL
 from ...compiler.ir.domains import OWN_DOMAIN
 from ...compiler.ir.linears import Linear
 from ...compiler.ir.module import constant, initializer
 from ...compiler.ir.ops.lut_gemv import LUT_GEMV, LutGemv
 from ...compiler.ir.opset import IR_VERSION, OPSET
 from ...compiler.ir.weights import from_array
+from ...compiler.kernels.shapes import Shape, worth_specialising
 
 _KINDS = {8: "int8", 16: "fp16", 32: "float32"}  # by the bits of a sum
 
@@ -24,6 +25,22 @@ def table_kind(models: Iterable[ir.Model]) -> str | None:
     """How the tables of these graphs are held, those of least exactness if they differ; None without a lookup."""
     found = [node.attributes.get_int("tables", 8) for model in models for node in model.graph if is_lookup(node)]
     return _KINDS[min(found)] if found else None
+
+
+def shapes_of(models: Iterable[ir.Model]) -> tuple[Shape, ...]:
+    """The shapes of these graphs' linears with tables of int8 that kernels are to be specialised for."""
+    nodes = (node for model in models for node in model.graph if is_lookup(node))
+    return worth_specialising(
+        found for node in nodes if node.attributes.get_int("tables", 8) == 8 for found in _shape(node)
+    )
+
+
+def _shape(node: ir.Node) -> Iterator[tuple[Shape, int]]:
+    """The shape of a LutGemv whose planes are constant, and its outputs."""
+    planes, read = constant(node.inputs[1]), node.attributes.get_int
+    extents = planes.shape[1] if planes is not None else None
+    if isinstance(extents, int):
+        yield Shape(extents * EXTENT, read("bits", 4), read("block_size", 32)), read("outputs", 0)
 
 
 def is_lookup(node: ir.Node) -> bool:

@@ -13,6 +13,7 @@ from ...compiler.diagnostics.diagnostic import Diagnostic, EngineError, fail
 from ...compiler.diagnostics.warn import warn
 from ...compiler.emit.graph_in_child import GraphInChild
 from ...compiler.kernels.build import library
+from ...compiler.kernels.shapes import Shape, read_shapes
 
 WORKER = "edgec.targets.ort.worker"
 FAST = "all"  # ONNX Runtime may rewrite the graph
@@ -85,8 +86,10 @@ class BundledGraph(GraphInChild):
 
 def open_graph(bundle: Path, part: dict[str, Any], bucket: str) -> BundledGraph:
     """The graph that `part` (a manifest entry) has for `bucket`, with the optimisation it was checked under."""
-    level = part.get("details", {}).get("optimisation", EXACT)
-    return _open(bundle, part, bucket, EXACT if level != FAST else FAST, kernels(part.get("details", {}).get("lookup")))
+    details = part.get("details", {})
+    level = details.get("optimisation", EXACT)
+    libraries = kernels(details.get("lookup"), read_shapes(details.get("specialised")))
+    return _open(bundle, part, bucket, EXACT if level != FAST else FAST, libraries)
 
 
 def open_reference(bundle: Path, part: dict[str, Any], bucket: str) -> BundledGraph:
@@ -94,13 +97,15 @@ def open_reference(bundle: Path, part: dict[str, Any], bucket: str) -> BundledGr
     return _open(bundle, part, bucket, PLAIN)
 
 
-def kernels(lookup: str | None) -> list[str]:
+def kernels(lookup: str | None, shapes: tuple[Shape, ...] = ()) -> list[str]:
     """The library of custom ops for linears by lookup (how their tables are held; None: there are none), built of
-    edgec's own sources. Where it cannot be built the ops' bodies run instead.
+    edgec's own sources and specialised for `shapes`. Where it cannot be built the ops' bodies run instead.
     """
     if not lookup:
         return []
-    built = library()
+    built = library(shapes)
+    if built.path is None and shapes:  # a compiler that took too long
+        built = library()
     if built.path is not None:
         return [str(built.path)]
     global _told

@@ -1,7 +1,7 @@
 // Random cases of one kernel beside the plain one, in a process of their own: for processors that are emulated.
 //
 //     cases NAME COUNT SEED    ->    prints "NAME: COUNT cases, W wrong, largest difference D in 10^9, with float16 H"
-//     cases NAME WHAT K N BITS BLOCK    ->    runs once, so that an emulator can count its instructions: WHAT is int8, half or
+//     cases NAME WHAT K N BITS BLOCK [TOKENS]    ->    runs once, so that an emulator can count its instructions: WHAT is int8, half or
 //                                             float (a product with such tables), tables (of int8) or dequantise
 #include <stdio.h>
 #include <stdlib.h>
@@ -119,14 +119,15 @@ static int unequal(const LookupKernels* k, Case* c) {
 }
 
 static void once(const LookupKernels* k, const char* what, Case* c) {
+  const int64_t rows = strcmp(what, "dequantise") ? c->tokens : c->w.inputs;
   const char* kinds[LOOKUP_KINDS] = {"int8", "half", "float"};
-  float* y = zeros((size_t)(c->w.outputs * (strcmp(what, "dequantise") ? 1 : c->w.inputs)) * sizeof(float));
+  float* y = zeros((size_t)(c->w.outputs * rows) * sizeof(float));
   if (!strcmp(what, "dequantise")) k->dequantise(&c->w, 0, c->panels, y);
-  if (!strcmp(what, "tables")) k->tables[LOOKUP_INT8](&c->w, c->x, 1, &c->t);
+  if (!strcmp(what, "tables")) k->tables[LOOKUP_INT8](&c->w, c->x, c->tokens, &c->t);
   for (int kind = 0; kind < LOOKUP_KINDS; kind++)
     if (!strcmp(what, kinds[kind])) {
-      lookup_plain.tables[kind](&c->w, c->x, 1, &c->t);
-      k->multiply[kind](&c->w, &c->t, 1, 0, c->panels, y);
+      lookup_plain.tables[kind](&c->w, c->x, c->tokens, &c->t);
+      k->multiply[kind](&c->w, &c->t, c->tokens, 0, c->panels, y);
     }
   printf("%d\n", (int)y[0]);
 }
@@ -136,7 +137,7 @@ int main(int argc, char** argv) {
   if (!k) return printf("no kernel `%s` here\n", argc > 1 ? argv[1] : ""), 2;
   if (argc > 6) {
     quick = 1;
-    Case c = make(atoi(argv[3]), atoi(argv[4]), atoi(argv[5]), atoi(argv[6]), 1, 1);
+    Case c = make(atoi(argv[3]), atoi(argv[4]), atoi(argv[5]), atoi(argv[6]), argc > 7 ? atoi(argv[7]) : 1, 1);
     return once(k, argv[2], &c), 0;
   }
   int count = argc > 2 ? atoi(argv[2]) : 100, wrong = 0;
@@ -145,7 +146,7 @@ int main(int argc, char** argv) {
   for (int i = 0; i < count; i++) {
     used = 0;
     int block = 32 << between(0, 2);
-    Case c = make(block * between(1, 4), between(1, 150), between(1, 4), block, between(1, 3), between(0, 1));
+    Case c = make(block * between(1, 4), between(1, 150), between(1, 4), block, between(1, 7), between(0, 1));
     // A table's entry of int8 may be the next one where two roundings are as near.
     const float allowed[LOOKUP_KINDS] = {1e-5f, 1e-3f, 1e-5f}, rounded[LOOKUP_KINDS] = {2e-2f, 1e-3f, 1e-5f};
     int bad = unequal(k, &c) != 0;

@@ -88,7 +88,7 @@ def test_verify_holds_it_against_its_own_weights(bundles, capsys):
 
 def test_without_a_compiler_the_body_runs_and_it_is_said_once(bundles, monkeypatch, capsys, golden_error):
     monkeypatch.setattr(
-        session, "library", lambda: Built(None, "there is no C compiler (`cc`, `gcc`, `clang`, or what `CC` names)")
+        session, "library", lambda *_: Built(None, "there is no C compiler (`cc`, `gcc`, `clang`, or what `CC` names)")
     )
     monkeypatch.setattr(session, "_told", False)
     expected = text(bundles[None], capsys)

@@ -8,6 +8,7 @@
 #include <immintrin.h>
 
 #define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 8")
 
 // whole += weight * (lookups of two groups), as int16
 INLINE void add(__m256i whole[2], __m256i a, __m256i c, __m256i weight) {
@@ -26,61 +27,80 @@ INLINE __m256 both_halves(__m256i whole) {  // two groups' sums -> float
                                              _mm256_cvtepi16_epi32(_mm256_extracti128_si256(whole, 1))));
 }
 
-static void panel(const LookupLinear* w, const LookupTables* t, int64_t token, int64_t number, float* y) {
+// T tiles of one panel, from `tile` on, for M tokens from `token` on, `units` times 32 inputs a block: bytes are put in order
+// once for all tokens.
+INLINE void tiles(const LookupLinear* w, const LookupTables* t, int64_t token, int64_t number, int tile, float* y,
+                  const int bits, const int M, const int T, const int units, const int64_t inputs) {
   const __m256i low = _mm256_set1_epi8(15);
   const __m256i gather = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15, 0, 4, 8, 12, 1, 5, 9, 13,
                                           2, 6, 10, 14, 3, 7, 11, 15);
-  const int64_t blocks = w->inputs / w->block;
-  const uint8_t* at = w->planes + number * lookup_panel_bytes(w);
-  const float middle = ((1 << w->bits) - 1) / 2.0f;
-  __m256 sum[8];
-  for (int i = 0; i < 8; i++) sum[i] = _mm256_setzero_ps();
+  const int64_t blocks = inputs / (32 * units), stride = inputs * 4;
+  const uint8_t* at = w->planes + number * inputs * 8 * bits + tile * 64;
+  const float middle = ((1 << bits) - 1) / 2.0f;
+  float sum[4][LOOKUP_PANEL];
+  for (int m = 0; m < M; m++)
+    for (int i = 0; i < T * 16; i++) sum[m][i] = 0;
   for (int64_t b = 0; b < blocks; b++) {
     // A half of `whole` adds up the lookups of every second group: 16 * 127 * 15 = 30,480 at most.
-    const int8_t* table = t->sums + (token * w->inputs + b * w->block) * 4;
-    __m256i whole[4][2];
-    for (int i = 0; i < 4; i++) whole[i][0] = whole[i][1] = _mm256_setzero_si256();
-    for (int e = 0; e < w->block / 32; e++, table += 128)
-      for (int p = 0; p < w->bits; p++, at += 256) {
+    const int8_t* table = t->sums + token * stride + b * units * 128;
+    __m256i whole[4][4][2];
+    UNROLL for (int m = 0; m < M; m++) UNROLL for (int i = 0; i < T; i++)
+      whole[m][i][0] = whole[m][i][1] = _mm256_setzero_si256();
+    for (int e = 0; e < units; e++, table += 128)
+      UNROLL for (int p = 0; p < bits; p++, at += 256) {
         const __m256i weight = _mm256_set1_epi8((char)(1 << p));
-        for (int i = 0; i < 4; i++) {
+        UNROLL for (int i = 0; i < T; i++) {
           __m256i a = _mm256_shuffle_epi8(_mm256_loadu_si256((const __m256i*)(at + i * 64)), gather);
           __m256i c = _mm256_shuffle_epi8(_mm256_loadu_si256((const __m256i*)(at + i * 64 + 32)), gather);
-          __m256i g01 = _mm256_permute4x64_epi64(_mm256_unpacklo_epi32(a, c), 0xD8);
-          __m256i g23 = _mm256_permute4x64_epi64(_mm256_unpackhi_epi32(a, c), 0xD8);
-          const __m256i* entries = (const __m256i*)table;
-          __m256i l01 = _mm256_shuffle_epi8(_mm256_loadu_si256(entries), _mm256_and_si256(g01, low));
-          __m256i l23 = _mm256_shuffle_epi8(_mm256_loadu_si256(entries + 1), _mm256_and_si256(g23, low));
-          add(whole[i], l01, l23, weight);
-          g01 = _mm256_and_si256(_mm256_srli_epi16(g01, 4), low);
-          g23 = _mm256_and_si256(_mm256_srli_epi16(g23, 4), low);
-          add(whole[i], _mm256_shuffle_epi8(_mm256_loadu_si256(entries + 2), g01),
-              _mm256_shuffle_epi8(_mm256_loadu_si256(entries + 3), g23), weight);
+          const __m256i g01 = _mm256_permute4x64_epi64(_mm256_unpacklo_epi32(a, c), 0xD8);
+          const __m256i g23 = _mm256_permute4x64_epi64(_mm256_unpackhi_epi32(a, c), 0xD8);
+          const __m256i patterns[4] = {_mm256_and_si256(g01, low), _mm256_and_si256(g23, low),
+                                       _mm256_and_si256(_mm256_srli_epi16(g01, 4), low),
+                                       _mm256_and_si256(_mm256_srli_epi16(g23, 4), low)};
+          UNROLL for (int m = 0; m < M; m++) {
+            const __m256i* entries = (const __m256i*)(table + m * stride);
+            UNROLL for (int h = 0; h < 4; h += 2)
+              add(whole[m][i], _mm256_shuffle_epi8(_mm256_loadu_si256(entries + h), patterns[h]),
+                  _mm256_shuffle_epi8(_mm256_loadu_si256(entries + h + 1), patterns[h + 1]), weight);
+          }
         }
       }
-    const __m256 half = _mm256_set1_ps(0.5f * t->step[token * blocks + b]);
-    const float total = t->total[token * blocks + b];
-    for (int i = 0; i < 4; i++) {
-      __m256 a = both_halves(whole[i][0]), c = both_halves(whole[i][1]);  // outputs 0-3 8-11, 4-7 12-15
-      __m256 part[2] = {_mm256_permute2f128_ps(a, c, 0x20), _mm256_permute2f128_ps(a, c, 0x31)};
-      for (int h = 0; h < 2; h++) {
-        int64_t place = (number * blocks + b) * LOOKUP_PANEL + i * 16 + h * 8;
-        __m256 scale = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(w->scale + place)));
-        __m256 value = _mm256_fmadd_ps(part[h], half, offset(w, place, middle, total));
-        sum[i * 2 + h] = _mm256_fmadd_ps(scale, value, sum[i * 2 + h]);
+    for (int m = 0; m < M; m++) {
+      const int64_t block = (token + m) * blocks + b;
+      const __m256 half = _mm256_set1_ps(0.5f * t->step[block]);
+      for (int i = 0; i < T; i++) {
+        __m256 a = both_halves(whole[m][i][0]), c = both_halves(whole[m][i][1]);  // outputs 0-3 8-11, 4-7 12-15
+        __m256 part[2] = {_mm256_permute2f128_ps(a, c, 0x20), _mm256_permute2f128_ps(a, c, 0x31)};
+        for (int h = 0; h < 2; h++) {
+          int64_t place = (number * blocks + b) * LOOKUP_PANEL + (tile + i) * 16 + h * 8;
+          __m256 scale = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(w->scale + place)));
+          __m256 value = _mm256_fmadd_ps(part[h], half, offset(w, place, middle, t->total[block]));
+          float* held = sum[m] + i * 16 + h * 8;
+          _mm256_storeu_ps(held, _mm256_fmadd_ps(scale, value, _mm256_loadu_ps(held)));
+        }
       }
     }
   }
-  float found[LOOKUP_PANEL];
-  for (int i = 0; i < 8; i++) _mm256_storeu_ps(found + i * 8, sum[i]);
-  for (int64_t n = 0; n < LOOKUP_PANEL && number * LOOKUP_PANEL + n < w->outputs; n++)
-    y[token * w->outputs + number * LOOKUP_PANEL + n] = found[n];
+  const int64_t first = number * LOOKUP_PANEL + tile * 16;
+  for (int m = 0; m < M; m++)
+    for (int64_t n = 0; n < T * 16 && first + n < w->outputs; n++) y[(token + m) * w->outputs + first + n] = sum[m][n];
 }
 
-static void multiply(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y) {
-  for (int64_t n = from; n < to; n++)
-    for (int64_t m = 0; m < tokens; m++) panel(w, t, m, n, y);
+INLINE void panels(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y,
+                   const int bits, const int units, const int64_t inputs) {
+  for (int64_t n = from; n < to; n++) {
+    int64_t m = 0;  // sixteen registers: the more tokens, the fewer tiles
+    for (; m + 4 <= tokens; m += 4)
+      for (int i = 0; i < 4; i++) tiles(w, t, m, n, i, y, bits, 4, 1, units, inputs);
+    for (; m + 2 <= tokens; m += 2)
+      for (int i = 0; i < 4; i += 2) tiles(w, t, m, n, i, y, bits, 2, 2, units, inputs);
+    for (; m < tokens; m++) tiles(w, t, m, n, 0, y, bits, 1, 4, units, inputs);
+  }
 }
+
+#define panels_attribute
+#define panels_gains(w, tokens) 1
+LOOKUP_PRODUCT(multiply, panels)
 
 // Sums 0 to 7 and 8 to 15: the last input's sign is that of the half.
 INLINE void sixteen_sums(const float* four, __m256 out[2]) {
@@ -110,18 +130,20 @@ INLINE float largest_of_block(const float* in, int block, float* sum) {
 }
 
 static void tables(const LookupLinear* w, const float* x, int64_t tokens, LookupTables* t) {
+  const __m128i place = _mm_setr_epi8(7, 6, 5, 4, 3, 2, 1, 0, 0, 1, 2, 3, 4, 5, 6, 7);
+  const __m128i mirrored = _mm_set_epi64x(0x0101010101010101, -1);
   for (int64_t b = 0; b < tokens * w->inputs / w->block; b++) {
     const float* in = x + b * w->block;
     float largest = largest_of_block(in, w->block, &t->total[b]);
     t->step[b] = largest / 127.0f;
     const __m256 inverse = _mm256_set1_ps(largest > 0 ? 127.0f / largest : 0);
-    for (int k = 0; k < w->block; k += 4) {
+    for (int k = 0; k < w->block; k += 4) {  // sums 0 to 7 are the others, negated, from the last to the first
       __m256 sums[2];
       sixteen_sums(in + k, sums);
-      __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(sums[0], inverse)), c = _mm256_cvtps_epi32(_mm256_mul_ps(sums[1], inverse));
-      __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, c), 0xD8);
-      __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-      _mm_storeu_si128((__m128i*)(t->sums + (b * w->block + k) * 4), bytes);
+      __m256i rounded = _mm256_cvtps_epi32(_mm256_mul_ps(sums[1], inverse));
+      __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1));
+      __m128i both = _mm_shuffle_epi8(_mm_packs_epi16(words, words), place);
+      _mm_storeu_si128((__m128i*)(t->sums + (b * w->block + k) * 4), _mm_sign_epi8(both, mirrored));
     }
   }
 }

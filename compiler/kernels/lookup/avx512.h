@@ -26,31 +26,42 @@ INLINE __m512 sixteen_sums(const float* four, const __m512 sign[4]) {
 
 // The largest sum of four magnitudes, and the sum of all.
 INLINE float largest_of_block(const float* in, int block, float* sum) {
-  float largest = 0;
-  __m512 total = _mm512_setzero_ps();
+  __m512 total = _mm512_setzero_ps(), largest = _mm512_setzero_ps();
   for (int k = 0; k < block; k += 16) {
     __m512 v = _mm512_loadu_ps(in + k), a = _mm512_abs_ps(v);
     total = _mm512_add_ps(total, v);
     a = _mm512_add_ps(a, _mm512_permute_ps(a, 0xB1));
     a = _mm512_add_ps(a, _mm512_permute_ps(a, 0x4E));
-    float four = _mm512_reduce_max_ps(a);
-    if (four > largest) largest = four;
+    largest = _mm512_max_ps(a, largest);
   }
   *sum = _mm512_reduce_add_ps(total);
-  return largest;
+  return _mm512_reduce_max_ps(largest);
 }
 
+// Two groups at once: of each the eight sums whose last input is added. The other eight are these, negated, from the last to
+// the first, and so are their roundings.
 static void tables(const LookupLinear* w, const float* x, int64_t tokens, LookupTables* t) {
   __m512 sign[4];
   signs(sign);
+  const __m512i second = _mm512_set_epi32(4, 4, 4, 4, 4, 4, 4, 4, 0, 0, 0, 0, 0, 0, 0, 0);
+  const __m256i place = _mm256_setr_epi8(7, 6, 5, 4, 3, 2, 1, 0, 0, 1, 2, 3, 4, 5, 6, 7, 15, 14, 13, 12, 11, 10, 9, 8, 8, 9,
+                                         10, 11, 12, 13, 14, 15);
+  const __m256i mirrored = _mm256_set_epi64x(0x0101010101010101, -1, 0x0101010101010101, -1);
   for (int64_t b = 0; b < tokens * w->inputs / w->block; b++) {
     const float* in = x + b * w->block;
     float largest = largest_of_block(in, w->block, &t->total[b]);
     t->step[b] = largest / 127.0f;
     __m512 inverse = _mm512_set1_ps(largest > 0 ? 127.0f / largest : 0);
-    for (int k = 0; k < w->block; k += 4) {
-      __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(sixteen_sums(in + k, sign), inverse));
-      _mm_storeu_si128((__m128i*)(t->sums + (b * w->block + k) * 4), _mm512_cvtsepi32_epi8(rounded));
+    for (int k = 0; k < w->block; k += 8) {
+      const __m512 eight = _mm512_castps256_ps512(_mm256_loadu_ps(in + k));
+      __m512 sum = _mm512_xor_ps(_mm512_permutexvar_ps(second, eight), sign[0]);
+      UNROLL for (int i = 1; i < 4; i++) {
+        __m512 input = _mm512_permutexvar_ps(_mm512_add_epi32(second, _mm512_set1_epi32(i)), eight);
+        sum = _mm512_add_ps(sum, i < 3 ? _mm512_xor_ps(input, sign[i]) : input);
+      }
+      __m128i rounded = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(sum, inverse)));
+      __m256i both = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(rounded), place);
+      _mm256_storeu_si256((__m256i*)(t->sums + (b * w->block + k) * 4), _mm256_sign_epi8(both, mirrored));
     }
   }
 }

@@ -17,6 +17,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
+// The shapes that products are specialised for: LOOKUP_SHAPES(X, of) is X(of, inputs, bits, block) for each. edgec writes the
+// file for the linears of a model; without it every product takes its shape at run time.
+#if defined(__has_include)
+#if __has_include("shapes.h")
+#include "shapes.h"
+#endif
+#endif
+#ifndef LOOKUP_SHAPES
+#define LOOKUP_SHAPES(X, of)
+#endif
+
 #define LOOKUP_PANEL 64   // outputs of a panel
 #define LOOKUP_TOKENS 64  // rows of x for which tables are held at a time
 
@@ -67,6 +78,33 @@ const LookupKernels* lookup_neon_dot(void);  // with dot products
 const LookupKernels* lookup_hvx(void);
 const LookupKernels* lookup_best(void);
 const LookupKernels* lookup_named(const char* name);  // NULL if this processor cannot run it
+
+// Defines the product `name` of `panels`, an inlined function that takes bits, units of 32 inputs in a block, and inputs last:
+// once for each width, and once for each shape with constants in their place, used where `panels_gains(w, tokens)` says so.
+// `panels_attribute` is what a function needs that inlines it.
+#define LOOKUP_ARGUMENTS \
+  const LookupLinear *w, const LookupTables *t, int64_t tokens, int64_t from, int64_t to, float *y
+#define LOOKUP_SPECIALISE(panels, inputs, bits, block)           \
+  panels##_attribute static void panels##_##inputs##_##bits##_##block(LOOKUP_ARGUMENTS) { \
+    panels(w, t, tokens, from, to, y, bits, block / 32, inputs); \
+  }
+#define LOOKUP_TAKE(panels, K, B, S)                                                       \
+  if (w->inputs == K && w->bits == B && w->block == S && panels##_gains(w, tokens)) { \
+    panels##_##K##_##B##_##S(w, t, tokens, from, to, y);                                   \
+    return;                                                                                \
+  }
+#define LOOKUP_PRODUCT(name, panels)                                                   \
+  LOOKUP_SHAPES(LOOKUP_SPECIALISE, panels)                                             \
+  panels##_attribute static void name(LOOKUP_ARGUMENTS) {                              \
+    LOOKUP_SHAPES(LOOKUP_TAKE, panels)                                                 \
+    const int units = w->block / 32;                                                   \
+    switch (w->bits) {                                                                 \
+      case 1: panels(w, t, tokens, from, to, y, 1, units, w->inputs); break;           \
+      case 2: panels(w, t, tokens, from, to, y, 2, units, w->inputs); break;           \
+      case 3: panels(w, t, tokens, from, to, y, 3, units, w->inputs); break;           \
+      default: panels(w, t, tokens, from, to, y, 4, units, w->inputs);                 \
+    }                                                                                  \
+  }
 
 // Of each number of four bits bit i, times 2^p: lookup_bit[4 p + i][number]. The first level of dequantisation.
 static const uint8_t lookup_bit[16][16] = {
