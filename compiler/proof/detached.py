@@ -19,6 +19,8 @@ from ..ir.module import drop_unread_nodes, drop_unused_initializers
 from ..oracle import oracle
 
 _GIVEN = ".given"
+_INNER, _ZERO, _ASIDE = ".inner", ".zero", ".aside"
+_NEARLY = 1e-30
 _PIECES = 4
 _MOST = 1 << 28  # bytes of all inner values together
 
@@ -42,12 +44,29 @@ def chosen(names: Sequence[str]) -> list[str]:
     return [names[len(names) * part // _PIECES] for part in range(1, _PIECES)] if len(names) >= _PIECES else []
 
 
-def tapped(model: ir.Model, names: Collection[str]) -> ir.Model:
-    """A copy whose outputs are the values of these names, besides its own."""
+def tapped(model: ir.Model, names: Collection[str], aside: bool = False) -> ir.Model:
+    """A copy whose outputs are the values of these names, besides its own.
+
+    `aside`: the sum of the value and nearly 0 is the output, as MNN 3.6.1 lets Erf write over an output that a MatMul
+    of integers makes. (Its converter takes a sum with 0 away.)
+    """
     copy = clone_model(model)
     wanted = set(names) - {value.name for value in copy.graph.outputs}
-    copy.graph.outputs.extend(v for node in copy.graph for v in node.outputs if v.name in wanted)
+    for value in [value for node in copy.graph for value in node.outputs if value.name in wanted]:
+        copy.graph.outputs.append(_aside(copy.graph, value) if aside and value.uses() else value)
     return copy
+
+
+def _aside(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    """`value` under its own name, computed by an op that only the output reads; the value itself gets another."""
+    name = value.name or ""
+    value.name = name + _INNER
+    zero = ir.Value(name=name + _ZERO, const_value=ir.tensor(np.full((), _NEARLY, np.float32)))
+    zero.type, zero.shape = value.type, ir.Shape(())
+    graph.register_initializer(zero)
+    output = ir.Value(name=name, type=value.type, shape=value.shape)
+    graph.append(ir.node("Add", [value, zero], outputs=[output], name=name + _ASIDE))
+    return output
 
 
 def upto(model: ir.Model, count: int) -> ir.Model:
