@@ -69,8 +69,31 @@ class QuantizedWeight:
         return made or WeightFormat(self.bits, self.block, self.symmetric, method="", signed=signed)
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """Rows of the dequantised tensor, float32. Blocks along axis 1, channels along axis 0."""
-        return dequantised(self.q, self.scale, self.zero_point, self.block, start, stop, self.minimum)
+        """Rows of the dequantised tensor, float32, whatever axis its blocks or channels lie along."""
+        axis, dims = self.axis % len(self.q.dims), self.q.dims
+        along_rows = axis == 0 if self.block is None else axis == 1 == len(dims) - 1 and not dims[1] % self.block
+        if self.minimum is not None or (
+            along_rows and self.scale.size > 1
+        ):  # as edgec writes them: nothing is spread out
+            return dequantised(self.q, self.scale, self.zero_point, self.block, start, stop, self.minimum)
+        made = self.q.rows(start, stop).astype(np.float32)
+        if self.zero_point is not None:
+            made = made - self._spread(self.zero_point, axis, start, stop)
+        return made * self._spread(self.scale, axis, start, stop)
+
+    def _spread(self, part: Weight, axis: int, start: int, stop: int) -> np.ndarray:
+        """The scales or zero points of these rows, float32, in a form that broadcasts against them."""
+        dims = self.q.dims
+        if part.size == 1:
+            return part.numpy().astype(np.float32).reshape(-1)[:1]
+        if self.block is None:
+            held = part.rows(start, stop) if axis == 0 else part.numpy()
+            return held.astype(np.float32).reshape([-1 if place == axis else 1 for place in range(len(dims))])
+        first, last = (start // self.block, -(-stop // self.block)) if axis == 0 else (start, stop)
+        held = np.repeat(part.rows(first, last).astype(np.float32), self.block, axis=axis)
+        begin = start - first * self.block if axis == 0 else 0
+        ends = slice(begin, begin + (stop - start if axis == 0 else dims[axis]))
+        return held[tuple(ends if place == axis else slice(None) for place in range(len(dims)))]
 
 
 def dequantised(
