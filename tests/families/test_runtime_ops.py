@@ -58,6 +58,14 @@ def test_attention_with_a_mask_and_caches_of_its_own(tmp_path: Path) -> None:
     prove_rebuilt(module)
 
 
+def test_attention_of_onnx(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
+    written(folder_of("llama"), tmp_path / "model.onnx", "Attention")
+    module = OnnxSource().load("m", tmp_path / "model.onnx", CONTEXT)
+    theirs = load_hf("m", folder_of("llama"), CONTEXT)
+    assert [node.name for node in module.nodes()] == [node.name for node in theirs.nodes()]
+    prove_rebuilt(module)
+
+
 @pytest.mark.parametrize("integers", ["nbits", "nbits zero points", "qdq"])
 def test_integers_are_kept_bit_for_bit(integers: Integers, folder_of: Callable[[str], Path], tmp_path: Path) -> None:
     writer = written(folder_of("llama"), tmp_path / "model.onnx", integers=integers)

@@ -3,6 +3,7 @@
 Names, order and attributes are those of the builder's files (0.18) for the CPU: one linear for q, k and v, a mask that
 GroupQueryAttention has itself, rotary embedding inside it, sums inside the norms. With MultiHeadAttention, as its
 optimiser fuses decoders with as many K/V heads as heads: a mask that is added, rotary embedding in ops of its own.
+With Attention of ONNX 23: the same, for any number of K/V heads.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ class Writer:
         parts = [self.weights[f"{prefix}.{part}_proj.weight"] for part in "qkv"]
         biases = [self.weights.get(f"{prefix}.{part}_proj.bias") for part in "qkv"]
         bias = None if biases[0] is None else np.concatenate([one for one in biases if one is not None])
-        if self.op == "MultiHeadAttention":
+        if self.op != "GroupQueryAttention":
             rows = zip("qkv", parts, biases, strict=True)
             return [self.linear(f"{name}/{part}_proj/MatMul", x, weight, one) for part, weight, one in rows]
         joined = self.linear(f"{name}/qkv_proj/MatMul", x, np.concatenate(parts), bias)
@@ -142,9 +143,14 @@ class Writer:
             for at in range(2):
                 turned = f"{name}/{'qk'[at]}_rotary"
                 inputs = [parts[at], "position_ids", "cos_cache", "sin_cache"]
-                parts[at] = self.runtime(
-                    "RotaryEmbedding", turned, inputs, [f"{turned}/output_0"], num_heads=arch.heads
-                )
+                heads = (arch.heads, arch.kv_heads)[at]
+                parts[at] = self.runtime("RotaryEmbedding", turned, inputs, [f"{turned}/output_0"], num_heads=heads)
+        if self.op == "Attention":
+            self.add(
+                self.op, f"{name}/{self.op}", [*parts, "added_mask", *past], [made, *present], scale=arch.score_scale,
+                q_num_heads=arch.heads, kv_num_heads=arch.kv_heads,
+            )  # fmt: skip
+        elif self.op == "MultiHeadAttention":
             self.runtime(
                 self.op, f"{name}/{self.op}", [*parts, "", "", "added_mask", *past], [made, *present],
                 num_heads=arch.heads, scale=arch.score_scale,
@@ -211,7 +217,7 @@ class Writer:
         self.add("Identity", "/lm_head/Identity", [logits], ["logits"])
         new, every = ["batch_size", "sequence_length"], ["batch_size", "total_sequence_length"]
         inputs = [("input_ids", int_, new), ("attention_mask", int_, every)]
-        inputs += [("position_ids", int_, new)] if self.op == "MultiHeadAttention" else []
+        inputs += [("position_ids", int_, new)] if self.op != "GroupQueryAttention" else []
         outputs: list[tuple[str, int, list[Any]]] = [("logits", float_, [*new, arch.vocab])]
         for layer in range(arch.layers):
             for kind in ("key", "value"):
@@ -220,7 +226,7 @@ class Writer:
                 outputs.append((f"present.{layer}.{kind}", float_, [*shape[:2], "total_sequence_length", shape[3]]))
         values = [[helper.make_tensor_value_info(*one) for one in some] for some in (inputs, outputs)]
         graph = helper.make_graph(self.nodes, "main", *values, initializer=self.constants)
-        opsets = [helper.make_opsetid("", 21), helper.make_opsetid(_RUNTIME, 1)]
+        opsets = [helper.make_opsetid("", 23 if self.op == "Attention" else 21), helper.make_opsetid(_RUNTIME, 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 
