@@ -132,7 +132,7 @@ def _key(version: str, shapes: tuple[Shape, ...]) -> str:
 
 
 def _build(words: list[str], work: Path, shapes: tuple[Shape, ...]) -> None:
-    with scratch_folder("kernels") as objects, ThreadPoolExecutor() as threads:
+    with scratch_folder("kernels") as objects, ThreadPoolExecutor(os.cpu_count()) as threads:
         (objects / HEADER).write_text(header(shapes), encoding="utf-8")
         made = list(threads.map(lambda name: _compile(words, name, objects), _c_files()))
         called([*words, "-shared", *made, "-lm", "-o", str(work / LIBRARY)])
