@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..diagnostics.diagnostic import Diagnostic, EngineError, Label, PlanError, 
 from ..diagnostics.foreign_code import ForeignFailure, foreign_code
 from ..diagnostics.wording import join_or
 from ..ir.levels import Level
-from .pass_interface import Chip, Pass, Scope, StepResult
+from .pass_interface import Chip, Pass, Scope, Skip, StepResult
 from .step import Step
 
 if TYPE_CHECKING:
@@ -111,11 +112,20 @@ def _run_step(
     for text in ended_facts(module):
         if text not in ended:
             scope.note(text)
+    if not changes and scope.skips:
+        scope.note(_nothing(step.pass_name, scope.skips))
     error = None
     if before is not None:
         error = _verify(step, before, module, _bound(done))
     told = (tuple(scope.skips), tuple(scope.notes), tuple(scope.tables))
     return StepResult(step.pass_name, step.span, changes, seconds, *told, error, scope.profile)
+
+
+def _nothing(name: str, skips: Sequence[Skip]) -> str:
+    """That a line of the plan does nothing, and the reason that most of its nodes have."""
+    (reason, count), *others = Counter(skip.reason for skip in skips).most_common()
+    rest = "; `--explain-skips` has the others" if others else ""
+    return f"`{name}` changes nothing: {reason} ({count} of {len(skips)}){rest}"
 
 
 def apply(step: Step, module: Module, scope: Scope, default_device: str) -> tuple[int, float]:

@@ -17,6 +17,7 @@ from edgec.compiler.ir.weights import from_array
 from edgec.compiler.pipeline.pass_interface import Pass, Scope, Tolerance
 from edgec.compiler.pipeline.run_steps import PipelineOptions, order_problems, run_pipeline
 from edgec.passes.bucket import Bucket
+from edgec.passes.lut_gemv import LutGemv
 from edgec.passes.place import Place
 from edgec.passes.quantize import Quantize
 
@@ -102,6 +103,16 @@ def test_a_whole_pipeline(draft: Module, steps) -> None:
     assert "embed_tokens  " in printed
     assert "Gather(" in printed
     assert "@cpu" in printed
+
+
+def test_a_line_that_changes_nothing_says_so(draft: Module, steps) -> None:
+    lines = steps((Quantize(weights="int8", block=32), ("*mlp*",)), (LutGemv(when="always"), ("*mlp*",)))
+    told: list[str] = []
+    results = run_pipeline(draft, lines, progress=told.append)
+    expected = "`lut_gemv` changes nothing: its integers have 8 bits, tables serve 1 to 4 (6 of 6)"
+    assert results[1].notes == (expected,)
+    assert any(line.endswith(expected) for line in told)
+    assert not any("changes nothing" in note for note in results[0].notes)
 
 
 def test_skips_are_told_when_asked_for(draft: Module, steps) -> None:
