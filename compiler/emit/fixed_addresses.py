@@ -75,7 +75,7 @@ def one_core() -> Iterator[int | None]:
 def _free_core(cores: Sequence[int]) -> tuple[int, int | None]:
     """A core whose lock nobody holds, with the lock's descriptor; else any."""
     for core in cores:
-        path = Path(tempfile.gettempdir()) / f"edgec-core-{os.getuid()}-{core}.lock"
+        path = _locks() / f"edgec-core-{os.getuid()}-{core}.lock"
         try:
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except OSError:
@@ -87,6 +87,12 @@ def _free_core(cores: Sequence[int]) -> tuple[int, int | None]:
             continue
         return core, lock
     return random.choice(cores), None
+
+
+def _locks() -> Path:
+    """One folder for every edgec of the machine, whatever its TMPDIR is: two on one core take each other's turns."""
+    shared = Path("/tmp")
+    return shared if shared.is_dir() else Path(tempfile.gettempdir())
 
 
 def of_one_length(folder: Path) -> Path:
