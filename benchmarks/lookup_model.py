@@ -36,6 +36,7 @@ ROWS = {
     "int2, MatMulNBits": ("int2", "", "ort { compute = int8 }"),
     "int4, lookup": ("int4", "lut_gemv (when = always)", "ort { compute = int8 }"),
     "int4, MatMulNBits": ("int4", "", "ort { compute = int8 }"),
+    "int2, MNN low": ("int2, symmetric = false", "", "mnn { memory = low }"),  # what its 2 bits are
     "int4, MNN low": ("int4", "", "mnn { memory = low }"),
 }
 PROMPT = "One, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve, thirteen. " * 4
