@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
+from edgec.compiler.bundle.manifest import load_manifest
+from edgec.compiler.cli import main
+from edgec.compiler.driver import compile_plan, load_plan
 from edgec.compiler.emit.target import EmitJob
 from edgec.compiler.ir.levels import Level
 from edgec.compiler.ir.module import Module
@@ -61,3 +65,20 @@ def test_a_small_vision_net_runs_as_emitted(net, tmp_path):
     expected = session(str(path)).run(None, {"image": image.astype(np.float32)})[0]
     assert np.abs(got - expected).max() < 0.005 * np.abs(expected).max()
     assert got.argmax() == expected.argmax()
+
+
+@pytest.mark.slow
+def test_an_input_without_axes_is_one_in_the_bundle_and_in_verify(tmp_path):
+    """QNN stores it as a tensor of one element."""
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[1,8,16] x, float low) => (float[1,8,16] y) {'
+    model = onnx.parser.parse_model(text + " m = Max (x, low)  y = Sigmoid (m) }")
+    for node in model.graph.node:
+        node.name = node.output[0]
+    onnx.save(model, tmp_path / "m.onnx")
+    plan = tmp_path / "p.edge"
+    plan.write_text(f'device {DEVICE}\nmodel m {{ source = onnx("m.onnx") }}\ndeploy m on npu as qnn\n')
+    compile_plan(load_plan(plan), tmp_path / "out")
+    (part,) = load_manifest(tmp_path / "out").parts.values()
+    shapes = {spec["name"]: spec["shape"] for spec in part["graphs"]["main"]["inputs"]}
+    assert shapes == {"x": [1, 8, 16], "low": []}
+    assert main(["verify", str(tmp_path / "out")]) == 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,9 +127,14 @@ def _differences(graph: str, kind: str, have: Mapping[str, TensorSpec], want: Ma
     problems = [f"{graph} lacks the {kind} {want[name]}" for name in want.keys() - have.keys()]
     problems += [f"{graph} has an unexpected {kind} {have[name]}" for name in have.keys() - want.keys()]
     for name in have.keys() & want.keys():
-        if have[name] != want[name]:
+        if have[name] != _as_stored(want[name]):
             problems.append(f"{graph}: {kind} {want[name]} came back as {have[name]}")
     return problems
+
+
+def _as_stored(spec: TensorSpec) -> TensorSpec:
+    """QNN has no tensor without axes: a scalar is one of a single element."""
+    return spec if spec.shape else replace(spec, shape=(1,))
 
 
 def verify(
@@ -141,7 +146,17 @@ def verify(
     if problems:
         found = (Diagnostic("E0611", f"`{path.name}`: {problem}") for problem in problems)
         raise EngineError(*found)
-    return info
+    return replace(info, graphs={name: _as_meant(graph, expected[name]) for name, graph in info.graphs.items()})
+
+
+def _as_meant(graph: GraphSpec, meant: GraphSpec) -> GraphSpec:
+    """The tensors of a binary, in its order, with scalars as they are in the graph."""
+    scalars = {spec.name for side in _SIDES for spec in getattr(meant, side) if not spec.shape}
+
+    def one(spec: TensorSpec) -> TensorSpec:
+        return replace(spec, shape=()) if spec.name in scalars else spec
+
+    return GraphSpec(tuple(map(one, graph.inputs)), tuple(map(one, graph.outputs)))
 
 
 def check_encodings(file: str, tensors: Sequence[TensorSpec], encodings: Mapping[str, Encoding]) -> None:
