@@ -13,6 +13,7 @@ cost when the columns behind it make good what they can:
 
     min over e_R of  e H e^T  =  e_B S e_B^T,    S = H_BB - H_BR H_RR^-1 H_RB = (U_BB^T U_BB)^-1
 
+Up to two bits blocks are walked in their own order, and what their errors cost is H_BB.
 With `act_order` columns go by falling diag H wherever they lie, over grids fixed before (static groups).
 
 Of a sparse weight the dropped inputs stay zero (`kept` says which are not): each is rounded to zero, whatever the
@@ -46,6 +47,7 @@ _SHRINK = 0.1
 _RIDGE = 0.01
 _LARGEST_PARTS = (1.0, 0.85, 0.7, 0.55)
 _LEVEL_ROUNDS = 3
+_FEW = 2  # bits, at which the real model loses by blocks of the largest inputs first: 1.86 for 1.60
 _TIMID = 0.3  # a least-squares scale below this part of the searched one is not believed
 
 
@@ -94,9 +96,10 @@ RowSolver = Callable[[torch.Tensor, torch.Tensor | None], Solved]
 
 def solver(name: str, moments: Moments, kind: GridKind, settings: Gptq) -> RowSolver:
     """What solves rows [R, K] of weights on the inputs of `moments`; it is told which of them may differ from zero."""
-    few = _SHRINK * len(moments.hessian) / moments.count  # few inputs tell little of how they go together
-    damping = settings.damping + few
-    ready = prepare(name, moments.hessian, damping, settings.act_order, kind.block)
+    shrunk = _SHRINK * len(moments.hessian) / moments.count  # few inputs tell little of how they go together
+    damping = settings.damping + shrunk
+    few = kind.bits <= _FEW
+    ready = prepare(name, moments.hessian, damping, settings.act_order, 0 if few else kind.block, evenly=few)
     notes = []
     if ready.damping > damping:
         notes.append(
@@ -212,7 +215,9 @@ def _columns(
                 own = (
                     part[i : i + block] if mask is None else torch.where(mask[i : i + block], part[i : i + block], 0.0)
                 )
-                _refit(columns, own.T, _left_to_cost(ready, k, block, mask is not None), kind, group)
+                _refit(
+                    columns, own.T, _left_to_cost(ready, k, block, mask is not None or plain.bits <= _FEW), kind, group
+                )
             chosen[i] = columns.nearest(part[i] if mask is None else torch.where(mask[i], part[i], 0.0), group)
             errors[i] = (part[i] - columns.value(chosen[i], group)) / upper[k, k]
             part[i + 1 :].addr_(upper[k, k + 1 : last], errors[i], alpha=-1)
@@ -221,9 +226,11 @@ def _columns(
     return q[:, torch.argsort(order)], columns.grid()
 
 
-def _left_to_cost(ready: Damped, first: int, block: int, sparse: bool) -> torch.Tensor:
-    """S [B, B] of the block at place `first`; H_BB for sparse rows, each of which has other columns to make good."""
-    if sparse or block == len(ready.order):
+def _left_to_cost(ready: Damped, first: int, block: int, alone: bool) -> torch.Tensor:
+    """S [B, B] of the block at place `first`; H_BB where it counts `alone`: sparse rows each have other columns to make
+    good, and what few integers leave is more than the columns behind can.
+    """
+    if alone or block == len(ready.order):
         own = ready.order[first : first + block]
         return ready.matrix[own[:, None], own]
     upper = ready.upper[first : first + block, first : first + block].double()

@@ -50,15 +50,17 @@ def damp_between(hessian: torch.Tensor, damping: float) -> torch.Tensor:
     return hessian
 
 
-def prepare(name: str, hessian: torch.Tensor, damping: float, by_importance: bool, block: int = 0) -> Damped:
+def prepare(
+    name: str, hessian: torch.Tensor, damping: float, by_importance: bool, block: int = 0, evenly: bool = False
+) -> Damped:
     """Damp, order and factor; raises if no damping makes the matrix positive definite.
 
     `by_importance`: the inputs of largest diagonal come first, wherever they lie; else the blocks of `block` inputs of
-    largest diagonals and within each its largest first, or all as they are (0).
+    largest diagonals and within each its largest first, or all as they are (0). `evenly`: every input is damped alike.
     """
     used = damping
     while True:
-        matrix = damp_between(hessian.clone(), used)
+        matrix = damped(hessian, used) if evenly else damp_between(hessian.clone(), used)
         order, ordered = torch.arange(len(matrix), device=matrix.device), matrix
         if by_importance or block:
             sizes = matrix.diagonal()

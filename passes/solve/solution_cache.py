@@ -27,7 +27,7 @@ from ..quantization.round_to_nearest import QuantizedTensors
 from .integer_grid import Grid
 
 KIND = "solve"
-VERSION = "9"  # of the solvers' arithmetic: a new one forgets what was solved before
+VERSION = "10"  # of the solvers' arithmetic: a new one forgets what was solved before
 
 
 @dataclass

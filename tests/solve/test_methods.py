@@ -222,9 +222,9 @@ def test_a_block_costs_what_the_columns_behind_it_leave() -> None:
     e = torch.randn(1, 96, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     e[:, :32] = 0.0
     e[:, rest] = -e[:, own] @ matrix[own, rest] @ torch.linalg.inv(matrix[rest, rest])
-    cost = gptq._left_to_cost(ready, 32, 32, sparse=False).double()
+    cost = gptq._left_to_cost(ready, 32, 32, alone=False).double()
     assert torch.allclose(e @ matrix @ e.T, e[:, own] @ cost @ e[:, own].T, rtol=1e-3)
-    plain = gptq._left_to_cost(ready, 32, 32, sparse=True).double()
+    plain = gptq._left_to_cost(ready, 32, 32, alone=True).double()
     assert torch.equal(plain, matrix[own, own])
 
 
