@@ -111,6 +111,6 @@ def test_a_scale_is_damped_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The Hessian is factored once, for free scales and for those on levels."""
     w, moments = problem()
     calls = []
-    monkeypatch.setattr(gptq, "prepare", lambda *given: calls.append(1) or hessian.prepare(*given))
+    monkeypatch.setattr(gptq, "prepare", lambda *given, **more: calls.append(1) or hessian.prepare(*given, **more))
     gptq.solve("x", w, moments, KIND, gptq.Gptq())
     assert len(calls) == 1
