@@ -23,7 +23,7 @@ from ..files.cache import read_note, write_note
 from ..ir import kv_names
 from ..ir.decoder_arch import DecoderArch
 from ..ir.module import Module
-from ..sources.onnx.decoder.masks import FAR_BELOW, feeds, made_alone, role_arrays, roles
+from ..sources.onnx.decoder.masks import FAR_BELOW, feeds, made_alone, roles
 from ..sources.onnx.decoder.recognise import Found, recognise
 from ..sources.onnx.decoder.walk import Declined, decline
 
@@ -79,7 +79,9 @@ def _prove(file: Path, original: ir.Model, found: Found, arch: DecoderArch, buil
     for tokens, past in CALLS:
         if tokens + past > context:
             continue
-        fed = _feeds(original.graph, found, given, arch, tokens, past)
+        rng = np.random.default_rng(tokens)
+        ids = rng.integers(0, arch.vocab, (1, tokens))
+        fed = feeds(original.graph, given, found, ids, past, rng.standard_normal)
         try:
             names = [value.name or "" for value in original.graph.outputs]
             expected = {n: np.asarray(x) for n, x in zip(names, session.run(names, fed), strict=True)}
@@ -111,23 +113,6 @@ def _in_floats(file: Path) -> bytes | None:
     for one in rounding:
         one.i = 1
     return proto.SerializeToString() if rounding else None
-
-
-def _feeds(graph: ir.Graph, found: Found, given: Mapping[str, str], arch: DecoderArch, tokens: int, past: int) -> Feeds:
-    rng = np.random.default_rng(tokens)
-    made = role_arrays(rng.integers(0, arch.vocab, (1, tokens)), past)
-    caches = {cache.past: cache for layer in found.layers for cache in (layer.keys, layer.values)}
-    fed: Feeds = {}
-    for value in graph.inputs:
-        name, dtype = value.name or "", (value.dtype or ir.DataType.FLOAT).numpy()
-        if name in given:
-            array = made[given[name]]
-            if value.shape is not None and len(value.shape) == 1:
-                array = array[0]  # positions as a row, [S]
-        else:
-            array = rng.standard_normal(caches[name].shape(1, arch.kv_heads, past, arch.head_dim))
-        fed[name] = array.astype(dtype)
-    return fed
 
 
 def _rebuilt(
@@ -207,7 +192,7 @@ def _masks(model: ir.Model, found: Found, given: Mapping[str, str], context: int
         try:
             opened = open_session(model, quiet_session)
             names = [output.name for output in opened.get_outputs()]
-            made = opened.run(names, feeds(model.graph, given, tokens, past, found))
+            made = opened.run(names, feeds(model.graph, given, found, np.zeros((1, tokens)), past))
         except Exception as found_out:  # the engine raises types of its own for each kind of refusal
             problem = found_out
             continue

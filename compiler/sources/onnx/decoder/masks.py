@@ -6,7 +6,7 @@ A window of W positions shows at the last position of a context: the last W scor
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -65,19 +65,29 @@ def made_alone(original: ir.Model, names: Iterable[str]) -> ir.Model:
     return model
 
 
-def feeds(graph: ir.Graph, given: Mapping[str, str], tokens: int, past: int, found: Found) -> Feeds:
-    """Inputs of what makes masks: `tokens` new positions behind `past` ones; `given` are roles."""
+def feeds(
+    graph: ir.Graph,
+    given: Mapping[str, str],
+    found: Found,
+    ids: np.ndarray,
+    past: int,
+    filled: Callable[[tuple[int, ...]], np.ndarray] = np.zeros,
+) -> Feeds:
+    """Inputs of a decoder, or of what makes its masks: the new `ids` [1,S] behind `past` positions, whose keys and
+    values are `filled`; `given` are roles. Positions may be a row [S].
+    """
     layer = found.layers[0]
-    made = role_arrays(np.zeros((1, tokens)), past)
+    made = role_arrays(ids, past)
     caches = {cache.past: cache for one in found.layers for cache in (one.keys, one.values)}
     fed: Feeds = {}
     for value in graph.inputs:
         name, dtype = value.name or "", (value.dtype or ir.DataType.FLOAT).numpy()
         if name in given:
             array = made[given[name]]
-            fed[name] = (array[0] if value.shape is not None and len(value.shape) == 1 else array).astype(dtype)
+            array = array[0] if value.shape is not None and len(value.shape) == 1 else array
         else:
-            fed[name] = np.zeros(caches[name].shape(1, layer.kv_heads, past, layer.head_dim), dtype)
+            array = filled(caches[name].shape(1, layer.kv_heads, past, layer.head_dim))
+        fed[name] = array.astype(dtype)
     return fed
 
 
@@ -103,7 +113,9 @@ def _shown(model: ir.Model, found: Found, given: Mapping[str, str], context: int
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        made = ReferenceEvaluator(ir.to_proto(model)).run(None, feeds(model.graph, given, 2, context - 2, found))
+        made = ReferenceEvaluator(ir.to_proto(model)).run(
+            None, feeds(model.graph, given, found, np.zeros((1, 2)), context - 2)
+        )
     except Declined:
         raise
     except Exception:  # of a hostile graph anything: the proof says what it makes of it
