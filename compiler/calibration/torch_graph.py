@@ -211,6 +211,14 @@ def run(nodes: Iterable[ir.Node], env: Env, constants: Constants, wanted: Sequen
     return [values[value] for value in wanted]
 
 
+def all_values(nodes: Iterable[ir.Node], env: Env, constants: Constants) -> Env:
+    """`env` with what every node makes."""
+    values = dict(env)
+    for node in nodes:
+        values.update(zip(node.outputs, outputs_of(node, values, constants), strict=False))
+    return values
+
+
 def _needed(nodes: list[ir.Node], env: Env, wanted: Sequence[ir.Value]) -> list[ir.Node]:
     open_ = {value for value in wanted if value not in env}
     kept = []

@@ -25,7 +25,7 @@ from safetensors.numpy import load_file, save_file
 from ...compiler.calibration import windows as calibrate
 from ...compiler.calibration.cores import one_thread_an_operation
 from ...compiler.calibration.time_left import TimeLeft
-from ...compiler.calibration.torch_graph import Constants, Env, device, outputs_of, plain_inputs, segments
+from ...compiler.calibration.torch_graph import Constants, Env, all_values, device, plain_inputs, segments
 from ...compiler.diagnostics.diagnostic import EngineError, fail
 from ...compiler.files import cache
 from ...compiler.ir.module import Module, constant
@@ -189,12 +189,11 @@ def measure_ranges(
 def _run(
     nodes: Iterable[ir.Node], env: Env, constants: Constants, see: Callable[[ir.Value, torch.Tensor], None]
 ) -> Env:
-    values = dict(env)
     with torch.no_grad():
-        for node in nodes:
-            for value, x in zip(node.outputs, outputs_of(node, values, constants), strict=False):
-                values[value] = x
-                see(value, x)
+        values = all_values(nodes, env, constants)
+    for value, x in values.items():
+        if value not in env:
+            see(value, x)
     return values
 
 

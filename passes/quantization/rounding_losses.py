@@ -24,7 +24,16 @@ import torch
 from ...compiler.calibration import windows as calibrate
 from ...compiler.calibration.cores import in_order, one_thread_an_operation
 from ...compiler.calibration.time_left import TimeLeft
-from ...compiler.calibration.torch_graph import Constants, Env, Segment, device, outputs_of, plain_inputs, segments
+from ...compiler.calibration.torch_graph import (
+    Constants,
+    Env,
+    Segment,
+    all_values,
+    device,
+    outputs_of,
+    plain_inputs,
+    segments,
+)
 from ...compiler.files import cache
 from ...compiler.ir.activation_encodings import Encoding
 from ...compiler.ir.module import Module
@@ -102,13 +111,10 @@ class _Stretch:
     def forward(self, env: Env) -> Env:
         """What later segments read, of `env` and of this one."""
         with torch.no_grad():
-            return {value: x for value, x in self._run(env).items() if value in self.keep}
+            return {value: x for value, x in self._values(env).items() if value in self.keep}
 
-    def _run(self, env: Env) -> Env:
-        values = dict(env)
-        for node in self.segment.nodes:
-            values.update(zip(node.outputs, outputs_of(node, values, self.constants), strict=False))
-        return values
+    def _values(self, env: Env) -> Env:
+        return all_values(self.segment.nodes, env, self.constants)
 
     def pulls_of_tokens(self, env: Env, drawn: torch.Generator, logits: ir.Value) -> Env:
         """Gradients of the sum of the log probabilities of one drawn token a position, by what the head reads.
@@ -124,7 +130,7 @@ class _Stretch:
             with torch.enable_grad():
                 some = {value: x[:, at : at + (step or length)] for value, x in whole.items()}
                 leaves = _leaves(some, self.segment.reads)
-                p = torch.log_softmax(self._run({**some, **leaves})[logits][0], -1)
+                p = torch.log_softmax(self._values({**some, **leaves})[logits][0], -1)
                 tokens = torch.multinomial(p.detach().exp().cpu(), 1, generator=drawn).to(p.device)
                 found = torch.autograd.grad(p.gather(1, tokens).sum(), list(leaves.values()), allow_unused=True)
             parts.append(_given(leaves, found))
@@ -134,7 +140,7 @@ class _Stretch:
         """From the gradients behind the segment to those in front of it; the sum over tokens of each linear's loss."""
         with torch.enable_grad():
             leaves = _leaves(env, self.segment.reads)
-            values = self._run({**env, **leaves})
+            values = self._values({**env, **leaves})
             ends = [(values[value], pull) for value, pull in pulls.items() if value not in env]
             given = {node: values[node.outputs[0]] for node in self.narrow}
             found = torch.autograd.grad(

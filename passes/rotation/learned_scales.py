@@ -27,7 +27,16 @@ import torch
 from ...compiler.calibration import windows as calibrate
 from ...compiler.calibration.cores import in_order, one_thread_an_operation
 from ...compiler.calibration.time_left import TimeLeft
-from ...compiler.calibration.torch_graph import Constants, Env, Segment, device, outputs_of, plain_inputs, segments
+from ...compiler.calibration.torch_graph import (
+    Constants,
+    Env,
+    Segment,
+    all_values,
+    device,
+    outputs_of,
+    plain_inputs,
+    segments,
+)
 from ...compiler.diagnostics.diagnostic import fail
 from ...compiler.files import cache
 from ...compiler.ir.module import Module
@@ -219,11 +228,8 @@ class _Block:
         return torch.stack(found).sum()
 
     def _values(self, env: Env) -> Env:
-        values = dict(env)
         with torch.no_grad():
-            for node in self.segment.nodes:
-                values.update(zip(node.outputs, outputs_of(node, values, self.constants), strict=False))
-        return values
+            return all_values(self.segment.nodes, env, self.constants)
 
     def _run(self, env: Env, leaves: Leaves | None) -> Env:
         values = dict(env)

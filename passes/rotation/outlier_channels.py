@@ -27,7 +27,7 @@ import torch
 from ...compiler.calibration import windows as calibrate
 from ...compiler.calibration.cores import in_order, one_thread_an_operation
 from ...compiler.calibration.time_left import TimeLeft
-from ...compiler.calibration.torch_graph import Constants, Env, Segment, device, outputs_of, plain_inputs, segments
+from ...compiler.calibration.torch_graph import Constants, Env, Segment, all_values, device, plain_inputs, segments
 from ...compiler.files import cache
 from ...compiler.ir.linears import linears
 from ...compiler.ir.module import Module
@@ -112,10 +112,8 @@ def _walk(
     segment: Segment, constants: Constants, wanted: Sequence[ir.Value], later: set[ir.Value], env: Env
 ) -> tuple[Env, list[torch.Tensor]]:
     """What is read behind the segment, and the largest magnitudes by channel of the values `wanted`."""
-    values = dict(env)
     with torch.no_grad():
-        for node in segment.nodes:
-            values.update(zip(node.outputs, outputs_of(node, values, constants), strict=False))
+        values = all_values(segment.nodes, env, constants)
     tops = [values[value].abs().flatten(0, -2).amax(0) for value in wanted]
     return {value: x for value, x in values.items() if value in later}, tops
 
