@@ -132,14 +132,16 @@ class Quantize(Pass):
     act_order: bool = param(
         False,
         doc="true: gptq solves the inputs with the largest activations first, wherever they lie, and scales are chosen "
-        "before it starts; false: it solves the blocks with the largest first, each with its scale",
+        "before it starts; false: it solves the blocks with the largest first, each with its scale (of one and two "
+        "bits in their own order)",
         also_called=("desc_act", "actorder"),
         goes_with=("method", ("gptq", "reconstruct")),
     )
     damping: float = param(
         _DAMPING,
         doc="gptq: added to the Hessian's diagonal, as a fraction of what lies between an input's own and the mean one "
-        "(their geometric mean); raised tenfold until the matrix is positive definite",
+        "(their geometric mean; of one and two bits the mean one); raised tenfold until the matrix is positive "
+        "definite",
         minimum=0,
         maximum=1,
         also_called=("damp", "percdamp", "damp_percent", "dampening_frac"),
