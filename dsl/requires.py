@@ -43,6 +43,12 @@ def check_requirement(
     if bound is None:
         return None
     relative = isinstance(condition.bound, ast.Product)
+    if op in ("<=", "<") and not relative and bound < measure.looks_relative_below:
+        message = f"no text has a {measure.name} of {bound:g}: this line cannot hold"
+        if bound >= 1:
+            message = f"a {measure.name} of {bound:g} is that of a text known by heart"
+        help = f"a bound beside the float model's is written `{max(bound, 1):g} * baseline`"
+        report.warning("W0312", message, condition.bound.span, help=help, models=(model,))
     return Require(condition.subject, op, bound, relative, show(condition), condition.span)
 
 
@@ -112,6 +118,8 @@ def _meant(subject: str, known: Collection[str]) -> str | None:
     owner, _, word = subject.rpartition(".")
     meant = [(name, measure) for name, measure in measures().items() if same_word(word, measure.also_called)]
     names = [name if measure.of == "device" else f"{owner}.{name}" for name, measure in meant]
+    whose = [one for one in known if not owner and one.endswith(f".{word}")]  # `perplexity`, of the only model
+    names += whose if len(whose) == 1 else []
     return next((name for name in names if name in known), None)
 
 

@@ -40,7 +40,11 @@ _SHOWN = 3
 
 def open_questions(plan: Plan) -> list[Deploy]:
     """The deploys whose answer needs a graph or a tokenizer; nothing heavy is imported to tell."""
-    return [deploy for deploy in plan.deploys if _needs_graph(plan, deploy) or _reads_text(plan, deploy)]
+    return [
+        deploy
+        for deploy in plan.deploys
+        if _needs_graph(plan, deploy) or _reads_text(plan, deploy) or _is_judged(plan, deploy)
+    ]
 
 
 @dataclass
@@ -149,15 +153,32 @@ def _reads_text(plan: Plan, deploy: Deploy) -> bool:
     return calibrated and plan.calibration is not None
 
 
-def _text_problems(plan: Plan, deploy: Deploy, module: Module) -> Iterable[Diagnostic]:
-    if not _reads_text(plan, deploy) or plan.calibration is None or module.arch is None:
-        return ()
-    from ..calibration.windows import check_text
+def _is_judged(plan: Plan, deploy: Deploy) -> bool:
+    """Whether the model's perplexity is measured on the plan's `evaluation` text."""
+    model = plan.models[deploy.model]
+    return plan.evaluation is not None and model.arch is not None and model.source.tokenizer_folder is not None
 
+
+def _text_problems(plan: Plan, deploy: Deploy, module: Module) -> Iterator[Diagnostic]:
+    """What is wrong with the texts that the model is calibrated with and judged on."""
+    if module.arch is None:
+        return
+    from ..calibration.windows import check_text as check_calibration
+    from ..oracle.text_perplexity import check_text
+
+    if _reads_text(plan, deploy) and (calibration := plan.calibration) is not None:
+        yield from _mistakes(lambda: check_calibration(calibration, module), calibration.span)
+    folder = module.tokenizer_folder
+    if _is_judged(plan, deploy) and (evaluation := plan.evaluation) is not None and folder is not None:
+        yield from _mistakes(lambda: check_text(evaluation.text, folder, evaluation.windows), evaluation.span)
+
+
+def _mistakes(check: Callable[[], None], at: Span) -> Sequence[Diagnostic]:
+    """What `check` raises, at the block `at` where it has no place of its own."""
     try:
-        check_text(plan.calibration, module)
+        check()
     except PlanError as error:
-        return error.diagnostics
+        return [one if one.at is not None else replace(one, at=Label(at)) for one in error.diagnostics]
     return ()
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..ir.module import Module
 
 WINDOW = 256
+_CHARACTERS = 8  # of a token, at most, in any text that has many; one with longer ones is read whole
 
 
 def read_text(paths: Sequence[Path]) -> str:
@@ -49,6 +50,14 @@ def check_windows(ids: Sequence[int], windows: int, origin: Span | None = None) 
         plural = "" if filled == 1 else "s"
         message = f"the evaluation text fills {filled} window{plural} of {WINDOW} tokens, {windows} are asked for"
         fail("E0952", message, at=origin, help=f"set `windows` to at most {filled}" if filled else "give a longer text")
+
+
+def check_text(paths: Sequence[Path], tokenizer: Path, windows: int) -> None:
+    """Every error of a text that is to be judged on; of a long one only as much is tokenised as fills the windows."""
+    text = read_text(paths)
+    start = text[: windows * WINDOW * _CHARACTERS]
+    if len(start) == len(text) or len(token_ids(tokenizer, start)) // WINDOW < windows:
+        check_windows(token_ids(tokenizer, text), windows)
 
 
 def module_perplexity(

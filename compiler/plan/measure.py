@@ -40,6 +40,7 @@ class Measure:
         None  # a bound is a size like `3.4 GiB`, a rate; None: a number above 0
     )
     has_baseline: ClassVar[bool] = False  # whether a bound may be a product like `1.03 * baseline`
+    looks_relative_below: ClassVar[float] = 0.0  # an upper bound below it was meant as a share of the baseline
     needs_evaluation: ClassVar[bool] = False  # whether the plan's `evaluation` text is what it is measured on
     decoders_only: ClassVar[bool] = False  # whether only a language model has it
     also_called: ClassVar[tuple[str, ...]] = ()  # what people type who mean it
@@ -80,11 +81,12 @@ class BundleSize(Measure):
 
 
 class Perplexity(Measure):
-    """Perplexity of the compressed module on the `evaluation` text, in ONNX Runtime; baseline: the float model's."""
+    """Perplexity of the model as it ships, on the `evaluation` text; baseline: the float model's."""
 
     name: ClassVar[str] = "perplexity"
     of: ClassVar[Literal["bundle", "model", "device"]] = "model"
     has_baseline: ClassVar[bool] = True
+    looks_relative_below: ClassVar[float] = 1.5
     needs_evaluation: ClassVar[bool] = True
     decoders_only: ClassVar[bool] = True
     also_called: ClassVar[tuple[str, ...]] = ("ppl", "loss", "quality", "accuracy", "perplex")

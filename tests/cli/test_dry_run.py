@@ -146,6 +146,25 @@ def test_too_little_text(tmp_path: Path) -> None:
     assert (found.code, found.at and found.at.span.line) == ("E0452", 3)
 
 
+def test_a_text_to_judge_on_that_is_too_short(tmp_path: Path) -> None:
+    """Both texts are told of at once, each at its block; the evaluation's too where nothing is calibrated."""
+    (tmp_path / "short.txt").write_text("import os\n")
+    judged = f'evaluation {{ text = "{tmp_path}/short.txt"  windows = 2 }}\ndeploy'
+    text = DECODER.format(lines='  quantize (weights = int4, method = gptq)  on "layers.*"').replace("deploy", judged)
+    found = told(tmp_path, text.replace("samples = 4", "samples = 100000"))
+    assert [one.code for one in found] == ["E0452", "E0952"]
+    (alone,) = told(tmp_path, DECODER.format(lines="  quantize (weights = int8)").replace("deploy", judged))
+    assert alone.code == "E0952"
+    assert "evaluation" in text.splitlines()[places([alone])[0][1] - 1]
+
+
+def test_a_text_to_judge_on_that_is_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes("naïve".encode("latin-1"))
+    judged = f'evaluation {{ text = "{tmp_path}/latin.txt"  windows = 2 }}\ndeploy'
+    (found,) = told(tmp_path, DECODER.format(lines="  quantize (weights = int8)").replace("deploy", judged))
+    assert (found.code, found.at is not None) == ("E0951", True)
+
+
 def write_graph(path: Path, body: str, shape: str = "1,64", result: str = "1,128", **weights: np.ndarray) -> None:
     """An ONNX file of the nodes `body`, from `x` to `y`."""
     text = f'<ir_version: 10, opset_import: ["": 21]> g (float[{shape}] x) => (float[{result}] y) {{ {body} }}'
