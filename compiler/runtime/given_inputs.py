@@ -2,13 +2,13 @@
 
 .npz     an array for each input
 image    [N,C,H,W] or [N,H,W,C] of 1, 3 or 4 channels: resized to fixed sides; floats from 0 to 1, integers to 255
+         (`picture.py`)
 .wav     [T], [N,T] or [N,1,T]: one channel, floats from -1 to 1 or int16; cut or padded to a fixed T
 random   normal floats, 0 and 1 for integers, at sizes of open dimensions that the graph runs with
 """
 
 from __future__ import annotations
 
-import importlib
 import math
 import wave
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,13 +21,12 @@ from ..diagnostics.diagnostic import fail
 from ..files import npz
 from ..files.plain_file import open_plain
 from .kv_cache import numpy_dtype
+from .picture import CHANNELS, pixels
 
 Arrays = dict[str, np.ndarray]
 Spec = Mapping[str, Any]
 
 SIZES = (4, 1, 8, 16, 32, 64, 128, 224, 256, 512, 1024, 4096, 16000)  # tried for open dimensions, in this order
-_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
-_LARGEST_IMAGE = 1 << 28  # pixels; PIL warns of smaller ones
 _LEAST_SIDE = 8  # an input of a smaller fixed size is no picture
 
 
@@ -104,16 +103,16 @@ def _one(path: Path, what: str, fitting: Sequence[Spec], specs: Sequence[Spec]) 
 
 def _image(path: Path, specs: Sequence[Spec]) -> Arrays:
     places = {spec["name"]: at for spec in specs if (at := _channel_axis(spec)) is not None}
-    spec = _one(path, "an image or no file that is known", [one for one in specs if one["name"] in places], specs)
+    spec = _one(path, "a picture, or no file that is known", [one for one in specs if one["name"] in places], specs)
     axis = places[spec["name"]]
     shape = list(spec["shape"])
     channels = shape[axis]
     height, width = (shape[2], shape[3]) if axis == 1 else (shape[1], shape[2])
-    pixels = _pixels(path, _CHANNELS[channels], width, height)
+    picture = pixels(path, channels, *(side if isinstance(side, int) else None for side in (width, height)))
     if numpy_dtype(spec["dtype"]).kind == "f":
-        pixels = pixels.astype(np.float32) / np.float32(255)
-    pixels = pixels.transpose(2, 0, 1) if axis == 1 else pixels
-    return {spec["name"]: np.ascontiguousarray(pixels[None])}
+        picture = picture.astype(numpy_dtype(spec["dtype"])) / 255
+    picture = picture.transpose(2, 0, 1) if axis == 1 else picture
+    return {spec["name"]: np.ascontiguousarray(picture[None])}
 
 
 def _channel_axis(spec: Spec) -> int | None:
@@ -122,31 +121,9 @@ def _channel_axis(spec: Spec) -> int | None:
     if len(shape) != 4 or numpy_dtype(spec["dtype"]).kind not in "fu":
         return None
     for axis, sides in ((1, shape[2:]), (3, shape[1:3])):
-        if shape[axis] in _CHANNELS and all(not isinstance(d, int) or d >= _LEAST_SIDE for d in sides):
+        if shape[axis] in CHANNELS and all(not isinstance(d, int) or d >= _LEAST_SIDE for d in sides):
             return axis
     return None
-
-
-def _pixels(path: Path, mode: str, width: int | None, height: int | None) -> np.ndarray:
-    """[H,W,C] uint8, resized where a side is fixed."""
-    try:
-        image = importlib.import_module("PIL.Image")
-    except ImportError:
-        fail(
-            "E0927", f"`{path}` may be an image, which is read by Pillow", help="`pip install pillow`, or give an .npz"
-        )
-    try:
-        with image.open(path) as opened:
-            if opened.width * opened.height > _LARGEST_IMAGE:
-                fail("E0922", f"`{path}` has {opened.width}x{opened.height} pixels, allowed are {_LARGEST_IMAGE}")
-            picture = opened.convert(mode)
-    except (OSError, ValueError, SyntaxError, image.DecompressionBombError) as error:
-        fail("E0922", f"`{path}` is no image that Pillow can read: {str(error).splitlines()[0][:160]}")
-    wide = width if isinstance(width, int) else picture.width
-    high = height if isinstance(height, int) else picture.height
-    if (wide, high) != picture.size:
-        picture = picture.resize((wide, high))
-    return np.asarray(picture, np.uint8).reshape(high, wide, -1)
 
 
 def _sound(path: Path, specs: Sequence[Spec]) -> Arrays:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-import types
 import wave
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 from edgec.compiler.cli import main
 from edgec.compiler.diagnostics.diagnostic import PlanError
 from edgec.compiler.runtime.given_inputs import candidates
+from PIL import Image
 
 GRAPH = "g (float[1,3,8,16] image, float[1,t] sound, int64[2] i) => (float[1,3,8,16] y, float[1,t] z, int64[2] j)"
 BODY = "{ y = Relu(image) z = Neg(sound) j = Neg(i) }"
@@ -81,48 +82,79 @@ def test_a_fixed_length_cuts_and_pads(tmp_path: Path) -> None:
         assert np.count_nonzero(arrays["sound"]) == min(length, 20)
 
 
-class Picture:
-    """What Pillow gives: enough of it."""
-
-    width, height, size = 4, 2, (4, 2)
-
-    def __enter__(self) -> Picture:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def convert(self, mode: str) -> Picture:
-        assert mode == "RGB"
-        return self
-
-    def resize(self, size: tuple[int, int]) -> Picture:
-        made = Picture()
-        made.width, made.height, made.size = *size, size
-        return made
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
-        return np.full((self.height, self.width, 3), 255, np.uint8)
+def picture(path: Path, size: tuple[int, int] = (4, 2), mode: str = "RGB", colour: Any = (255, 0, 51)) -> Path:
+    Image.new(mode, size, colour).save(path)
+    return path
 
 
-def test_an_image_is_resized_where_sides_are_fixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = types.ModuleType("PIL.Image")
-    fake.open = lambda _path: Picture()  # type: ignore[attr-defined]
-    fake.DecompressionBombError = type("DecompressionBombError", (Exception,), {})  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "PIL", types.ModuleType("PIL"))
-    monkeypatch.setitem(sys.modules, "PIL.Image", fake)
-    (tmp_path / "a.png").write_bytes(b"\x89PNG....")
-    (floats,) = candidates([IMAGE, TABLE], tmp_path / "a.png", False)
-    assert (floats["image"].shape, floats["image"].dtype, floats["image"].max()) == ((1, 3, 8, 16), np.float32, 1.0)
-    (whole,) = candidates([LAST, TABLE], tmp_path / "a.png", False)
-    assert (whole["bytes"].shape, whole["bytes"].dtype, whole["bytes"].max()) == ((1, 2, 4, 3), np.uint8, 255)
+@pytest.mark.parametrize(("ending", "off"), [("png", 0), ("bmp", 0), ("webp", 4), ("jpeg", 4)])
+def test_an_image_is_resized_where_sides_are_fixed(ending: str, off: int, tmp_path: Path) -> None:
+    file = picture(tmp_path / f"a.{ending}")
+    (floats,) = candidates([IMAGE, TABLE], file, False)
+    assert (floats["image"].shape, floats["image"].dtype) == ((1, 3, 8, 16), np.float32)
+    np.testing.assert_allclose(floats["image"].mean(axis=(0, 2, 3)), [1, 0, 0.2], atol=(off + 0.1) / 255)
+    (whole,) = candidates([LAST, TABLE], file, False)
+    assert (whole["bytes"].shape, whole["bytes"].dtype) == ((1, 2, 4, 3), np.uint8)
+    np.testing.assert_allclose(whole["bytes"].mean(axis=(0, 1, 2)), [255, 0, 51], atol=off)
+
+
+def test_grey_of_16_bits_and_a_turned_photograph(tmp_path: Path) -> None:
+    grey = {"name": "grey", "dtype": "float32", "shape": [1, 1, "h", "w"]}
+    Image.fromarray(np.full((2, 4), 0x8000, np.uint16)).save(tmp_path / "grey.png")
+    (arrays,) = candidates([grey], tmp_path / "grey.png", False)
+    np.testing.assert_array_equal(arrays["grey"], np.full((1, 1, 2, 4), 128 / 255, np.float32))
+    held = Image.new("L", (4, 2))
+    exif = held.getexif()
+    exif[0x0112] = 6  # on its side
+    held.save(tmp_path / "side.jpeg", exif=exif)
+    (arrays,) = candidates([grey], tmp_path / "side.jpeg", False)
+    assert arrays["grey"].shape == (1, 1, 4, 2)
+
+
+def bomb(path: Path, side: int) -> Path:
+    """A PNG of few bytes whose header states that many pixels a side."""
+    picture(path, (1, 1))
+    held = bytearray(path.read_bytes())
+    held[16:24] = side.to_bytes(4, "big") * 2
+    held[29:33] = zlib.crc32(held[12:29]).to_bytes(4, "big")
+    path.write_bytes(held)
+    return path
+
+
+@pytest.mark.parametrize("side", [8200, 12000, 60000])  # above ours, above where Pillow warns, above where it refuses
+def test_a_picture_that_unpacks_to_too_much_is_not_unpacked(side: int, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="pixels") as raised:
+        next(candidates([IMAGE], bomb(tmp_path / "a.png", side), False))
+    assert raised.value.diagnostics[0].code == "E0922"
+
+
+def test_broken_pictures_and_other_formats_are_no_stack_trace(tmp_path: Path) -> None:
+    whole = picture(tmp_path / "whole.png", (64, 64)).read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    picture(tmp_path / "a.gif", mode="P", colour=1).rename(tmp_path / "gif.png")
+    (tmp_path / "text.png").write_text("no picture")
+    for name in ("cut.png", "gif.png", "text.png"):
+        with pytest.raises(PlanError, match="no picture") as raised:
+            next(candidates([IMAGE], tmp_path / name, False))
+        assert raised.value.diagnostics[0].code == "E0922"
+
+
+def test_a_picture_through_the_command(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = ran(capsys, str(bundle), "--inputs", str(picture(tmp_path / "a.png")), "--random")
+    assert told["inputs"]["image"] == {
+        "dtype": "float32",
+        "shape": [1, 3, 8, 16],
+        "min": 0.0,
+        "max": 1.0,
+        "mean": pytest.approx(0.4),
+    }
 
 
 def test_without_pillow_it_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, golden_error: Callable[..., None]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    monkeypatch.setitem(sys.modules, "PIL", None)
     Path("a.png").write_bytes(b"\x89PNG....")
     with pytest.raises(PlanError) as raised:
         next(candidates([IMAGE], Path("a.png"), False))
