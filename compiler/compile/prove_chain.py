@@ -12,6 +12,7 @@ smallest error (`NotTaken`), whole.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from ..proof.detached import tapped
 from ..proof.errors import FLOAT16, FLOAT32, INTEGERS, Arithmetic, far, relative_errors, scales, share
 from ..proof.find_wrong import FAILED, shaped
 from ..proof.not_taken import NotTaken, Wrong
-from ..proof.prove import Proven
+from ..proof.prove import PATIENCE, Proven
 from ..proof.trials import trials
 from ..proof.whole_feeds import source
 from ..runtime.decoder_inputs import as_float, as_tensor
@@ -96,16 +97,21 @@ class _Chain:
         about = len(tried) * seconds * max(target_of(self._entry(part)).slower for part in self._graphs) + 1
         say(f"{self._name}: its {len(self._graphs)} parts together, {len(tried)} runs, about {about:.0f} s")
         worst = dict.fromkeys(self._outputs, 0.0)
+        begun, ran = time.monotonic(), list[str]()
         with ExitStack() as stack:
             self._sessions = _Sessions(self._graphs, stack)
             for trial in tried:
+                if ran and time.monotonic() - begun > PATIENCE:
+                    say(f"{self._name}: {len(ran)} of {len(tried)} runs of its parts together, as they take long")
+                    break
+                ran.append(trial.kind)
                 if (wrong := self._wrong(trial)) is not None:
                     raise NotTaken(f"`as {self._own}`", self._name, [wrong])
                 if trial.kind not in EDGES:
                     errors = relative_errors(self._made, trial.expected, self._least)
                     worst = {name: max(error, errors[name]) for name, error in worst.items()}
         bound = max(self.arithmetic.bound, *worst.values())
-        return Proven(self.arithmetic, [trial.kind for trial in tried], worst, bound)
+        return Proven(self.arithmetic, ran, worst, bound)
 
     def _wrong(self, trial: Trial) -> Wrong | None:
         """What the engine is not to have, if a value is too far off or an engine fails; `_made` has the values."""

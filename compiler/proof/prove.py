@@ -1,6 +1,9 @@
 """A graph that an engine lowered by itself, proven: its outputs and some values inside it against the oracle's.
 
 build -> run every trial -> compare; wrong -> the nodes that are (`find_wrong`) -> NotTaken
+
+An emulator may take minutes for a run. Once runs have taken `PATIENCE` seconds, those that are left are not begun: the
+first, of a sample or of ordinary numbers, is always run. What was run is in the manifest.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from ..emit.engine_protocols import GraphSession
 
 _DIGITS = ".3g"
-_LONG = 20.0  # seconds of a run in the engine above which outputs have to do
+PATIENCE = 40.0  # seconds that runs in the engine take together, above which no further one is begun
 
 
 @dataclass
@@ -83,11 +86,13 @@ class Proof:
             self.trials, self.seconds = trials(self.probes, self.name, self.edges)
 
         self._trial = self.trials[0]
+        self._taken = 0.0  # seconds that runs have taken
 
     def outlook(self) -> str:
         """How many runs it takes, and about how long."""
         seconds = len(self.trials) * self.seconds * self.slower + 1
-        return f"{len(self.trials)} runs, about {seconds:.0f} s"
+        fewer = f", fewer once they have taken {PATIENCE:.0f} s" if seconds > PATIENCE else ""
+        return f"{len(self.trials)} runs, about {seconds:.0f} s{fewer}"
 
     def judge(self, build: Build) -> Proven:
         """Build and run it; NotTaken with the nodes where it fails or is wrong."""
@@ -110,16 +115,24 @@ class Proof:
         worst: dict[str, float] = {}
         least = scales(self.model)
         bound = self.arithmetic.bound
+        ran: list[str] = []
         for trial in self.trials:
+            if ran and self._taken > PATIENCE:
+                each = self._taken / len(ran)
+                self.say(f"{self.name}: {len(ran)} of {len(self.trials)} runs, as each takes {each:.0f} s")
+                break
             self._trial = trial  # an engine may die of these numbers alone
+            begun = time.monotonic()
             made = session.run(trial.feeds)
+            self._taken += time.monotonic() - begun
+            ran.append(trial.kind)
             if far(self.probes, trial, made, self.arithmetic):
                 return trial
             if trial.kind not in EDGES:
                 for name, error in relative_errors(made, trial.expected, least).items():
                     worst[name] = max(worst.get(name, 0.0), error)
                 bound = max(bound, *(worst.values()))
-        return Proven(self.arithmetic, [trial.kind for trial in self.trials], worst, bound)
+        return Proven(self.arithmetic, ran, worst, bound)
 
     def _inside(self, build: Build, found: Proven) -> Proven | Trial:
         """With the errors of some values inside, made outputs of another build; the first trial where one is wrong.
@@ -127,7 +140,7 @@ class Proof:
         Outputs may be right by chance: a maximum, a class, a probability that saturates.
         """
         names = chosen(inner_values(self.model))
-        if not names or self.seconds * self.slower > _LONG:
+        if not names or self._taken > PATIENCE:
             return found
         trial = self.trials[0]
         for aside in (False, True):

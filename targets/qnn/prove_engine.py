@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from ...compiler.diagnostics.diagnostic import EngineError, fail
 from ...compiler.emit.child_process import Child
+from ...compiler.files.code_digest import code_digest
 from ...compiler.files.scratch import scratch_folder
 from ...compiler.ir.activation_encodings import quantised
 from ...compiler.ir.bodies import bodies
@@ -21,11 +22,12 @@ from ...compiler.ir.module import Module
 from ...compiler.ir.save import save_graphs
 from ...compiler.oracle.compare import FROM_THE_END
 from ...compiler.proof.errors import FLOAT16, INTEGERS
+from ...compiler.proof.kept_proof import proven_once
 from ...compiler.proof.not_taken import NotTaken, Wrong
 from ...compiler.proof.prove import Proof, Proven
 from ...compiler.proof.whole_feeds import whole_feeds
 from .carried_graphs import DATA
-from .htp.chip import Chip
+from .htp.chip import Chip, tool_versions
 from .htp.compile import Rejected, compile_twin
 from .htp.emulator import QnnEmulator
 from .lower.engine import as_it_stands
@@ -47,7 +49,8 @@ def prove_engine(module: Module, model: ir.Model, chip: Chip, slower: float, say
     arithmetic = INTEGERS if quantised(model.graph) else FLOAT16
     proof = Proof(model, name, ENGINE, arithmetic, module.samples, called, _EDGES, slower, say)
     say(f"{name}: {ENGINE} for v{chip.arch}; proving it on the emulator, {proof.outlook()}")
-    return proof.judge(lambda graph: Opened(graph, name, chip))
+    engine = (chip, tool_versions(), code_digest("edgec.targets.qnn"))
+    return proven_once(proof, engine, lambda: proof.judge(lambda graph: Opened(graph, name, chip)))
 
 
 class Opened:
