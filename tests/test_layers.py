@@ -20,7 +20,7 @@ KNOW_ALL = {"compiler/driver.py", "compiler/cli.py"}
 ALLOWED = {
     "diagnostics": "",
     "files": "diagnostics",
-    "kernels": "files",
+    "kernels": "diagnostics files",
     "ir": "diagnostics files",
     "bundle": "diagnostics files ir",
     "sources": "diagnostics files ir",

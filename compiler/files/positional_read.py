@@ -21,11 +21,10 @@ class SourceFile:
         view = memoryview(data)
         done = 0
         while done < size:
-            part = os.pread(self._fd, min(size - done, 64 << 20), offset + done)
-            if not part:
+            count = os.preadv(self._fd, [view[done : done + (64 << 20)]], offset + done)
+            if not count:
                 raise OSError(f"{self.path} ends at byte {offset + done}, {size - done} bytes early")
-            view[done : done + len(part)] = part
-            done += len(part)
+            done += count
         return data
 
     def __del__(self) -> None:

@@ -26,13 +26,19 @@ def pack_rows(values: np.ndarray, bits: int, order: BitOrder) -> np.ndarray:
     if 8 % bits:  # integers that cross bytes
         stream = (values[:, :, None] >> _places(bits, 1, order)) & 1
         return np.packbits(stream.reshape(len(values), -1), axis=1, bitorder=order)
-    per = 8 // bits
-    if values.shape[1] % per:
-        values = np.pad(values, ((0, 0), (0, -values.shape[1] % per)))
-    packed = np.zeros((len(values), values.shape[1] // per), np.uint8)
-    for i, place in enumerate(_places(8, bits, order)):
-        packed |= values[:, i::per] << place
-    return packed
+    if values.shape[1] % (8 // bits):
+        values = np.pad(values, ((0, 0), (0, -values.shape[1] % (8 // bits))))
+    while bits < 8:
+        values, bits = _join_pairs(values, bits, order), 2 * bits
+    return values
+
+
+def _join_pairs(values: np.ndarray, bits: int, order: BitOrder) -> np.ndarray:
+    """Neighbours of `bits` each as one of twice as many; of the 16 bits that hold two the low byte is the first."""
+    pairs = np.ascontiguousarray(values).view("<u2")
+    joined = pairs >> 8 - bits if order == "little" else pairs >> 8
+    joined |= pairs if order == "little" else pairs << bits
+    return joined.astype(np.uint8)
 
 
 def unpack_rows(data: np.ndarray, bits: int, count: int, order: BitOrder) -> np.ndarray:

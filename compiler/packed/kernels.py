@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
-import hashlib
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ..diagnostics.diagnostic import EdgecError
-from ..files import cache
-from ..kernels.c_compiler import called, compiler
+from ..kernels.shared_library import shared_library
 from . import numpy_kernels
 from .layout import DamagedFileError, NotInPatternError, Segment
 
 SOURCE = Path(__file__).with_name("unpack.c")
-_SOURCES = (SOURCE, SOURCE.with_name("pack.c"))
-_LIBRARY, _KIND = "kernels.so", "packing"
+_SOURCES = (SOURCE.with_name("pack.c"), SOURCE)
+_KIND = "packing"
 
 
 class Kernels(NamedTuple):
@@ -40,22 +35,11 @@ IN_NUMPY = Kernels(numpy_kernels.pack, numpy_kernels.restore, False)
 @functools.cache
 def kernels() -> Kernels:
     """The fastest this machine has; without a compiler that works, those in numpy."""
-    found = compiler()
-    if found is None:
-        return IN_NUMPY
-    with contextlib.suppress(OSError, subprocess.SubprocessError, EdgecError):
-        return native(found)
-    return IN_NUMPY
+    library = shared_library(_KIND, _SOURCES)
+    return IN_NUMPY if library is None else _native(library)
 
 
-def native(words: list[str]) -> Kernels:
-    """Those in C, built into the cache by the compiler that `words` call; OSError or SubprocessError if it fails."""
-    key = hashlib.sha256(repr(words).encode() + b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()
-
-    def build(entry: Path) -> None:
-        called([*words, "-O3", "-shared", "-fPIC", "-o", str(entry / _LIBRARY), str(_SOURCES[1])])
-
-    library = ctypes.CDLL(str(cache.make(_KIND, key, build) / _LIBRARY))
+def _native(library: ctypes.CDLL) -> Kernels:
     data = ctypes.c_void_p
     library.edgec_restore.argtypes = (ctypes.c_char_p, data, ctypes.c_uint64, data)
     library.edgec_pack.argtypes = (ctypes.c_char_p, data, data, data)

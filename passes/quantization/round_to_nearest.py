@@ -35,9 +35,12 @@ from ...compiler.ir.annotations import FLOAT_WEIGHT, FORMAT, Transform
 from ...compiler.ir.linears import dequantised
 from ...compiler.ir.weight_format import TWO_LEVEL, WeightFormat
 from ...compiler.ir.weights import Weight, derive
+from ...compiler.kernels.rounding import IN_NUMPY, Rounding, rounding
 
 _SMALLEST = np.float32(2.0**-24)
 _LARGEST = np.float32(65504.0)
+_MANY = 1 << 18  # weights in a piece that are worth a library in C: building it takes a second, once
+_PIECE = 1 << 18  # weights that a core rounds at once
 _TERNARY_ZERO = np.float32(0.7)  # of the mean magnitude: what lies below becomes zero
 
 
@@ -66,19 +69,14 @@ class QuantizedTensors:
 
 
 def quantise(w: np.ndarray, format_: WeightFormat) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """`w` float32 [rows, K] -> integers [rows, K] (int16), scales and zero points [rows, blocks]."""
-    groups = _groups(w, format_)
+    """`w` float32 [rows, K] -> integers [rows, K] (a byte each), scales and zero points [rows, blocks]."""
     scale, zero = _scales(w, format_)
     low, high, step = format_.integers
-    q = groups / scale[..., None]
-    if step > 1:
-        q = (q - low) / step
+    if step == 1:
+        return _kernels(w).round(w, scale, zero, low, high), scale, zero
+    q = (_groups(w, format_) / scale[..., None] - low) / step
     np.rint(q, out=q)
-    if step > 1:
-        q = q * step + low
-    if zero is not None:
-        q += zero[..., None]
-    return np.clip(q, low, high, out=q).astype(np.int16).reshape(w.shape), scale, zero
+    return np.clip(q * step + low, low, high).astype(np.int8).reshape(w.shape), scale, zero
 
 
 def scales(w: np.ndarray, format_: WeightFormat) -> tuple[np.ndarray, np.ndarray | None]:
@@ -102,7 +100,7 @@ def make(name: str, source: Weight, format_: WeightFormat, origin: Span | None) 
     last = LastRows()
 
     def q_rows(start: int, stop: int) -> np.ndarray:
-        q, scale, zero = quantise_in_pieces(floats, start, stop, format_)
+        q, scale, zero = quantise_in_pieces(floats, start, stop, k, format_)
         last.keep(start, stop, (scale, zero))
         return q.astype(format_.dtype.numpy()).reshape((stop - start, *source.dims[1:]))
 
@@ -148,20 +146,30 @@ class LastRows:
 
 
 def quantise_in_pieces(
-    floats: Callable[[int, int], np.ndarray], start: int, stop: int, format_: WeightFormat
+    floats: Callable[[int, int], np.ndarray], start: int, stop: int, columns: int, format_: WeightFormat
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """`quantise` of `floats(start, stop)`, a piece of the rows on each core: rows do not depend on each other."""
-    cuts = np.linspace(start, stop, min(_cores(), stop - start) + 1).astype(int).tolist()
+    """`quantise` of `floats(start, stop)`, in pieces on all cores: rows do not depend on each other.
 
-    def piece(first: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        return quantise(floats(first, end), format_)
+    A piece is so small that its floats lie in a core's cache and in memory that the piece before it had.
+    """
+    step = max(1, _PIECE // columns)
+    if stop - start <= step:
+        return quantise(floats(start, stop), format_)
+    blocks = columns // (format_.block or columns)
+    q = np.empty((stop - start, columns), np.int8 if format_.integers.low < 0 else np.uint8)
+    scale = np.empty((stop - start, blocks), np.float32)
+    zeros = None if format_.symmetric else np.empty_like(scale)
 
-    if len(cuts) < 3:
-        return piece(start, stop)
-    made = list(_threads().map(piece, cuts[:-1], cuts[1:]))
-    zeros = [zero for _, _, zero in made if zero is not None]
-    q, scale = np.concatenate([one for one, _, _ in made]), np.concatenate([one for _, one, _ in made])
-    return q, scale, np.concatenate(zeros) if zeros else None
+    def piece(first: int) -> None:
+        end = min(first + step, stop)
+        at = slice(first - start, end - start)
+        q[at], scale[at], zero = quantise(floats(first, end), format_)
+        if zeros is not None:
+            zeros[at] = zero
+
+    for _ in _threads().map(piece, range(start, stop, step)):
+        pass
+    return q, scale, zeros
 
 
 @cache
@@ -179,30 +187,34 @@ def _top(format_: WeightFormat) -> int:
 
 
 def _groups(w: np.ndarray, format_: WeightFormat) -> np.ndarray:
-    return w.reshape(len(w), -1, format_.block or w.shape[1])
+    return w.reshape(len(w), -1, _size(w, format_))
 
 
-def _by_block(reduce: np.ufunc, w: np.ndarray, format_: WeightFormat) -> np.ndarray:
-    """The largest or smallest of each block [rows, K/B]; twice as fast as a reduction of [rows, K/B, B]."""
-    return reduce.reduceat(w, np.arange(0, w.shape[1], format_.block or w.shape[1]), axis=1)
+def _size(w: np.ndarray, format_: WeightFormat) -> int:
+    return format_.block or w.shape[1]
+
+
+def _kernels(w: np.ndarray) -> Rounding:
+    return rounding() if w.size >= _MANY else IN_NUMPY
 
 
 def _scales(w: np.ndarray, format_: WeightFormat) -> tuple[np.ndarray, np.ndarray | None]:
     if format_.symmetric and format_.integers.high == -format_.integers.low:
         return _half(_means(np.abs(w), format_)), None
     if format_.symmetric:
-        scale = _half(_by_block(np.maximum, np.abs(w), format_) / np.float32(format_.integers.high))
+        largest = _kernels(w).largest(w, _size(w, format_)).reshape(len(w), -1)
+        scale = _half(largest / np.float32(format_.integers.high))
         return (two_level(scale) if format_.scales == TWO_LEVEL else scale), None
-    low = np.minimum(_by_block(np.minimum, w, format_), 0)
-    high = np.maximum(_by_block(np.maximum, w, format_), 0)
+    ranges = _kernels(w).ranges(w, _size(w, format_))
+    low, high = np.minimum(ranges[0], 0).reshape(len(w), -1), np.maximum(ranges[1], 0).reshape(len(w), -1)
     scale = _half((high - low) / np.float32(_top(format_)))
     return scale, np.clip(np.rint(-low / scale), 0, _top(format_))
 
 
 def _means(size: np.ndarray, format_: WeightFormat) -> np.ndarray:
     """What -1 and 1 stand for in each block of the magnitudes `size`."""
-    count = np.float32(format_.block or size.shape[1])
-    mean = _by_block(np.add, size, format_) / count
+    count = _size(size, format_)
+    mean = np.add.reduceat(size, np.arange(0, size.shape[1], count), axis=1) / np.float32(count)
     if not format_.ternary:
         return mean
     large = _groups(size, format_) > _TERNARY_ZERO * mean[..., None]

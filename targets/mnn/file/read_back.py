@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import zlib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +13,12 @@ import numpy as np
 from ....compiler.diagnostics.diagnostic import Diagnostic, EngineError, PlanError, fail
 from ....compiler.ir.linears import Linear, QuantizedWeight
 from ....compiler.ir.packing import unpack_rows
-from ....compiler.ir.weights import BLOCK_BYTES, SourceFile, Weight
+from ....compiler.ir.weights import SourceFile, Weight
 from . import weight_blobs as blobs
 from .weight_blobs import Blob
 from .writer import Json, dump
+
+_PIECE = 1 << 20  # bytes that are read at once to be checked: they stay in a core's cache
 
 
 def weight_file(model: Path) -> Path:
@@ -65,13 +67,12 @@ class WeightReader:
             stop - start, blob.columns
         )
 
-    def digest(self, blob: Blob) -> bytes:
-        """sha256 of the integers and alphas of a quantised weight, as they are stored."""
-        digest, at = hashlib.sha256(), blob.offset + blob.header_bytes
-        end = blob.offset + blob.code_bytes + blob.alpha_bytes
-        for start in range(at, end, BLOCK_BYTES):
-            digest.update(self.source.read(start, min(BLOCK_BYTES, end - start)))
-        return digest.digest()
+    def check(self, blob: Blob) -> int:
+        """CRC-32 of the integers and alphas of a quantised weight, as they are stored."""
+        check, end = 0, blob.offset + blob.code_bytes + blob.alpha_bytes
+        for start in range(blob.offset + blob.header_bytes, end, _PIECE):
+            check = zlib.crc32(self.source.read(start, min(_PIECE, end - start)), check)
+        return check
 
     def header(self, blob: Blob) -> bytes:
         """The bytes before the integers of a quantised weight."""
@@ -117,13 +118,11 @@ def check_linears(model: Path, written: Mapping[str, Blob], linears: Mapping[str
 def _same_integers(reader: WeightReader, blob: Blob, quant: QuantizedWeight) -> bool:
     if reader.header(blob) != blobs.header(blob.rows, blob.columns, blob.bits):
         return False
-    shift = 1 << (blob.bits - 1) if quant.q.dtype.is_signed() else 0
-    ranges = list(blobs.row_ranges(quant))
-    if blob.digest and reader.digest(blob) != blob.digest:
+    ranges, written = list(blobs.row_ranges(quant)), blob.check is not None
+    if written and reader.check(blob) != blob.check:
         return False
-    for start, stop in dict.fromkeys((ranges[0], ranges[-1])) if blob.digest else ranges:
-        block = quant.q.rows(start, stop)
-        ours = block.reshape(len(block), -1).astype(np.int16) + shift
+    for start, stop in dict.fromkeys((ranges[0], ranges[-1])) if written else ranges:
+        ours = blobs.codes(quant.q, start, stop, blob.bits).reshape(stop - start, -1)
         if not np.array_equal(ours, reader.codes(blob, start, stop)):
             return False
         alpha = reader.alpha(blob, start, stop)

@@ -18,14 +18,15 @@ as float32. Weights stream in row blocks; of a matrix, only its alphas are held 
 
 from __future__ import annotations
 
-import hashlib
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from ....compiler.emit.made_ahead import made_ahead
 from ....compiler.ir.linears import QuantizedWeight
 from ....compiler.ir.packing import pack_rows
 from ....compiler.ir.weight_format import WeightFormat
@@ -52,7 +53,7 @@ class Blob:
     symmetric: bool
     half_alpha: bool
     minimum: bool = False  # of the two floats of a block the first belongs to u = 0
-    digest: bytes = field(default=b"", compare=False)  # sha256 of integers and alphas as they were written
+    check: int | None = field(default=None, compare=False)  # CRC-32 of integers and alphas as they were written
 
     @property
     def external(self) -> list[int]:
@@ -120,24 +121,24 @@ def write_quantized(
     bits = max(LOOKED_UP if looked_up else NARROWEST, weight.format.bits)
     head = header(rows, columns, bits)
     file.write(head)
-    written, digest = len(head), hashlib.sha256()
+    written, check = len(head), 0
     lowest, alphas = weight.minimum is not None and not looked_up, []
-    shift = 1 << (bits - 1) if weight.q.dtype.is_signed() else 0
-    for start, stop in row_ranges(weight):  # alphas at once: they are made from the same float rows
-        codes = weight.q.rows(start, stop).astype(np.int16) + shift
-        packed = pack_rows(codes.reshape(1, -1), bits, "big").tobytes()
-        digest.update(packed)
+
+    def made(rows: tuple[int, int]) -> tuple[bytes, np.ndarray]:  # alphas are made from the same float rows
+        packed = pack_rows(codes(weight.q, *rows, bits).reshape(1, -1), bits, "big").tobytes()
+        return packed, alpha_rows(weight, *rows, bits, lowest)
+
+    for packed, alpha in made_ahead(made, row_ranges(weight)):
+        check = zlib.crc32(packed, check)
         written += file.write(packed)
-        alphas.append(alpha_rows(weight, start, stop, bits, lowest))
+        alphas.append(alpha)
     values = np.concatenate(alphas)  # a sixteenth of the float32 weight at blocks of 16, less above
     half = bool(np.array_equal(values.astype(np.float16).astype(np.float32), values))
     floats = values.astype(np.float16 if half else np.float32).tobytes()
-    digest.update(floats)
+    check = zlib.crc32(floats, check)
     alpha = file.write(floats)
     bias_bytes, symmetric = _write_bias(file, bias, rows), weight.symmetric
-    return Blob(
-        offset, written, alpha, bias_bytes, rows, columns, bits, block, symmetric, half, lowest, digest.digest()
-    )
+    return Blob(offset, written, alpha, bias_bytes, rows, columns, bits, block, symmetric, half, lowest, check)
 
 
 def write_float(file: BinaryIO, weight: Weight, bias: np.ndarray | None = None) -> Blob:
@@ -180,6 +181,13 @@ def half_holds(weight: Weight) -> bool:
         if largest.max(initial=0.0) > info.max or ((largest > 0) & (largest < info.smallest_normal)).any():
             return False
     return True
+
+
+def codes(q: Weight, start: int, stop: int, bits: int) -> np.ndarray:
+    """What is stored of rows [start, stop) of the integers `q`: u [rows, ...], a byte each, from zero up."""
+    if not q.dtype.is_signed():
+        return q.rows(start, stop).astype(np.uint8)
+    return q.rows(start, stop).astype(np.int8).view(np.uint8) + np.uint8(1 << (bits - 1))  # goes round at 256
 
 
 def alpha_of(scale: np.ndarray, zero: np.ndarray | None, bits: int) -> np.ndarray:
