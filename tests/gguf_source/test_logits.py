@@ -94,6 +94,27 @@ def test_yarn(tmp_path):
     np.testing.assert_allclose(made, expected, atol=1e-4 * np.abs(expected).max())
 
 
+LINEAR = {
+    "by type": ({"scaling.type": "linear", "scaling.factor": 4.0}, 4.0),
+    "no type": ({"scaling.factor": 4.0}, 4.0),
+    "old key": ({"scale_linear": 4.0}, 4.0),
+    "old key that says nothing": ({"scale_linear": 0.0}, 1.0),
+    "switched off": ({"scaling.type": "none", "scaling.factor": 4.0}, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_linear_scaling(tmp_path, name):
+    """As llama.cpp reads it: a factor without a type scales linearly, `none` switches it off."""
+    said, factor = LINEAR[name]
+    linear = {"rope_type": "linear", "factor": factor, "rope_theta": 900.0}
+    model = save_random(tmp_path, "Qwen2", num_key_value_heads=2, rope_parameters=linear)
+    metadata = {f"qwen2.rope.{key}": value for key, value in said.items()}
+    module = load_gguf("m", write_gguf(tmp_path, tmp_path / "m.gguf", metadata=metadata), 64)
+    expected, made = logits(model, IDS), DecoderOracle(module).forward(IDS)
+    np.testing.assert_allclose(made, expected, atol=1e-4 * np.abs(expected).max())
+
+
 def test_the_table_of_types_is_that_of_the_package():
     sizes = {kind.value: (kind.name, *gguf.GGML_QUANT_SIZES[kind]) for kind in Type}
     assert {index: (kind.name, kind.block, kind.size) for index, kind in TYPES.items()} == sizes

@@ -53,6 +53,7 @@ CASES = {
     "mistral window as long": Case("mistral", {"sliding_window": CONTEXT}, 0, (0, 1)),
     "mistral no window": Case("mistral", {"sliding_window": None, "tie_word_embeddings": True}),
     "mistral window unsaid": Case("mistral", {"num_key_value_heads": 2}, 0, (0, 1), drop=("sliding_window",)),
+    "another family's scale": Case("qwen3", {"query_pre_attn_scalar": 40}),
     "smollm3": Case("smollm3", {"num_hidden_layers": 4}, nope=(3,)),
     "smollm3 listed biases": Case(
         "smollm3", {"no_rope_layers": [0, 1], "attention_bias": True, "mlp_bias": True}, nope=(0,)

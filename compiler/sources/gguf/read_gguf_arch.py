@@ -117,14 +117,17 @@ def _head_dim(config: Config, hidden: int, heads: int) -> int:
 
 
 def _rope(file: GgufFile, config: Config, positions: int, head_dim: int) -> RopeSpec:
+    """Without a type a factor scales linearly, as in llama.cpp: files from before there were types have no other."""
     theta = config.number("rope.freq_base", 10_000.0)
-    kind = config.text("rope.scaling.type", "none")
-    factor = config.number("rope.scaling.factor", config.number("rope.scale_linear", 1.0))
+    factor = config.number("rope.scaling.factor", config.number("rope.scale_linear", 1.0, positive=False) or 1.0)
+    kind = config.text("rope.scaling.type", "linear")
+    if kind == "linear" and factor == 1.0:
+        kind = "none"
     if ROPE_FACTORS in file.tensors:
         if kind != "none":
             fail("E0334", f"`{file.path}` has both `{ROPE_FACTORS}` and rope scaling of type `{kind}`")
         return RopeSpec(theta, "factors", factors=_factors(file, head_dim))
-    if kind == "none" or (kind == "linear" and factor == 1.0):
+    if kind == "none":
         return RopeSpec(theta)
     if kind == "linear":
         return RopeSpec(theta, "linear", factor)

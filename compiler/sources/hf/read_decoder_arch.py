@@ -68,7 +68,7 @@ def read_arch(folder: Path) -> DecoderArch:
         local=kinds.local,
         local_rope=read_local_rope(config, family, positions, head_dim),
         nope=kinds.nope,
-        attention_scale=_attention_scale(config),
+        attention_scale=_attention_scale(config, family),
         embedding_scale=hidden**0.5 if family.scaled_embedding else 1.0,
         sandwich_norms=family.sandwich_norms,
     )
@@ -125,9 +125,9 @@ def _attention_bias(config: Config, family: Family) -> tuple[str, ...]:
     return ATTENTION_LINEARS if config.boolean("attention_bias", False) else ()
 
 
-def _attention_scale(config: Config) -> float | None:
-    """Families that scale by another number than head_dim name it."""
-    if "query_pre_attn_scalar" not in config:
+def _attention_scale(config: Config, family: Family) -> float | None:
+    """Families that scale by another number than head_dim name it; the others do not read that key."""
+    if "query_pre_attn_scalar" not in family.defaults:
         return None
     return config.number("query_pre_attn_scalar") ** -0.5
 
