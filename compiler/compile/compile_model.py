@@ -309,6 +309,7 @@ def cut_module(module: Module, deploy: Deploy, steps: Sequence[Step]) -> PartGra
     from ..partition.parts import PartGraph, partition
     from ..partition.shadows import shadows_on_cpu
     from ..registry import find_target
+    from .cpu_parts import give_cpu_parts
 
     kept = placed_by(steps, deploy)
     target = find_target(deploy.target)
@@ -318,8 +319,10 @@ def cut_module(module: Module, deploy: Deploy, steps: Sequence[Step]) -> PartGra
         fallen = [] if by_engine else lacking_on_cpu(module, deploy.device, target().lacking, kept)
         beside = shadows_on_cpu(module, deploy.device)
         beside += target().before_cut(module, deploy.options)
-        notes = (*moved, *lost_sharing(module, deploy.device), *beside)
-        return replace(partition(module, deploy.device), notes=notes, fallen=tuple(fallen))
+        parts = partition(module, deploy.device)
+        parts, left = give_cpu_parts(module, deploy, parts)
+        notes = (*moved, *lost_sharing(module, deploy.device), *beside, *left)
+        return replace(parts, notes=notes, fallen=tuple(fallen))
     return PartGraph([Part(f"{module.name}.{deploy.device}0", deploy.device, dict(module.graphs))])
 
 

@@ -292,7 +292,7 @@ class _Deployed:
             options = self.deploy.options if cls.name == self.deploy.target else cls.Options()
             on_chips = any(part.device == "npu" for part in parts)  # a CPU takes the same on every chip
             for device in self.plan.devices if on_chips else self.plan.devices[:1]:
-                request = TakesRequest(self.module, parts, device, options)
+                request = TakesRequest(self.module, parts, device, options, cls.name != self.deploy.target)
                 refused = list(cls().takes(request))
                 self._say_lowered(cls(), request)
                 open_ = self._provable(cls(), request, [one for one in refused if one.unproven])

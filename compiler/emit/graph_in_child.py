@@ -46,7 +46,7 @@ class GraphInChild:
 
 
 def _start(worker: str, size: int) -> Child:
-    child = Child(worker, what="ONNX Runtime", timeout=_SECONDS + size / _SLOWEST)
+    child = Child(worker, what="the engine", timeout=_SECONDS + size / _SLOWEST)
     if sys.platform == "linux":
         child.call("limit", more=_SPARE + _EXPANDED * size)
     return child

@@ -55,6 +55,7 @@ class TakesRequest:
     parts: list[Part]
     device: Device
     options: Any  # the target's Options
+    beside: bool = False  # the model is deployed as another target, which leaves these parts to this one
 
 
 @dataclass

@@ -28,6 +28,7 @@ Sizes = Mapping[str, int]  # of open dimensions: by name, or by `input.axis` whe
 ORDINARY, FROM_THE_END, WIDE, ZEROS, LARGE, SMALL = "ordinary", "from the end", "wide", "zeros", "large", "small"
 SAMPLE = "sample"  # inputs that the plan gives
 EDGES = (FROM_THE_END, WIDE, ZEROS, LARGE, SMALL)  # numbers that a float or an index is usually not
+_FARTHEST = 1e5  # ends of a Clip beyond this one are no limit that numbers of a model reach
 _SCALE = {ZEROS: 0.0, LARGE: 30.0, SMALL: 1e-3}
 
 
@@ -43,7 +44,15 @@ def random_feeds(
     rng = np.random.default_rng(seed)
     if arch is not None and any(value.name == "input_ids" for value in graph.inputs):
         return _decoder_feeds(graph, arch, rng, past)
-    return {value.name or "": _random(value, _dims(value, sizes or {}), rng, kind) for value in graph.inputs}
+    scale = _beyond_clips(graph) if kind == LARGE else _SCALE.get(kind, 1.0)
+    return {value.name or "": _random(value, _dims(value, sizes or {}), rng, kind, scale) for value in graph.inputs}
+
+
+def _beyond_clips(graph: ir.Graph) -> float:
+    """The scale of large numbers: such that what the graph clips is clipped, and what it makes of the rest is seen."""
+    ends = (constant(end) for node in graph if node.op_type == "Clip" for end in node.inputs[1:])
+    sizes = [abs(float(end.numpy())) for end in ends if end is not None and end.size == 1]
+    return max([_SCALE[LARGE], *(size for size in sizes if size < _FARTHEST)])
 
 
 def open_dimensions(graph: ir.Graph) -> list[str]:
@@ -95,18 +104,20 @@ def _dims(value: ir.Value, sizes: Sizes) -> tuple[int, ...]:
     )
 
 
-def _random(value: ir.Value, dims: tuple[int, ...], rng: np.random.Generator, kind: str = ORDINARY) -> np.ndarray:
-    return np.asarray(_drawn(value, dims, rng, kind))  # of no axes numpy draws a number, which no engine takes
+def _random(
+    value: ir.Value, dims: tuple[int, ...], rng: np.random.Generator, kind: str = ORDINARY, scale: float = 1.0
+) -> np.ndarray:
+    return np.asarray(_drawn(value, dims, rng, kind, scale))  # of no axes numpy draws a number, which no engine takes
 
 
-def _drawn(value: ir.Value, dims: tuple[int, ...], rng: np.random.Generator, kind: str) -> np.ndarray:
+def _drawn(value: ir.Value, dims: tuple[int, ...], rng: np.random.Generator, kind: str, scale: float) -> np.ndarray:
     dtype = value.dtype or ir.DataType.FLOAT
     if dtype == ir.DataType.BOOL:
         return rng.integers(0, 2, dims).astype(bool)
     if dtype == ir.DataType.STRING:
         return np.array([_WORDS[i] for i in rng.integers(0, len(_WORDS), int(np.prod(dims)))], object).reshape(dims)
     if dtype.is_floating_point():
-        return (rng.standard_normal(dims) * _SCALE.get(kind, 1.0)).astype(dtype.numpy())
+        return (rng.standard_normal(dims) * scale).astype(dtype.numpy())
     limit = _index_limit(value)
     if limit is None and kind == WIDE:
         info = ir_range(dtype)

@@ -1,6 +1,6 @@
 """Which files of a bundle one of its devices needs.
 
-all files  -  those of other chips  -  what only a PC reads (the report, graphs carried for it, sources)
+all files  -  those of other chips  -  what only a PC reads (the report, graphs for its checks, sources)
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from .device_sources import ANDROID, RUNNER_SOURCE
 
 RUN_SCRIPT = "device/run.sh"
 _OF_A_PC = ("report.html", RUNNER_SOURCE)
-_OF_A_PC_ENDS = (".graphs.zip",)
+_OF_A_PC_ENDS = (".graphs.zip", ".plain.onnx")
 MANIFEST_FILES = ("manifest.json", "manifest.sha256")
 
 

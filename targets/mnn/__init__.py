@@ -120,8 +120,10 @@ class MnnTarget(Target):
 
     def takes(self, request: TakesRequest) -> Iterable[Refusal]:
         """Ops and weight formats that MNN has no form for, or is not known to compute right."""
-        from .check import refuse_tokenizer, refused_graph
+        from .check import refuse_tokenizer, refused_graph, refused_parts
 
+        if request.beside:
+            return refused_parts(request)
         refuse_tokenizer(request.module)
         dense = refuse_dense(request.options, request.parts)
         refused = refused_graph(request)
@@ -147,6 +149,12 @@ class MnnTarget(Target):
 
         return open_graph(bundle, part, bucket)
 
+    def open_reference(self, bundle: Path, part: dict[str, Any], bucket: str) -> GraphSession | None:
+        """Of a part beside another engine its graph in plain operators, on the weights that MNN reads."""
+        from .run.engine import open_plain
+
+        return open_plain(bundle, part, bucket)
+
     def open_model(self, bundle: Path, model: dict[str, Any], manifest: dict[str, Any]) -> LanguageModel:
         """The LLM bundle in a child process, in the memory mode it ships with."""
         from .run.engine import open_model
@@ -164,7 +172,12 @@ class MnnTarget(Target):
         return expanded("MNN")
 
     def emission_bound(self, part: dict[str, Any]) -> float:
-        """Half floats; with `memory = low` inputs in steps of 1/127, layers deep."""
+        """Half floats; with `memory = low` inputs in steps of 1/127, layers deep. Floats that are read as they lie in
+        the file, by both sides, are sums in another order.
+        """
+        weights = part["details"].get("weights", {}).values()
+        if part["details"].get("plain") and all(one.startswith("float") for one in weights):
+            return 2e-3
         return 0.15 if part["details"].get("memory") == "low" else 0.02
 
     def inspect(self, path: Path) -> dict[str, Any] | None:

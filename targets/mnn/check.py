@@ -35,6 +35,21 @@ def refuse_tokenizer(module: Module) -> None:
         check(scratch / "tokenizer.mtok", folder / "tokenizer.json")
 
 
+def refused_parts(request: TakesRequest) -> list[Refusal]:
+    """What MNN has no form for in parts that it runs beside another engine: plain graphs, whatever the model is."""
+    from ...compiler.ir.module import MAIN, Module
+    from .conformance.table import legality
+    from .graph.lower import GraphLowering
+
+    found = []
+    with open(os.devnull, "wb") as nowhere:
+        for model in (model for part in request.parts for model in part.graphs.values()):
+            graph = GraphLowering(Module(request.module.name, {MAIN: model}), nowhere, legality())
+            graph.visit()
+            found += graph.refused
+    return found
+
+
 def refused_graph(request: TakesRequest) -> list[Refusal]:
     """What MNN has no form for in a dry module: nothing is written."""
     module = request.module

@@ -31,6 +31,8 @@ def emit(job: EmitJob) -> Emission:
     """A decoder becomes an MNN-LLM bundle, anything else a plain graph."""
     from ...compiler.ir.annotations import DEVICE
 
+    if job.beside:
+        return _emit_beside(job)
     for node in job.module.nodes() if job.module.arch is not None else ():
         if DEVICE.get(node) not in (None, "cpu"):
             message = f"MNN runs `{job.module.name}` whole on the CPU, and `{node.name}` is placed on the NPU"
@@ -84,6 +86,39 @@ def _emit_graph(job: EmitJob) -> Emission:
         whole.stored |= {name: _stored(blob) for name, blob in made.blobs.items()} | made.stored
         whole.sparse += _sparse(f"{job.folder}/{weight_file(Path(made.file))}", made.blobs, made.linears)
         whole.notes += made.notes
+    return whole
+
+
+def _emit_beside(job: EmitJob) -> Emission:
+    """Parts of a model that another target is deployed for: a plain graph for each of their buckets."""
+    from ...compiler.emit.manifest_entries import graph_entry
+    from .file.read_back import weight_file
+    from .graph.beside import emit_beside
+
+    whole = Emission("chain", {}, [] if job.device.is_host else _sourced(_LIBRARIES))
+    job.progress(f"{job.module.name}: writing {sum(len(part.graphs) for part in job.parts)} graphs for MNN")
+    for part, made in emit_beside(job):
+        files = {bucket: f"{job.folder}/{one.file}" for bucket, one in made.items()}
+        first = next(iter(made.values()))
+        whole.parts[part.name] = {
+            "model": job.module.name,
+            "device": part.device,
+            "target": "mnn",
+            "file": next(iter(files.values())),
+            "graphs": {bucket: graph_entry(job, part, bucket, file) for bucket, file in files.items()},
+            "details": {
+                "memory": job.options.written,
+                "threads": job.options.threads,
+                "max_error": {bucket: one.errors for bucket, one in made.items()},
+                "lowering": "edgec",
+                "weights": {name: blob.describe() for name, blob in first.blobs.items()},
+                "plain": {bucket: f"{job.folder}/{one.plain.name}" for bucket, one in made.items() if one.plain},
+            },
+        }
+        whole.stored |= {name: _stored(blob) for name, blob in first.blobs.items()}
+        for one, file in zip(made.values(), files.values(), strict=True):
+            whole.sparse += _sparse(str(weight_file(Path(file))), one.blobs, one.linears)
+        whole.notes += [note for one in made.values() for note in one.notes if note not in whole.notes]
     return whole
 
 

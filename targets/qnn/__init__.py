@@ -64,6 +64,13 @@ class QnnOptions:
         "none: they are refused, all at once",
         choices=FALLBACKS,
     )
+    cpu_parts: str = param(
+        "ort",
+        doc="what runs the parts beside the NPU, shadows for instance; ort: ONNX Runtime; mnn: MNN, each part that "
+        "edgec's rules for it cover, and ONNX Runtime the others, which the compile names",
+        choices=("ort", "mnn"),
+        also_called=("cpu", "cpu_engine", "cpu_lane", "beside"),
+    )
     shard: int | str = param(
         "auto",
         doc="number of consecutive parts the layers are cut into, each a context binary of its own; auto: as few as "

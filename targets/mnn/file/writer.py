@@ -111,14 +111,22 @@ class Net:
             "mnn_uuid": "edgec",  # the converter would draw a random one: equal inputs give equal bytes
         }
 
-    def write(self, path: Path, outputs: Sequence[str]) -> None:
-        """Write `path` and read it back; what MNN stored must be the ops and tensors of this graph."""
+    def write(self, path: Path, outputs: Sequence[str], converter: Child | None = None) -> Json:
+        """Write `path` and read it back; what MNN stored must be the ops and tensors of this graph. It is returned.
+
+        `converter`: one that makes several files.
+        """
+        if converter is None:
+            with start_converter(path.name) as own:
+                return self.write(path, outputs, own)
         graph = self.to_json(outputs)
-        with scratch_folder("mnn") as folder, _converter(path.name) as converter:
+        with scratch_folder("mnn") as folder:
             source = folder / "graph.json"
             source.write_text(json.dumps(graph))
             convert(converter, ["-f", "JSON", "--modelFile", str(source), "--MNNModel", str(path)], path)
-            _compare(dump(path, converter), graph, path)
+        stored = dump(path, converter)
+        _compare(stored, graph, path)
+        return stored
 
 
 def dump(path: Path, converter: Child | None = None) -> Json:
@@ -127,7 +135,7 @@ def dump(path: Path, converter: Child | None = None) -> Json:
         out = folder / "dump.json"
         arguments = ["-f", "MNN", "--modelFile", str(path), "--JsonFile", str(out)]
         if converter is None:
-            with _converter(path.name) as own:
+            with start_converter(path.name) as own:
                 convert(own, arguments, out)
         else:
             convert(converter, arguments, out)
@@ -142,7 +150,8 @@ def convert(converter: Child, arguments: Sequence[str], made: Path) -> None:
         fail("E0701", f"MNN's converter wrote no `{made.name}`", kind=EngineError)
 
 
-def _converter(what: str) -> Child:
+def start_converter(what: str) -> Child:
+    """A process that writes and reads `.mnn` files."""
     return Child("edgec.targets.mnn.run.convert_worker", what=f"MNN's converter writing `{what}`", timeout=600)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 
 from ....compiler.diagnostics.diagnostic import EngineError, fail
 from ....compiler.emit.child_process import Child, usable_cores
+from ....compiler.emit.graph_in_child import GraphInChild
+from ....compiler.emit.shared_child import SharedChild
 from ....compiler.files.scratch import PREFIX, hold, release
 from .bundle_config import write_private_copy
 
@@ -103,22 +106,61 @@ class BundledModel(MnnLanguageModel):
 
 
 class MnnGraph:
-    """A plain `.mnn` file with named inputs and outputs."""
+    """A plain `.mnn` file with named inputs and outputs, in a process of its own or in `shared` (`graph_process`)."""
 
     def __init__(
-        self, path: Path, inputs: Sequence[str], outputs: Sequence[str], memory: str, threads: int, what: str
+        self,
+        path: Path,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        memory: str,
+        threads: int,
+        what: str,
+        shared: SharedChild | None = None,
     ) -> None:
-        self._child = Child(GRAPH_WORKER, what=what, timeout=600)
+        self._what, self._ended = what, False
+        self._process = shared or SharedChild(_graph_process())
+        if not self._process.join():
+            fail("E0990", f"{what}: the process that it shares with others has ended", kind=EngineError)
         arguments = {"inputs": list(inputs), "outputs": list(outputs), "memory": memory, "threads": threads}
-        self._child.call("load", path=str(path), **arguments)
+        try:
+            self._handle = self._process.call(what, "load", path=str(path), **arguments)
+        except BaseException:
+            self._process.leave()
+            raise
 
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name; `feeds` has every input by name. EngineError if MNN's process dies."""
-        return self._child.call("run", feeds=feeds)
+        return self._process.call(self._what, "run", handle=self._handle, feeds=feeds)
 
     def close(self) -> None:
-        """End the process that holds the graph."""
-        self._child.close()
+        """Forget the graph, and end the process if it is the last one in it; calling it twice is harmless."""
+        if not self._ended:
+            self._ended = True
+            self._process.leave_after("free", handle=self._handle)
+
+
+def _graph_process() -> Child:
+    return Child(GRAPH_WORKER, what="MNN", timeout=600)
+
+
+@contextlib.contextmanager
+def graph_process() -> Iterator[SharedChild]:
+    """A process for many graphs, one after the other: to start one takes longer than a small graph."""
+    shared = SharedChild(_graph_process())
+    shared.join()
+    try:
+        yield shared
+    finally:
+        shared.leave()
+
+
+class GraphBeside(GraphInChild):
+    """A graph of a bundle that may come from anywhere; all graphs of one bundle share a process."""
+
+    def __init__(self, path: Path, bundle: Path, what: str, opens: str = "load", **words: Any) -> None:
+        key = (str(bundle), opens)
+        super().__init__(GRAPH_WORKER, key, path.parent, what, opens, path=str(path.absolute()), **words)
 
 
 def open_model(bundle: Path, model: dict[str, Any], manifest: dict[str, Any]) -> MnnLanguageModel:
@@ -138,9 +180,21 @@ def open_model(bundle: Path, model: dict[str, Any], manifest: dict[str, Any]) ->
     return BundledModel(bundle / file.parent, names, arch["vocab"], arch["context"], what, most)
 
 
-def open_graph(bundle: Path, part: dict[str, Any], bucket: str) -> MnnGraph:
-    """One graph of a manifest's part."""
+def open_graph(bundle: Path, part: dict[str, Any], bucket: str) -> MnnGraph | GraphBeside:
+    """One graph of a manifest's part; of a part beside another engine with a core left to that one."""
     graph, details = part["graphs"][bucket], part["details"]
     inputs, outputs = ([tensor["name"] for tensor in graph[key]] for key in ("inputs", "outputs"))
     what = f"MNN running `{part['model']}`"
+    if "file" in graph:
+        threads = max(1, min(details["threads"], usable_cores() - 1))
+        words = {"inputs": inputs, "outputs": outputs, "memory": details["memory"], "threads": threads}
+        return GraphBeside(bundle / graph["file"], bundle, f"{what}, bucket `{bucket}`", **words)
     return MnnGraph(bundle / part["file"], inputs, outputs, details["memory"], details["threads"], what)
+
+
+def open_plain(bundle: Path, part: dict[str, Any], bucket: str) -> GraphBeside | None:
+    """The graph in plain operators that a part beside another engine carries, in ONNX Runtime; None without one."""
+    file = part["details"].get("plain", {}).get(bucket)
+    if file is None:
+        return None
+    return GraphBeside(bundle / file, bundle, f"`{part['model']}`, bucket `{bucket}`, in ONNX Runtime", "open_plain")

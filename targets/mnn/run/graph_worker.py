@@ -1,4 +1,4 @@
-"""The child process that runs one plain `.mnn` file through MNN's Module API."""
+"""The child process that runs plain `.mnn` files through MNN's Module API."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 
 from ....compiler.diagnostics.diagnostic import EngineError, fail
-from ....compiler.emit.child_process import serve
+from ....compiler.emit.child_process import limit_memory, serve
 
-_state: dict[str, Any] = {}
+_open: dict[int, dict[str, Any]] = {}
 
 
-def load(path: str, inputs: list[str], outputs: list[str], memory: str, threads: int) -> None:
-    """Load a `.mnn` file. `memory` is "low" (weights stay quantised) or "normal" (they are expanded at load)."""
+def load(path: str, inputs: list[str], outputs: list[str], memory: str, threads: int) -> int:
+    """Load a `.mnn` file; its number for `run`. `memory` is "low" (weights stay quantised) or "normal" (they are
+    expanded at load).
+    """
     import MNN
     from MNN import nn
 
@@ -23,24 +25,44 @@ def load(path: str, inputs: list[str], outputs: list[str], memory: str, threads:
     module = nn.load_module_from_file(
         path, inputs, outputs, memory_mode=memory_mode, precision_mode=expr.PrecisionMode.High, thread_num=threads
     )
-    _state.update(module=module, inputs=inputs, outputs=outputs, expr=expr)
+    handle = max(_open, default=-1) + 1
+    _open[handle] = {"module": module, "inputs": inputs, "outputs": outputs, "expr": expr}
+    return handle
 
 
-def run(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def open_plain(path: str) -> int:
+    """Open a graph of plain operators in ONNX Runtime, unoptimised; its number for `run`."""
+    from ....compiler.oracle.onnx_runtime import session
+
+    handle = max(_open, default=-1) + 1
+    _open[handle] = {"session": session(path)}
+    return handle
+
+
+def free(handle: int) -> None:
+    """Forget a graph."""
+    _open.pop(handle, None)
+
+
+def run(handle: int, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Outputs by name in the shapes MNN gives; it has no numbers but float32 and int32, which feeds are turned to."""
-    expr = _state["expr"]
+    state = _open[handle]
+    if (session := state.get("session")) is not None:
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, feeds), strict=True))
+    expr = state["expr"]
     variables = []
-    for name in _state["inputs"]:
+    for name in state["inputs"]:
         array = feeds[name]
         floats = array.dtype.kind == "f"
         array = array.astype(np.float32) if floats else _narrow(name, array)
         kind = expr.float if floats else expr.int
         variables.append(expr.const(np.ascontiguousarray(array), list(array.shape), expr.NCHW, kind))
-    answers = _state["module"].onForward(variables)
-    if len(answers) != len(_state["outputs"]):
+    answers = state["module"].onForward(variables)
+    if len(answers) != len(state["outputs"]):
         fail("E0711", "MNN stops inside the graph and gives no outputs", kind=EngineError)
     made = {}
-    for name, answer in zip(_state["outputs"], answers, strict=True):
+    for name, answer in zip(state["outputs"], answers, strict=True):
         answer = expr.convert(answer, expr.NCHW)
         made[name] = np.array(answer.read()).reshape(answer.shape)
     return made
@@ -56,4 +78,4 @@ def _narrow(name: str, array: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    serve({"load": load, "run": run})
+    serve({"load": load, "run": run, "free": free, "open_plain": open_plain, "limit": limit_memory})
