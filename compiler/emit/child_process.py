@@ -1,14 +1,9 @@
 """Run an engine in a process of its own: a small remote call over a socket pair.
 
-An engine that segfaults, hangs or prints to stdout must not take edgec with it. The parent writes one
-frame per call and reads one frame back:
-
-    frame = u32 n | u64 size[n] | part_0 … part_n-1      part_0 = pickle of the message, the rest = its arrays
-
-Arrays travel out of band (pickle protocol 5), so they are copied once on each side. The child's stdout and
-stderr go to a temporary file, whose tail is quoted when it dies. The pair is private to the two processes,
-so unpickling what comes through it trusts nobody new. The child leaves when the parent's end closes, whatever
-the reason.
+An engine that segfaults, hangs or prints to stdout must not take edgec with it. The parent sends one message a
+call and reads one back (`channel`). The child's stdout and stderr go to a temporary file, whose tail is quoted when
+it dies. The pair is private to the two processes, so unpickling what comes through it trusts nobody new. The child
+leaves when the parent's end closes, whatever the reason.
 
     child = Child("edgec.targets.mnn.worker", what="MNN running `draft`")
     logits = child.call("forward", ids=[1, 2, 3])        # on the worker's side: serve({"forward": forward})
@@ -18,10 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -31,6 +24,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..diagnostics.diagnostic import EdgecError, EngineError, fail
+from .channel import Channel
 from .fixed_addresses import fixed_addresses, fixed_environment, one_core
 
 if TYPE_CHECKING:
@@ -65,8 +59,9 @@ class Child:
     ) -> None:
         self.what = what
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
-        self._socket, theirs = socket.socketpair()
-        self._socket.settimeout(timeout)
+        ours, theirs = socket.socketpair()
+        ours.settimeout(timeout)
+        self._channel = Channel(ours)
         core: int | None = None
         with theirs:
             if server is not None:
@@ -74,7 +69,7 @@ class Child:
                 self._process: subprocess.Popen[bytes] | Forked = server.fork(theirs.fileno(), self._log.fileno())
             else:
                 self.fixed, core = self._start(module, theirs.fileno(), env or {}, fixed)
-        self._finalizer = weakref.finalize(self, _end, self._process, self._socket, self._log, core)
+        self._finalizer = weakref.finalize(self, _end, self._process, ours, self._log, core)
         _children.add(self)
 
     def _start(self, module: str, channel: int, env: Mapping[str, str], fixed: bool) -> tuple[bool, int | None]:
@@ -101,8 +96,8 @@ class Child:
         if not self.alive:
             fail("E0990", f"{self.what} was called after it had ended", kind=EngineError)
         try:
-            _send(self._socket, (method, kwargs))
-            status, value = _receive(self._socket)
+            self._channel.send((method, kwargs))
+            status, value = self._channel.receive()
         except TimeoutError:
             self._timed_out(method)
         except (EOFError, ConnectionError):
@@ -155,7 +150,7 @@ class Child:
         fail("E0990", f"{self.what} {_cause(code)} in `{method}`{tail}", kind=EngineError)
 
     def _timed_out(self, method: str) -> NoReturn:
-        seconds, tail = self._socket.gettimeout(), self._tail()
+        seconds, tail = self._channel.socket.gettimeout(), self._tail()
         self._process.kill()
         self.close()
         fail("E0991", f"{self.what} gave no answer to `{method}` within {seconds:g} s{tail}", kind=EngineError)
@@ -172,12 +167,17 @@ def kill_children() -> None:
         child._process.kill()
 
 
-def serve(handlers: Mapping[str, Callable[..., Any]], channel: socket.socket | None = None) -> None:
-    """Answer calls until the parent hangs up. The worker module's `main`; `channel`: of a process that was forked."""
-    channel = channel or socket.socket(fileno=int(os.environ.pop(_FD)))
+def serve(
+    handlers: Mapping[str, Callable[..., Any]], connected: socket.socket | None = None, borrow: bool = False
+) -> None:
+    """Answer calls until the parent hangs up. The worker module's `main`; `connected`: of a process that was forked.
+
+    `borrow`: no handler keeps an array that it is given.
+    """
+    channel = Channel(connected or socket.socket(fileno=int(os.environ.pop(_FD))))
     while True:
         try:
-            method, kwargs = _receive(channel)
+            method, kwargs = channel.receive(borrow)
         except (EOFError, ConnectionError):
             return
         try:
@@ -187,7 +187,7 @@ def serve(handlers: Mapping[str, Callable[..., Any]], channel: socket.socket | N
         except Exception as error:  # the boundary: whatever an engine raises becomes a message
             traceback.print_exc()
             answer = ("error", f"{type(error).__name__}: {error}")
-        _send(channel, answer)
+        channel.send(answer)
 
 
 def usable_cores() -> int:
@@ -225,33 +225,6 @@ def _end(process: subprocess.Popen[bytes] | Forked, channel: socket.socket, log:
     log.close()
     if core is not None:
         os.close(core)  # the core is free again
-
-
-def _send(channel: socket.socket, message: object) -> None:
-    buffers: list[pickle.PickleBuffer] = []
-    head = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
-    parts = [memoryview(head), *(buffer.raw() for buffer in buffers)]
-    channel.sendall(struct.pack(f"<I{len(parts)}Q", len(parts), *(part.nbytes for part in parts)))
-    for part in parts:
-        channel.sendall(part)
-
-
-def _receive(channel: socket.socket) -> Any:
-    (count,) = struct.unpack("<I", _exactly(channel, 4))
-    sizes = struct.unpack(f"<{count}Q", _exactly(channel, 8 * count))
-    head, *buffers = [_exactly(channel, size) for size in sizes]
-    return pickle.loads(head, buffers=buffers)
-
-
-def _exactly(channel: socket.socket, size: int) -> bytearray:
-    data = bytearray(size)
-    view = memoryview(data)
-    while view:
-        got = channel.recv_into(view)
-        if not got:
-            raise EOFError
-        view = view[got:]
-    return data
 
 
 def peak_rss() -> int:

@@ -166,7 +166,7 @@ class ChainModel:
         """One call of the graphs of `bucket`, padded; logits [len(ids), V]."""
         entry = self.buckets.entries[bucket]
         tokens = entry["tokens"] or len(ids)
-        past = self.length if entry["tokens"] is None else entry["context"] - tokens
+        past = self.cache.stepped() if entry["tokens"] is None else entry["context"] - tokens
         base = self.length - len(self._tree) + len(ids) if self._tree else self.length  # `_tree` has the ids in it
         branching = Branching(base, self._tree) if self._tree else None
         rope = self._arch["rope"]

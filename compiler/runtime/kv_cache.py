@@ -17,6 +17,7 @@ import numpy as np
 from ..ir import kv_names
 
 _CANONICAL = ("kv_heads", "position", "head_dim")
+_STEP = 32  # positions
 
 
 class KvCache:
@@ -57,6 +58,10 @@ class KvCache:
     def outputs(self) -> set[str]:
         """Names of the graph outputs that carry new positions."""
         return {f"{name}_out" for name in self.axes}
+
+    def stepped(self) -> int:
+        """A capacity for a graph that takes any: the same for some steps, so `active` is not filled anew in each."""
+        return min(self.context, -(-self.length // _STEP) * _STEP)
 
     def feeds(self, capacity: int) -> dict[str, np.ndarray]:
         """Each `<name>_in` with `capacity` past positions in the layout of the graphs."""
@@ -126,9 +131,10 @@ class KvCache:
     def _filled(self, name: str, capacity: int) -> np.ndarray:
         axes = self.axes[name]
         sizes = {"batch": 1, "kv_heads": self._heads, "position": capacity, "head_dim": self._width}
-        array = np.zeros([sizes[axis] for axis in axes], self._master[name].dtype)
-        count = min(self.length, capacity)
-        canonical(array, axes)[:, :count] = self._master[name][:, :count]
+        array = np.empty([sizes[axis] for axis in axes], self._master[name].dtype)
+        count, view = min(self.length, capacity), canonical(array, axes)
+        view[:, :count] = self._master[name][:, :count]
+        view[:, count:] = np.zeros((), array.dtype)
         return array
 
 

@@ -25,4 +25,4 @@ def run(handle: int, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    serve({"load": load, "run": run, "limit": limit_memory})
+    serve({"load": load, "run": run, "limit": limit_memory}, borrow=True)

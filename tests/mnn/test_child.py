@@ -65,7 +65,7 @@ def test_leaving_is_an_error_with_the_status(child):
 
 
 def test_silence_is_an_error(child, golden_error):
-    child._socket.settimeout(0.5)
+    child._channel.socket.settimeout(0.5)
     with pytest.raises(EngineError) as caught:
         child.call("sleep")
     golden_error("E0991", caught.value)

@@ -13,6 +13,7 @@
 
 #define PANELS_OF_A_TASK 4
 #define PANELS_TO_DEQUANTISE 16  // a page of each row of the result
+#define ALONE (2 << 20)  // bits of weights times tokens: some 8 us, in which waking a thread brings nothing
 
 typedef struct {
   const OrtApi* api;
@@ -106,6 +107,11 @@ static void task(void* data, size_t number) {
 static OrtStatus* on_threads(Work* work, void* context) {
   work->panels = (work->linear->outputs + LOOKUP_PANEL - 1) / LOOKUP_PANEL;
   size_t tasks = (size_t)((work->panels + panels_of_a_task(work) - 1) / panels_of_a_task(work));
+  if (work->tables && work->kernel->kernels != &lookup_plain &&
+      work->linear->outputs * work->linear->inputs * work->linear->bits * work->tokens < ALONE) {
+    for (size_t i = 0; i < tasks; i++) task(work, i);
+    return NULL;
+  }
   return ort_KernelContext_ParallelFor(work->kernel->api)(context, task, tasks, 0, work);
 }
 
