@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..diagnostics.diagnostic import blamed_on
+from ..diagnostics.wording import of_all_layers
 from ..ir import kv_names
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class CompiledModel:
 
     def notes(self) -> list[str]:
         """What its passes and its target remarked, in order."""
-        return [note for step in self.steps for note in step.notes] + list(self.emission.notes)
+        return of_all_layers([note for step in self.steps for note in step.notes] + list(self.emission.notes))
 
     def __repr__(self) -> str:
         return f"<compiled {self.name}: {', '.join(self.emission.parts)}>"

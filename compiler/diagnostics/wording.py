@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable
+
+_QUOTED = re.compile(r"`[^`]*`")
 
 
 def join_or(parts: Iterable[str], word: str = "or") -> str:
@@ -25,3 +29,15 @@ def of_any_layer(name: str) -> str:
 def globs(names: Iterable[str]) -> str:
     """What follows `except` or `on` for all of them, whatever their layers: `"layers.*.up", "head"`."""
     return ", ".join(f'"{glob}"' for glob in dict.fromkeys(map(of_any_layer, names)))
+
+
+def of_all_layers(notes: Iterable[str]) -> list[str]:
+    """What is said of the same op in several layers once, with their number, where it was said first."""
+    notes = list(notes)
+    said = Counter(map(_of_any_layer, notes))
+    made = (note if said[_of_any_layer(note)] == 1 else _of_any_layer(note) for note in notes)
+    return [f"{text} ({said[text]} times)" if said[text] > 1 else text for text in dict.fromkeys(made)]
+
+
+def _of_any_layer(note: str) -> str:
+    return _QUOTED.sub(lambda name: of_any_layer(name[0]) if " " not in name[0] else name[0], note)

@@ -28,20 +28,25 @@ def wants_packed(options: Any) -> bool:
 
 def refuse_dense(options: Any, parts: Iterable[Part]) -> Iterator[Refusal]:
     """The refusal of `store = packed` where no weight of the parts has a pattern."""
-    if wants_packed(options) and not any(True for _ in _sparse(parts)):
-        yield Refusal(
-            "E0222",
-            "`store = packed` leaves out the zeros of sparse weights, and none of these is sparse and in integers",
-            help="add `sparsify (pattern = 2:4)` (`method = keep` for a model that is pruned already) and a "
-            "`quantize` behind it, or leave `store` out",
-        )
-
-
-def _sparse(parts: Iterable[Part]) -> Iterator[Linear]:
-    from ..ir.linears import as_linear
     from .sparse_integers import pattern_of
+
+    linears = list(_linears(parts)) if wants_packed(options) else []
+    if not wants_packed(options) or any(pattern_of(linear.quant) is not None for linear in linears):
+        return
+    message = "`store = packed` leaves out the zeros of sparse weights, and none of these is sparse and in integers"
+    help = (
+        "add `sparsify (pattern = 2:4)` (`method = keep` for a model that is pruned already) and a `quantize` behind it"
+    )
+    held = (linear.initializer.const_value for linear in linears)
+    ended = next((text for weight in held for text in getattr(weight, "ended", ())), None)
+    if ended is not None:
+        message, help = f"{message}: {ended}", "put `sparsify` behind the line that ends its pattern"
+    yield Refusal("E0222", message, help=f"{help}, or leave `store` out")
+
+
+def _linears(parts: Iterable[Part]) -> Iterator[Linear]:
+    from ..ir.linears import as_linear
 
     for part in parts:
         graph = next(iter(part.graphs.values())).graph
-        found = (linear for node in graph if (linear := as_linear(node)) is not None)
-        yield from (linear for linear in found if pattern_of(linear.quant) is not None)
+        yield from (linear for node in graph if (linear := as_linear(node)) is not None)

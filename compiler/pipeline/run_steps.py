@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from ..calibration.calibration_text import Calibration
 from ..diagnostics.diagnostic import Diagnostic, EngineError, Label, PlanError, Span, fail
 from ..diagnostics.foreign_code import ForeignFailure, foreign_code
-from ..diagnostics.wording import join_or
+from ..diagnostics.wording import join_or, of_all_layers
 from ..ir.levels import Level
 from .pass_interface import Chip, Pass, Scope, Skip, StepResult
 from .step import Step
@@ -117,7 +117,7 @@ def _run_step(
     error = None
     if before is not None:
         error = _verify(step, before, module, _bound(done))
-    told = (tuple(scope.skips), tuple(scope.notes), tuple(scope.tables))
+    told = (tuple(scope.skips), tuple(of_all_layers(scope.notes)), tuple(scope.tables))
     return StepResult(step.pass_name, step.span, changes, seconds, *told, error, scope.profile)
 
 

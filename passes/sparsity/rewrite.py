@@ -30,7 +30,7 @@ def taken(module: Module, sparsity: Sparsity, scope: Scope) -> Iterator[Linear]:
     """The linears that the line selects and that can be sparse; the others are skipped, with the reason."""
     _skip_norms(module, scope)
     wrong: dict[str, int] = {}
-    found = []
+    found, sparse = [], False
     for linear in linears(module):
         if not scope.selects(linear.name):
             continue
@@ -40,6 +40,7 @@ def taken(module: Module, sparsity: Sparsity, scope: Scope) -> Iterator[Linear]:
             if scope.on is not None:
                 scope.note(f"`{linear.name}` is left dense: {why}")
         elif linear.stored is not None and SPARSITY.get(linear.stored) == placed(sparsity, linear):
+            sparse = True
             scope.skip(linear.node, f"its weight is {sparsity} already")
         elif linear.shape[1] % sparsity.group:
             wrong[linear.name] = linear.shape[1]
@@ -47,6 +48,8 @@ def taken(module: Module, sparsity: Sparsity, scope: Scope) -> Iterator[Linear]:
             found.append(linear.node)
     if wrong:
         raise PlanError(indivisible(sparsity, wrong, scope.origin))
+    if scope.on is not None and scope.skips and not (found or sparse):
+        _refuse_nothing(scope)
     for node in found:  # as it is when its turn comes: what was done to another may have untied it
         if (linear := as_linear(node)) is not None:
             yield linear
@@ -64,6 +67,13 @@ def _refusal(linear: Linear) -> str | None:
     if linear.stored.dtype not in FLOATS:
         return f"its weight is {linear.stored.dtype.name.lower()}, not float32 or float16"
     return None
+
+
+def _refuse_nothing(scope: Scope) -> None:
+    """A line whose every op is left alone is a mistake, like one that matches none."""
+    named, why = " and ".join(f"`{glob}`" for glob in scope.on or ()), scope.skips[0].reason
+    help = "name linears: `edgec inspect MODEL` lists the names of all ops"
+    fail("E0403", f"{named}: `sparsify` works on none of these ops: {why}", scope.origin, help=help)
 
 
 def _skip_norms(module: Module, scope: Scope) -> None:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 import pytest
 from edgec.compiler.commands.inspect import describe
 from edgec.compiler.diagnostics.diagnostic import EngineError, Span
+from edgec.compiler.diagnostics.wording import of_all_layers
 from edgec.compiler.ir import annotations
 from edgec.compiler.ir.annotations import (
     DEVICE,
@@ -124,6 +125,16 @@ def test_the_user_is_told_once_which_pass_ended_a_fact(draft: Module) -> None:
     assert [note in result.notes for result in results] == [True, False, False]
     assert sum(note in line for line in told) == 1
     assert ROTATED.get(draft.main) == ("residual", "values")
+
+
+def test_what_is_said_of_several_layers_is_said_once() -> None:
+    notes = [
+        "`layers.0.up` is dense: 2 of 3",
+        "`norm` too",
+        "`layers.11.up` is dense: 2 of 3",
+        "`layers.1.up` is dense: 1 of 3",
+    ]
+    assert of_all_layers(notes) == ["`layers.*.up` is dense: 2 of 3 (2 times)", "`norm` too", notes[3]]
 
 
 def test_legality_checks_a_fact_between_passes(draft: Module) -> None:

@@ -174,6 +174,8 @@ def test_the_check_refuses_where_nothing_is_sparse(target: str, golden_error: ob
     floats = plan(target, "packed").replace("  quantize (weights = int4, block = 32)\n", "")
     assert [one.code for one in edgec.check(floats).errors] == ["E0222"]
     assert not edgec.check(plan(target, "packed")).errors
+    (rotated,) = edgec.check(plan(target, "packed").replace("  quantize", "  rotate ()\n  quantize", 1)).errors
+    assert (rotated.code, "rotation ends 2:4 on `layers.0." in rotated.message) == ("E0222", True)
 
 
 @pytest.mark.parametrize(("store", "codes"), [("dense", {"W0309"}), ("packed", set())])

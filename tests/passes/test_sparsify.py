@@ -87,6 +87,13 @@ def test_what_is_left_alone_says_why(draft: Module) -> None:
     assert [skip.reason for skip in again.skips] == ["its weight is 2:4 already"]
 
 
+@pytest.mark.parametrize("glob", ["embed_tokens", "layers.*.input_layernorm"])
+def test_a_line_that_leaves_everything_alone_is_refused(draft: Module, glob: str) -> None:
+    with pytest.raises(EdgecError, match="works on none of these ops: ") as refused:
+        Sparsify().run(draft, Scope(on=(glob,)))
+    assert refused.value.diagnostics[0].code == "E0403"
+
+
 def test_a_tied_head_leaves_the_embedding_dense(draft: Module) -> None:
     scope = Scope(on=(HEAD,))
     Sparsify().run(draft, scope)
