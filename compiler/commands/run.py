@@ -132,6 +132,9 @@ def _print_verified(result: dict[str, Any]) -> None:
         baseline = result["baseline"].get(name)
         ratio = f" ({value / baseline:.4f} of the float model's {baseline:.4f})" if baseline else ""
         print_line(f"perplexity of {name}: {value:.4f}{ratio}")
+    for row in result["requires"]:
+        if row["holds"]:  # one that does not is a problem
+            print_line(f"holds: {row['line']}   ({row['text']})")
     for problem in result["problems"]:
         print_line(f"problem: {problem}")
     print("ok" if result["ok"] else count(len(result["problems"]), "problem"))

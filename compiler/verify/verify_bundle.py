@@ -61,7 +61,14 @@ def verify_bundle(
 
     Of a bundle for several chips the binaries of all are read; what runs is the first chip's, or that of `device`.
     """
-    result: dict[str, Any] = {"ok": False, "problems": [], "parts": {}, "perplexity": {}, "baseline": {}}
+    result: dict[str, Any] = {
+        "ok": False,
+        "problems": [],
+        "parts": {},
+        "perplexity": {},
+        "baseline": {},
+        "requires": [],
+    }
     problems: list[str] = result["problems"]
     try:
         manifest = load_manifest(Path(bundle))
@@ -91,7 +98,12 @@ def verify_bundle(
                 verification.model(name)
             except EdgecError as error:
                 problems += [f"model `{name}`: {diagnostic.message}" for diagnostic in error.diagnostics]
-        problems += broken_requirements(manifest, result)
+        result["requires"] = tested_requirements(manifest, result)
+        problems += [
+            f"the plan's `{row['line']}` does not hold: measured {row['text']}"
+            for row in result["requires"]
+            if not row["holds"]
+        ]
         problems += unjudged(manifest, result)
     result["ok"] = not problems
     return result
@@ -144,8 +156,8 @@ def unjudged(manifest: Manifest, result: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def broken_requirements(manifest: Manifest, result: Mapping[str, Any]) -> list[str]:
-    """The plan's `require` lines that do not hold for what was measured now: sizes, perplexities on the text."""
+def tested_requirements(manifest: Manifest, result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The plan's `require` lines on what was measured now (sizes, perplexities on the text), and whether they hold."""
     found = []
     for row in manifest.data.get("measured", {}).get("requires", []):
         if "bound" not in row:  # a bundle of before these were kept
@@ -160,9 +172,9 @@ def broken_requirements(manifest: Manifest, result: Mapping[str, Any]) -> list[s
         else:
             continue
         bound = row["bound"] * base if row["relative"] else row["bound"]
-        if not _COMPARE[row["op"]](value, bound):
-            of = f", {value / base:.4f} * baseline" if row["relative"] else ""
-            found.append(f"the plan's `{row['line']}` does not hold: measured {value:.6g}{of}")
+        shown = f"{value / 1e6:.2f} MB, {value:.0f} bytes" if row["subject"] == "bundle.size" else f"{value:.6g}"
+        text = shown + (f", {value / base:.4f} * baseline" if row["relative"] else "")
+        found.append({"line": row["line"], "value": value, "holds": _COMPARE[row["op"]](value, bound), "text": text})
     return found
 
 

@@ -38,6 +38,7 @@ def test_the_engine_judges_and_verify_again(tmp_path, target, by):
     again = verify_bundle(tmp_path / "b", TEXT, windows=2)
     assert again["ok"], again["problems"]
     assert again["perplexity"]["m"] == pytest.approx(measured["perplexity"]["m"], rel=1e-5)
+    assert [row["holds"] for row in again["requires"]] == [True]
 
 
 def test_verify_fails_where_a_line_does_not_hold(tmp_path):
