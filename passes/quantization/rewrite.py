@@ -18,11 +18,12 @@ from ...compiler.ir.annotations import FLOAT_WEIGHT, FORMAT
 from ...compiler.ir.linears import FLOATS, Linear, is_dequantize_blocks, linears
 from ...compiler.ir.module import Module, drop_unused_initializers
 from ...compiler.ir.sparsity import SPARSITY
+from ...compiler.ir.stored_integers import stored_integers
 from ...compiler.ir.weight_format import WeightFormat
 from ...compiler.ir.weights import Weight, as_weight, transpose
 from ...compiler.pipeline.demands import Demands
 from ...compiler.pipeline.pass_interface import Scope
-from .blocks import indivisible
+from .blocks import BLOCKS, indivisible
 from .round_to_nearest import QuantizedTensors, make
 
 # float weights [N, K] by linear -> their integers
@@ -50,7 +51,9 @@ def quantize_graph(
     dequantized.register()
     if changes:
         graph.sort()  # a shared DequantizeLinear has to come before its first reader
-        _note_untied(found, before, {x.name: x for x in linears(module, graph)}, scope)
+        after = {x.name: x for x in linears(module, graph)}
+        _note_untied(found, before, after, scope)
+        _note_rounded_again(before, after, scope)
     return changes
 
 
@@ -256,6 +259,21 @@ def _connect_matmul(node: ir.Node, linear: Linear, value: ir.Value) -> None:
         raise ValueError(f"node `{node.name}` is in no graph")
     node.graph.insert_before(node, made)
     node.replace_input_with(1, output)
+
+
+def _note_rounded_again(before: Mapping[str, _State], after: Mapping[str, Linear], scope: Scope) -> None:
+    """Say how many weights that are stored in integers got others, made from the floats they stand for."""
+    kinds: dict[tuple[str, bool], int] = {}
+    for name, state in before.items():
+        stored = None if state.source is None or state.format_ is not None else stored_integers(state.source)
+        made = None if stored is None or name not in after else _current_format(after[name]).format_
+        if stored is not None and made is not None and made.method != "keep":
+            kept = stored.q is not None and stored.ordered and (stored.minimum is None or scope.minimums)
+            kept = kept and any(stored.block % block == 0 for block in BLOCKS)
+            kinds[stored.name, kept] = kinds.get((stored.name, kept), 0) + 1
+    for (kind, kept), count in kinds.items():
+        better = "; `method = keep` ships their integers as they are" if kept else ""
+        scope.note(f"{count} weights stored as {kind} are rounded once more, from the floats they stand for{better}")
 
 
 def _note_untied(found: list[Linear], before: dict[str, _State], after: dict[str, Linear], scope: Scope) -> None:

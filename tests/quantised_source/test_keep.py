@@ -105,7 +105,10 @@ def test_groups_that_are_no_blocks(tmp_path: Path, golden_error: Any, form: Form
         KEEP.run(module, Scope())
     if form.act_order:
         golden_error("E0422", caught.value)
-    Quantize(weights="int8", block=32).run(module, Scope(on=("*.mlp.*",)))
+    scope = Scope(on=("*.mlp.*",))
+    Quantize(weights="int8", block=32).run(module, scope)
+    assert "are rounded once more, from the floats they stand for" in scope.notes[0]
+    assert "keep" not in scope.notes[0]
     linear = next(linear for linear in linears(module) if linear.quant)
     value = expected[f"{linear.name}.weight"]
     np.testing.assert_allclose(linear.weight().numpy(), value, atol=np.abs(value).max() / 200)
