@@ -49,8 +49,8 @@ class Weight(ir.TensorProtocol):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the packed form."""
-        return (self.size * self.dtype.bitwidth + 7) // 8
+        """Bytes of the packed form; texts have none."""
+        return 0 if self.dtype == ir.DataType.STRING else (self.size * self.dtype.bitwidth + 7) // 8
 
     @property
     def row_bytes(self) -> int:

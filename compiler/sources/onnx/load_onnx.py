@@ -28,7 +28,15 @@ from .canonical import canonical, infer
 from .given_shapes import give_shapes
 from .inline_functions import inline_functions
 from .raise_opset import upgrade
-from .refusals import all_graphs, refuse_bad_text, refuse_foreign, refuse_loose_values
+from .refusals import (
+    all_graphs,
+    refuse_bad_places,
+    refuse_bad_text,
+    refuse_foreign,
+    refuse_loose_values,
+    refuse_maps,
+    refuse_shapeless,
+)
 from .unlisted_ops import set_aside, take_back
 
 _LARGEST = (1 << 31) - 1  # what protobuf can parse
@@ -50,6 +58,7 @@ def load_onnx(
     """
     proto = _parse(file)
     give_shapes(proto, shapes or {}, file)
+    refuse_shapeless(proto, file)
     set_aside(proto)
     refuse_foreign(proto, file)
     refuse_loose_values(proto, file)
@@ -102,8 +111,11 @@ def _parse(file: Path) -> onnx.ModelProto:
     if not proto.graph.output:
         fail("E0371", f"`{file}` is not an ONNX model: it has no graph with outputs")
     refuse_bad_text(proto, file)
+    refuse_bad_places(proto, file)
+    refuse_maps(proto, file)
     _one_domain_name(proto)
     _open_unknown_dimensions(proto)
+    _each_output_once(proto)
     return proto
 
 
@@ -113,6 +125,15 @@ def _one_domain_name(proto: onnx.ModelProto) -> None:
     for entry in (*proto.opset_import, *nodes, *(e for f in proto.functions for e in (*f.opset_import, *f.node))):
         if entry.domain == "ai.onnx":
             entry.domain = ""
+
+
+def _each_output_once(proto: onnx.ModelProto) -> None:
+    """An output that is listed twice is one value under one name: nobody can ask for the second."""
+    named = {value.name: value for value in reversed(proto.graph.output)}
+    if len(named) < len(proto.graph.output):
+        once = [value for value in proto.graph.output if named.get(value.name) is value]
+        del proto.graph.output[:]
+        proto.graph.output.extend(once)
 
 
 def _open_unknown_dimensions(proto: onnx.ModelProto) -> None:

@@ -12,6 +12,8 @@ import onnx.defs
 from ...diagnostics.diagnostic import fail
 from ...ir.domains import RUNTIME_DOMAINS
 
+_SHOWN = 40  # letters of what a file states
+
 
 def refuse_bad_text(proto: onnx.ModelProto, file: Path) -> None:
     """Names that are not UTF-8, which protobuf hands out as bytes."""
@@ -24,6 +26,45 @@ def refuse_bad_text(proto: onnx.ModelProto, file: Path) -> None:
         texts += [node.name, node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)]
     if any(isinstance(text, bytes) for text in texts):
         fail("E0371", f"`{file}` is not an ONNX model, or was damaged: a name in it is not UTF-8 text")
+
+
+def refuse_bad_places(proto: onnx.ModelProto, file: Path) -> None:
+    """Weights in other files at places that are no numbers, or before the file begins."""
+    for tensor in (one for graph in all_graphs(proto) for one in graph.initializer):
+        for entry in tensor.external_data:
+            if entry.key in ("offset", "length") and not (entry.value.isascii() and entry.value.isdigit()):
+                stated = f"`{entry.value[:_SHOWN]}` as its {entry.key}, which is no number of bytes"
+                fail("E0372", f"tensor `{tensor.name}` in `{file}` states {stated}")
+
+
+def refuse_maps(proto: onnx.ModelProto, file: Path) -> None:
+    """Inputs and outputs that are dictionaries, as converters of classical learners write them."""
+    for value in (*proto.graph.input, *proto.graph.output):
+        kind = value.type
+        while kind.WhichOneof("value") in ("sequence_type", "optional_type"):
+            kind = kind.sequence_type.elem_type if kind.HasField("sequence_type") else kind.optional_type.elem_type
+        if kind.WhichOneof("value") == "map_type":
+            help = (
+                "export it without its ZipMap (skl2onnx: `options = {'zipmap': False}`): the scores are a tensor then"
+            )
+            fail("E0376", f"`{value.name}` of `{file}` is a dictionary, not a tensor", help=help)
+
+
+def refuse_shapeless(proto: onnx.ModelProto, file: Path) -> None:
+    """Inputs of which not even the number of axes is known, all at once."""
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    lacking = [
+        value.name
+        for value in proto.graph.input
+        if value.type.HasField("tensor_type")
+        and not value.type.tensor_type.HasField("shape")
+        and value.name not in constants
+    ]
+    if lacking:
+        listed, asked = ", ".join(f"`{name}`" for name in lacking), ", ".join(f"{name}: [sizes]" for name in lacking)
+        which = f"input {listed}" if len(lacking) == 1 else f"inputs {listed}"
+        help = f"say how many axes there are and what they are: `shapes = {{ {asked} }}` in the model's line"
+        fail("E0378", f"`{file}` states no shape for its {which}", help=help)
 
 
 def refuse_foreign(proto: onnx.ModelProto, file: Path) -> None:
