@@ -51,12 +51,12 @@ def rotation(value: ir.Value | None) -> Rotation | None:
     if node is None or node.op_type != "Add":
         return None
     sides = [maker(one, "Mul") for one in node.inputs]
-    turned = [split(side, lambda one: made_by(one, "Concat") and _half_turned(one) is not None) for side in sides]
+    turned = [split(side, lambda one: made_by(one, "Concat") and half_turned(one) is not None) for side in sides]
     at = 0 if turned[0] is not None else 1
     found = turned[at]
     if found is None:
         decline("an Add where a decoder turns the heads of q or k", node)
-    x = _half_turned(found[0])
+    x = half_turned(found[0])
     straight = split(sides[1 - at], lambda one: one is x)
     if x is None or straight is None:
         decline("a rotary embedding whose halves are of two values", node)
@@ -118,7 +118,7 @@ def from_rows(x: ir.Value, cos: Weight, sin: Weight, node: ir.Node) -> Rotation:
     return Rotation(x, frequencies, float(np.float32(factor)), _ROUNDED.get(int(cos.dtype.itemsize), 1e-6) / at)
 
 
-def _half_turned(value: ir.Value) -> ir.Value | None:
+def half_turned(value: ir.Value) -> ir.Value | None:
     """x of concat(-x[D/2:], x[:D/2])."""
     node = value.producer()
     if node is None or len(node.inputs) != 2:
