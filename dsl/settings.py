@@ -389,7 +389,7 @@ class Reader:
 
     def _mistyped(self, parameter: Parameter, value: ast.Value) -> NoReturn:
         meant = [choice for choice in parameter.choices_of(str) if str(choice).endswith(show(value))]
-        help = f"did you mean `{meant[0]}`?" if meant else None
+        help = f"did you mean `{meant[0]}`?" if meant else self._meant(parameter, show(value))
         self._refuse("E0201", parameter, value, f"`{parameter.name}` cannot be {kind_of(value)}", help)
 
     def _refuse(

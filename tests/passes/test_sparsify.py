@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import edgec
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -186,3 +187,9 @@ def test_groups_that_do_not_divide_offer_except(draft: Module) -> None:
 def test_no_patterns(pattern: str) -> None:
     with pytest.raises(ValueError, match=r"leaves nothing out|is no pattern"):
         Sparsity(pattern)
+
+
+@pytest.mark.parametrize("written", ["50%", "0.5"])
+def test_a_share_of_zeros_is_told_as_the_pattern_to_write(written: str) -> None:
+    (found,) = edgec.check(f"plan p\ndevice host\npipeline q {{ sparsify (pattern = {written}) }}\n").errors
+    assert (found.code, found.help) == ("E0201", "write `pattern = 2:4`")
