@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .compile.estimate_plan import Estimate as Estimate
     from .compile.profile import Profiled as Profiled
     from .compile.prove import Proven as Proven
+    from .files.digests import Digests
     from .plan.plan import Deploy, Plan
 
 ACTION_WORKER = "edgec.compiler.commands.action_worker"
@@ -372,6 +373,7 @@ def _assembled(
     from .bundle.write import rejected_path, write_bundle
     from .compile.estimate_plan import refuse_by_estimate
     from .compile.prove import settle
+    from .files.digests import Digests
     from .report.actions_page import write_actions
     from .runtime.check_texts import check_texts
 
@@ -379,11 +381,16 @@ def _assembled(
     made: list[CompileResult] = []
 
     def build(directory: Path) -> None:
+        files = {file: None for deploy in plan.deploys for file in plan.models[deploy.model].source.files}
+        with Digests(files) as digests:  # from here on, beside what is found out before a weight is read
+            fill(directory, digests)
+
+    def fill(directory: Path, digests: Digests) -> None:
         wrong, warnings = check_texts(plan)
         doubts: list[Diagnostic] = []
         settle(plan, options.prove, options.progress, wrong, doubts, findings)
         refuse_by_estimate(plan, options.memory, options.progress)
-        models = compile_models(plan, directory, options)
+        models = compile_models(plan, directory, options, digests)
         measured = measure_models(plan, models, directory, options.progress)
         known = _with_warnings(plan, [*_judged(plan, [*warnings, *doubts]), *told])
         result, broken = _finish(known, models, measured, directory, options)
@@ -450,12 +457,12 @@ def _check_request(plan: Plan, options: CompileOptions) -> None:
             fail("E0102", f"no pipeline of the plan has a pass `{name}`", help=help)
 
 
-def compile_models(plan: Plan, directory: Path, options: CompileOptions) -> list[CompiledModel]:
+def compile_models(plan: Plan, directory: Path, options: CompileOptions, digests: Digests) -> list[CompiledModel]:
     """Every deploy line, up to `jobs` at a time: engines work in processes of their own, so threads are enough."""
     from concurrent import futures  # `check` does without
 
     def one(deploy: Deploy) -> CompiledModel:
-        made = compile_model(plan, deploy, directory, options)
+        made = compile_model(plan, deploy, directory, options, digests)
         if options.emission_key is not None:
             from .actions.inline import keep_compiled
 

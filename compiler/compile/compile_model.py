@@ -23,6 +23,7 @@ from ..ir import kv_names
 if TYPE_CHECKING:
     from ..emit.part import Part
     from ..emit.target import Emission, EmitJob, Target
+    from ..files.digests import Digests
     from ..ir.module import Module
     from ..memory.memory_plan import MemoryPlan
     from ..partition.parts import PartGraph
@@ -101,14 +102,13 @@ def load_model(decl: ModelDecl) -> Module:
         return module
 
 
-def compile_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions) -> CompiledModel:
-    """Take one deploy line to files below `directory`."""
-    from ..files.digests import Digests
-
-    files = plan.models[deploy.model].source.files
-    with blamed_on(deploy.span), Digests(files) as digests:
+def compile_model(
+    plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions, digests: Digests
+) -> CompiledModel:
+    """Take one deploy line to files below `directory`; `digests` are of all files of the plan's models."""
+    with blamed_on(deploy.span):
         made = _compile_model(plan, deploy, directory, options)
-        made.sources = {path.name: digests.of(path) for path in files}
+        made.sources = {path.name: digests.of(path) for path in plan.models[deploy.model].source.files}
         return made
 
 

@@ -7,10 +7,12 @@ file systems) two renames do it: for an instant there is neither, and who is kil
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import sys
+import threading
 from pathlib import Path
 
 _RENAME_EXCHANGE = 2  # linux/fs.h; RENAME_SWAP of macOS has the same value
@@ -57,6 +59,16 @@ def sync(directory: Path) -> None:
         for name in files:
             sync_one(os.path.join(folder, name))
         sync_one(folder)
+
+
+def begin_sync(path: Path) -> None:
+    """Have a large file on its way to the disk while other work goes on; `sync` waits for it, and tells what failed."""
+
+    def bring() -> None:
+        with contextlib.suppress(OSError):
+            sync_one(path)
+
+    threading.Thread(target=bring, name="sync", daemon=True).start()
 
 
 def sync_one(path: str | Path) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ....compiler.diagnostics.diagnostic import EngineError, PlanError, fail
+from ....compiler.files.atomic_swap import begin_sync
 from ....compiler.ir.linears import Linear
 from ....compiler.ir.module import constant
 from ....compiler.ir.weights import Weight
@@ -82,6 +83,7 @@ def emit_llm(module: Module, folder: Path, memory: str, threads: int) -> Bundle:
         if lowering.embedding is None:
             fail("E0703", f"the graph of `{module.name}` looks no embedding up")
         place, rows, storage = write_embedding(lowering.embedding, file, lowering.blobs, lowering.linears, folder)
+    begin_sync(folder / WEIGHTS)
     lowering.net.write(folder / MODEL, ["logits"])
     checked = dict(lowering.linears)
     if rows is not None:
