@@ -30,7 +30,7 @@ ALLOWED = {
     "plan": "diagnostics ir sources calibration pipeline",
     "estimate": "plan",
     "emit": "diagnostics files ir pipeline plan",
-    "proof": "diagnostics ir oracle emit",
+    "proof": "diagnostics files ir oracle emit",
     "memory": "ir emit",
     "partition": "diagnostics ir bundle emit",
     "packed": "diagnostics files kernels ir bundle emit",
