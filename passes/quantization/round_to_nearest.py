@@ -93,7 +93,7 @@ def make(name: str, source: Weight, format_: WeightFormat, origin: Span | None) 
     scale_type = ir.DataType.FLOAT16 if source.dtype == ir.DataType.FLOAT16 else ir.DataType.FLOAT
 
     def floats(start: int, stop: int) -> np.ndarray:
-        w = source.rows(start, stop).astype(np.float32).reshape(stop - start, k)
+        w = np.ascontiguousarray(source.rows(start, stop), np.float32).reshape(stop - start, k)
         _check(name, w, start, format_, origin)
         return w
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from edgec.compiler.ir.weight_format import TWO_LEVEL, WeightFormat
+from edgec.compiler.ir.weights import from_array, transpose
 from edgec.compiler.kernels.rounding import IN_NUMPY, rounding
 from edgec.passes.quantization import round_to_nearest
 from hypothesis import example, given, settings
@@ -70,3 +71,15 @@ def test_pieces_are_the_whole(columns: int) -> None:
 def test_what_is_no_row_of_blocks_is_not_handed_to_c(wrong: np.ndarray) -> None:
     with pytest.raises(ValueError, match="in the place of"):
         NATIVE.largest(wrong, 32)
+
+
+def test_a_weight_that_has_its_inputs_first_is_rounded_like_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows come as columns of what is stored, and C wants them in one piece."""
+    stored = np.random.default_rng(0).standard_normal((64, 48), np.float32)
+    monkeypatch.setattr(round_to_nearest, "_MANY", 0)
+    made = round_to_nearest.make("w", transpose(from_array("w", stored)), WeightFormat(4, 32, False), None)
+    q, scale, zero = round_to_nearest.quantise(np.ascontiguousarray(stored.T), WeightFormat(4, 32, False))
+    assert made.zero_point is not None
+    assert np.array_equal(made.q.numpy().astype(np.uint8), q)
+    assert np.array_equal(made.scale.numpy(), scale)
+    assert np.array_equal(made.zero_point.numpy().astype(np.float32), zero)
