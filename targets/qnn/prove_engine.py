@@ -18,6 +18,7 @@ from ...compiler.files.code_digest import code_digest
 from ...compiler.files.scratch import scratch_folder
 from ...compiler.ir.activation_encodings import quantised
 from ...compiler.ir.bodies import bodies
+from ...compiler.ir.graph_queries import constant_nodes
 from ...compiler.ir.module import Module
 from ...compiler.ir.save import save_graphs
 from ...compiler.oracle.compare import FROM_THE_END
@@ -91,14 +92,23 @@ def _compiled(folder: Path, chip: Chip, child: Child, model: ir.Model, name: str
 
 
 def _of_graph(model: ir.Model, rejected: Sequence) -> list[Wrong]:
-    """The nodes of `model` that were rejected; EngineError where they are known by other names."""
+    """The nodes of `model` that were rejected; EngineError where they are known by other names.
+
+    What only reads constants goes wherever its readers are: in its place those are named.
+    """
     own = {node.name: node for node in model.graph}
-    found = []
+    constant = constant_nodes(model.graph)
+    found: dict[str, Wrong] = {}
     for one in rejected:
-        node = own.get(one["name"])
-        if node is not None:
+        waiting = [own[one["name"]]] if one["name"] in own else []
+        while waiting:
+            node = waiting.pop()
+            if node in constant and (readers := [use.node for value in node.outputs for use in value.uses()]):
+                waiting += readers
+                continue
+            what = "is rejected" if node.name == one["name"] else f"is rejected with its `{one['name']}`"
             reason = f": {one['reason']}" if one["reason"] else ""
-            found.append(Wrong(node.name or "", node.op_type, f"is rejected{reason}"))
+            found.setdefault(node.name or "", Wrong(node.name or "", node.op_type, what + reason))
     if not found:
         fail("E0612", f"the HTP compiler rejects nodes that `{model.graph.name}` does not have", kind=EngineError)
-    return found
+    return list(found.values())
