@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from ..plan.plan import Deploy, ModelDecl, Plan
     from ..proof.not_taken import Wrong
 
+_COPIED = 50e6  # bytes a second: files that are written faster are not worth a copy in the cache, sealed and synced
+
 Progress = Callable[[str], None]
 
 
@@ -134,16 +136,17 @@ def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: Compile
 
 
 def _emitted(
-    module: Module, plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions
+    module: Module, plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions, keep: bool = False
 ) -> tuple[PartGraph, Emission, list[Wrong]]:
     """The parts of a module behind its steps, what was written of them, and the nodes that are not the engine's.
 
-    What was written is kept for later compiles where the first cut was the last: they cut as this one did.
+    What was written is kept for later compiles where the first cut was the last (they cut as this one did) and where
+    writing it took longer than a copy does, or whatever it took if it is to be kept.
     """
     from .emit_parts import emit_parts
     from .kept_emission import keep_emission
 
-    steps, folder = plan.steps(deploy), directory / deploy.model
+    steps, folder, start = plan.steps(deploy), directory / deploy.model, time.perf_counter()
     cut, emission, fallen = emit_parts(
         module,
         deploy,
@@ -153,8 +156,10 @@ def _emitted(
         placed_by(steps, deploy),
         options.progress,
     )
-    key = _kept_key(plan, deploy, cut.parts, options)
-    if key is not None and not fallen:
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    worth = keep or size < _COPIED * (time.perf_counter() - start)
+    key = _kept_key(plan, deploy, cut.parts, options) if worth and not fallen else None
+    if key is not None:
         keep_emission(key, folder, emission)
     return cut, emission, fallen
 
@@ -236,7 +241,8 @@ def lower_model(plan: Plan, deploy: Deploy, options: CompileOptions) -> list[dic
 def emit_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions) -> None:
     """Leave the files of one deploy line in the cache, under `options.emission_key`; they are below `directory` too."""
     with blamed_on(deploy.span):
-        _emitted(_passed(plan, deploy, options, _Clock(), reported=False).module, plan, deploy, directory, options)
+        module = _passed(plan, deploy, options, _Clock(), reported=False).module
+        _emitted(module, plan, deploy, directory, options, keep=True)
 
 
 def _say_lines(module: Module, plan: Plan) -> None:
@@ -356,11 +362,14 @@ def _emit_each(
     module: Module, parts: list[Part], plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions
 ) -> Emission:
     from ..emit.target import Emission
+    from ..files.noted_digest import is_known
     from ..registry import find_target
     from .kept_emission import kept_emission
 
     (directory / deploy.model).mkdir(parents=True, exist_ok=True)
-    key = _kept_key(plan, deploy, parts, options)
+    files = plan.models[deploy.model].source.files
+    new = any(path.is_file() and not is_known(path) for path in files)  # what is kept was hashed once
+    key = None if new else _kept_key(plan, deploy, parts, options)
     if key is not None and (kept := kept_emission(key, directory / deploy.model)) is not None:
         options.progress(f"{deploy.model}: its files are in the cache")
         return kept

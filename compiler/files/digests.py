@@ -9,6 +9,7 @@ The thread ends with the block, read to the end or not: a compile that fails doe
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from collections.abc import Iterable
@@ -16,7 +17,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 
-from .noted_digest import find_digest, note_digest
+from .noted_digest import announce, find_digest, note_digest, withdraw
 
 _PIECE = 4 << 20  # bytes; hashing one keeps no other thread waiting
 
@@ -26,10 +27,14 @@ class Digests:
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._found: dict[Path, Future[str]] = {path: Future() for path in paths}
+        self._announced: list[str] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._read, name="digests", daemon=True)
 
     def __enter__(self) -> Digests:
+        for path, future in self._found.items():
+            with contextlib.suppress(OSError):  # said where its digest is wanted
+                self._announced.append(announce(path, future))
         self._thread.start()
         return self
 
@@ -38,21 +43,27 @@ class Digests:
     ) -> None:
         self._stop.set()
         self._thread.join()
+        for key in self._announced:
+            withdraw(key)
 
     def of(self, path: Path) -> str:
         """sha256 of one of the files, in hexadecimal; OSError where it could not be read. Waits for it."""
         return self._found[path].result()
 
     def _read(self) -> None:
-        for path, future in self._found.items():
-            try:
-                digest = self._digest(path)
-            except OSError as error:
-                future.set_exception(error)
-                continue
-            if digest is None:
-                return
-            future.set_result(digest)
+        try:
+            for path, future in self._found.items():
+                try:
+                    digest = self._digest(path)
+                except OSError as error:
+                    future.set_exception(error)
+                    continue
+                if digest is None:
+                    return
+                future.set_result(digest)
+        finally:
+            for future in self._found.values():  # those that are not done: nobody is left waiting
+                future.cancel()
 
     def _digest(self, path: Path) -> str | None:
         """None where the block ended before the file did."""

@@ -1,4 +1,7 @@
-"""sha256 of files that are read again and again, noted in the cache under their path, size, inode and times."""
+"""sha256 of files that are read again and again, noted in the cache under their path, size, inode and times.
+
+One that a thread of this process is reading already (`digests`) is waited for, not read a second time.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,43 @@ import hashlib
 import json
 import os
 import time
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 
 from . import cache
 
 _KIND = "hashed"
 CLOCK_STEP = 2.0  # seconds: a file younger than this can change again without another time (FAT's step is the longest)
+_SMALL = 64 << 20  # bytes that are hashed in no time
+_under_way: dict[str, Future[str]] = {}
+os.register_at_fork(after_in_child=_under_way.clear)  # the thread that reads is the parent's
+
+
+def is_known(path: Path) -> bool:
+    """Whether its sha256 takes no time to tell; OSError where it cannot be read."""
+    held = path.stat()
+    return held.st_size <= _SMALL or find_digest(path, held) is not None
+
+
+def announce(path: Path, coming: Future[str]) -> str:
+    """Have others of this process wait for the sha256 of a file; what `withdraw` takes. OSError without the file."""
+    key = _key(path, path.stat())
+    _under_way.setdefault(key, coming)
+    return key
+
+
+def withdraw(key: str) -> None:
+    """Nobody waits any more."""
+    _under_way.pop(key, None)
 
 
 def noted_digest(path: Path) -> str:
     """The file's sha256, from the cache where the same file was hashed before; OSError where it cannot be read."""
     held = path.stat()
     found = find_digest(path, held)
+    if found is None and (coming := _under_way.get(_key(path, held))) is not None:
+        with contextlib.suppress(CancelledError):
+            return coming.result()
     if found is None:
         found = cache.digest_file(path)
         note_digest(path, held, found)

@@ -39,7 +39,7 @@ from ...compiler.kernels.rounding import IN_NUMPY, Rounding, rounding
 
 _SMALLEST = np.float32(2.0**-24)
 _LARGEST = np.float32(65504.0)
-_MANY = 1 << 18  # weights in a piece that are worth a library in C: building it takes a second, once
+_MANY = 1 << 16  # weights in a piece that are worth a library in C: building it takes a second, once
 _PIECE = 1 << 18  # weights that a core rounds at once
 _TERNARY_ZERO = np.float32(0.7)  # of the mean magnitude: what lies below becomes zero
 

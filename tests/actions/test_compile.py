@@ -14,6 +14,7 @@ import pytest
 from edgec.compiler.actions import records
 from edgec.compiler.actions.action import load_description
 from edgec.compiler.actions.perform import perform
+from edgec.compiler.compile import compile_model
 from edgec.compiler.diagnostics.diagnostic import EdgecError
 from edgec.compiler.driver import (
     CompileOptions,
@@ -62,6 +63,14 @@ def test_a_compile_by_processes_is_the_same_bundle_and_runs_nothing_twice(plan_f
     assert again.returncode == 0, again.stderr
     assert records.noted(row["key"]).runs == 1
     assert manifest_of(tmp_path / "c") == manifest_of(alone)
+
+
+@pytest.mark.parametrize(("rate", "kept"), [(0.0, False), (1e12, True)])
+def test_files_are_kept_where_writing_them_takes_longer_than_a_copy(plan_file, tmp_path, monkeypatch, rate, kept):
+    monkeypatch.setattr(compile_model, "_COPIED", rate)
+    compile_plan(load_plan(plan_file), tmp_path / "b", keeping(CompileOptions()))
+    (row,) = actions_of(plan_file)
+    assert row["state"] == ("cached" if kept else "runs")
 
 
 def test_nothing_to_do_is_said_and_any_change_is_seen(plan_file, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from pathlib import Path
 
@@ -47,3 +48,29 @@ def test_a_file_that_was_hashed_before_is_not_read_again(tmp_path: Path, monkeyp
     monkeypatch.setattr(Digests, "_digest_anew", lambda *_: pytest.fail("read again"))
     with Digests([path]) as digests:
         assert digests.of(path) == first
+
+
+def test_who_wants_a_digest_meanwhile_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, begun = tmp_path / "weights", threading.Event()
+    path.write_bytes(b"1")
+
+    def slowly(_self: Digests, _path: Path) -> str:
+        begun.wait(10)
+        return "theirs"
+
+    monkeypatch.setattr(Digests, "_digest_anew", slowly)
+    monkeypatch.setattr(noted_digest, "CLOCK_STEP", 1e9)  # so that nothing is noted
+    with Digests([path]):
+        threading.Timer(0.05, begun.set).start()
+        assert noted_digest.noted_digest(path) == "theirs"
+    assert noted_digest.noted_digest(path) == hashlib.sha256(b"1").hexdigest()  # nobody is reading any more
+
+
+def test_who_waits_for_a_reader_that_was_stopped_reads_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(b"1")
+    monkeypatch.setattr(Digests, "_digest_anew", lambda *_: None)
+    with Digests([path]):
+        assert noted_digest.noted_digest(path) == hashlib.sha256(b"1").hexdigest()
