@@ -76,6 +76,10 @@ def test_weights_that_stay_on_the_cpu_are_no_matter_of_the_npu():
     rounded = quantize(weights="int8", block=32)
     place = Step("place", Place(device="cpu"), ("embed_tokens", "lm_head"), (), LINE)
     assert check("snapdragon_8_gen_3", replace(rounded, on=("embed_tokens",)), place, BUCKET) == []
+    table = replace(rounded, on=("embed_tokens",))  # looked up on the CPU, unless a line has it elsewhere
+    assert check("snapdragon_8_gen_3", table, BUCKET) == []
+    there = Step("place", Place(device="npu"), ("embed_tokens",), (), LINE)
+    assert [one.code for one in check("snapdragon_8_gen_3", table, there, BUCKET)] == ["W0601"]
     for on in (None, ("embed_tokens", "*q_proj")):
         assert [one.code for one in check("snapdragon_8_gen_3", replace(rounded, on=on), place, BUCKET)] == ["W0601"]
 

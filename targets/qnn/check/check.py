@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from ....compiler.pipeline.step import Step
 
 
+_EMBEDDING = "embed_tokens"  # of a decoder: the NPU has no lookup in a quantised table
+
+
 def check(request: CheckRequest) -> list[Diagnostic]:
     """Every problem that can be seen now."""
     at = Label(request.deploy.span)
@@ -86,8 +89,14 @@ def _buckets(request: CheckRequest, at: Label) -> Iterator[Diagnostic]:
 
 
 def _stays_on_cpu(step: Step, request: CheckRequest) -> bool:
-    """Whether a line is for nothing but ops that a later line, pattern by pattern, places on the CPU."""
+    """Whether a line is for nothing but ops that another line, pattern by pattern, places on the CPU.
+
+    A decoder's embedding is looked up there once it is quantised, unless a line has it elsewhere.
+    """
     placed = {name for one in request.steps if one.demands.places == {"cpu"} for name in one.on or ()}
+    elsewhere = any(one.demands.places and one.demands.places != {"cpu"} for one in request.steps)
+    if request.arch is not None and not elsewhere:
+        placed.add(_EMBEDDING)
     return step.on is not None and placed.issuperset(step.on)
 
 
