@@ -10,6 +10,7 @@ import copy
 import functools
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..diagnostics.diagnostic import fail
 from ..diagnostics.nearest import nearest_help
 from ..files import cache
+from ..files.noted_digest import digest_of_finished
 from ..ir import kv_names
 from .consistency import contradictions, unlisted
 
@@ -150,7 +152,8 @@ def write_manifest(directory: Path, data: dict[str, Any]) -> Manifest:
     `format`, `version` and `files` are filled in here. The last thing a compile writes into a bundle.
     """
 
-    whole = {**copy.deepcopy(data), "format": FORMAT, "version": VERSION, "files": hash_files(directory)}
+    files = hash_files(directory, digest_of_finished)
+    whole = {**copy.deepcopy(data), "format": FORMAT, "version": VERSION, "files": files}
     _say_sources(whole)
     if found := problems(whole) or unlisted(whole):
         raise ValueError("the manifest made here breaks its own schema:\n" + "\n".join(found))
@@ -211,7 +214,7 @@ def _check_seal(bundle: Path, raw: bytes) -> None:
         )
 
 
-def hash_files(directory: Path) -> dict[str, dict[str, Any]]:
+def hash_files(directory: Path, digest: Callable[[Path], str] = cache.digest_file) -> dict[str, dict[str, Any]]:
     """Path -> sha256 and size of every file but the manifest and its seal, in the order of their names."""
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(directory.rglob("*")):
@@ -219,5 +222,5 @@ def hash_files(directory: Path) -> dict[str, dict[str, Any]]:
         if path.is_symlink():
             raise ValueError(f"`{path}` is a symbolic link: a bundle holds files only")
         if path.is_file() and name not in (MANIFEST, SEAL, ACTIONS):
-            found[name] = {"sha256": cache.digest_file(path), "size": path.stat().st_size}
+            found[name] = {"sha256": digest(path), "size": path.stat().st_size}
     return found

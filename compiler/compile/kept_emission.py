@@ -3,8 +3,8 @@
     <cache>/emission/<key>/files/…         what an emitter wrote below the model's folder
     <cache>/emission/<key>/emission.json   what it said of them, for the manifest
 
-Emissions with packed weights are not kept: what is packed is read from the module itself. Nor are those that were written
-faster than a copy is (`compile_model`), but for an action, whose result they are.
+Emissions with packed weights are not kept: what is packed is read from the module itself. Nor are those that were
+written faster than a copy is (`compile_model`), but for an action, whose result they are.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import threading
 import time
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
@@ -38,6 +39,29 @@ def announce(path: Path, coming: Future[str]) -> str:
 def withdraw(key: str) -> None:
     """Nobody waits any more."""
     _under_way.pop(key, None)
+
+
+def hash_beside(path: Path) -> None:
+    """Begin to hash a finished file while other work goes on; `digest_of_finished` has what comes of it."""
+    coming: Future[str] = Future()
+
+    def read() -> None:
+        try:
+            coming.set_result(cache.digest_file(path))
+        except OSError:
+            coming.cancel()  # who asks finds out
+
+    announce(path, coming)
+    threading.Thread(target=read, name="digest", daemon=True).start()
+
+
+def digest_of_finished(path: Path) -> str:
+    """The sha256 of a file that this process has written, which may be hashed already."""
+    coming = _under_way.pop(_key(path, path.stat()), None)
+    if coming is not None:
+        with contextlib.suppress(CancelledError):
+            return coming.result()
+    return cache.digest_file(path)
 
 
 def noted_digest(path: Path) -> str:

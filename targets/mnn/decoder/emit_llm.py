@@ -23,6 +23,7 @@ import numpy as np
 
 from ....compiler.diagnostics.diagnostic import EngineError, PlanError, fail
 from ....compiler.files.atomic_swap import begin_sync
+from ....compiler.files.noted_digest import hash_beside
 from ....compiler.ir.linears import Linear
 from ....compiler.ir.module import constant
 from ....compiler.ir.weights import Weight
@@ -83,6 +84,7 @@ def emit_llm(module: Module, folder: Path, memory: str, threads: int) -> Bundle:
         if lowering.embedding is None:
             fail("E0703", f"the graph of `{module.name}` looks no embedding up")
         place, rows, storage = write_embedding(lowering.embedding, file, lowering.blobs, lowering.linears, folder)
+    hash_beside(folder / WEIGHTS)
     begin_sync(folder / WEIGHTS)
     lowering.net.write(folder / MODEL, ["logits"])
     checked = dict(lowering.linears)
