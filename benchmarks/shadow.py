@@ -47,6 +47,7 @@ class Line:
 
 LEARNED, ALONE = {"learned": True}, {"learned": True, "residual": False, "values": False}
 SPREAD = {"channels": "outliers", "values": False}
+BOTH = {"mode": "both", "rare": "read", "rare_channels": 32}
 LINES = {
     "min-max": Line({"ranges": "minmax"}),
     "least error of the input": Line({"ranges": "mse"}),
@@ -61,8 +62,11 @@ LINES = {
     "spread, wide 30 %": Line({"ranges": "clip", "wide": 0.3}, rotate=SPREAD),
     "spread, wide 50 %": Line({"ranges": "clip", "wide": 0.5}, rotate=SPREAD),
     "spread, wide 70 %": Line({"ranges": "clip", "wide": 0.7}, rotate=SPREAD),
-    "spread, wide 15 %, shadow": Line({"ranges": "clip", "wide": 0.15}, {"rare": "read"}, rotate=SPREAD),
-    "spread, wide 30 %, shadow": Line({"ranges": "clip", "wide": 0.3}, {"rare": "read"}, rotate=SPREAD),
+    "spread, 16 bits": Line({"activations": "uint16"}, rotate=SPREAD),
+    "spread, wide 15 %, shadow": Line({"ranges": "clip", "wide": 0.15}, BOTH, rotate=SPREAD),
+    "spread, wide 30 %, shadow": Line({"ranges": "clip", "wide": 0.3}, BOTH, rotate=SPREAD),
+    "spread, wide 50 %, shadow": Line({"ranges": "clip", "wide": 0.5}, BOTH, rotate=SPREAD),
+    "wide 30 %, shadow": Line({"ranges": "clip", "wide": 0.3}, BOTH),
     "awq, clip search": Line({"method": "awq", "ranges": "clip"}),
     "learned": Line({"ranges": "learned"}),
     "rotation, learned": Line({"ranges": "learned"}, rotate={}),
@@ -74,12 +78,12 @@ LINES = {
     "shadow on 15 %": Line({}, {"keep_layers": 0.15}),
     "shadow, 2 crossings": Line({}, {"crossings": 2.0}),
     "shadow, outputs too": Line({}, {"mode": "both"}),
-    "shadow, outputs too, rare read": Line({}, {"mode": "both", "rare": "read"}),
+    "shadow, outputs too, rare read": Line({}, BOTH),
     "shadow, outputs too, half": Line({}, {"mode": "both", "keep_layers": 0.5}),
     "rotation, shadow": Line({}, {}, rotate={}),
-    "spread, shadow, outputs too, rare read": Line({}, {"mode": "both", "rare": "read"}, rotate=SPREAD),
+    "spread, shadow, outputs too, rare read": Line({}, BOTH, rotate=SPREAD),
     "learned rotation, shadow": Line({}, {}, rotate=LEARNED),
-    "learned rotation, shadow, outputs too, rare read": Line({}, {"mode": "both", "rare": "read"}, rotate=LEARNED),
+    "learned rotation, shadow, outputs too, rare read": Line({}, BOTH, rotate=LEARNED),
 }
 
 
@@ -136,7 +140,7 @@ def measure(subject: Subject, line: Line, samples: int, windows: int) -> dict[st
             Rotate(**line.rotate).run(module, Scope(None, (), span, text))
         common = {"weights": "int8", "block": "channel"}
         Quantize(**common).run(module, Scope(("lm_head",), (), span, text))
-        Quantize(**common, activations="uint8", **line.quantize).run(module, Scope(None, EXCEPT, span, text))
+        Quantize(**{**common, "activations": "uint8", **line.quantize}).run(module, Scope(None, EXCEPT, span, text))
         module.level = Level.COMPRESSED
         if line.shadow is not None:
             settings = {"max_channels": subject.max_channels, **line.shadow}

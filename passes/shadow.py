@@ -129,5 +129,6 @@ class Shadow(Pass):
         layers = module.arch.layers if module.arch is not None else 1
         inputs = round(self.crossings * layers / 2) if self.crossings else None
         rare = self.rare_channels if self.rare == "read" else 0
-        asked = Asked(self.coverage, self.max_channels, self.keep_layers, self.mode, self.profile, inputs, rare)
+        weigh = scope.profiling or self.keep_layers < 1 or inputs is not None
+        asked = Asked(self.coverage, self.max_channels, self.keep_layers, self.mode, self.profile, inputs, rare, weigh)
         return shadow(module, asked, scope)

@@ -46,6 +46,7 @@ class CompileOptions:
     time_passes: bool = False
     verify_each: bool = False
     explain_skips: bool = False
+    profiling: bool = False  # measure what is only told, too
     memory: int | None = None  # bytes that the compile may take, by its estimate; None: not asked
     prove: bool = True  # run what no conformance table holds; off: it is refused
     actions: bool = False  # run its actions in processes first, also where `jobs` is 1
@@ -281,6 +282,7 @@ def run_steps(
         time_passes=options.time_passes,
         verify_each=options.verify_each,
         explain_skips=options.explain_skips,
+        profiling=options.profiling,
     )
     stores = find_target(deploy.target).capabilities
     return run_pipeline(

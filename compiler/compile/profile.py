@@ -33,7 +33,8 @@ def profiles(plan: Plan, progress: Callable[[str], None]) -> list[Profiled]:
             continue
         with blamed_on(deploy.span):
             module = load_model(plan.models[deploy.model])
-            results = run_steps(module, steps[: last + 1], plan, deploy, CompileOptions(progress=progress))
+            options = CompileOptions(progress=progress, profiling=True)
+            results = run_steps(module, steps[: last + 1], plan, deploy, options)
         found += [Profiled(deploy.model, one, one.profile) for one in results if one.profile is not None]
     if not found:
         fail("E0960", "no pass of this plan measures a profile", help="`shadow` does: `edgec passes shadow`")

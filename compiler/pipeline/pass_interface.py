@@ -130,6 +130,7 @@ class Scope:
     rounded: list[str] = field(default_factory=list)  # what a step rounds that the plan did not ask it to, in words
     touched: set[str] = field(default_factory=set)  # globs of `on` that matched a candidate
     dry: bool = False
+    profiling: bool = False  # for `edgec profile`: measure what is only told, too
     chips: Sequence[Chip] = ()  # that the model is deployed on; none: it is on the machine that compiles it
 
     @property

@@ -39,6 +39,7 @@ class PipelineOptions:
     time_passes: bool = False
     verify_each: bool = False
     explain_skips: bool = False
+    profiling: bool = False  # as `Scope` says
 
 
 def run_pipeline(
@@ -60,7 +61,7 @@ def run_pipeline(
         raise PlanError(*problems)
     results = []
     for index, step in enumerate(steps):
-        scope = Scope(step.on, step.except_, step.span, calibration, progress=progress)
+        scope = Scope(step.on, step.except_, step.span, calibration, progress=progress, profiling=options.profiling)
         scope.widths, scope.integer_widths = widths or scope.widths, integer_widths
         scope.minimums, scope.chips = minimums, chips
         results.append(_run_step(module, steps[: index + 1], scope, default_device, options))

@@ -23,6 +23,7 @@ class Asked:
     profile: str = ""  # the file as the plan names it
     inputs: int | None = None  # how many inputs may have a shadow; None: all
     rare: int = 0  # further channels that are read in each call
+    weigh: bool = True  # measure what removing each shadow costs, which takes longer than everything else
 
     def most(self, inputs: int) -> int:
         """The most channels of so many that are corrected."""

@@ -46,8 +46,8 @@ def measured(module: Module, groups: Groups, asked: Asked, scope: Scope) -> Prof
         )
     ids = calibrate.windows(scope.calibration, module)
     names = [[linear.name for linear in group] for group in groups]
-    settings = f"{asked.coverage} {asked.max_channels} {WEIGHED} {WORTH} {asked.mode} {asked.rare}"
-    key = store.key("outliers 6", calibrate.digest(ids), content(module.main.graph), repr(names), settings)
+    settings = f"{asked.coverage} {asked.max_channels} {WEIGHED} {WORTH} {asked.mode} {asked.rare} {asked.weigh}"
+    key = store.key("outliers 7", calibrate.digest(ids), content(module.main.graph), repr(names), settings)
 
     def build(folder: Path) -> None:
         rows = _rows(module, ids, groups, asked, scope)
@@ -148,7 +148,7 @@ def _output(found: OutputOutliers | None) -> RoundedOutput | None:
 def _weighed(
     module: Module, ids: np.ndarray, groups: Groups, rows: list[LinearOutliers], asked: Asked, scope: Scope
 ) -> tuple[list[LinearOutliers], float | None]:
-    """The rows with what removing each shadow costs the model."""
+    """The rows with what removing each shadow costs the model, as far as that is asked; what is clipped is counted."""
     by_name = {row.name: row for row in rows}
     nodes = [linear for group in groups for linear in group]
     how: dict[ir.Node, Rounded] = {}
@@ -166,10 +166,12 @@ def _weighed(
             asked.rare if row.hot else 0,
         )
     split = [group for group in groups if any(by_name[linear.name].shadowed for linear in group)]
-    if not split:
+    if not split or not (asked.weigh or asked.rare):
         return rows, None
-    members = [frozenset(linear.node for linear in group) for group in split]
+    weighed = split if asked.weigh else []
+    members = [frozenset(linear.node for linear in group) for group in weighed]
     found, of_all, clipped = losses(module, ids[:WEIGHED], how, members, scope.progress)
-    loss = {linear.name: one for group, one in zip(split, found, strict=True) for linear in group}
+    loss = {linear.name: one for group, one in zip(weighed, found, strict=True) for linear in group}
     left = {linear.name: clipped[linear.node] for linear in nodes if linear.node in clipped} if asked.rare else {}
-    return [replace(row, loss=loss.get(row.name), beyond=left.get(row.name, row.beyond)) for row in rows], of_all
+    made = [replace(row, loss=loss.get(row.name), beyond=left.get(row.name, row.beyond)) for row in rows]
+    return made, of_all if weighed else None

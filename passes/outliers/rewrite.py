@@ -180,13 +180,22 @@ def _tell(profile: Profile, asked: Asked, scope: Scope) -> None:
             f"{len(pruned)} shadows are pruned, the dearest behind `{dearest.input}`: {dearest.loss:.2g} nats a token "
             "of the calibration text"
         )
-    wide = [row for row in rows if asked.mode != "output" and row.needed > len(row.hot) and not row.hot]
+    left = [row for row in rows if asked.mode != "output" and row.needed > len(row.hot) and not row.hot]
+    wide = [row for row in left if row.coverage < asked.coverage]
     if wide:
         worst = min(wide, key=lambda row: row.coverage)
         scope.note(
             f"{len(wide)} linears are clipped only, their outliers lie in too many channels: `{worst.name}` needs "
             f"{worst.needed} of {worst.inputs} for {asked.coverage:.0%}, {asked.max_channels:.0%} reach "
             f"{worst.coverage:.0%}"
+        )
+    little = [row for row in left if row.coverage >= asked.coverage]
+    if little:
+        left_over = {row.name: row.error / row.alone_error if row.alone_error else 1.0 for row in little}
+        most = max(left_over, key=lambda name: left_over[name])
+        scope.note(
+            f"{len(little)} linears are clipped only, a shadow would gain them too little: that of `{most}` would "
+            f"leave {left_over[most]:.0%} of the error"
         )
     scope.table(FiguresTable("Outliers of 8-bit inputs", HEAD, tuple(map(cells, rows))))
 

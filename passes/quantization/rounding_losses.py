@@ -5,9 +5,9 @@
     g_j = gradient in x W^T of the log probability of tokens that are drawn from the float model's own distribution
 
 That is KL(p || p_j) to the second order: the mean square of such a gradient is the Fisher information (Martens 2020,
-arXiv 1412.1193), and rounding of one token knows nothing of another's. One walk there and one back say it of all
-linears at once, a window at a time on each core. Held: what crosses from a block to the next for all windows, the
-weights of one block.
+arXiv 1412.1193), and rounding of one token knows nothing of another's. The mean is over several draws: one linear's
+loss may hang on few positions. One walk there and one back say it of all linears at once, a window at a time on each
+core. Held: what crosses from a block to the next for all windows, the weights of one block.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from .activation_ranges import content
 Sides = tuple[Encoding, Encoding]  # of what a linear reads and of what it gives
 _KIND = "wide"
 _WINDOWS = 4
+_DRAWS = 4  # of a token at each position
 _LOGITS = 1 << 22  # held at once
 
 
@@ -53,7 +54,7 @@ def losses(
     """The loss of every linear of `how`, on the first windows of `ids` [W, S]; from the cache if it was measured."""
     ids = ids[:_WINDOWS]
     settings = {node.name or "": [(side.scale, side.zero_point) for side in sides] for node, sides in how.items()}
-    key = store.key("wide 1", calibrate.digest(ids), content(module.main.graph), repr(settings))
+    key = store.key("wide 2", calibrate.digest(ids), content(module.main.graph), repr(settings))
 
     def build(folder: Path) -> None:
         found = _measured(module, ids, how, progress)
@@ -116,51 +117,73 @@ class _Stretch:
     def _values(self, env: Env) -> Env:
         return all_values(self.segment.nodes, env, self.constants)
 
-    def pulls_of_tokens(self, env: Env, drawn: torch.Generator, logits: ir.Value) -> Env:
-        """Gradients of the sum of the log probabilities of one drawn token a position, by what the head reads.
+    def pulls_of_tokens(self, env: Env, drawn: torch.Generator, logits: ir.Value) -> list[Env]:
+        """For each draw the gradients of the drawn tokens' log probabilities, by what the head reads.
 
         A head looks at positions one by one, so that it is run on some of them at a time.
         """
         vocabulary = logits.shape[-1] if logits.shape is not None else None
         step = max(1, _LOGITS // vocabulary) if isinstance(vocabulary, int) else None
         whole = {value: x for value, x in env.items() if value in self.segment.reads}
-        parts: list[Env] = []
+        parts: list[list[Env]] = []
         length = max(x.shape[1] for x in whole.values() if x.dim() == 3)
         for at in range(0, length, step or length):
             with torch.enable_grad():
                 some = {value: x[:, at : at + (step or length)] for value, x in whole.items()}
                 leaves = _leaves(some, self.segment.reads)
                 p = torch.log_softmax(self._values({**some, **leaves})[logits][0], -1)
-                tokens = torch.multinomial(p.detach().exp().cpu(), 1, generator=drawn).to(p.device)
-                found = torch.autograd.grad(p.gather(1, tokens).sum(), list(leaves.values()), allow_unused=True)
-            parts.append(_given(leaves, found))
-        return {value: torch.cat([part[value] for part in parts], 1) for value in parts[0]}
+                parts.append([_given(leaves, _gradient(_score(p, drawn), leaves)) for _ in range(_DRAWS)])
+        each = zip(*parts, strict=True)
+        return [{value: torch.cat([part[value] for part in own], 1) for value in own[0]} for own in each]
 
-    def backward(self, env: Env, pulls: Env) -> tuple[Env, dict[ir.Node, float]]:
+    def backward(self, env: Env, pulls: list[Env]) -> tuple[list[Env], dict[ir.Node, float]]:
         """From the gradients behind the segment to those in front of it; the sum over tokens of each linear's loss."""
         with torch.enable_grad():
             leaves = _leaves(env, self.segment.reads)
             values = self._values({**env, **leaves})
-            ends = [(values[value], pull) for value, pull in pulls.items() if value not in env]
-            given = {node: values[node.outputs[0]] for node in self.narrow}
-            found = torch.autograd.grad(
-                [x for x, _ in ends], [*given.values(), *leaves.values()], [pull for _, pull in ends], allow_unused=True
-            )
-        own = dict(zip(given, found, strict=False))
-        through = {value: pull for value, pull in pulls.items() if value in env}
-        for value, pull in _given(leaves, found[len(given) :]).items():
-            through[value] = pull if value not in through else through[value] + pull
         with torch.no_grad():
-            return through, {node: self._lost(node, values, g) for node, g in own.items()}
+            away = {node: self._away(node, values) for node in self.narrow}
+        made, lost = [], dict.fromkeys(away, 0.0)
+        for pull in pulls:
+            through, own = _back(env, leaves, values, pull, [node.outputs[0] for node in away])
+            made.append(through)
+            for (node, d), g in zip(away.items(), own, strict=True):
+                if g is not None:
+                    lost[node] += 0.5 * float((g * d).sum(-1).double().square().sum()) / len(pulls)
+        return made, lost
 
-    def _lost(self, node: ir.Node, values: Env, g: torch.Tensor | None) -> float:
-        read, made = node.inputs[0], node.outputs[0]
-        if g is None or read is None:
-            return 0.0
+    def _away(self, node: ir.Node, values: Env) -> torch.Tensor:
+        """What 8 bits on both sides change in a linear's output."""
+        read, made = node.inputs[0], values[node.outputs[0]].detach()
+        if read is None:
+            return torch.zeros_like(made)
         reads, gives = self.how[node]
         (rough,) = outputs_of(node, {**values, read: rounded(values[read].detach(), reads)}, self.constants)
-        away = rounded(rough, gives) - values[made].detach()
-        return 0.5 * float((g * away).sum(-1).double().square().sum())
+        return rounded(rough, gives) - made
+
+
+def _score(p: torch.Tensor, drawn: torch.Generator) -> torch.Tensor:
+    """The sum over positions of one drawn token's log probability; `p` [S, V] are the logarithms."""
+    tokens = torch.multinomial(p.detach().exp().cpu(), 1, generator=drawn).to(p.device)
+    return p.gather(1, tokens).sum()
+
+
+def _gradient(score: torch.Tensor, leaves: Env) -> Sequence[torch.Tensor | None]:
+    return torch.autograd.grad(score, list(leaves.values()), allow_unused=True, retain_graph=True)
+
+
+def _back(
+    env: Env, leaves: Env, values: Env, pulls: Env, asked: Sequence[ir.Value]
+) -> tuple[Env, Sequence[torch.Tensor | None]]:
+    """The gradients in front of a segment that those behind it give, and those of the values `asked`."""
+    ends = [(values[value], pull) for value, pull in pulls.items() if value not in env]
+    wanted = [*(values[value] for value in asked), *leaves.values()]
+    behind = [pull for _, pull in ends]
+    found = torch.autograd.grad([x for x, _ in ends], wanted, behind, allow_unused=True, retain_graph=True)
+    through = {value: pull for value, pull in pulls.items() if value in env}
+    for value, pull in _given(leaves, found[len(asked) :]).items():
+        through[value] = pull if value not in through else through[value] + pull
+    return through, found[: len(asked)]
 
 
 def _leaves(env: Env, reads: Sequence[ir.Value]) -> Env:

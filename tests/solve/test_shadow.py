@@ -193,6 +193,19 @@ def test_half_keeps_the_inputs_that_matter(variant: Path) -> None:
     assert max(row["loss"] for row in pruned) > 0
 
 
+def test_losses_are_measured_where_they_choose_or_are_asked_for(variant: Path) -> None:
+    """They take longer than everything else: nothing hangs on them where every shadow is kept."""
+    found = []
+    for profiling in (False, True):
+        told = scope()
+        told.profiling = profiling
+        Shadow().run(in_8_bits(variant), told)
+        assert told.profile is not None
+        held = json.loads(told.profile)
+        found.append(({row["loss"] is None for row in held["linears"] if row["hot"]}, held["loss_of_all"] is None))
+    assert found == [({True}, True), ({False}, False)]
+
+
 def parts_of(module: Module) -> PartGraph:
     Bucket(tokens=(4,), context=(64,)).run(module, Scope())
     module.level = Level.STATIC
