@@ -40,8 +40,10 @@ def raised(softmax: ir.Node) -> tuple[ir.Value, ir.Node] | None:
         if value.shape is None or len(value.shape) != _AXES:
             decline(f"{what} that have not the four axes batch, heads, positions, channels", dots)
     made = product.outputs[0]
-    if not q.dtype == turned.dtype == v.dtype == made.dtype:
-        decline("queries, keys, values and result have different types", product)
+    if not q.dtype == turned.dtype == v.dtype == softmax.outputs[0].dtype == made.dtype:
+        decline("queries, keys, values, probabilities and result have different types", product)
+    if any(_differ(q, value, axis) for value in (turned, v) for axis in (0, 1)):
+        decline("keys or values of fewer batches or heads than the queries", dots)
     keys, perm = _keys(turned, dots)
     inputs: list[ir.Value | None] = [q, keys, v]
     if mask is not None:
@@ -102,6 +104,11 @@ def _leads_to(value: ir.Value, dots: ir.Node) -> bool:
     return at is dots
 
 
+def _differ(a: ir.Value, b: ir.Value, axis: int) -> bool:
+    sizes = [value.shape[axis] if value.shape is not None else None for value in (a, b)]
+    return all(isinstance(size, int) for size in sizes) and sizes[0] != sizes[1]
+
+
 def _keys(turned: ir.Value, dots: ir.Node) -> tuple[ir.Value, list[int] | None]:
     """What the Transpose before the product reads, and how it is to be turned to [B,H,T,D]: None, not at all."""
     node = turned.producer()
@@ -128,7 +135,7 @@ def _rows(mask: ir.Value, q: ir.Value, turned: ir.Value, softmax: ir.Node) -> ir
     queries, keys = (value.shape[at] if value.shape is not None else None for value, at in ((q, 2), (turned, 3)))
     if mask.dtype != q.dtype:
         decline("a mask of another type than the scores", softmax)
-    if len(dims) < 2 or dims[-1] != keys:
+    if len(dims) < 2 or dims[-1] != keys or not _stated(keys):
         decline("a mask that has not a column for each key", softmax)
     if dims[-2] == queries and _stated(queries):
         return mask

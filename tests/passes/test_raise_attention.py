@@ -49,6 +49,7 @@ CHOICE = BEHIND.format("c = Where(allowed, s, scale)").replace("Softmax(s)", "So
         (BEHIND.format(""), "", ", float[2,3,5,6] p", "has other readers"),
         (BEHIND.format(""), "", ", float[2,3,5,6] d", "has other readers"),
         (BEHIND.format("").replace("MatMul(q, t)", "MatMul(q, u)"), ", float[2,3,4,6] u", "", "no Transpose turns"),
+        (BEHIND.format("").replace("(k)", "(one)"), ", float[2,1,6,4] one", "", "fewer batches or heads"),
         (MASKED.format("columns"), "", "", "a column for each key"),
         (CHOICE, ", bool[2,3,5,6] allowed", "", "masked by a choice"),
         (TURNED + "d = MatMul(q, t) p = Softmax(d) g = Relu(p) y = MatMul(g, v)", "", "", "read by a Relu"),
