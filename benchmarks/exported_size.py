@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -25,6 +24,15 @@ PLAN = """device host
 model m {{ source = {source}  context = 512 }}
 pipeline p {{ quantize (weights = int4, block = 32) }}
 deploy m on cpu through p as mnn
+"""
+_COMPILE = """
+import resource, sys
+from edgec.compiler.cli import main
+
+code = main(sys.argv[1:])
+own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+print(own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, max(own.ru_maxrss, children.ru_maxrss))
+sys.exit(code)
 """
 
 
@@ -64,16 +72,11 @@ def compiled(source: str, out: Path, cache: Path) -> tuple[float, float, float]:
     plan = out.with_suffix(".edge")
     plan.write_text(PLAN.format(source=source), encoding="utf-8")
     begun = time.monotonic()
-    script = "import resource, sys; from edgec.compiler.cli import main; code = main(sys.argv[1:]); "
-    script += "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
-    command = [sys.executable, "-c", script, "compile", str(plan), "-o", str(out), "--quiet"]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
-        command, env={**os.environ, "EDGEC_CACHE": str(cache)}, check=True, stdout=subprocess.PIPE, text=True
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    peak = int(next(line for line in done.stdout.splitlines() if line.startswith("peak")).split()[1])
+        [sys.executable, "-c", _COMPILE, "compile", str(plan), "-o", str(out), "--quiet"],
+        env={**os.environ, "EDGEC_CACHE": str(cache)}, check=True, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    cpu, peak = map(float, done.stdout.split()[-2:])
     return time.monotonic() - begun, cpu, peak / 1000
 
 

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from ..ir import kv_names
 from ..ir.module import MAIN, Module, constant
+from .size_inputs import is_size
 
 if TYPE_CHECKING:
     from ..ir.decoder_arch import DecoderArch
@@ -119,7 +120,7 @@ def _drawn(value: ir.Value, dims: tuple[int, ...], rng: np.random.Generator, kin
     if dtype.is_floating_point():
         return (rng.standard_normal(dims) * scale).astype(dtype.numpy())
     limit = _index_limit(value)
-    if limit is None and kind == WIDE:
+    if limit is None and kind == WIDE and not is_size(value):
         info = ir_range(dtype)
         return rng.integers(info[0], info[1], dims, dtype=np.int64, endpoint=True).astype(dtype.numpy())
     low = -(limit or 2) if kind == FROM_THE_END and limit is not None else 0

@@ -5,13 +5,16 @@
     ordinary  normal floats, indices of what is looked up, small integers
     others    indices counted from the end, integers over the range of their type, zeros, large and small floats
 
-A kind that the oracle refuses (an integer that turns out to be a size, an index that is computed) is left out.
+A kind that the oracle refuses (an integer that turns out to be a size, an index that is computed) is left out, and one
+that keeps a loop of the graph running: the oracle is stopped. Integers that are known to become sizes stay small.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -68,6 +71,8 @@ _SHAKES = 3
 _SAMPLES = 4  # calls of a plan's samples that a graph is tried with
 _NONE = Samples()
 _LONGEST_REASON = 160
+_LEAST_PATIENCE = 20.0  # seconds that a run with numbers of an edge may take
+_PATIENCE = 20.0  # times what one with ordinary numbers took
 _SLACK = 8.0  # times what the oracle itself moves by: another order of sums moves further than one rounding does
 
 
@@ -88,6 +93,7 @@ class Probes:
     ) -> None:
         """`samples`: inputs that the plan gives for this graph, of which `most` are tried."""
         self._model, self._arch, self._samples, self._most = model, arch, samples, most
+        self._longest = 0.0  # seconds of a run with ordinary numbers
 
     @cached_property
     def open(self) -> list[str]:
@@ -133,7 +139,7 @@ class Probes:
     def trial(self, sizes: Sizes, seed: int = 0, kind: str = ORDINARY) -> Trial | None:
         """Random inputs of one kind at these sizes; None where the oracle refuses them."""
         feeds = self._feeds(sizes, seed, kind)
-        expected = self._try(feeds)
+        expected = self._try(feeds, kind)
         return None if expected is None else Trial(kind, feeds, expected)
 
     @property
@@ -143,7 +149,7 @@ class Probes:
 
     def given(self, feeds: Feeds, kind: str) -> Trial | None:
         """Inputs from elsewhere; None where the oracle refuses them."""
-        expected = self._try(feeds)
+        expected = self._try(feeds, kind)
         return None if expected is None else Trial(kind, feeds, expected)
 
     def rounding(self, trial: Trial) -> dict[str, float]:
@@ -187,17 +193,34 @@ class Probes:
         counts = (math.prod(d if isinstance(d, int) else largest for d in value.shape or ()) for value in inputs)
         return all(count <= _MOST for count in counts)
 
-    def _try(self, feeds: Feeds) -> dict[str, np.ndarray] | None:
+    def _try(self, feeds: Feeds, kind: str = ORDINARY) -> dict[str, np.ndarray] | None:
+        """None where the oracle refuses them, or where numbers of an edge keep a loop running."""
+        begun = time.monotonic()
         try:
-            return self._run(feeds)
+            if kind in EDGES:
+                return self._run(feeds, max(_LEAST_PATIENCE, _PATIENCE * self._longest))
+            made = self._run(feeds)
+            self._longest = max(self._longest, time.monotonic() - begun)
+            return made
         except Exception:  # the engine raises types of its own for each kind of refusal
             return None
 
-    def _run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+    def _run(self, feeds: Feeds, seconds: float | None = None) -> dict[str, np.ndarray]:
+        """Outputs by name; the oracle is stopped, and raises, after `seconds`."""
         if in_rows.is_large(self._model.graph) and in_rows.goes_in_rows(self._model.graph):
             return in_rows.run(self._model, feeds)
         names = [output.name for output in self._session.get_outputs()]
-        return {n: np.asarray(made) for n, made in zip(names, self._session.run(names, feeds), strict=True)}
+        options = onnxruntime.RunOptions()
+        timer = threading.Timer(seconds, setattr, (options, "terminate", True)) if seconds is not None else None
+        if timer is not None:
+            timer.daemon = True
+            timer.start()
+        try:
+            values = self._session.run(names, feeds, options)
+        finally:
+            if timer is not None:
+                timer.cancel()
+        return {n: np.asarray(made) for n, made in zip(names, values, strict=True)}
 
     @cached_property
     def _session(self) -> onnxruntime.InferenceSession:
