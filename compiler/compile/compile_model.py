@@ -21,6 +21,8 @@ from ..diagnostics.wording import of_all_layers
 from ..ir import kv_names
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from ..emit.part import Part
     from ..emit.target import Emission, EmitJob, Target
     from ..files.digests import Digests
@@ -79,9 +81,7 @@ class CompiledModel:
     @functools.cached_property
     def memory(self) -> MemoryPlan:
         """Where the values of its parts lie while they run."""
-        from ..memory.memory_plan import plan_memory
-
-        return plan_memory(self.cut.parts)
+        return planned_memory(self.deploy, self.cut.parts)
 
     def notes(self) -> list[str]:
         """What its passes and its target remarked, in order."""
@@ -333,6 +333,20 @@ def cut_module(module: Module, deploy: Deploy, steps: Sequence[Step]) -> PartGra
         notes = (*moved, *lost_sharing(module, deploy.device), *beside, *left)
         return replace(parts, notes=notes, fallen=tuple(fallen))
     return PartGraph([Part(f"{module.name}.{deploy.device}0", deploy.device, dict(module.graphs))])
+
+
+def planned_memory(deploy: Deploy, parts: Sequence[Part]) -> MemoryPlan:
+    """Where the values of a deploy's parts lie while they run, with what their engines take inside ops."""
+    from ..memory.memory_plan import plan_memory
+
+    emits = {part.name: cls for cls, own in parts_by_target(deploy, parts).items() for part in own}
+    options = {cls: deploy.options if cls.name == deploy.target else cls.Options() for cls in emits.values()}
+
+    def workspace(part: Part, node: ir.Node) -> int:
+        cls = emits[part.name]
+        return cls().workspace(node, options[cls])
+
+    return plan_memory(parts, workspace)
 
 
 def parts_by_target(deploy: Deploy, parts: Sequence[Part]) -> dict[type[Target], list[Part]]:

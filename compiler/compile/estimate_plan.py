@@ -20,10 +20,11 @@ from ..estimate.model_estimate import ModelEstimate, estimate_model, round_secon
 from ..estimate.speculation import PREPARED, Overlap, drafts, overlap, usual_acceptance
 from ..ir.annotations import SHADOW
 from ..ir.module import MAIN
-from ..memory.memory_plan import memory_entry, plan_memory
+from ..memory.memory_plan import memory_entry
 from ..plan.measure import Finished, subject_of
 from ..registry import find_target, measures
 from .acceptance import known_acceptance
+from .compile_model import planned_memory
 from .decide import shape_of
 from .dry_run import dry_parts
 from .model_work import buckets_of, model_work
@@ -143,7 +144,8 @@ def _memory(plan: Plan, deploy: Deploy, module: Module, parts: list[Part], work:
     shapes = [(f"t{t}_c{c}", t, c) for t, c in buckets_of(module)] or [(MAIN, None, None)]
     width = next((part.cache_bytes for part in work.parts if part.layers), 2.0)
     context = plan.models[deploy.model].context
-    return memory_entry(plan_memory(parts), round(work.stored), module.arch, context, shapes, width)
+    planned = planned_memory(deploy, parts)
+    return memory_entry(planned, round(work.stored), module.arch, context, shapes, width)
 
 
 def _model(

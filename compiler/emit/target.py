@@ -174,6 +174,10 @@ class Target:
         """What runs the uses of these parts that no table holds (`Refusal.unproven`); None: they are refused."""
         return None
 
+    def workspace(self, node: ir.Node, options: Any) -> int:
+        """Bytes that the engine takes inside an op of a static graph while it runs, beside the values between ops."""
+        return 0
+
     def lacking(self, graph: ir.Graph) -> Sequence[ir.Node]:
         """The ops of `graph` that the target has no form for, whatever their shapes: they run on the CPU beside it."""
         return ()

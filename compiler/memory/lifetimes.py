@@ -5,12 +5,13 @@
 Inputs and outputs of the graph are held from the first to the last node: whoever runs it owns them. What depends on
 constants alone is a weight, the cache's inputs are the cache, and a value that only renames another's shape is the
 other: none of these is a buffer of its own. An Attention that an engine runs in steps needs room inside: its scores
-[H, S, T], behind them either their softmax or the keys of all positions, and the values of all positions.
+[H, S, T], behind them either their softmax or the keys of all positions, and the values of all positions. What else an
+engine takes inside an op, its target says (`Target.workspace`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -32,8 +33,13 @@ class Lifetime:
     last: int
 
 
-def lifetimes(graph: ir.Graph, float_bytes: int) -> list[Lifetime]:
-    """The buffers of a graph with static shapes; floats of 32 bits take `float_bytes`. ValueError without a shape."""
+def lifetimes(
+    graph: ir.Graph, float_bytes: int, workspace: Callable[[ir.Node], int] = lambda _node: 0
+) -> list[Lifetime]:
+    """The buffers of a graph with static shapes; floats of 32 bits take `float_bytes`. ValueError without a shape.
+
+    `workspace`: bytes that the engine takes inside an op.
+    """
     nodes = list(graph)  # a body's nodes are not among them: what they read is held to the end
     at = {node: index for index, node in enumerate(nodes)}
     end = max(len(nodes) - 1, 0)
@@ -58,7 +64,9 @@ def lifetimes(graph: ir.Graph, float_bytes: int) -> list[Lifetime]:
             root[value] = value
             spans[value] = first, last
     found = [Lifetime(value.name or "", _size(value, float_bytes), *span) for value, span in spans.items()]
-    rooms = ((node, _inside(node, float_bytes)) for node in nodes if node.op_type == "Attention")
+    live = [node for node in nodes if node not in constant]
+    rooms = [(node, _inside(node, float_bytes)) for node in live if node.op_type == "Attention"]
+    rooms += [(node, size) for node in live if (size := workspace(node))]
     return found + [Lifetime(f"{node.name}.inside", size, at[node], at[node]) for node, size in rooms]
 
 

@@ -6,7 +6,8 @@ peak             = weights + K/V held + all arenas         parts stay open besid
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from .arena import ALIGNMENT, Arena, plan_arena
 from .lifetimes import lifetimes
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from ..ir.decoder_arch import DecoderArch
 
 _FLOAT_BYTES = {"cpu": 4, "npu": 2}  # of a value between ops
@@ -57,13 +60,15 @@ class MemoryPlan:
         return {"alignment": ALIGNMENT, "columns": ["name", "offset", "bytes", "first", "last"], "parts": parts}
 
 
-def plan_memory(parts: Sequence[Part]) -> MemoryPlan:
-    """Arenas of all parts with static shapes, in the types their devices compute in."""
+def plan_memory(
+    parts: Sequence[Part], workspace: Callable[[Part, ir.Node], int] = lambda _part, _node: 0
+) -> MemoryPlan:
+    """Arenas of all parts with static shapes, in the types their devices compute in; `workspace`: inside an op."""
     arenas: dict[str, dict[str, Arena]] = {}
     for part in parts:
         for bucket, model in part.graphs.items():
             try:
-                buffers = lifetimes(model.graph, _FLOAT_BYTES[part.device])
+                buffers = lifetimes(model.graph, _FLOAT_BYTES[part.device], functools.partial(workspace, part))
             except ValueError:  # an engine that takes any shape plans for itself
                 continue
             arenas.setdefault(part.name, {})[bucket] = plan_arena(buffers)

@@ -34,6 +34,8 @@ def session(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4 if quiet else 3  # what fails is raised as well
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other work wants the cores too
+    options.enable_cpu_mem_arena = False  # it grows by doubling and gives nothing back; without it a value is freed
+    options.enable_mem_pattern = False  # where it was read last, and what is allocated is what is needed at once
     levels = onnxruntime.GraphOptimizationLevel
     options.intra_op_num_threads = threads
     if weights_in:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...compiler.emit.capabilities import Capabilities, Refusal
 from ...compiler.emit.engine_protocols import GraphSession
@@ -17,6 +17,9 @@ from ...compiler.emit.packed_store import STORE_DOC, STORE_WORDS, STORES, refuse
 from ...compiler.emit.sparse_form import SparseForm, expanded
 from ...compiler.emit.target import CheckRequest, Emission, EmitJob, TakesRequest, Target
 from ...compiler.plan.parameters import param
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,12 @@ class OrtTarget(Target):
         from .emit import emit
 
         return emit(job)
+
+    def workspace(self, node: ir.Node, options: OrtOptions) -> int:
+        """Of MatMulNBits, see `workspace.py`."""
+        from .workspace import workspace
+
+        return workspace(node, options)
 
     def verify_part(self, bundle: Path, part: dict[str, Any]) -> Sequence[str]:
         """What is wrong with a written part, one sentence each; see `verify.py`."""

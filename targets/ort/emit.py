@@ -24,6 +24,7 @@ from ...compiler.ir.packed_cache import PER_BYTE, ChannelScales, pack_cache
 from ...compiler.ir.save import save_graphs
 from ...compiler.kernels.build import LIBRARY, SCRIPT, build_into
 from ...compiler.kernels.shapes import Shape
+from .attention import join_past
 from .compare import compare
 from .half_floats import HalfFloats
 from .lookup import is_lookup, lookup_bytes, shapes_of, table_kind
@@ -44,6 +45,8 @@ def emit(job: EmitJob) -> Emission:
     lowering = OrtLowering(job.module, int8=job.options.compute == "int8")
     before = {_file(part, bucket): model for part in job.parts for bucket, model in part.graphs.items()}
     after = {file: lowering.run(model) if packs else clone_model(model) for file, model in before.items()}
+    for model in after.values():
+        join_past(model.graph)
     halves = HalfFloats(job.module)
     halved = job.beside and job.module.arch is not None  # beside a general graph what was moved here has to be exact
     if job.options.floats == "float16" or (job.options.floats == "auto" and halved):

@@ -64,7 +64,7 @@ class OrtLowering:
                 multiply_dequantised(made, linear.node)
             if linear.quant is None or linear.kind == "own":  # an own op brings its body
                 continue
-            reason = self._refusal(linear)
+            reason = self.refusal(linear)
             if reason is not None:
                 self.left[linear.name] = reason
                 continue
@@ -77,7 +77,8 @@ class OrtLowering:
         return made
 
     @staticmethod
-    def _refusal(linear: Linear) -> str | None:
+    def refusal(linear: Linear) -> str | None:
+        """Why a linear keeps standard ops; None: it is packed."""
         if linear.quant is None:
             return "it is not quantised"
         if linear.kind == "conv":

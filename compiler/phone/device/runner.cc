@@ -418,6 +418,8 @@ class Ort {
   Opaque open(const string& path, const Options& wanted) const {
     Opaque options = nullptr, session = nullptr;
     check(call<Opaque>(10, &options));
+    check(call<Opaque>(17, options));                            // DisableMemPattern
+    check(call<Opaque>(19, options));                            // DisableCpuMemArena: values are freed as they are read
     check(call<Opaque>(22, options, 3));                         // SetSessionLogSeverityLevel
     check(call<Opaque>(23, options, wanted.optimise ? 99 : 0));  // SetSessionGraphOptimizationLevel: all, none
     std::map<string, string> entries = wanted.entries;
