@@ -1,8 +1,8 @@
-"""Whether the CPU's work beside an NPU hides behind it, from shapes and the device table.
+"""Whether the CPU's work beside an NPU hides behind it, from shapes and the speeds of the chip's lanes.
 
     hides    cpu <= npu + call
-    cpu      max(flop / rate, bytes / half the bandwidth)      rate: 16 flop a cycle on all cores but the slowest kind
-    npu      max(bytes / bandwidth, operations / TOPS)         at least: the second where the table knows TOPS
+    cpu      its roofline (`estimate/lane_speed.py`): operations and bytes at the rates of the chip's CPU
+    npu      the least that it can take: bytes at the peak of the memory, operations at its TOPS where the maker tells
     call     what each call of the NPU costs beside its work: 50 µs where it is quick, 220 µs where it is slow
 
 220 µs from the app is a device team's public measurement on v81. A call of the NPU that takes longer hides more, and
@@ -11,16 +11,17 @@ costs more: each input with a shadow is one call more than the model without it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from ..estimate.lane_speed import call_seconds, chip_speed
 from ..ir.annotations import SHADOW
 from ..ir.linears import Linear, as_linear
 from ..partition.cut_by_placement import cut
 from ..partition.parts import SUM
-from ..pipeline.pass_interface import SUSTAINED, fast_cycles
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -28,19 +29,18 @@ if TYPE_CHECKING:
     from ..ir.module import Module
     from ..plan.devices import Device
 
-QUICK, SLOW = 50e-6, 220e-6  # seconds for a call of the NPU
-_FLOP = 16  # a cycle: two 128-bit pipes that multiply and add float32
+QUICK, SLOW = call_seconds("quick"), call_seconds()  # for a call of the NPU
 _FLOAT = 4  # bytes
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(NamedTuple):
     """What runs on one side in one call: float or integer operations, bytes of weights and results."""
 
     operations: float
     bytes: float
 
-    def __add__(self, other: Work) -> Work:
+    def joined(self, other: Work) -> Work:
+        """The work of both."""
         return Work(self.operations + other.operations, self.bytes + other.bytes)
 
 
@@ -48,22 +48,6 @@ def product(tokens: int, inputs: int, outputs: int, bits: float = 32) -> Work:
     """x [tokens, inputs] times weights [outputs, inputs] of so many bits; float results where the weights are float."""
     results = tokens * outputs * _FLOAT if bits == 32 else 0.0
     return Work(2.0 * tokens * inputs * outputs, inputs * outputs * bits / 8 + results)
-
-
-def cpu_seconds(work: Work, device: Device) -> float | None:
-    """At the table's rates; None where it lacks one."""
-    if not device.cores or device.bandwidth_gbs is None:
-        return None
-    rate = _FLOP * fast_cycles(device.cores)
-    return max(work.operations / rate, work.bytes / (device.bandwidth_gbs * 1e9 * SUSTAINED))
-
-
-def npu_seconds(work: Work, device: Device) -> float | None:
-    """The least that it can take; None where the table has no bandwidth."""
-    if device.bandwidth_gbs is None:
-        return None
-    counted = 0.0 if device.npu_int8_tops is None else work.operations / (device.npu_int8_tops * 1e12)
-    return max(counted, work.bytes / (device.bandwidth_gbs * 1e9))
 
 
 @dataclass(frozen=True)
@@ -87,13 +71,15 @@ class Beside:
 
 def beside(module: Module, deploy_device: str, device: Device) -> list[Beside]:
     """Every call of the CPU that runs beside linears, in each bucket; empty where shapes or figures are not known."""
-    found = []
-    for key in module.graphs:
-        for names, on_cpu, on_npu in _calls(module, key, deploy_device):
-            cpu, npu = cpu_seconds(on_cpu, device), npu_seconds(on_npu, device)
-            if cpu is not None and npu is not None:
-                found.append(Beside(key, tuple(names), cpu, npu))
-    return found
+    lanes = chip_speed(device).lanes
+    if not {"cpu", "npu"} <= lanes.keys():
+        return []
+    cpu, npu = lanes["cpu"], lanes["npu"]
+    return [
+        Beside(key, tuple(names), cpu.of(*on_cpu), npu.least(*on_npu))
+        for key in module.graphs
+        for names, on_cpu, on_npu in _calls(module, key, deploy_device)
+    ]
 
 
 def _calls(module: Module, key: str, deploy_device: str) -> Iterator[tuple[list[str], Work, Work]]:
@@ -107,7 +93,7 @@ def _calls(module: Module, key: str, deploy_device: str) -> Iterator[tuple[list[
     for node in aside:
         if node in home:
             own, before = _on_cpu(node), work.get(home[node], Work(0, 0))
-            work[home[node]] = None if own is None or before is None else before + own
+            work[home[node]] = None if own is None or before is None else before.joined(own)
     corrected: dict[int, list[ir.Node]] = {}
     for node in graph:
         if SHADOW.get(node) == "sum":
@@ -117,7 +103,7 @@ def _calls(module: Module, key: str, deploy_device: str) -> Iterator[tuple[list[
         linears = [one for one in mains if one is not None]
         on_npu = [_on_npu(one) for one in linears]
         if on_cpu is not None and linears and all(one is not None for one in on_npu):
-            yield [one.name for one in linears], on_cpu, sum((one for one in on_npu if one), Work(0, 0))
+            yield [one.name for one in linears], on_cpu, functools.reduce(Work.joined, filter(None, on_npu))
 
 
 def _part_of(add: ir.Node, home: dict[ir.Node, int]) -> int:

@@ -1,7 +1,11 @@
 """How fast the NPU and the CPU of a chip read and compute, and what that makes of a call.
 
     seconds = max(weights / weights_rate + cache / cache_rate, flops / flops_rate)      of a part: the roofline
+    least   = max(bytes / peak of the memory, operations / TOPS)                        what no engine can go below
     call    = sum over its parts, each with the residual of the model's shape, + what an app waits for a call to the NPU
+
+Everything that a compile says of time on a device is from here; whether the CPU's work hides behind the NPU
+(`compile/lane_times.py`) asks for the least that the NPU takes, so that what is unknown of it makes nobody wait.
 
 A chip in the published table has its own figures. Another one's NPU is taken to use the share of its memory interface
 that the first chip of the table uses; CPUs likewise, and arithmetic with the clock of the cores. A chip without a
@@ -20,12 +24,26 @@ from .work import ModelWork, PartWork, decoder_work
 
 @dataclass(frozen=True)
 class LaneSpeed:
-    """Bytes of weights and of K/V a second, operations a second; `basis`: where that is from, for people."""
+    """Bytes of weights and of K/V a second, operations a second; `basis`: where that is from, for people.
+
+    `peak_bytes`, `peak_flops`: of the hardware, None where the maker publishes no TOPS.
+    """
 
     weights: float
     cache: float
     flops: float
     basis: str
+    peak_bytes: float
+    peak_flops: float | None = None
+
+    def of(self, operations: float, bytes: float) -> float:
+        """Seconds of work that reads and writes so many bytes, none of them a cache's."""
+        return max(operations / self.flops, bytes / self.weights)
+
+    def least(self, operations: float, bytes: float) -> float:
+        """The least that the hardware can take for it."""
+        counted = 0.0 if self.peak_flops is None else operations / self.peak_flops
+        return max(counted, bytes / self.peak_bytes)
 
     def seconds(self, part: PartWork, tokens: int, context: int) -> float:
         """What a part takes in a call of `tokens` new positions within `context`, without the wait for the call."""
@@ -41,10 +59,13 @@ class LaneSpeed:
 
 @dataclass(frozen=True)
 class ChipSpeed:
-    """The lanes of a chip, by device word; and the seconds an app waits for a call to the NPU beside the work in it."""
+    """The lanes of a chip, by device word; and the seconds an app waits for a call to the NPU beside the work in it:
+    `wait` as it was measured from an app, `quick` at best.
+    """
 
     lanes: dict[str, LaneSpeed]
     wait: float
+    quick: float = 0.0
 
     def serves(self, model: ModelWork) -> bool:
         """Whether every part of the model runs on a lane with a speed."""
@@ -66,7 +87,12 @@ def chip_speed(device: Device) -> ChipSpeed:
         lanes["npu"] = npu
     if (cpu := _cpu(device)) is not None:
         lanes["cpu"] = cpu
-    return ChipSpeed(lanes, published()["call"]["seconds"])
+    return ChipSpeed(lanes, call_seconds(), call_seconds("quick"))
+
+
+def call_seconds(which: str = "seconds") -> float:
+    """What an app waits for a call to an NPU beside the work in it; `quick`: at best."""
+    return published()["call"][which]
 
 
 def _npu(device: Device) -> LaneSpeed | None:
@@ -82,7 +108,10 @@ def _npu(device: Device) -> LaneSpeed | None:
         basis = f"the share of its {device.bandwidth_gbs:g} GB/s that {first} uses"
     engines = published()["engines"]
     flops = _prompt_flops(engines["npu_prompt"]) * known.slowness[engines["chip"]] / slowness
-    return LaneSpeed(1 / known.weights / slowness, 1 / known.cache / slowness, flops, basis)
+    rates = 1 / known.weights / slowness, 1 / known.cache / slowness, flops
+    tops = None if device.npu_int8_tops is None else device.npu_int8_tops * 1e12
+    peak = rates[0] if device.bandwidth_gbs is None else device.bandwidth_gbs * 1e9
+    return LaneSpeed(*rates, basis, peak, tops)
 
 
 def _cpu(device: Device) -> LaneSpeed | None:
@@ -93,7 +122,8 @@ def _cpu(device: Device) -> LaneSpeed | None:
     rate = work.weights * engines["cpu_decode"] * device.bandwidth_gbs / _peak(engines["chip"])
     clocks = _clocks(device) / _clocks(devices()[engines["chip"]])
     basis = f"the share of its {device.bandwidth_gbs:g} GB/s, and the clocks, that MNN uses on {engines['chip']}"
-    return LaneSpeed(rate, rate, _prompt_flops(engines["cpu_prompt"]) * clocks, basis)
+    flops = _prompt_flops(engines["cpu_prompt"]) * clocks
+    return LaneSpeed(rate, rate, flops, basis, device.bandwidth_gbs * 1e9)
 
 
 def _measured_model() -> ModelWork:

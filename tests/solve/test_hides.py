@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from edgec.compiler.compile.dry_run import refuse_early
-from edgec.compiler.compile.lane_times import QUICK, SLOW, Beside, Work, cpu_seconds, npu_seconds, product
+from edgec.compiler.compile.lane_times import QUICK, SLOW, Beside, Work, product
 from edgec.compiler.driver import load_plan
-from edgec.compiler.plan.devices import Cores, Device
+from edgec.compiler.estimate.lane_speed import chip_speed
+from edgec.compiler.estimate.work import PartWork
+from edgec.compiler.plan.devices import Cores, Device, devices
 
 from .conftest import ROOT
 
@@ -40,21 +42,25 @@ def test_what_does_not_hide_is_refused_unless_forced(tmp_path: Path, golden_erro
     assert not refused(tmp_path, 1)
 
 
-PHONE = Device("p", "Phone", cores=(Cores("big", 1, 3.0), Cores("small", 4, 2.0)), bandwidth_gbs=50.0)
+PHONE = Device("p", "Phone", arch="v75", cores=(Cores("big", 1, 3.0), Cores("small", 4, 2.0)), bandwidth_gbs=50.0)
 
 
-def test_times_are_those_of_the_table() -> None:
+def test_times_are_those_of_the_chip_s_lanes() -> None:
     work = product(64, 32, 1000)
     assert work == Work(2 * 64 * 32 * 1000, 4 * (32 * 1000 + 64 * 1000))
-    assert cpu_seconds(work, PHONE) == pytest.approx(max(work.operations / 48e9, work.bytes / 25e9))
-    one = product(1, 32, 1000)
-    assert cpu_seconds(one, PHONE) == pytest.approx(one.bytes / 25e9)
+    lanes = chip_speed(PHONE).lanes
+    part = PartWork("p", "cpu", weights=work.bytes, macs=32 * 1000)
+    for tokens in (1, 64):
+        assert lanes["cpu"].of(2 * 32 * 1000 * tokens, work.bytes) == lanes["cpu"].seconds(part, tokens, 0)
+    elite = chip_speed(devices()["snapdragon_8_elite"]).lanes["cpu"]
+    assert lanes["cpu"].weights / 50.0 == pytest.approx(elite.weights / 84.8)
+    assert lanes["cpu"].flops / 11.0 == pytest.approx(elite.flops / (2 * 4.32 + 6 * 3.53))
     linear = product(64, 4096, 1000, 8)
-    assert npu_seconds(linear, PHONE) == pytest.approx(4096e3 / 50e9)
-    fast = Device("p", "Phone", bandwidth_gbs=50.0, npu_int8_tops=1.0)
-    assert npu_seconds(linear, fast) == pytest.approx(linear.operations / 1e12)
-    assert cpu_seconds(work, fast) is None
-    assert npu_seconds(linear, Device("p", "Phone")) is None
+    assert lanes["npu"].least(*linear) == pytest.approx(4096e3 / 50e9)
+    fast = Device("p", "Phone", arch="v75", bandwidth_gbs=50.0, npu_int8_tops=1.0)
+    assert chip_speed(fast).lanes["npu"].least(*linear) == pytest.approx(linear.operations / 1e12)
+    assert lanes["npu"].least(*linear) < lanes["npu"].of(*linear)
+    assert not chip_speed(Device("p", "Phone", arch="v75")).lanes
 
 
 def test_a_verdict_is_of_both_calls() -> None:
