@@ -11,12 +11,26 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx_ir as ir
 
 PAGE = 4096
 _LAYER = re.compile(r"(?:^|[./_])(\d+)[./_]")
+
+
+class Place(NamedTuple):
+    """Where a tensor lies in the file."""
+
+    name: str
+    offset: int
+    bytes: int
+
+
+def by_kind(places: Sequence[Place]) -> list[Place]:
+    """In the order that their kinds are written in."""
+    order = sorted(range(len(places)), key=lambda at: _rank(places[at].name, at))
+    return [places[at] for at in order]
 
 
 def kind_of(name: str) -> tuple[str | None, int]:
@@ -55,14 +69,19 @@ def write_by_kind(tensors: Sequence[ir.TensorProtocol], directory: Path, name: s
 
 def index_of(paths: Sequence[Path]) -> list[dict[str, Any]]:
     """Where each kind lies in the data file of ONNX files: read from the files themselves."""
-    rows: dict[str, tuple[int, int]] = {}
+    rows: dict[str, Place] = {}
     for path in paths:
         for value in ir.load(path).graph.initializers.values():
             held = value.const_value
             if isinstance(held, ir.ExternalTensor):
-                rows[held.name] = int(held.offset or 0), int(held.length or held.nbytes)
+                rows[held.name] = Place(held.name, int(held.offset or 0), int(held.length or held.nbytes))
+    return index_of_places(list(rows.values()))
+
+
+def index_of_places(places: Sequence[Place]) -> list[dict[str, Any]]:
+    """The same of tensors whose places are known."""
     kinds: dict[str, list[dict[str, Any]]] = {}
-    for tensor, (offset, size) in sorted(rows.items(), key=lambda row: row[1]):
+    for tensor, offset, size in sorted(places, key=lambda one: one[1:]):
         kind, layer = kind_of(tensor)
         if kind is not None:
             kinds.setdefault(kind, []).append({"tensor": tensor, "layer": layer, "offset": offset, "bytes": size})

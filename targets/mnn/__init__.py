@@ -70,6 +70,7 @@ class MnnTarget(Target):
         frozenset({"cpu"}),
         widths={bits: 1 << bits for bits in (2, 3, 4, 8)},  # the code book
         minimums=True,
+        orders=frozenset({"by_kind"}),
     )
     engine: ClassVar[str] = "mnn-llm"
 
@@ -120,12 +121,12 @@ class MnnTarget(Target):
 
     def takes(self, request: TakesRequest) -> Iterable[Refusal]:
         """Ops and weight formats that MNN has no form for, or is not known to compute right."""
-        from .check import refuse_tokenizer, refused_graph, refused_parts
+        from .check import refuse_order, refuse_tokenizer, refused_graph, refused_parts
 
         if request.beside:
             return refused_parts(request)
         refuse_tokenizer(request.module)
-        dense = refuse_dense(request.options, request.parts)
+        dense = [*refuse_dense(request.options, request.parts), *refuse_order(request.module)]
         refused = refused_graph(request)
         if request.module.arch is None and left_to_the_engine(request.options, refused):
             return dense

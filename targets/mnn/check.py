@@ -50,6 +50,17 @@ def refused_parts(request: TakesRequest) -> list[Refusal]:
     return found
 
 
+def refuse_order(module: Module) -> list[Refusal]:
+    """A file of a general graph has the order of its ops, which MNN's converter may have written."""
+    from ...compiler.emit.capabilities import Refusal
+    from ...compiler.ir.annotations import ORDER
+
+    if module.arch is not None or ORDER.get(module.main) is None:
+        return []
+    message = f"`as mnn` orders the weights of decoders only, and `{module.name}` is another graph"
+    return [Refusal("E0242", message, help="leave `layout` out of this pipeline, or deploy the model `as ort`")]
+
+
 def refused_graph(request: TakesRequest) -> list[Refusal]:
     """What MNN has no form for in a dry module: nothing is written."""
     module = request.module

@@ -41,6 +41,8 @@ def emit(job: EmitJob) -> Emission:
 
 
 def _emit_llm(job: EmitJob) -> Emission:
+    from ...compiler.ir.annotations import ORDER
+    from ...compiler.ir.ordered_data import PAGE, index_of_places
     from .decoder.emit_llm import WEIGHTS, emit_llm
     from .file.embedding import BF16_FILE
 
@@ -57,7 +59,11 @@ def _emit_llm(job: EmitJob) -> Emission:
     if "embed_tokens" not in stored:  # in a file of its own
         stored["embed_tokens"] = StoredWeight((job.directory / job.folder / BF16_FILE).stat().st_size, "bfloat16")
     sparse = _sparse(f"{job.folder}/{WEIGHTS}", made.blobs, made.linears)
-    return Emission("mnn-llm", {part.name: entry}, libraries, made.notes, stored=stored, sparse=sparse)
+    layout = {}
+    if order := ORDER.get(job.module.main):
+        file = f"{job.folder}/{WEIGHTS}"
+        layout = {"order": order, "file": file, "page": PAGE, "kinds": index_of_places(made.places)}
+    return Emission("mnn-llm", {part.name: entry}, libraries, made.notes, stored=stored, sparse=sparse, layout=layout)
 
 
 def _sourced(libraries: Sequence[dict[str, str]]) -> list[dict[str, str]]:

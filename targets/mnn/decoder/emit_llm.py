@@ -24,13 +24,16 @@ import numpy as np
 from ....compiler.diagnostics.diagnostic import EngineError, PlanError, fail
 from ....compiler.files.atomic_swap import begin_sync
 from ....compiler.files.noted_digest import hash_beside
+from ....compiler.ir.annotations import ORDER
 from ....compiler.ir.linears import Linear
 from ....compiler.ir.module import constant
+from ....compiler.ir.ordered_data import Place
 from ....compiler.ir.weights import Weight
 from ....compiler.sources.tokenizer.text_config import TextConfig, read_text_config
 from ....compiler.sources.tokenizer.tokenizer_file import read_tokenizer
 from ..check import no_tokenizer
 from ..file.embedding import write_embedding
+from ..file.order import order_by_kind
 from ..file.read_back import check_linears
 from ..file.weight_blobs import Blob
 from ..run.bundle_config import MODEL as MODEL_FACTS
@@ -57,6 +60,7 @@ class Bundle:
     linears: dict[str, Linear]  # what each blob was made from
     embedding: str
     notes: list[str] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)  # of each op's bytes in the weight file, where they are ordered
 
 
 def emit_llm(module: Module, folder: Path, memory: str, threads: int) -> Bundle:
@@ -81,6 +85,10 @@ def emit_llm(module: Module, folder: Path, memory: str, threads: int) -> Bundle:
     with (folder / WEIGHTS).open("wb") as file:
         lowering = DecoderLowering(module, file)
         lowering.run()
+    places: list[Place] = []
+    if ORDER.get(module.main) is not None:
+        lowering.blobs, places = order_by_kind(lowering.net, lowering.blobs, folder / WEIGHTS)
+    with (folder / WEIGHTS).open("ab") as file:
         if lowering.embedding is None:
             fail("E0703", f"the graph of `{module.name}` looks no embedding up")
         place, rows, storage = write_embedding(lowering.embedding, file, lowering.blobs, lowering.linears, folder)
@@ -101,7 +109,7 @@ def emit_llm(module: Module, folder: Path, memory: str, threads: int) -> Bundle:
     notes = [f"`{name}` is stored as float32: float16 would overflow" for name in wide]
     if reads_blanks_behind_tokens(read_tokenizer(tokenizer)):
         notes.append("MNN reads text right behind a special token with a blank before it; `edgec run` does not")
-    return Bundle(lowering.blobs, checked, storage, notes)
+    return Bundle(lowering.blobs, checked, storage, notes, places)
 
 
 def compare(module: Module, folder: Path) -> None:
