@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...compiler.diagnostics.diagnostic import fail
+from ...compiler.diagnostics.wording import count
 from ...compiler.emit.sparse_integers import SparseIntegers, sparse_integers
 from ...compiler.emit.stored_weight import StoredWeight
 from ...compiler.emit.target import Emission, EmitJob
@@ -102,7 +103,8 @@ def _emit_beside(job: EmitJob) -> Emission:
     from .graph.beside import emit_beside
 
     whole = Emission("chain", {}, [] if job.device.is_host else _sourced(_LIBRARIES))
-    job.progress(f"{job.module.name}: writing {sum(len(part.graphs) for part in job.parts)} graphs for MNN")
+    graphs = count(sum(len(part.graphs) for part in job.parts), "graph")
+    job.progress(f"{job.module.name}: writing {graphs} for MNN")
     for part, made in emit_beside(job):
         files = {bucket: f"{job.folder}/{one.file}" for bucket, one in made.items()}
         first = next(iter(made.values()))
