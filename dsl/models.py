@@ -52,14 +52,14 @@ def check_model(model: ast.Model, reader: Reader) -> CheckedModel | None:
         try:
             source = source.with_shapes(block.shapes)
         except PlanError as error:
-            report.take(error, _setting_span(model, "shapes"))
+            report.take(error, _setting_span(model, "shapes", written.span))
             return None
     before = report.errors
     if block.sample:
         try:
             source = source.with_samples(find_files(model.settings, "sample", reader.lets, report))
         except PlanError as error:
-            report.take(error, _setting_span(model, "sample"))
+            report.take(error, _setting_span(model, "sample", written.span))
     source = source.with_context(block.context)
     path = resolve_path(written.value, written.span)
     if report.errors > before or not _is_there(source, path, written, report):
@@ -74,7 +74,7 @@ def check_model(model: ast.Model, reader: Reader) -> CheckedModel | None:
         try:
             check_context(outline.arch, block.context, path)
         except PlanError as error:
-            report.take(error, _setting_span(model, "context"))
+            report.take(error, _setting_span(model, "context", written.span))
     if report.errors > before:
         return None
     found = ModelSource(source, path, written.value)
@@ -87,7 +87,7 @@ def _outline(source: Source, path: Path, at: Span, report: DiagnosticCollector, 
         return source.outline(path)
     except PlanError as error:
         given = _SAID_OF.get(error.diagnostics[0].code)  # what the plan says of the model is wrong, not the model
-        report.take(error, at if given is None else _setting_span(model, given))
+        report.take(error, at if given is None else _setting_span(model, given, at))
         return Outline()
 
 
@@ -112,8 +112,9 @@ def _missing(path: Path, written: ast.String, kind: str, report: DiagnosticColle
     report.error("E0301", f"there is no {kind} `{written.value}`", written.span, f"looked for {path}", help=help)
 
 
-def _setting_span(model: ast.Model, key: str) -> Span:
-    return next(setting.value.span for setting in model.settings if setting.key.text == key)
+def _setting_span(model: ast.Model, key: str, at: Span) -> Span:
+    """Where the plan says `key` of a model; `at` where it is missing."""
+    return next((setting.value.span for setting in model.settings if setting.key.text == key), at)
 
 
 def find_files(settings: Iterable[ast.Setting], key: str, lets: Lets, report: DiagnosticCollector) -> tuple[Path, ...]:

@@ -28,12 +28,19 @@ def warn(diagnostic: Diagnostic) -> None:
 
 @contextlib.contextmanager
 def listening(listener: Callable[[Diagnostic], None]) -> Iterator[None]:
-    """Give the warnings of the block to `listener`."""
-    _listeners.append(listener)
+    """Give the warnings of the block to `listener`, each once: what is lowered twice warns twice."""
+    told: set[Diagnostic] = set()
+
+    def once(diagnostic: Diagnostic) -> None:
+        if diagnostic not in told:
+            told.add(diagnostic)
+            listener(diagnostic)
+
+    _listeners.append(once)
     try:
         yield
     finally:
-        _listeners.remove(listener)
+        _listeners.remove(once)
 
 
 @contextlib.contextmanager

@@ -131,7 +131,7 @@ def _bucket(manifest: Manifest, name: str, bucket: str | None) -> Mapping[str, A
 def graph_inputs(manifest: Manifest, bucket: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """What the parts read and none of them makes, each once."""
     graphs = [manifest.parts[part]["graphs"][bucket["name"]] for part in bucket["parts"]]
-    made = {spec["name"] for graph in graphs for spec in graph["outputs"]}
+    made = {spec["name"] for graph in graphs for spec in graph["outputs"]} - _passed_on(graphs)
     read = {spec["name"]: spec for graph in graphs for spec in graph["inputs"]}
     return [spec for name, spec in read.items() if name not in made]
 
@@ -139,8 +139,14 @@ def graph_inputs(manifest: Manifest, bucket: Mapping[str, Any]) -> list[Mapping[
 def graph_outputs(manifest: Manifest, bucket: Mapping[str, Any]) -> list[str]:
     """What the parts make and none of them reads."""
     graphs = [manifest.parts[part]["graphs"][bucket["name"]] for part in bucket["parts"]]
-    read = {spec["name"] for graph in graphs for spec in graph["inputs"]}
+    read = {spec["name"] for graph in graphs for spec in graph["inputs"]} - _passed_on(graphs)
     return [spec["name"] for graph in graphs for spec in graph["outputs"] if spec["name"] not in read]
+
+
+def _passed_on(graphs: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Inputs that are outputs of the same part as they stand."""
+    names = [[{spec["name"] for spec in graph[key]} for key in ("inputs", "outputs")] for graph in graphs]
+    return set[str]().union(*(read & made for read, made in names))
 
 
 def _take(values: dict[str, np.ndarray], spec: dict[str, Any], model: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,3 +91,20 @@ def test_inputs_without_axes_are_asked_for_together(written: Callable[..., Path]
     )
     graph = load_onnx("m", file, 0, {"a": (2, 4), "b": (2, 4)}).main.graph
     assert [list(value.shape or ()) for value in graph.inputs] == [[2, 4], [2, 4], [4]]
+    plan = file.with_name("p.edge")
+    for shapes, code in (("", 1), ("  shapes = { a: [2, 4] }", 1), ("  shapes = { a: [2, 4], b: [2, 4] }", 0)):
+        plan.write_text(f'device host\nmodel m {{ source = onnx("m.onnx"){shapes} }}\ndeploy m on cpu as ort\n')
+        assert main(["check", str(plan)]) == code
+
+
+def test_an_input_may_be_an_output(
+    written: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written("(float[2] x) => (float[2] y, float[2] x) { y = Relu (x) }")
+    (tmp_path / "p.edge").write_text('device host\nmodel m { source = onnx("m.onnx") }\ndeploy m on cpu as ort\n')
+    assert main(["compile", str(tmp_path / "p.edge"), "-o", str(tmp_path / "out"), "--quiet"]) == 0
+    capsys.readouterr()
+    assert main(["run", str(tmp_path / "out"), "--random", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (set(told["inputs"]), set(told["outputs"])) == ({"x"}, {"x", "y"})
+    assert told["outputs"]["x"] == told["inputs"]["x"]
