@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 
 Load = Callable[[Action], "Plan"]  # the plan of an action's request
 
-# Notes about this machine, and entries of whole bundles: no action's result hangs on them.
+# Notes about this machine, libraries built on it, and entries of whole bundles: no action's result hangs on them.
 _OWN = frozenset(
     {"hashed", "own-code", "sources", "dry-run", "action", "action-last", "action-cost", "action-units", "action-begun"}
+    | {"kernels", "packing", "rounding"}
 )
 
 

@@ -25,6 +25,7 @@ from edgec.compiler.driver import (
     load_plan,
     load_request,
 )
+from edgec.compiler.kernels.rounding import rounding
 
 from .conftest import MODELS
 
@@ -71,6 +72,13 @@ def test_files_are_kept_where_writing_them_takes_longer_than_a_copy(plan_file, t
     compile_plan(load_plan(plan_file), tmp_path / "b", keeping(CompileOptions()))
     (row,) = actions_of(plan_file)
     assert row["state"] == ("cached" if kept else "runs")
+
+
+def test_a_library_that_is_built_on_the_way_is_no_result_of_an_action(plan_file):
+    rounding.cache_clear()
+    (action,) = action_graph(load_plan(plan_file), CompileOptions()).graph.actions.values()
+    made = perform(action, load_request)
+    assert {one.kind for one in made.outputs if not one.note} == {"emission"}
 
 
 def test_nothing_to_do_is_said_and_any_change_is_seen(plan_file, tmp_path):
