@@ -1,11 +1,11 @@
 """A compile as a graph of actions: the same bundle by four ways, within its memory, also after kills.
 
     python benchmarks/farm.py [--only ways,small,plan,kills] [--kills 20] [--memory 6GB] [--snakemake COMMAND]
-                              [--real GGUF]
+                              [--real GGUF] [--rounds N]
 
 ways   12 QNN compiles (2 models x 3 chips x 2 parts), each way with an empty cache: in one process, `--jobs 2`, on
-       two Dask workers, by the Snakefile (where COMMAND, such as ~/smk/bin/snakemake, is given); of small models, or
-       of the one in GGUF, such as SmolLM2-135M's
+       two Dask workers that were there before, by the Snakefile (where COMMAND, such as ~/smk/bin/snakemake, is
+       given); of small models, or of the one in GGUF, such as SmolLM2-135M's
 small  what keeping results costs the small pair of examples/speculative, in CPU seconds; a compile with nothing to do
 plan   10,000 actions that do nothing, planned; a 4B model for six chips on 1, 4, 16, 64 workers, simulated
 kills  SIGKILL to the compile, to a Dask worker, to the scheduler at random moments: the next compile ends the work
@@ -29,11 +29,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 from common import EDGEC, QWEN2, ROOT, scratch
 from edgec.compiler.actions.action import Action, Graph
+from edgec.compiler.actions.dask_engine import probe, served, worker_imports
 from edgec.compiler.actions.scheduler import Limits, lower_bound, simulate
 from edgec.compiler.bundle.manifest import load_manifest
 from edgec.compiler.commands.sizes import read_size
@@ -46,35 +48,28 @@ from processes import Watch
 QWEN3 = QWEN2.parent / "pycode-qwen3"
 PLAN = """plan farm
 device {devices}
-model a {{ source = hf("{a}") context = 64 }}
-model b {{ source = hf("{b}") context = 64 }}
-pipeline npu {{
-  quantize (weights = int4, block = 32)
-  place (device = cpu) on "embed_tokens"
-  bucket (tokens = [1, 8], context = [64])
-}}
-deploy a on npu through npu as qnn {{ shard = 2 accept = [W0307, W0601] reason = "a benchmark" }}
-deploy b on npu through npu as qnn {{ shard = 2 accept = [W0307, W0601] reason = "a benchmark" }}
+model a {{ source = {a} context = {context} }}
+model b {{ source = {b} context = {context} }}
+pipeline one {{ quantize (weights = int4, block = 32) {shape} }}
+pipeline two {{ quantize (weights = {second}) {shape} }}
+deploy a on npu through one as qnn {{ shard = 2 accept = [W0307, W0601] reason = "a benchmark" }}
+deploy b on npu through two as qnn {{ shard = 2 accept = [{accept}] reason = "a benchmark" }}
 """
-REAL = """plan farm
-device {devices}
-model a {{ source = gguf("{a}") context = 128 }}
-model b {{ source = gguf("{a}") context = 128 }}
-pipeline four {{
-  quantize (weights = int4, block = 32)
-  place (device = cpu) on "embed_tokens"
-  bucket (tokens = [1, 16], context = [128])
-}}
-pipeline eight {{
-  quantize (weights = int8)
-  place (device = cpu) on "embed_tokens"
-  bucket (tokens = [1, 16], context = [128])
-}}
-deploy a on npu through four as qnn {{ shard = 2 accept = [W0307, W0601] reason = "a benchmark" }}
-deploy b on npu through eight as qnn {{ shard = 2 accept = W0601 reason = "a benchmark" }}
-"""
+SHAPE = 'place (device = cpu) on "embed_tokens" bucket (tokens = [1, {tokens}], context = [{context}])'
 THREE = "[sm8550, sm8650, sm8750]"
 PAIR = ROOT / "examples" / "speculative" / "plan.edge"
+
+
+def plan_text(devices: str, real: Path | None = None) -> str:
+    """Two small models in 4 bits; of a GGUF, the one model in 4 and in 8 bits."""
+    if real is None:
+        models, form, sizes = [f'hf("{path}")' for path in (QWEN2, QWEN3)], "int4, block = 32", (64, 8)
+    else:
+        models, form, sizes = [f'gguf("{real.resolve()}")'] * 2, "int8", (128, 16)
+    shape = SHAPE.format(tokens=sizes[1], context=sizes[0])
+    accept = "W0307, W0601" if real is None else "W0601"
+    a, b = models
+    return PLAN.format(devices=devices, a=a, b=b, context=sizes[0], second=form, shape=shape, accept=accept)
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -98,7 +93,9 @@ def run(words: list[object], folder: Path) -> tuple[float, int]:
 
 @contextmanager
 def dask(folder: Path, workers: int = 2) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """A scheduler and workers as processes; the address and they, the scheduler first."""
+    """A scheduler and workers as processes that have imported what actions need; the address and they, the scheduler
+    first.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -114,6 +111,7 @@ def dask(folder: Path, workers: int = 2) -> Iterator[tuple[str, list[subprocess.
     for _ in range(workers):
         start("dask_worker", f"tcp://127.0.0.1:{port}", "--nthreads", "1", "--resources", "memory=3e9")
     try:
+        warm(f"tcp://127.0.0.1:{port}", workers, folder / "cache")
         yield f"dask://127.0.0.1:{port}", started
     finally:
         for process in started:
@@ -124,48 +122,86 @@ def dask(folder: Path, workers: int = 2) -> Iterator[tuple[str, list[subprocess.
             process.wait()
 
 
-def ways(folder: Path, memory: str, snakemake: str | None, real: Path | None) -> int:
-    """Print the figures of each way; how many are not as they should be."""
-    plan = folder / "p.edge"
-    text = (
-        PLAN.format(devices=THREE, a=QWEN2, b=QWEN3) if real is None else REAL.format(devices=THREE, a=real.resolve())
-    )
-    plan.write_text(text)
-    found: dict[str, tuple[float, int, Path]] = {}
+def warm(address: str, workers: int, folder: Path) -> None:
+    """Wait for the workers, and let them import what they do once, as workers that have been at work before have."""
+    import distributed
 
-    def one(name: str, *words: object) -> None:
+    settings = {"cache": str(folder.resolve()), "store": None, "imports": worker_imports(["qnn"])}
+    with distributed.Client(address, timeout=300) as client:
+        client.wait_for_workers(workers, timeout=300)
+        client.run(probe, None, settings)
+        client.run(served, settings)
+
+
+@dataclass
+class Way:
+    """One way through the compile: what it took, and where its bundle is."""
+
+    seconds: float
+    cpu: float
+    peak: int
+    bundle: Path
+
+
+def ways(folder: Path, memory: str, snakemake: str | None, real: Path | None, rounds: int) -> int:
+    """Print the figures of each way, one after the other in each round; how many are not as they should be."""
+    plan, wrong, ratios = folder / "p.edge", 0, dict[str, list[float]]()
+    plan.write_text(plan_text(THREE, real))
+    for number in range(rounds):
+        found = one_round(plan, folder / str(number), memory, snakemake)
+        first = found["one process"]
+        print(f"one process uses {first.cpu / first.seconds:.2f} cores", flush=True)
+        for name, way in found.items():
+            ratios.setdefault(name, []).append(way.seconds / first.seconds)
+            other = differing(first.bundle, way.bundle)
+            wrong += bool(other) + (name == "jobs 2" and way.peak > read_size(memory))
+            said = "the same bundle" if not other else f"other: {', '.join(other)}"
+            of = f"{ratios[name][-1]:.2f} of one process, {way.cpu:.1f} s of CPU"
+            print(f"{name}: {way.seconds:.1f} s, {of}, peak {way.peak / 1e9:.2f} GB, {said}", flush=True)
+        print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
+        shutil.rmtree(folder / str(number))
+    told = [f"{name} {statistics.median(held):.2f}" for name, held in ratios.items() if name != "one process"]
+    print(f"of one process, the middle of {rounds}: {', '.join(told)}")
+    return wrong
+
+
+def one_round(plan: Path, folder: Path, memory: str, snakemake: str | None) -> dict[str, Way]:
+    """Every way once, each with an empty cache."""
+    found: dict[str, Way] = {}
+
+    def one(name: str, *words: object, command: list[object] | None = None) -> None:
         place = folder / name
-        place.mkdir()
+        place.mkdir(parents=True, exist_ok=True)
         before = cpu()
-        seconds, peak = run([*EDGEC, "compile", plan, "-o", place / "b", "--quiet", *words], place)
-        found[name] = (seconds, peak, place / "b")
-        print(f"{name}: {cpu() - before:.1f} s of CPU", flush=True)
+        own = [*EDGEC, "compile", plan, "-o", place / "b", "--quiet", *words]
+        seconds, peak = run(own if command is None else command, place)
+        found[name] = Way(seconds, cpu() - before, peak, place / "b")
 
     one("one process")
     one("jobs 2", "--jobs", 2, "--memory", memory)
-    with dask(folder / "two workers") as (address, _):
-        place = folder / "two workers"
-        words = [*EDGEC, "compile", plan, "-o", place / "b", "--quiet", "--on", address]
-        seconds, peak = run(words, place)
-        found["two workers"] = (seconds, peak, place / "b")
+    with dask(folder / "two workers") as (address, started):
+        before = below(started)
+        one("two workers", "--on", address)
+        found["two workers"].cpu += below(started) - before
     if snakemake:
         place = folder / "snakemake"
-        place.mkdir()
-        written = [*EDGEC, "compile", plan, "-o", place / "b", "--emit", "snakemake", place / "s"]
-        before, _ = run(written, place)
+        one("snakemake", "--emit", "snakemake", place / "s")
+        written = found["snakemake"]
         megabytes = read_size(memory) // 1_000_000
         words = [*shlex.split(snakemake), "--directory", place / "s", "--snakefile", place / "s" / "Snakefile"]
-        seconds, peak = run([*words, "--cores", 2, "--resources", f"mem_mb={megabytes}", "--quiet"], place)
-        found["snakemake"] = (before + seconds, peak, place / "b")
-    first = found["one process"]
-    wrong = 0
-    for name, (seconds, peak, bundle) in found.items():
-        other = differing(first[2], bundle)
-        wrong += bool(other) + (name == "jobs 2" and peak > read_size(memory))
-        said = "the same bundle" if not other else f"other: {', '.join(other)}"
-        print(f"{name}: {seconds:.1f} s, {seconds / first[0]:.2f} of one process, peak {peak / 1e9:.2f} GB, {said}")
-    print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    return wrong
+        one("snakemake", command=[*words, "--cores", 2, "--resources", f"mem_mb={megabytes}", "--quiet"])
+        found["snakemake"].seconds += written.seconds
+    return found
+
+
+def below(processes: list[subprocess.Popen[bytes]]) -> float:
+    """CPU seconds of processes, of those below them, and of all that these have waited for."""
+    found = 0.0
+    for process in processes:
+        with suppress(psutil.Error):
+            for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+                found += sum(one.cpu_times()[:4])
+    return found
 
 
 def differing(one: Path, other: Path) -> list[str]:
@@ -236,16 +272,16 @@ def planned() -> int:
     return int(seconds > 5) + int(worst > 1.2)
 
 
-def kills(folder: Path, rounds: int, seed: int) -> int:
+def kills(folder: Path, rounds: int, seed: int, patience: float) -> int:
     """End processes at random moments; every compile after that has to complete, and no action to run twice."""
     numbers = random.Random(seed)
     plan = folder / "p.edge"
-    plan.write_text(PLAN.format(devices="[sm8550, sm8650]", a=QWEN2, b=QWEN3))
+    plan.write_text(plan_text("[sm8550, sm8650]"))
     faults = dict.fromkeys(("compile", "worker", "scheduler"), 0)
     for number in range(rounds):
         for victim in faults:
             place = folder / f"{victim}{number}"
-            told = [f"{victim} {number}: {fault}" for fault in one_kill(plan, place, victim, numbers)]
+            told = [f"{victim} {number}: {fault}" for fault in one_kill(plan, place, victim, numbers, patience)]
             print(*told, sep="\n", end="\n" if told else "", flush=True)
             faults[victim] += len(told)
             shutil.rmtree(place, ignore_errors=True)
@@ -253,29 +289,36 @@ def kills(folder: Path, rounds: int, seed: int) -> int:
     return sum(faults.values())
 
 
-def one_kill(plan: Path, place: Path, victim: str, numbers: random.Random) -> Iterator[str]:
+def one_kill(plan: Path, place: Path, victim: str, numbers: random.Random, patience: float) -> Iterator[str]:
     """One round with a cache of its own; what went wrong, in words."""
     place.mkdir()
-    words = [*map(str, EDGEC), "compile", str(plan), "-o", str(place / "b"), "--quiet"]
-    quiet, moment = subprocess.DEVNULL, numbers.uniform(1, 40)
+    words = [*map(str, EDGEC), "compile", str(plan), "-o", str(place / "b")]
+    moment = numbers.uniform(1, 40)
     if victim == "compile":
-        process = subprocess.Popen([*words, "--jobs", "2"], env=environment(place), stdout=quiet, stderr=quiet)
-        wait(process, moment)
-        process.send_signal(signal.SIGKILL)
+        process = begun([*words, "--jobs", "2"], place)
+        if waited(process, moment) is None:
+            process.send_signal(signal.SIGKILL)
         process.wait()
         done = ran(place)
-        code = subprocess.run([*words, "--jobs", "2"], env=environment(place), capture_output=True, check=False)
+        code = waited(process := begun([*words, "--jobs", "2"], place), patience)
+        end_tree(process)
     else:
         with dask(place) as (address, started):
-            process = subprocess.Popen([*words, "--on", address], env=environment(place), stdout=quiet, stderr=quiet)
-            wait(process, moment)
+            process = begun([*words, "--on", address], place)
+            waited(process, moment)
             started[0 if victim == "scheduler" else 1].kill()
-            process.wait(600)
+            if waited(process, patience) is None:
+                yield f"it had not ended {patience:g} s after the kill: {printed(place)}"
+                end_tree(process)
         done = ran(place)
         with dask(place) as (address, _):
-            code = subprocess.run([*words, "--on", address], env=environment(place), capture_output=True, check=False)
-    if code.returncode:
-        yield f"the next compile ends with {code.returncode}: {code.stderr.decode()[-300:]}"
+            code = waited(process := begun([*words, "--on", address], place), patience)
+            end_tree(process)
+    if code is None:
+        yield f"the next compile has not ended in {patience:g} s: {printed(place)}"
+        return
+    if code:
+        yield f"the next compile ends with {code}: {printed(place)}"
         return
     try:
         if problems := file_problems(load_manifest(place / "b")):
@@ -291,12 +334,31 @@ def one_kill(plan: Path, place: Path, victim: str, numbers: random.Random) -> It
         yield f"damaged: {damaged}"
 
 
-def wait(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """Until then, or until it has ended."""
+def begun(words: list[str], place: Path) -> subprocess.Popen[bytes]:
+    """A command that prints into a file of its folder."""
+    with open(place / "printed", "wb") as log:
+        return subprocess.Popen(words, env=environment(place), stdout=log, stderr=log)
+
+
+def printed(place: Path) -> str:
+    """The end of what the last command printed."""
+    return (place / "printed").read_text(errors="replace")[-400:]
+
+
+def waited(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    """How it ended; None if it has not after these seconds."""
     try:
-        process.wait(seconds)
+        return process.wait(seconds)
     except subprocess.TimeoutExpired:
-        return
+        return None
+
+
+def end_tree(process: subprocess.Popen[bytes]) -> None:
+    """End a command that is still there, and all below it."""
+    with suppress(psutil.Error):
+        for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+            one.kill()
+    process.wait()
 
 
 def ran(place: Path) -> dict[str, int]:
@@ -319,20 +381,22 @@ def main() -> int:
     parser.add_argument(
         "--real", type=Path, metavar="GGUF", help="a model that is compiled as int4 and as int8 instead"
     )
+    parser.add_argument("--rounds", type=int, default=1, help="of the ways, one after the other in each")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--patience", type=float, default=600, metavar="S", help="that a compile may take after a kill")
     given, wrong = parser.parse_args(), 0
     with scratch() as folder:
         for name in given.only.split(","):
             place = folder / name
             place.mkdir()
             if name == "ways":
-                wrong += ways(place, given.memory, given.snakemake, given.real)
+                wrong += ways(place, given.memory, given.snakemake, given.real, given.rounds)
             elif name == "small":
                 wrong += small(place)
             elif name == "plan":
                 wrong += planned()
             else:
-                wrong += kills(place, given.kills, given.seed)
+                wrong += kills(place, given.kills, given.seed, given.patience)
     return 1 if wrong else 0
 
 
