@@ -266,6 +266,10 @@ def _verify(command: argparse.ArgumentParser) -> None:
     add("--windows", type=_positive, default=32, metavar="N", help=count)
     moved = "folder or file of the float model MODEL, if it is not where the manifest says; may be repeated"
     add("--source", type=_assignment, action="append", default=[], metavar="MODEL=PATH", help=moved)
+    add(
+        "--jobs", type=_positive, default=1, metavar="N", help="parts that are looked into at the same time (default 1)"
+    )
+    add("--memory", type=_size, metavar="SIZE", help="look into as many as fit into SIZE, each in a process of its own")
     _device(command)
 
 

@@ -24,7 +24,7 @@ FORMAT = "edgec.action"
 class Action:
     """What runs, on what, and what it takes.
 
-    kind     `prove`, `profile`, `solve`, `lower`, `compile` or `emit`
+    kind     `prove`, `profile`, `solve`, `lower`, `compile`, `emit` or `verify`
     name     for people: `target.npu1 for snapdragon_8_gen_3`
     facts    digests of what the result hangs on, by word
     needs    keys of the actions whose results it reads

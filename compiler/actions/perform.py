@@ -146,6 +146,13 @@ def _emit(action: Action, load: Load, progress: Progress, made: Result) -> int:
     return 0
 
 
+def _verify(action: Action, _load: Load, _progress: Progress, made: Result) -> int:
+    from .verify_parts import verify_part
+
+    made.facts = verify_part(action)
+    return 0
+
+
 _DO: dict[str, Callable[[Action, Load, Progress, Result], int]] = {
     "prove": _prove,
     "profile": _profile,
@@ -153,6 +160,7 @@ _DO: dict[str, Callable[[Action, Load, Progress, Result], int]] = {
     "lower": _lower,
     "compile": _compile,
     "emit": _emit,
+    "verify": _verify,
 }
 
 __all__ = ["made_before", "perform", "unit_facts"]

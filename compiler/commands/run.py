@@ -112,12 +112,13 @@ def _summary(result: dict[str, Any]) -> str:
 
 def run_verify(arguments: argparse.Namespace) -> int:
     """Check a bundle; exit 3 when something does not hold."""
-    from ..verify.verify_bundle import verify_bundle
+    from ..driver import by_actions, verify_bundle
+    from .compile import Progress
 
     sources = dict(arguments.source)
-    result = verify_bundle(
-        arguments.bundle, text=arguments.text, windows=arguments.windows, sources=sources, device=arguments.device
-    )
+    with Progress(quiet=arguments.json) as progress:
+        options = by_actions(arguments.jobs, arguments.memory, progress=progress.say)
+        result = verify_bundle(arguments.bundle, arguments.text, arguments.windows, sources, arguments.device, options)
     if arguments.json:
         print_json({**result, **meanwhile()})
     else:

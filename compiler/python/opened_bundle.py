@@ -201,17 +201,21 @@ class Bundle:
         windows: int = 32,
         sources: Mapping[str, str | Path] | None = None,
         device: str | None = None,
+        jobs: int = 1,
+        memory: int | None = None,
     ) -> Verification:
         """Compare the files with the manifest, each part with its entry, and its numbers with the float model.
 
         text     a text file: perplexity is measured on its first `windows` windows of 256 tokens
         sources  model -> folder or file of its float model, where that is no longer at the path in the plan
         device   the chip whose files are run, of a bundle for several; those of the others are read
+        jobs     parts that are looked into at a time, each in a process within `memory` bytes; what was found of one
+                 is kept while its files stay as they are
         """
-        from ..verify.verify_bundle import verify_bundle
+        from ..driver import by_actions, verify_bundle
 
         given = {name: str(path) for name, path in (sources or {}).items()}
-        found = verify_bundle(self.path, text, windows, given, device)
+        found = verify_bundle(self.path, text, windows, given, device, by_actions(jobs, memory))
         return Verification(found["problems"], found["parts"], found["perplexity"], found["baseline"])
 
     @property

@@ -11,7 +11,7 @@ When files differ nothing is loaded: engines take damaged weights without a word
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from ..registry import find_source, source_names
 from ..runtime.on_device import chosen_device, for_device
 from ..runtime.text_process import BundledTokenizer
 from ..sources import origin
+from .part_check import PartOf, check_part
 
 if TYPE_CHECKING:
     from ..ir.module import Module
@@ -56,10 +57,12 @@ def verify_bundle(
     windows: int = 32,
     sources: Mapping[str, str] | None = None,
     device: str | None = None,
+    look: Look | None = None,
 ) -> dict[str, Any]:
     """Problems, errors per part and, with `text`, perplexities. `sources`: model -> path of its float model.
 
     Of a bundle for several chips the binaries of all are read; what runs is the first chip's, or that of `device`.
+    `look` looks into the parts before, of a bundle whose files are intact; what it leaves out is looked into here.
     """
     result: dict[str, Any] = {
         "ok": False,
@@ -90,9 +93,12 @@ def verify_bundle(
             problems += [diagnostic.message for diagnostic in error.diagnostics]
     if restored is not None:
         given = None if text is None else Path(text)
-        problems += other_chips(restored, device)
+        seen = {} if look is None else look(restored)
+        problems += other_chips(restored, device, seen)
         problems += deployments(restored)
-        verification = _Verification(for_device(restored, device), given, windows, sources or {}, result)
+        chip = restored.data["devices"][0]["name"] if device is None else chosen_device(restored, device)
+        own = {name: facts for (name, on), facts in seen.items() if on == chip or "chips" not in restored.part(name)}
+        verification = _Verification(for_device(restored, device), given, windows, sources or {}, result, own)
         for name in manifest.models:
             try:
                 verification.model(name)
@@ -109,10 +115,10 @@ def verify_bundle(
     return result
 
 
-def other_chips(manifest: Manifest, device: str | None) -> list[str]:
-    """What is wrong with the binaries of the chips whose parts are not run."""
-    from ..runtime.engines import target_of
-
+def other_chips(
+    manifest: Manifest, device: str | None, seen: Mapping[PartOf, dict[str, Any]] | None = None
+) -> list[str]:
+    """What is wrong with the binaries of the chips whose parts are not run; `seen`: what is known of them already."""
     built = [one["name"] for one in manifest.data["devices"]]
     run = built[0] if device is None else chosen_device(manifest, device)
     problems: list[str] = []
@@ -121,9 +127,8 @@ def other_chips(manifest: Manifest, device: str | None) -> list[str]:
         for name, part in manifest.parts.items() if chip != run else ():
             if "chips" not in part:
                 continue
-            entry, target = own.part(name), target_of(own.part(name))
-            wrong = [*target.verify_part(own.bundle, entry), *target.weights_read_back(own.bundle, entry)[1]]
-            problems += [f"part `{name}` on {chip}: {problem}" for problem in wrong]
+            facts = (seen or {}).get((name, chip)) or check_part(own.bundle, own.part(name))
+            problems += [f"part `{name}` on {chip}: {problem}" for problem in facts["problems"]]
     return problems
 
 
@@ -195,14 +200,23 @@ def file_problems(manifest: Manifest) -> list[str]:
     return problems
 
 
+Look = Callable[[Manifest], Mapping[PartOf, dict[str, Any]]]  # into the parts of a bundle, several at a time
+
+
 class _Verification:
     """One run over the models of a bundle whose files are intact."""
 
     def __init__(
-        self, manifest: Manifest, text: Path | None, windows: int, sources: Mapping[str, str], result: dict[str, Any]
+        self,
+        manifest: Manifest,
+        text: Path | None,
+        windows: int,
+        sources: Mapping[str, str],
+        result: dict[str, Any],
+        seen: Mapping[str, dict[str, Any]],
     ) -> None:
         self.manifest, self.text, self.windows, self.sources = manifest, text, windows, sources
-        self.result = result
+        self.result, self.seen = result, seen
         self._float_files: dict[str, Sequence[Path]] = {}
         self._content = PROBE_TEXT if text is None else read_text([text])
 
@@ -229,12 +243,10 @@ class _Verification:
             target = target_of(entry)
             if instead := target.stands_in(entry):
                 facts["ran"] = instead
-            problems = [*target.verify_part(self.manifest.bundle, entry)]
-            read, wrong = target.weights_read_back(self.manifest.bundle, entry)
-            problems += wrong
-            if read is not None:
-                facts["read_back"] = read
-            self.result["problems"] += [f"part `{part}`: {problem}" for problem in problems]
+            found = self.seen.get(part) or check_part(self.manifest.bundle, entry)
+            if found["read_back"] is not None:
+                facts["read_back"] = found["read_back"]
+            self.result["problems"] += [f"part `{part}`: {problem}" for problem in found["problems"]]
 
     def _float_module(self, name: str) -> Module | None:
         """The float model the bundle was compiled from; None, and a note at each part, if it is not found."""
