@@ -1,39 +1,32 @@
-"""From a checked plan to a bundle: load each model, run its pipeline, cut it into parts, emit, measure, assemble.
+"""What edgec does with a plan: read it, check it, estimate, compile.
 
-    Plan --load--> Module --steps--> Module --partition--> Parts --targets--> files --assemble--> manifest.json
+    plan.edge --dsl--> Plan --compile--> models --assemble--> manifest.json
 
-Only this module and `cli.py` know the other packages; passes and targets arrive through the registry. The bundle
-appears whole or not at all (`bundle.write`), and nothing is measured that was not asked for.
+Only this module and `cli.py` know the other packages; passes and targets arrive through the registry. Nothing is
+measured that was not asked for.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from .compile.compile_model import CompiledModel, CompileOptions, Progress, compile_model
-from .compile.requirements import Measured, check_requirements, measure_models
-from .diagnostics.diagnostic import Diagnostic, EdgecError, PlanError, RequirementError, fail
-from .diagnostics.nearest import nearest_help
+from .assemble.compile_result import BrokenRequirement, CompileResult
+from .compile.compile_model import CompileOptions, Progress
+from .diagnostics.diagnostic import Diagnostic, EdgecError, PlanError
 from .diagnostics.warn import collected
 from .files.cache import make_root
+from .plan.accepted_warnings import found_later, with_warnings
 
 if TYPE_CHECKING:
     from .actions.action import Action
-    from .actions.preloaded import ForkServer
     from .actions.several import Ran
-    from .compile.dry_run import Findings
     from .compile.estimate_plan import Estimate as Estimate
     from .compile.profile import Profiled as Profiled
     from .compile.prove import Proven as Proven
-    from .files.digests import Digests
-    from .plan.plan import Deploy, Plan
+    from .plan.plan import Plan
 
-ACTION_WORKER = "edgec.compiler.commands.action_worker"
 __all__ = [
     "BrokenRequirement",
     "CompileOptions",
@@ -46,45 +39,13 @@ __all__ = [
 ]
 
 
-@dataclass(repr=False)
-class CompileResult:
-    """A finished compile: where the bundle is (`<name>.rejected` when a `require` line broke) and what it holds."""
-
-    bundle: Path
-    manifest: dict[str, Any]
-    models: list[CompiledModel]
-    measured: Measured
-    warnings: tuple[Diagnostic, ...] = ()  # of the plan's check, those found by the compile's own too
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files, the manifest itself left out."""
-        return sum(row["size"] for row in self.manifest["files"].values())
-
-    @property
-    def report(self) -> Path:
-        """The report, an HTML page."""
-        return self.bundle / "report.html"
-
-    def __repr__(self) -> str:
-        names = ", ".join(model.name for model in self.models)
-        broken = [row["line"] for row in self.measured.requires if not row["holds"]]
-        said = f"; does not hold: {'; '.join(broken)}" if broken else ""
-        return f"<compiled {self.bundle}: {names}, {self.size / 1e6:.2f} MB{said}>"
-
-    def _repr_html_(self) -> str:
-        from .report.notebook import framed
-
-        return framed(self.report)
-
-
 def load_plan(path: Path, defines: Sequence[str] = ()) -> Plan:
     """Read and check a plan; raises PlanError with every mistake in it."""
     from ..dsl import load_plan as load
 
     with collected() as told:
         plan = load(path, list(defines))
-    return _with_warnings(plan, told)
+    return with_warnings(plan, told)
 
 
 def read_plan_text(stream: BinaryIO, name: str) -> str:
@@ -135,7 +96,7 @@ def check_plan(
 
     with collected() as told:
         plan, diagnostics, sources = check_file(path, defines, text, goal)
-    plan = plan and _with_warnings(plan, told)
+    plan = plan and with_warnings(plan, told)
     if plan is None or fast or not plan.devices:
         return plan, diagnostics, sources
     from .compile.dry_run import refuse_early
@@ -147,8 +108,8 @@ def check_plan(
     at_models = {(one.code, one.message) for one in wrong}  # a target may find the same at its deploy line
     elsewhere = [one for one in findings.refused if (one.code, one.message) not in at_models]
     refused, notes = list(dict.fromkeys((*elsewhere, *wrong))), []
-    warnings = _judged(plan, [*warnings, *findings.warnings])
-    plan = _with_warnings(plan, [*warnings, *told])
+    warnings = found_later(plan, [*warnings, *findings.warnings])
+    plan = with_warnings(plan, [*warnings, *told])
     if findings.lowered and not refused:
         from .compile.prove import lowered
 
@@ -159,18 +120,6 @@ def check_plan(
         refused += [] if prove else unproven(findings)
         notes += outlook(plan, findings) if prove else []
     return None if refused else plan, [*diagnostics, *warnings, *refused, *notes], sources
-
-
-def _with_warnings(plan: Plan, found: Sequence[Diagnostic]) -> Plan:
-    """The plan with further warnings: they stand in the manifest, the report and what a compile prints."""
-    return dataclasses.replace(plan, warnings=tuple(dict.fromkeys((*plan.warnings, *found))))
-
-
-def _judged(plan: Plan, later: Sequence[Diagnostic]) -> list[Diagnostic]:
-    """Warnings found behind the checker, those that the plan accepts marked so."""
-    from .plan.accepted_warnings import FOUND_LATER, accepted, never_came
-
-    return [*accepted(plan.deploys, later), *never_came(plan.deploys, later, among=FOUND_LATER)]
 
 
 def prove_plan(plan: Plan, progress: Progress = lambda _text: None) -> list[Proven]:
@@ -187,11 +136,12 @@ def prove_plan(plan: Plan, progress: Progress = lambda _text: None) -> list[Prov
 
 def estimate_plan(plan: Plan, progress: Progress = lambda _text: None, memory: int | None = None) -> Estimate:
     """What the bundle will do on its device and what the compile takes; E0962 if that is above `memory` bytes."""
+    from .assemble.request import check_request
     from .compile.estimate_plan import estimate_plan as estimate
     from .compile.estimate_plan import within_memory
 
     try:
-        _check_request(plan, CompileOptions())
+        check_request(plan, CompileOptions())
         made = estimate(plan, progress)
         within_memory(plan, made, memory)
         return made
@@ -228,72 +178,32 @@ def profile_plan(plan: Plan, progress: Progress = lambda _text: None) -> list[Pr
         raise
 
 
-class BrokenRequirement(RequirementError):
-    """A `require` line does not hold; `result` tells where the rejected bundle is and what was measured."""
-
-    def __init__(self, *diagnostics: Diagnostic, result: CompileResult) -> None:
-        super().__init__(*diagnostics)
-        self.result = result
-
-
 def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions | None = None) -> CompileResult:
     """Compile `plan` into the folder `output` (default `build/<plan name>`).
 
     Raises PlanError, EngineError, or BrokenRequirement when a `require` line does not hold: the finished bundle is
     then kept as `<name>.rejected`, and what stood at `output` is untouched.
     """
+    from .assemble.assemble_bundle import assembled
+    from .assemble.request import check_request, measured_k
+
     options = options or CompileOptions()
     if options.actions or options.on is not None:
         made = compile_plans([(plan, output)], options)[0]
         if isinstance(made, EdgecError):
             raise made
         return made
-    _check_request(plan, options)
-    return _assembled(_measured_k(plan, options), output, options)
+    check_request(plan, options)
+    return assembled(measured_k(plan, options), output, options)
 
 
 def compile_plans(
     requests: Sequence[tuple[Plan, Path | None]], options: CompileOptions | None = None
 ) -> list[CompileResult | EdgecError]:
-    """Compile several plans as one graph of actions: what they share runs once. A result, or why there is none, each.
+    """Compile several plans as one graph of actions, see `assemble/by_actions.py`: a result, or an error, each."""
+    from .assemble.by_actions import compile_plans as compiled
 
-    `options.jobs` actions run at a time, within `options.memory` bytes, each in a process of its own; with
-    `options.on` they run on a scheduler elsewhere. Then the bundles are put together, one after the other. Without
-    `options.keep_going` nothing starts after a failure.
-    """
-    from .actions.preloaded import preloaded
-
-    options = options or CompileOptions()
-    here = preloaded(ACTION_WORKER, [plan for plan, _ in requests]) if options.on is None else contextlib.nullcontext()
-    with here as server:  # first of all: it imports while this process does
-        options = keeping(options)
-        ran = _run_actions([plan for plan, _ in requests], options, server)
-    made: list[CompileResult | EdgecError] = []
-    for number, (plan, (_, output)) in enumerate(zip(ran.plans, requests, strict=True)):
-        if isinstance(plan, EdgecError):
-            made.append(plan)
-            continue
-        alone = dataclasses.replace(options, jobs=1, memory=None)
-        try:
-            made.append(_assembled(plan, output, alone, ran, ran.settled.get(number)))
-        except EdgecError as error:
-            made.append(error)
-    return made
-
-
-def _run_actions(plans: Sequence[Plan], options: CompileOptions, server: ForkServer | None) -> Ran:
-    from .actions.several import run_plans
-    from .compile.estimate_plan import refuse_by_estimate
-
-    checked: list[Plan | EdgecError] = []
-    for plan in plans:
-        try:
-            _check_request(plan, options)
-            checked.append(_measured_k(plan, options))
-            refuse_by_estimate(plan, None, options.progress)  # whether each action fits is known of its graph
-        except EdgecError as error:
-            checked.append(error)
-    return run_plans(checked, options, ACTION_WORKER, server)
+    return compiled(requests, options)
 
 
 def by_actions(
@@ -313,17 +223,40 @@ def by_actions(
 
 def keeping(options: CompileOptions) -> CompileOptions:
     """The options with which a compile keeps what it makes in the cache, and takes from there what was kept."""
-    from .actions.plan_graph import emission_key, lowered_units
+    from .assemble.by_actions import keeping as kept
 
-    return dataclasses.replace(options, emission_key=emission_key, lowered=lowered_units)
+    return kept(options)
+
+
+def verify_bundle(
+    bundle: Path | str,
+    text: Path | str | None = None,
+    windows: int = 32,
+    sources: Mapping[str, str] | None = None,
+    device: str | None = None,
+    options: CompileOptions | None = None,
+) -> dict[str, Any]:
+    """What `verify/verify_bundle.py` finds of a bundle; with `options.actions` its parts are looked into as actions."""
+    from .verify.verify_bundle import verify_bundle as verify
+
+    if options is None or not options.actions:
+        return verify(bundle, text, windows, sources, device)
+    from .actions.verify_parts import check_parts
+    from .assemble.by_actions import ACTION_WORKER
+
+    make_root()
+    return verify(
+        bundle, text, windows, sources, device, lambda manifest: check_parts(manifest, options, ACTION_WORKER)
+    )
 
 
 def action_graph(plan: Plan, options: CompileOptions) -> Ran:
     """The actions of a plan without running one; PlanError with what the plan is refused for."""
     from .actions.several import plan_graph
+    from .assemble.request import check_request, measured_k
 
-    _check_request(plan, options)
-    ran = plan_graph([_measured_k(plan, options)], options)
+    check_request(plan, options)
+    ran = plan_graph([measured_k(plan, options)], options)
     if isinstance(ran.plans[0], EdgecError):
         raise ran.plans[0]
     return ran
@@ -334,8 +267,9 @@ def unchanged(plan: Plan, output: Path | None) -> dict[str, Any] | None:
     every file of it is as it was; None if it has to be made.
     """
     from .actions.whole_bundle import kept_facts
+    from .assemble.assemble_bundle import bundle_path
 
-    return None if any(line.auto for line in plan.speculates) else kept_facts(plan, _final(plan, output))
+    return None if any(line.auto for line in plan.speculates) else kept_facts(plan, bundle_path(plan, output))
 
 
 def remember_bundle(plan: Plan, result: CompileResult, facts: dict[str, Any]) -> None:
@@ -345,169 +279,12 @@ def remember_bundle(plan: Plan, result: CompileResult, facts: dict[str, Any]) ->
     keep_facts(plan, result.bundle, facts)
 
 
-def _final(plan: Plan, output: Path | None) -> Path:
-    return output if output is not None else Path("build") / plan.name
-
-
 def load_request(action: Action) -> Plan:
     """The plan of an action, as who planned it has it; PlanError with what is wrong."""
+    from .assemble.request import measured_k
+
     asked = action.request
     plan, diagnostics, sources = check_plan(Path(asked["plan"]), asked["defines"], asked["text"], fast=True)
     if plan is None:
         raise PlanError(*(one for one in diagnostics if one.severity == "error"), sources=sources)
-    return _measured_k(plan, CompileOptions())
-
-
-def _assembled(
-    plan: Plan,
-    output: Path | None,
-    options: CompileOptions,
-    ran: Ran | None = None,
-    findings: Findings | None = None,
-) -> CompileResult:
-    """The bundle of a plan, made here; `ran`: what ran for it before, of which everything is in the cache.
-
-    `findings`: what was found of the plan then, where nothing had to be run to know it.
-    """
-    from .bundle.manifest import ACTIONS
-    from .bundle.write import rejected_path, write_bundle
-    from .compile.estimate_plan import refuse_by_estimate
-    from .compile.prove import settle
-    from .files.digests import Digests
-    from .report.actions_page import write_actions
-    from .runtime.check_texts import check_texts
-
-    final = _final(plan, output)
-    made: list[CompileResult] = []
-
-    def build(directory: Path) -> None:
-        files = {file: None for deploy in plan.deploys for file in plan.models[deploy.model].source.files}
-        with Digests(files) as digests:  # from here on, beside what is found out before a weight is read
-            fill(directory, digests)
-
-    def fill(directory: Path, digests: Digests) -> None:
-        wrong, warnings = check_texts(plan)
-        doubts: list[Diagnostic] = []
-        settle(plan, options.prove, options.progress, wrong, doubts, findings)
-        refuse_by_estimate(plan, options.memory, options.progress)
-        models = compile_models(plan, directory, options, digests)
-        measured = measure_models(plan, models, directory, options.progress)
-        known = _with_warnings(plan, [*_judged(plan, [*warnings, *doubts]), *told])
-        result, broken = _finish(known, models, measured, directory, options)
-        if options.emission_key is not None:
-            rows, samples = _action_rows(models, ran)
-            write_actions(directory / ACTIONS, f"{plan.name}: actions of the compile", rows, samples)
-        result.bundle = rejected_path(final) if broken else final
-        made.append(result)
-        if broken:
-            raise BrokenRequirement(*broken, result=result)
-
-    try:
-        with collected() as told:
-            write_bundle(final, build, rejectable=bool(plan.requires))
-    except EdgecError as error:
-        error.sources = error.sources or plan.sources
-        raise
-    return made[0]
-
-
-def _action_rows(
-    models: list[CompiledModel], ran: Ran | None
-) -> tuple[list[dict[str, Any]], Sequence[tuple[float, int]]]:
-    """What ran for a bundle and when: the actions of its graph, then what was done here for each model."""
-    rows: list[dict[str, Any]] = []
-    if ran is not None:
-        for one in ran.outcome.rows:
-            row = {"kind": one.action.kind, "name": one.action.name, "start": one.start, "end": one.end}
-            rows.append(row | {"peak": one.peak, "state": one.state, "why": one.why})
-    start = max((row["end"] for row in rows), default=0.0)
-    for model in models:
-        for what, seconds in model.seconds.items():
-            row = {"kind": "assemble" if ran is not None else what, "name": f"{model.name}: {what}"}
-            rows.append(row | {"start": start, "end": start + seconds, "peak": 0.0, "state": "ran", "why": ""})
-            start += seconds
-    return rows, () if ran is None else ran.outcome.samples
-
-
-def _measured_k(plan: Plan, options: CompileOptions) -> Plan:
-    """The plan with `k = auto`, and buckets, decided by the pair's own acceptance, measured where it is not known."""
-    if not any(line.auto for line in plan.speculates):
-        return plan
-    from .compile.acceptance import measure_acceptance
-    from .compile.decide import decide
-
-    try:
-        measure_acceptance(plan, options.progress)
-        return decide(plan)
-    except EdgecError as error:
-        error.sources = error.sources or plan.sources
-        raise
-
-
-def _check_request(plan: Plan, options: CompileOptions) -> None:
-    """What is no mistake of the plan, and yet cannot be done."""
-    make_root()
-    if not plan.deploys:
-        help = "add e.g. `deploy NAME on cpu through PIPELINE as mnn`"
-        fail("E0212", f"`{plan.path}` deploys nothing: there is no bundle to make", help=help)
-    steps = {step.pass_name for pipeline in plan.pipelines.values() for step in pipeline.steps}
-    for name in options.print_after:
-        if name != "all" and name not in steps:
-            help = nearest_help(name, steps, "pass") or "`--print-after` takes a pass of the plan, or `all`"
-            fail("E0102", f"no pipeline of the plan has a pass `{name}`", help=help)
-
-
-def compile_models(plan: Plan, directory: Path, options: CompileOptions, digests: Digests) -> list[CompiledModel]:
-    """Every deploy line, up to `jobs` at a time: engines work in processes of their own, so threads are enough."""
-    from concurrent import futures  # `check` does without
-
-    def one(deploy: Deploy) -> CompiledModel:
-        made = compile_model(plan, deploy, directory, options, digests)
-        if options.emission_key is not None:
-            from .actions.inline import keep_compiled
-
-            keep_compiled(plan, made)
-        return made
-
-    if options.jobs == 1:
-        return [one(deploy) for deploy in plan.deploys]
-    pool = futures.ThreadPoolExecutor(options.jobs)
-    wait = True
-    try:
-        return list(pool.map(one, plan.deploys))
-    except KeyboardInterrupt:
-        wait = False  # a model may take hours
-        raise
-    finally:
-        pool.shutdown(wait, cancel_futures=True)
-
-
-def _finish(
-    plan: Plan, models: list[CompiledModel], measured: Measured, directory: Path, options: CompileOptions
-) -> tuple[CompileResult, list[Diagnostic]]:
-    from .bundle.manifest import write_manifest
-    from .compile.manifest_content import assemble, write_offsets
-    from .compile.pack_models import pack_models
-    from .phone.device_sources import runner_rows, write_device_sources
-    from .phone.geniex import write_geniex
-    from .phone.run_script import write_run_script
-    from .plan.measure import Finished
-    from .report.html import write_report
-    from .sources.origin import remember
-
-    packed = pack_models(models, directory)
-    options.progress("sealing the bundle")
-    write_offsets(models, directory)
-    manifest = assemble(plan, models, measured, directory, packed)
-    manifest["libraries"] += runner_rows(manifest)
-    write_geniex(directory, manifest)
-    for model in models:  # the bundle holds no path of this machine; `verify` asks the cache
-        remember(manifest["inputs"][model.name], model.decl.source.path)
-    size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-    finished = Finished(directory, manifest, size, measured.perplexity, measured.baseline)
-    broken = check_requirements(plan, finished, measured)
-    write_device_sources(directory, manifest)
-    write_run_script(directory, manifest)
-    write_report(directory / "report.html", plan, models, measured, manifest)  # last: it says what all files take
-    sealed = write_manifest(directory, manifest)
-    return CompileResult(directory, sealed.data, models, measured, plan.warnings), broken
+    return measured_k(plan, CompileOptions())

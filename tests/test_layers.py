@@ -39,15 +39,16 @@ ALLOWED = {
     "phone": "diagnostics files bundle packed runtime",
     "compile": "diagnostics files ir bundle oracle sources calibration pipeline plan estimate emit proof memory"
     " partition packed registry runtime",
-    "actions": "diagnostics files bundle pipeline plan estimate emit registry compile",
-    "report": "diagnostics ir pipeline plan memory compile",
     "verify": "diagnostics ir bundle oracle sources emit packed registry runtime",
-    "driver": "diagnostics files bundle actions sources plan compile phone runtime report",
+    "actions": "diagnostics files bundle pipeline plan estimate emit registry compile verify",
+    "report": "diagnostics ir pipeline plan memory compile",
+    "assemble": "diagnostics files bundle actions sources plan compile phone runtime report",
+    "driver": "diagnostics files actions plan compile runtime verify assemble",
     "first_plan": "diagnostics files oracle plan registry driver sources ir",
     "search": "diagnostics files plan registry report driver",
     "commands": "diagnostics files ir bundle emit actions plan estimate packed registry runtime phone compile report"
-    " verify driver first_plan search",
-    "python": "diagnostics files bundle sources plan packed report runtime verify driver first_plan search commands",
+    " driver first_plan search",
+    "python": "diagnostics files bundle sources plan packed report runtime driver first_plan search commands",
     "cli": "diagnostics commands",
 }
 

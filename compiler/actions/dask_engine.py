@@ -14,16 +14,17 @@ import importlib.metadata
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 from ..compile.compile_model import CompileOptions
 from ..diagnostics.diagnostic import EdgecError, EngineError, fail
 from ..emit.fork_server import ForkServer, can_fork
 from ..files import cache
+from ..registry import find_target
 from . import records
 from .action import Action, Graph
-from .executor import Outcome, Row
+from .executor import Cancelled, Outcome, Row, Watch
 from .facts import own_code
 from .local import started
 from .preloaded import IMPORTS
@@ -32,7 +33,8 @@ from .store import open_store
 
 WORKER = "edgec.compiler.commands.action_worker"
 RESOURCE = "memory"
-_CONNECT, _ASK = 10, 60  # seconds
+_CONNECT = 10  # seconds
+_POLL, _EVERY, _IDLE = 0.05, 5, 120  # seconds between looks at results and at workers; that none may be at work
 _START = "start one with `dask scheduler` and `dask worker tcp://HOST:8786 --resources memory=16e9`"
 _AGAIN = "start the compile again: what has run is kept"
 # the package that an action of a target needs on its worker
@@ -40,26 +42,36 @@ _ENGINES = {"qnn": "onnxruntime-qnn", "mnn": "MNN", "ort": "onnxruntime"}
 
 
 def run_on_dask(
-    graph: Graph, address: str, options: CompileOptions, tell: Callable[[str, Row, int, int], None], name: str
+    graph: Graph,
+    address: str,
+    options: CompileOptions,
+    tell: Callable[[str, Row, int, int], None],
+    name: str,
+    watch: Watch | None = None,
 ) -> Outcome:
     """Run what of the graph has not run. Failures are in the outcome; EngineError where the scheduler is no use."""
+    watch = watch or Watch()
     try:
         import distributed
         from distributed.client import FutureCancelledError
     except ImportError:
         fail("E0974", "`--on dask://…` needs Dask, which is not installed", help="`pip install 'edgec[farm]'`")
     left = {key: action for key, action in graph if not _has_run(key, options.store)}
-    outcome = Outcome(rows=[Row(action, 0.0, state="cached") for key, action in graph if key not in left])
+    for key, action in graph:
+        if key not in left:
+            watch.outcome.rows.append(Row(action, 0.0, state="cached"))
+            watch.finished.add(key)
     if not left:
-        return outcome
+        return watch.outcome
     with _client(distributed, address) as client:
         _same_versions(client, address)
-        resources = _workers(client, address, left, options)
+        settings = _settings(left.values(), options)
         try:
-            _Run(graph, left, options, tell, name, outcome, resources).work(client, distributed)
+            resources = _workers(client, address, left, options, settings)
+            _Run(graph, left, settings, options.keep_going, tell, name, watch, resources).work(client, distributed)
         except (OSError, FutureCancelledError, TimeoutError) as error:
             fail("E0975", f"the scheduler at {address} was lost: {error}", help=_AGAIN, kind=EngineError)
-    return outcome
+    return watch.outcome
 
 
 def remote(description: str, settings: Mapping[str, Any], *_needs: object) -> tuple[str, Any]:
@@ -67,20 +79,31 @@ def remote(description: str, settings: Mapping[str, Any], *_needs: object) -> tu
     folder = settings["cache"]
     env = {"EDGEC_CACHE": folder} if folder else {}
     try:
-        with started(WORKER, "the process of an action", _server(folder), env) as child:
+        with started(WORKER, "the process of an action", _server(folder, settings["imports"]), env) as child:
             return "ok", child.call("run", description=description, store=settings["store"])
     except EdgecError as error:
         return "failed", error
 
 
 @functools.cache
-def _server(folder: str | None) -> ForkServer | None:
+def _server(folder: str | None, imports: tuple[str, ...]) -> ForkServer | None:
     """On a worker: what its actions are forked from, as long as it lives; `folder`: of the cache they share."""
-    return ForkServer(WORKER, IMPORTS, {"EDGEC_CACHE": folder} if folder else {}) if can_fork() else None
+    return ForkServer(WORKER, imports, {"EDGEC_CACHE": folder} if folder else {}) if can_fork() else None
 
 
-def probe(token: str | None) -> dict[str, Any]:
-    """On a worker: what it has. `token`: a file of the cache that it has to see, too."""
+def served(settings: Mapping[str, Any]) -> None:
+    """On a worker: return when what its actions are forked from has imported everything."""
+    with started(WORKER, "a first process", _server(settings["cache"], settings["imports"])):
+        return
+
+
+def probe(token: str | None, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """On a worker: what it has. `token`: a file of the cache that it has to see, too.
+
+    With the `settings` of actions, what these are forked from begins to import, to be ready when the first one comes.
+    """
+    if settings is not None:
+        _server(settings["cache"], settings["imports"])
     versions = {name: _version(name) for name in (*_ENGINES.values(), "edgec")}
     return {"versions": versions, "code": own_code(), "sees": token is None or os.path.exists(token)}
 
@@ -128,7 +151,21 @@ def _same_versions(client: Any, address: str) -> None:
         fail("E0976", message, help=f"`pip install distributed=={there}` here, or {here} there", kind=EngineError)
 
 
-def _workers(client: Any, address: str, left: Mapping[str, Action], options: CompileOptions) -> bool:
+def _settings(actions: Iterable[Action], options: CompileOptions) -> dict[str, Any]:
+    """What workers are told beside the actions: the cache they share or the store, and what they will import."""
+    folder = None if options.store is not None else str(cache.cache_root().resolve())
+    targets = {str(one.request["target"]) for one in actions if "target" in one.request}
+    return {"cache": folder, "store": options.store, "imports": worker_imports(targets)}
+
+
+def worker_imports(targets: Iterable[str]) -> tuple[str, ...]:
+    """What actions for these targets import."""
+    return (*IMPORTS, *(name for target in sorted(targets) for name in find_target(target).imports))
+
+
+def _workers(
+    client: Any, address: str, left: Mapping[str, Action], options: CompileOptions, settings: Mapping[str, Any]
+) -> bool:
     """Ask every worker what it has; whether all of them declare how much memory they give."""
     info = client.scheduler_info(n_workers=-1)["workers"]
     end = time.monotonic() + _CONNECT
@@ -140,7 +177,7 @@ def _workers(client: Any, address: str, left: Mapping[str, Action], options: Com
     cache.make_root()
     cache.hold_root()
     token = None if options.store is not None else str((cache.cache_root() / ".lock").resolve())
-    answers = client.run(probe, token, on_error="return")
+    answers = client.run(probe, token, settings, on_error="return")
     engines = {name for action in left.values() for name in [_engine(action)] if name is not None}
     needed = {name: _version(name) for name in sorted(engines)}
     for worker, found in answers.items():
@@ -167,38 +204,64 @@ class _Run:
         self,
         graph: Graph,
         left: Mapping[str, Action],
-        options: CompileOptions,
+        settings: Mapping[str, Any],
+        keep_going: bool,
         tell: Callable[[str, Row, int, int], None],
         name: str,
-        outcome: Outcome,
+        watch: Watch,
         resources: bool,
     ) -> None:
-        self.graph, self.left, self.options, self.tell = graph, left, options, tell
-        self.name, self.outcome, self.resources = name, outcome, resources
-        self.began, self.done = time.perf_counter(), len(graph) - len(left)
+        self.graph, self.left, self.settings, self.tell = graph, left, settings, tell
+        self.keep_going = keep_going
+        self.name, self.watch, self.resources = name, watch, resources
+        self.outcome, self.done = watch.outcome, len(graph) - len(left)
+        self.outcome.began = time.perf_counter()
+        self._busy = self._asked = time.monotonic()
 
     def work(self, client: Any, distributed: Any) -> None:
         futures, run = {}, secrets.token_hex(4)
-        folder = None if self.options.store is not None else str(cache.cache_root().resolve())
-        settings = {"cache": folder, "store": self.options.store}
         rows = {}
         for key, action in self.left.items():
             memory = {RESOURCE: records.corrected(action)[0]} if self.resources else None
             needs = [futures[need] for need in action.needs if need in futures]
             futures[key] = client.submit(
-                remote, action.described(), settings, *needs, key=f"edgec-{key}-{run}", resources=memory, pure=False
+                remote,
+                action.described(),
+                self.settings,
+                *needs,
+                key=f"edgec-{key}-{run}",
+                resources=memory,
+                pure=False,
             )
             rows[key] = Row(action, 0.0, why=records.why(self.name, action))
             self.tell("start", rows[key], self.done, len(self.graph))
         keys = {future.key: key for key, future in futures.items()}
-        for future in distributed.as_completed(futures.values()):
-            self._end(rows[keys[future.key]], keys[future.key], future)
-            if self.outcome.failed and not self.options.keep_going:
+        ending = distributed.as_completed(futures.values())
+        while not ending.is_empty():
+            for future in ending.next_batch(block=False):
+                self._end(rows[keys[future.key]], keys[future.key], future)
+            stopped = self.watch.cancelled.wait(_POLL)
+            if stopped or (self.outcome.failed and not self.keep_going):
                 client.cancel(list(futures.values()))
+                if stopped:
+                    raise Cancelled
                 return
+            self._look(client)
+
+    def _look(self, client: Any) -> None:
+        """E0975 if no worker has been at work for long: what is left waits for one that was lost, with its memory."""
+        now = time.monotonic()
+        if now - self._asked < _EVERY:
+            return
+        self._asked = now
+        if client.status == "running" and any(client.processing().values()):
+            self._busy = now
+        elif now - self._busy > _IDLE:
+            message = f"no worker has been at work for {_IDLE} s, and {len(self.graph) - self.done} actions are left"
+            fail("E0975", message, help=f"{_START}; then {_AGAIN}", kind=EngineError)
 
     def _end(self, row: Row, key: str, future: Any) -> None:
-        row.end = time.perf_counter() - self.began
+        row.end = time.perf_counter() - self.outcome.began
         self.outcome.rows.append(row)
         failed = [need for need in row.action.needs if need in self.outcome.failed]
         if future.status == "cancelled":
@@ -212,6 +275,7 @@ class _Run:
             result = cast("Result", made[1])
             row.peak, row.start = result.peak, max(0.0, row.end - result.seconds)
             records.remember_facts(self.name, row.action)
+            self.watch.finished.add(key)
             self.done += 1
         else:
             row.state = "failed"

@@ -16,7 +16,7 @@ from .records import Output, Result
 from .store import Store, open_store
 
 if TYPE_CHECKING:
-    from .executor import Outcome, Row
+    from .executor import Row, Watch
 
 ENGINES = ("dask",)
 _REMADE = frozenset({"qnn-target"})  # what putting a bundle together makes again: it need not come from a store
@@ -63,8 +63,8 @@ def fetch(graph: Graph, store: str, leave: frozenset[str] = frozenset()) -> None
 
 
 def run_elsewhere(
-    graph: Graph, options: CompileOptions, tell: Callable[[str, Row, int, int], None], name: str
-) -> Outcome:
+    graph: Graph, options: CompileOptions, tell: Callable[[str, Row, int, int], None], name: str, watch: Watch
+) -> None:
     """Run a graph on the engine that `options.on` names; E0973 where there is no such engine."""
     url = options.on or ""
     parts = urlsplit(url)
@@ -81,10 +81,9 @@ def run_elsewhere(
 
     if options.store is not None:
         open_store(options.store).check_writable()
-    made = run_on_dask(graph, f"tcp://{parts.hostname}:{port}", options, tell, name)
+    run_on_dask(graph, f"tcp://{parts.hostname}:{port}", options, tell, name, watch)
     if options.store is not None:
         fetch(graph, options.store, leave=_REMADE)
-    return made
 
 
 def _inputs(action: Action, outputs: list[Output]) -> list[Output]:

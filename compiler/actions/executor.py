@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent import futures
@@ -20,6 +21,7 @@ from typing import Protocol
 from ..diagnostics.diagnostic import Diagnostic, EdgecError, EngineError, PlanError, fail
 from . import records
 from .action import Action, Graph
+from .finished import Finished
 from .processes import resident, resident_tree
 from .records import Result
 from .scheduler import Limits, Scheduler
@@ -67,8 +69,9 @@ class Row:
 
 @dataclass
 class Outcome:
-    """What a graph came to. `samples`: (seconds, resident bytes of everything) as it ran."""
+    """What a graph came to, filled while it runs. `samples`: (seconds, resident bytes of everything)."""
 
+    began: float = field(default_factory=time.perf_counter)
     rows: list[Row] = field(default_factory=list)
     failed: dict[str, EdgecError] = field(default_factory=dict)
     samples: list[tuple[float, int]] = field(default_factory=list)
@@ -110,24 +113,43 @@ def run_graph(
     tell: Tell = lambda _event, _row, _done, _all: None,
     keep_going: bool = False,
     plan: str = "",
+    watch: Watch | None = None,
 ) -> Outcome:
     """Run what of the graph has not run. Failures are in the outcome; without `keep_going` nothing starts after one.
 
     `plan`: a name that the reasons of earlier runs are kept under.
     """
-    return _Run(graph, runner, limits, tell, keep_going, plan).work()
+    return _Run(graph, runner, limits, tell, keep_going, plan, watch or Watch()).work()
+
+
+@dataclass
+class Watch:
+    """What somebody who works beside a graph has to do with it."""
+
+    outcome: Outcome = field(default_factory=Outcome)
+    finished: Finished = field(default_factory=Finished)
+    cancelled: threading.Event = field(default_factory=threading.Event)  # set: what runs is stopped
+    own: float = 0.0  # bytes that this process comes to while the graph runs
+
+
+class Cancelled(Exception):
+    """Nobody needs what is left of a graph."""
 
 
 class _Run:
-    def __init__(self, graph: Graph, runner: Runner, limits: Limits, tell: Tell, keep_going: bool, plan: str) -> None:
+    def __init__(
+        self, graph: Graph, runner: Runner, limits: Limits, tell: Tell, keep_going: bool, plan: str, watch: Watch
+    ) -> None:
         self.graph, self.runner, self.limits, self.tell = graph, runner, limits, tell
-        self.keep_going, self.plan = keep_going, plan
-        self.outcome, self.began = Outcome(), time.perf_counter()
+        self.keep_going, self.plan, self.watch = keep_going, plan, watch
+        self.outcome = watch.outcome
+        self.outcome.began = time.perf_counter()
         self.rows: dict[str, Row] = {}
         self.started: dict[str, float] = {}
         known = {key for key, _ in graph if records.known(key) is not None}
         for key in known:
             self.outcome.rows.append(Row(graph.actions[key], 0.0, 0.0, state="cached"))
+            watch.finished.add(key)
         costs = {key: records.corrected(action) for key, action in graph if key not in known}
         self.scheduler = Scheduler(
             graph,
@@ -138,7 +160,7 @@ class _Run:
         )
 
     def now(self) -> float:
-        return time.perf_counter() - self.began
+        return time.perf_counter() - self.outcome.began
 
     def work(self) -> Outcome:
         pool = futures.ThreadPoolExecutor(self.limits.jobs)
@@ -152,6 +174,8 @@ class _Run:
                 self._sample(running)
                 for future in ended:
                     self._end(running.pop(future), future)
+                if self.watch.cancelled.is_set():
+                    raise Cancelled
         except BaseException:
             for key in list(self.scheduler.running):
                 self.runner.stop(key)
@@ -164,13 +188,16 @@ class _Run:
     def _start(self, pool: futures.ThreadPoolExecutor, running: dict[futures.Future[Result], str]) -> None:
         if self.outcome.failed and not self.keep_going:
             return
-        own = float(resident(os.getpid()) + self.runner.beside()) if self.limits.memory is not None else 0.0
+        own = self._own() + self.runner.beside() if self.limits.memory is not None else 0.0
         while (key := self.scheduler.next(beside=own)) is not None:
             action = self.graph.actions[key]
             row = Row(action, self.now(), why=records.why(self.plan, action))
             self.rows[key] = row
             self._tell("start", row)
             running[pool.submit(self.runner.run, action)] = key
+
+    def _own(self) -> float:
+        return max(float(resident(os.getpid())), self.watch.own)
 
     def _end(self, key: str, future: futures.Future[Result]) -> None:
         row = self.rows.pop(key)
@@ -189,6 +216,7 @@ class _Run:
             row.peak = max(row.peak, made.peak)
             records.remember_facts(self.plan, row.action)
             self.scheduler.finish(key)
+            self.watch.finished.add(key)
         self._tell("end", row)
 
     def _tell(self, event: str, row: Row) -> None:
@@ -218,7 +246,7 @@ class _Run:
         for key, action in self.graph:
             if key in self.scheduler.done or key in behind:
                 continue
-            need, own = self.scheduler.memory[key], resident(os.getpid())
+            need, own = self.scheduler.memory[key], self._own()
             message = f"`{action.label}` takes {need / 1e9:.1f} GB beside {own / 1e9:.1f} GB of edgec itself"
             most = (self.limits.memory or 0.0) / 1e9
             help = f"give `--memory {math.ceil((need + own) / 1e8) / 10:g}GB`"

@@ -12,9 +12,11 @@ from ..compile.dry_run import Findings, refuse_early
 from ..compile.prove import unproven
 from ..diagnostics.diagnostic import EdgecError, PlanError
 from ..diagnostics.progress import Passing
+from . import records
 from .action import Graph
 from .elsewhere import fetch, run_elsewhere
-from .executor import Outcome, Row, run_graph, within
+from .executor import Outcome, Row, Watch, run_graph, within
+from .finished import Stages, stages_of
 from .local import LocalRunner
 from .plan_graph import add_plan
 from .processes import resident
@@ -37,6 +39,7 @@ class Ran:
     outcome: Outcome = field(default_factory=Outcome)
     owners: dict[str, set[int]] = field(default_factory=dict)  # the plans that asked for each action
     settled: dict[int, Findings] = field(default_factory=dict)  # of plans of which nothing had to be run first
+    stages: dict[int, dict[str, Stages]] = field(default_factory=dict)  # of each plan's models
 
 
 def plan_graph(plans: Sequence[Plan | EdgecError], options: CompileOptions) -> Ran:
@@ -47,13 +50,14 @@ def plan_graph(plans: Sequence[Plan | EdgecError], options: CompileOptions) -> R
             continue
         try:
             own, findings = Graph(), _findings(plan, options)
-            add_plan(own, plan, bool(findings.proofs))
+            last = add_plan(own, plan, bool(findings.proofs))
         except EdgecError as error:
             error.sources = error.sources or plan.sources
             ran.plans[number] = error
             continue
         if not findings.proofs:
             ran.settled[number] = findings
+        ran.stages[number] = stages_of(own, last)
         for key, action in own:
             ran.graph.add(action)
             ran.owners.setdefault(key, set()).add(number)
@@ -61,29 +65,41 @@ def plan_graph(plans: Sequence[Plan | EdgecError], options: CompileOptions) -> R
 
 
 def run_plans(
-    plans: Sequence[Plan | EdgecError], options: CompileOptions, worker: str, server: ForkServer | None = None
-) -> Ran:
+    ran: Ran, options: CompileOptions, worker: str, server: ForkServer | None = None, watch: Watch | None = None
+) -> None:
     """Run everything the plans need; `worker`: the module of the process of an action (`commands/action_worker.py`),
     `server`: where such processes are forked from.
-
-    A plan one of whose actions failed, or did not run because another failed, becomes the error in the result.
     """
-    ran = plan_graph(plans, options)
-    if len(ran.graph):
-        name = " ".join(str(plan.path) for plan in ran.plans if not isinstance(plan, EdgecError))
-        tell = telling(options.progress)
-        if options.on is None:
-            limits = Limits(options.jobs, options.memory)
-            within(ran.graph, limits, resident(os.getpid()) + _OWN)
-            if options.store is not None:
-                open_store(options.store).check_writable()
-                fetch(ran.graph, options.store)
-            runner = LocalRunner(worker, options.store, server)
-            ran.outcome = run_graph(ran.graph, runner, limits, tell, options.keep_going, name)
-        else:
-            ran.outcome = run_elsewhere(ran.graph, options, tell, name)
-    _blame(ran, options)
-    return ran
+    if not len(ran.graph):
+        return
+    watch = watch or Watch(ran.outcome)
+    name = " ".join(str(plan.path) for plan in ran.plans if not isinstance(plan, EdgecError))
+    tell = telling(options.progress)
+    if options.on is not None:
+        run_elsewhere(ran.graph, options, tell, name, watch)
+        return
+    if options.store is not None:
+        open_store(options.store).check_writable()
+        fetch(ran.graph, options.store)
+    runner = LocalRunner(worker, options.store, server)
+    run_graph(ran.graph, runner, Limits(options.jobs, options.memory), tell, options.keep_going, name, watch)
+
+
+def room_beside(ran: Ran, options: CompileOptions) -> float | None:
+    """Bytes that this process comes to where bundles are put together beside the actions; None where they are put
+    together behind them: in one job's time, with results in a store that only come back at the end, or where the
+    largest action would not fit beside it. E0962 where one does not fit at all.
+    """
+    here = float(resident(os.getpid()))
+    if options.on is None:
+        within(ran.graph, Limits(options.jobs, options.memory), here + _OWN)
+    if (options.jobs == 1 and options.on is None) or (options.on is not None and options.store is not None):
+        return None
+    load = max((records.corrected(one)[0] for _, one in ran.graph if one.kind in ("lower", "emit")), default=0.0)
+    left = (records.corrected(action)[0] for key, action in ran.graph if records.known(key) is None)
+    if options.on is None and options.memory is not None and here + load + max(left, default=0.0) > options.memory:
+        return None
+    return here + load
 
 
 def _findings(plan: Plan, options: CompileOptions) -> Findings:
@@ -95,21 +111,14 @@ def _findings(plan: Plan, options: CompileOptions) -> Findings:
     return findings
 
 
-def _blame(ran: Ran, options: CompileOptions) -> None:
-    """Give every plan that lacks an action the error that is to blame."""
+def blamed(ran: Ran, number: int, plan: Plan) -> EdgecError:
+    """Why a plan lacks an action: one of its own that failed, or one of another plan, behind which nothing started."""
     failed = ran.outcome.failed
-    if not failed:
-        return
-    for number, plan in enumerate(ran.plans):
-        if isinstance(plan, EdgecError):
-            continue
-        behind = ran.graph.behind(list(failed))
-        own = {key: error for key, error in failed.items() if number in ran.owners[key]}
-        lacks = [key for key in behind if number in ran.owners[key]]
-        if own or lacks or not options.keep_going:
-            error = Outcome(failed=own or failed).error(plan.sources)
-            if error is not None:
-                ran.plans[number] = error
+    own = {key: error for key, error in failed.items() if number in ran.owners[key]}
+    error = Outcome(failed=own or failed).error(plan.sources)
+    if error is None:
+        raise RuntimeError("an action did not run, and none failed")
+    return error
 
 
 def telling(say: Callable[[str], None]) -> Callable[[str, Row, int, int], None]:

@@ -59,6 +59,9 @@ class CompileOptions:
     emission_key: Callable[[Plan, Deploy], str] | None = None
     # what lowering a deploy line apart from its compiles said of them (`Target.lower`); None: nothing is known
     lowered: Callable[[Plan, Deploy], list[dict[str, Any]]] | None = None
+    # returns when actions that run meanwhile have left what a model needs from them at a stage: its weights' solutions,
+    # its lowered graphs, its files; None: nothing runs meanwhile
+    ready: Callable[[str, str], None] | None = None
     progress: Progress = lambda _text: None
 
 
@@ -75,8 +78,13 @@ class CompiledModel:
     steps: list[StepResult]
     emission: Emission
     weight_errors: dict[str, float] = field(default_factory=dict)  # of quantised linears, see `weight_error`
-    seconds: dict[str, float] = field(default_factory=dict)
+    spans: list[tuple[str, float, float]] = field(default_factory=list)  # what was done from when to when, `_Clock`
     sources: dict[str, str] = field(default_factory=dict)  # sha256 of the files it was read from, by name
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What was done and how long it took."""
+        return {name: sum(end - start for one, start, end in self.spans if one == name) for name, *_ in self.spans}
 
     @functools.cached_property
     def memory(self) -> MemoryPlan:
@@ -123,7 +131,8 @@ def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: Compile
     done = _passed(plan, deploy, options, clock)
     results = with_times(done.results, plan, deploy, done.module, plan.steps(deploy))
     options.progress(f"{deploy.model}: writing {deploy.target}")
-    cut, emission, fallen = _emitted(done.module, plan, deploy, directory, options)
+    waiting = replace(options, ready=clock.waiting("lower", options.ready)) if options.ready is not None else options
+    cut, emission, fallen = _emitted(done.module, plan, deploy, directory, waiting)
     emission.notes = [
         *cut.notes,
         *emission.notes,
@@ -132,7 +141,7 @@ def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: Compile
     clock.lap("emit")
     decl = plan.models[deploy.model]
     return CompiledModel(
-        deploy.model, deploy, decl, done.compressed, done.module, cut, results, emission, done.errors, clock.laps
+        deploy.model, deploy, decl, done.compressed, done.module, cut, results, emission, done.errors, clock.spans
     )
 
 
@@ -147,6 +156,8 @@ def _emitted(
     from .emit_parts import emit_parts
     from .kept_emission import keep_emission
 
+    if options.ready is not None:
+        options.ready(deploy.model, "lowered")
     steps, folder, start = plan.steps(deploy), directory / deploy.model, time.perf_counter()
     cut, emission, fallen = emit_parts(
         module,
@@ -191,7 +202,10 @@ def _passed(plan: Plan, deploy: Deploy, options: CompileOptions, clock: _Clock, 
     decl = plan.models[deploy.model]
     options.progress(f"{deploy.model}: loading {decl.source.text}")
     module = load_model(decl)
-    clock.lap("load")
+    if options.ready is None:
+        clock.lap("load")
+    else:
+        clock.waiting("load", options.ready)(deploy.model, "weights")
     weights_steps, shape_steps = split_steps(plan.steps(deploy))
     results = run_steps(module, [*weights_steps, *cache_steps(deploy.kv, deploy.span)], plan, deploy, options)
     errors = weight_errors(module) if reported else {}
@@ -256,14 +270,26 @@ def _say_lines(module: Module, plan: Plan) -> None:
 
 
 class _Clock:
+    """What was done from when to when, by `time.perf_counter`; time that was waited in between is nobody's."""
+
     def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
+        self.spans: list[tuple[str, float, float]] = []
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
-        self.laps[name] = now - self._last
+        self.spans.append((name, self._last, now))
         self._last = now
+
+    def waiting(self, name: str, ready: Callable[[str, str], None]) -> Callable[[str, str], None]:
+        """`ready` of which the waiting counts for nothing; what is done up to there is `name`."""
+
+        def wait(model: str, stage: str) -> None:
+            self.lap(name)
+            ready(model, stage)
+            self._last = time.perf_counter()
+
+        return wait
 
 
 def run_steps(
@@ -386,6 +412,8 @@ def _emit_each(
     files = plan.models[deploy.model].source.files
     new = any(path.is_file() and not is_known(path) for path in files)  # what is kept was hashed once
     key = None if new else _kept_key(plan, deploy, parts, options)
+    if key is not None and options.ready is not None:
+        options.ready(deploy.model, "files")
     if key is not None and (kept := kept_emission(key, directory / deploy.model)) is not None:
         options.progress(f"{deploy.model}: its files are in the cache")
         return kept
@@ -437,6 +465,7 @@ def _job(
         progress=options.progress,
         prove=options.prove,
         lowered=[facts for facts in lowered if facts["target"] == cls.name],
+        ready=(lambda: None) if options.ready is None else functools.partial(options.ready, deploy.model, "files"),
     )
 
 

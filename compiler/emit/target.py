@@ -79,6 +79,7 @@ class EmitJob:
     jobs: int = 1  # files that may be made at the same time
     keep: bool = False  # keep in the cache what took long, so that no later compile makes it again
     lowered: Sequence[Mapping[str, Any]] = ()  # what `Target.lower` said of the same parts before, if it is known
+    ready: Callable[[], None] = lambda: None  # returns when units that other processes make now are in the cache
 
     @property
     def chips(self) -> tuple[Device, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from ..diagnostics.diagnostic import Diagnostic, Label
-from .plan import Deploy
+from .plan import Deploy, Plan
 
 FOUND_LATER = ("W0310", "W0331", "W0332")  # by the dry run and the compile, behind the checker
 
@@ -32,6 +32,16 @@ def never_came(
                 at = Label(deploy.span)
                 wrong.append(Diagnostic("W0306", message, at, help="leave it out of `accept`", severity="warning"))
     return wrong
+
+
+def with_warnings(plan: Plan, found: Sequence[Diagnostic]) -> Plan:
+    """The plan with further warnings: they stand in the manifest, the report and what a compile prints."""
+    return replace(plan, warnings=tuple(dict.fromkeys((*plan.warnings, *found))))
+
+
+def found_later(plan: Plan, later: Sequence[Diagnostic]) -> list[Diagnostic]:
+    """Warnings found behind the checker, those that the plan accepts marked so."""
+    return [*accepted(plan.deploys, later), *never_came(plan.deploys, later, among=FOUND_LATER)]
 
 
 def _reason(deploys: Sequence[Deploy], one: Diagnostic) -> str | None:

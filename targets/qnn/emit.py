@@ -60,6 +60,7 @@ def emit(job: EmitJob) -> Emission:
     with blamed_on(job.origin):
         ready = _lowered(job)
         chips, names, notes, uses = ready.chips, ready.names, ready.notes, ready.uses
+        job.ready()
         made = make_binaries(list(ready.binaries.values()), job.jobs, job.progress, job.keep)
         compiled = _numbered(job, dict(zip(ready.binaries, made, strict=True)))
         parts: dict[str, dict[str, Any]] = {}

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from edgec.compiler.actions import records
 from edgec.compiler.actions.action import load_description
+from edgec.compiler.actions.local import LocalRunner
 from edgec.compiler.actions.perform import perform
 from edgec.compiler.compile import compile_model
-from edgec.compiler.diagnostics.diagnostic import EdgecError
+from edgec.compiler.diagnostics.diagnostic import Diagnostic, EdgecError, EngineError
 from edgec.compiler.driver import (
     CompileOptions,
     action_graph,
@@ -111,6 +112,32 @@ def test_several_plans_are_one_graph(plan_file, tmp_path):
     assert (tmp_path / "b0" / "draft" / "llm.mnn.weight").read_bytes() == (
         tmp_path / "b1" / "draft" / "llm.mnn.weight"
     ).read_bytes()
+
+
+def test_a_bundle_is_made_though_another_plan_fails(plan_file, tmp_path, monkeypatch):
+    """Bundles are put together while actions run: what has all it needs is not lost to what fails beside it."""
+    real = LocalRunner.run
+
+    def run(self, action):
+        if "block=64" in action.request["defines"]:
+            raise EngineError(Diagnostic("E0990", "it died"))
+        return real(self, action)
+
+    monkeypatch.setattr(LocalRunner, "run", run)
+    plans = [load_plan(plan_file), load_plan(plan_file, ["block=64"])]
+    requests = [(plan, tmp_path / f"b{number}") for number, plan in enumerate(plans)]
+    made, failed = compile_plans(requests, CompileOptions(jobs=2, keep_going=True))
+    assert made.bundle == tmp_path / "b0"
+    assert [one.code for one in failed.diagnostics] == ["E0990"]
+
+
+def test_a_place_that_is_taken_is_told_before_the_work(plan_file, tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mine").touch()
+    with pytest.raises(EdgecError) as raised:
+        compile_plan(load_plan(plan_file), tmp_path / "b", CompileOptions(jobs=2, actions=True))
+    assert raised.value.diagnostics[0].code == "E0906"
+    assert actions_of(plan_file)[0]["state"] == "runs"
 
 
 def test_an_action_that_cannot_fit_is_refused(plan_file, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from edgec.compiler.actions import dask_engine, records
 from edgec.compiler.actions.action import Graph
 from edgec.compiler.actions.dask_engine import run_on_dask, worker_problem
+from edgec.compiler.actions.executor import Cancelled, Watch
 from edgec.compiler.actions.facts import own_code
 from edgec.compiler.cli import main
 from edgec.compiler.diagnostics.diagnostic import Diagnostic, EngineError
@@ -87,6 +88,24 @@ def test_a_scheduler_that_is_not_there(own_cache, monkeypatch, golden_error):
     golden_error("E0975", raised.value, hide={str(port): "PORT"})
 
 
+def test_work_that_no_worker_takes_is_not_waited_for(own_cache, address, monkeypatch):
+    """As where the one worker with enough memory was lost: Dask itself would wait for ever."""
+    monkeypatch.setattr(dask_engine, "_workers", lambda *_: True)
+    monkeypatch.setattr(dask_engine, "_EVERY", 0.1)
+    monkeypatch.setattr(dask_engine, "_IDLE", 0.5)
+    with pytest.raises(EngineError, match="no worker has been at work") as raised:
+        run_on_dask(Graph([idle("large", memory=9e9)]), address, CompileOptions(), nobody_tells, "plan")
+    assert raised.value.diagnostics[0].code == "E0975"
+
+
+def test_what_nobody_needs_any_more_is_cancelled(own_cache, address, monkeypatch):
+    monkeypatch.setattr(dask_engine, "_workers", lambda *_: True)
+    watch = Watch()
+    watch.cancelled.set()
+    with pytest.raises(Cancelled):
+        run_on_dask(Graph([idle("large", memory=9e9)]), address, CompileOptions(), nobody_tells, "plan", watch)
+
+
 def test_a_scheduler_of_another_version(own_cache, address, monkeypatch, golden_error):
     here = distributed.__version__
     real = distributed.Client.get_versions
@@ -123,6 +142,8 @@ def test_what_a_worker_has_to_have(found, code, golden_error):
 def test_a_worker_that_lacks_an_engine_gets_nothing(own_cache, address, monkeypatch):
     graph = Graph([replace(idle("a"), request={"target": "qnn"})])
     versions = dict(dask_engine.probe(None)["versions"], **{"onnxruntime-qnn": None})
-    monkeypatch.setattr(dask_engine, "probe", lambda _token: {"versions": versions, "code": own_code(), "sees": True})
+    monkeypatch.setattr(
+        dask_engine, "probe", lambda _token, _settings: {"versions": versions, "code": own_code(), "sees": True}
+    )
     with pytest.raises(EngineError, match="lacks `onnxruntime-qnn`"):
         run_on_dask(graph, address, CompileOptions(), nobody_tells, "plan")

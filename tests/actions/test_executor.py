@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 from edgec.compiler.actions import executor, records
 from edgec.compiler.actions.action import Action, Graph
-from edgec.compiler.actions.executor import Stopped, run_graph, within
+from edgec.compiler.actions.executor import Cancelled, Stopped, Watch, run_graph, within
+from edgec.compiler.actions.finished import Finished, NotRun, stages_of
 from edgec.compiler.actions.records import Result
 from edgec.compiler.actions.scheduler import Limits
 from edgec.compiler.diagnostics.diagnostic import Diagnostic, EngineError, PlanError
@@ -130,3 +131,57 @@ def test_samples_are_taken_while_actions_run(own_cache):
     outcome = run_graph(Graph([idle(str(number)) for number in range(4)]), runner, Limits(2))
     assert outcome.samples
     assert all(0 <= seconds <= time.perf_counter() - started for seconds, _ in outcome.samples)
+
+
+def test_who_waits_for_an_action_goes_on_as_soon_as_it_has_run(own_cache, diamond):
+    """`first` is there while `left` and `right` still run; a key that never comes is told when the graph has ended."""
+    graph, watch, runner = diamond(), Watch(), Played()
+    first = next(iter(graph.actions))
+    run = threading.Thread(target=run_graph, args=(graph, runner, Limits(2)), kwargs={"watch": watch})
+    run.start()
+    watch.finished.wait([first])
+    assert "last" not in runner.ran
+    watch.finished.wait(list(graph.actions))
+    assert runner.ran[-1] == "last"
+    run.join()
+    watch.finished.close()
+    watch.finished.wait([first])
+    with pytest.raises(NotRun):
+        watch.finished.wait([first, "another"])
+
+
+def test_a_graph_that_nobody_needs_is_stopped(own_cache):
+    runner, watch = Played(grows={"long": 0}), Watch()
+    threading.Timer(0.1, watch.cancelled.set).start()
+    started = time.perf_counter()
+    with pytest.raises(Cancelled):
+        run_graph(Graph([idle("long"), idle("next")]), runner, Limits(1), watch=watch)
+    assert time.perf_counter() - started < 1.5  # it would have run for 2 s
+    assert runner.ran == []
+
+
+@pytest.mark.parametrize(("own", "most"), [(0.0, 2), (1e9, 1)])
+def test_room_is_left_for_what_is_done_beside_the_actions(own_cache, monkeypatch, own, most):
+    """Two of 1 GB fit into 2.5 GB, but not beside the 1 GB that this process comes to."""
+    monkeypatch.setattr(executor, "resident", lambda _pid: 0)
+    runner = Played()
+    graph = Graph([idle("a", memory=1e9), idle("b", memory=1e9)])
+    run_graph(graph, runner, Limits(2, 2.5e9), watch=Watch(own=own))
+    assert runner.most == most
+
+
+def test_a_model_waits_for_its_own_actions_alone():
+    graph = Graph()
+    solve = graph.add(replace(idle("a"), kind="solve"))
+    lower = graph.add(replace(idle("a", (solve,)), kind="lower"))
+    units = [graph.add(replace(idle(f"a{number}", (lower,)), kind="compile")) for number in range(2)]
+    emit = graph.add(idle("b"))
+    stages = stages_of(graph, {"a": lower, "b": emit})
+    assert stages["a"].keys("weights") == {solve}
+    assert stages["a"].keys("lowered") == {solve, lower}
+    assert stages["a"].keys("files") == {solve, lower, *units}
+    assert (stages["b"].weights, stages["b"].files) == (frozenset(), {emit})
+
+
+def test_nothing_is_left_to_wait_for_in_an_empty_graph():
+    Finished().wait([])

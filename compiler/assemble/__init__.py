@@ -1,0 +1,1 @@
+"""The bundle of a plan: its models compiled, measured and put together."""
