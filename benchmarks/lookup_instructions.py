@@ -1,9 +1,9 @@
 """Instructions for each weight, by lookup and by unpacking and multiplying, for processors that this machine emulates.
 
-`lookup` and `multiply` are of a product with tables of int8, `float16` and `float32` of one with such tables,
+`lookup` and `multiply` are of a product with tables of int8, `16 bits` and `float32` of one with such tables,
 `dequantise` makes the weights themselves; `tables` is for each input, whatever the number of outputs.
 
-A count, not a time: what the emulator steps through in the functions that multiply one token by 512 outputs, in blocks
+A count, not a time: what the emulator steps through in the functions that multiply one token by 128 outputs, in blocks
 of 128, between two numbers of inputs, so that what is done once cancels. On Hexagon a packet of up to four instructions
 counts as one. Needs the cross compilers and emulators that `tests/lookup/emulated.py` names.
 
@@ -22,10 +22,10 @@ sys.path.insert(0, str(ROOT / "tests" / "lookup"))
 
 from emulated import MACHINES, Machine
 
-SMALL, LARGE, BLOCK = 1024, 2048, 128
-OUTPUTS, THEIRS = 512, 64  # lookup does something once for a token, the other side nothing
-FUNCTIONS = "multiply|multiply_dot|panel|plain_tile|dot_tile|block_sums|arrange|add_block|lookup_half"
-WIDE = "multiply_half|multiply_exact|all|one|exact_tile|half_tile|add_eight|add_wide_block|add_block|lookup_half"
+SMALL, LARGE, BLOCK = 256, 512, 128
+OUTPUTS, THEIRS = 128, 64  # lookup does something once for a token, the other side nothing
+FUNCTIONS = r"multiply\w*|held_\w+|\w*panels\w*|panel|\w+_tile|block_sums|arrange|convert|any|add_block|lookup_half"
+WIDE = "multiply_exact|all|one|exact_tile|add_wide_block|add_block|lookup_half"
 DEQUANTISE = "dequantise|dequantise_tile|dequantise_panels|panel_integers|chosen|lookup_half"
 TABLES = "tables|largest_of_block|sixteen_sums|signed_sum"
 
@@ -46,7 +46,8 @@ def rows(machine: Machine, folder: Path) -> list[dict[str, object]]:
             ours = each("int8", FUNCTIONS, OUTPUTS) / OUTPUTS
             theirs = (other[1] - other[0]) / ((LARGE - SMALL) * THEIRS)
             row = {"kernel": kernel, "bits": bits, "lookup": ours, "multiply": theirs, "ratio": theirs / ours}
-            row |= {"float16": each("half", WIDE, THEIRS) / THEIRS, "float32": each("float", WIDE, THEIRS) / THEIRS}
+            row |= {"16 bits": each("word", FUNCTIONS, OUTPUTS) / OUTPUTS}
+            row |= {"float32": each("float", WIDE, THEIRS) / THEIRS}
             row |= {"dequantise": each("dequantise", DEQUANTISE, THEIRS) / THEIRS}
             found.append(row | {"tables": each("tables", TABLES, THEIRS)})
     return found

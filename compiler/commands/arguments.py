@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NoReturn
 
 from ..diagnostics.nearest import nearest
 from ..diagnostics.visible import shortened, visible
+from ..diagnostics.wording import join_or
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,15 +43,15 @@ class Parser(argparse.ArgumentParser):
         found, unknown = self.parse_known_args(list(arguments))
         if unknown:
             own = commands[word] if word is not None else self
-            own.take_more(found, unknown)
+            own.take_more(found, unknown, commands)
         return found
 
-    def take_more(self, found: argparse.Namespace, words: Sequence[str]) -> None:
+    def take_more(self, found: argparse.Namespace, words: Sequence[str], commands: Mapping[str, Parser]) -> None:
         """Arguments that stand behind an option belong to the list before it, if there is one."""
         many = next((action for action in self.positionals() if action.nargs == "+"), None)
         wrong = next((word for word in words if word.startswith("-") or many is None), None)
         if many is None or wrong is not None:
-            self.error(_unknown(wrong or words[0], self))
+            self.error(_unknown(wrong or words[0], self, commands))
         kind = many.type if callable(many.type) else str
         getattr(found, many.dest).extend(kind(word) for word in words)
 
@@ -64,9 +65,12 @@ class Parser(argparse.ArgumentParser):
         return (action for action in self._actions if not action.option_strings and not isinstance(action, kinds))
 
 
-def _unknown(word: str, parser: Parser) -> str:
+def _unknown(word: str, parser: Parser, commands: Mapping[str, Parser] | None = None) -> str:
     if not word.startswith("-"):
         return f"`{word}` is one argument too many"
     name = word.partition("=")[0]
     near = nearest(name, [option for action in parser.options() for option in action.option_strings])
+    having = [f"`edgec {other}`" for other, its in (commands or {}).items() if name in its._option_string_actions]
+    if having:
+        return f"there is no option `{name}`, {join_or(having, 'and')} {'have' if having[1:] else 'has'} it"
     return f"there is no option `{name}`" + (f"; did you mean `{near}`?" if near else "")

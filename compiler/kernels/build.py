@@ -42,6 +42,7 @@ class Built:
 
     path: Path | None
     reason: str = ""
+    help: str = "install a C compiler, for instance `apt install gcc`"
 
 
 def sources() -> list[Path]:
@@ -65,10 +66,22 @@ def library(shapes: tuple[Shape, ...] = ()) -> Built:
         return Built(None, f"`{found[0]}` does not build them: {reason(error)}")
     try:
         ctypes.CDLL(str(folder / LIBRARY))
-    except OSError as error:  # `CC` names a compiler for another processor
-        said = str(error).removeprefix(f"{folder / LIBRARY}: ")
-        return Built(None, f"what `{found[0]}` builds does not load on this machine: {said}")
+    except OSError as error:
+        return _not_loaded(found, str(error).removeprefix(f"{folder / LIBRARY}: "))
     return Built(folder / LIBRARY)
+
+
+def _not_loaded(words: list[str], said: str) -> Built:
+    """Why the library does not load: `CC` names a compiler for another processor, or what the system `said`."""
+    try:
+        other = called([*words, "-dumpmachine"]).strip()
+    except (OSError, subprocess.SubprocessError):
+        other = ""
+    here = platform.machine()
+    if other and other.split("-")[0] not in (here, here.replace("_", "-"), {"arm64": "aarch64"}.get(here)):
+        reason = f"`{words[0]}` builds for {other.split('-')[0]}, this machine is {here}"
+        return Built(None, reason, "let `CC` name a compiler for this machine, or unset it")
+    return Built(None, f"what `{words[0]}` builds does not load on this machine: {said}", "see what `CC` names")
 
 
 def build_into(folder: Path, binary: bool = True, shapes: tuple[Shape, ...] = ()) -> bool:

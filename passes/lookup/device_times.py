@@ -20,8 +20,8 @@ from ...compiler.pipeline.pass_interface import SUSTAINED, Chip, fast_cycles
 from .host_times import stored_bits
 
 _LOOKUP = {  # by the bits of a table's entry and of an integer: `neon_dot`
-    8: {1: 0.135, 2: 0.226, 3: 0.342, 4: 0.435},
-    16: {1: 0.387, 2: 0.650, 3: 0.914, 4: 1.178},
+    8: {1: 0.144, 2: 0.242, 3: 0.341, 4: 0.453},
+    16: {1: 0.263, 2: 0.440, 3: 0.713, 4: 1.020},
     32: {1: 1.05, 2: 1.81, 3: 2.58, 4: 3.35},
 }
 _MULTIPLY = 0.362

@@ -89,7 +89,7 @@ def _worth(linear: Linear, users: Sequence[str], scope: Scope, tables: int, rows
         return False
     said, (lookup, other) = found
     taken = lookup < other
-    rows.append((linear.name, f"{lookup * 1e6:.0f}", f"{other * 1e6:.0f}", "lookup" if taken else "MatMulNBits"))
+    rows.append((linear.name, _microseconds(lookup), _microseconds(other), "lookup" if taken else "MatMulNBits"))
     return True if taken else scope.skip(linear.node, said)
 
 
@@ -101,7 +101,7 @@ def _measured(linear: Linear, scope: Scope, tables: int) -> tuple[str, tuple[flo
     if held is None:
         scope.skip(linear.node, "there is no kernel on this machine to measure")
         return None
-    said = f"one token takes {held[0] * 1e6:.0f} us by lookup and {held[1] * 1e6:.0f} us by MatMulNBits"
+    said = f"one token takes {_microseconds(held[0])} us by lookup and {_microseconds(held[1])} us by MatMulNBits"
     return said, held
 
 
@@ -119,8 +119,13 @@ def _estimated(linear: Linear, scope: Scope, tables: int) -> tuple[str, tuple[fl
             return None
         found.append((chip.name, made))
     name, held = worst(found)
-    lookup, other = (f"{seconds * 1e6:.0f} us" for seconds in held)
+    lookup, other = (f"{_microseconds(seconds)} us" for seconds in held)
     return f"on {name} one token is estimated at {lookup} by lookup and {other} by MatMulNBits", held
+
+
+def _microseconds(seconds: float) -> str:
+    """Two digits at least, so that what is compared differs."""
+    return f"{seconds * 1e6:.0f}" if seconds >= 1e-5 else f"{seconds * 1e6:.2g}"
 
 
 def _dequantises(linear: Linear, scope: Scope, tables: int, prefill: str) -> bool:

@@ -112,8 +112,7 @@ def kernels(lookup: str | None, shapes: tuple[Shape, ...] = ()) -> list[str]:
     if not _told:
         _told = True
         message = f"linears by table lookup run as standard ops, which is slow: {built.reason}"
-        help = "install a C compiler, for instance `apt install gcc`"
-        warn(Diagnostic("W0840", message, help=help, severity="warning"))
+        warn(Diagnostic("W0840", message, help=built.help, severity="warning"))
     return []
 
 

@@ -31,6 +31,8 @@ def plans(tmp_path: Path) -> tuple[Path, Path]:
         (["chek"], "no command `chek`; did you mean `check`?"),
         (["frobnicate"], "no command `frobnicate`\n"),
         (["check", "p.edge", "--fsat"], "edgec check: there is no option `--fsat`; did you mean `--fast`?"),
+        (["check", "p.edge", "--explain-skips"], "there is no option `--explain-skips`, `edgec compile` has it"),
+        (["check", "p.edge", "--prompt", "x"], "there is no option `--prompt`, `edgec run` has it"),
         (["--verison"], "edgec: there is no option `--verison`; did you mean `--version`?"),
         (["schema", "more"], "edgec schema: `more` is one argument too many"),
         (["compile"], "edgec compile: the following arguments are required: plan"),

@@ -1,7 +1,7 @@
 // Random cases of one kernel beside the plain one, in a process of their own: for processors that are emulated.
 //
-//     cases NAME COUNT SEED    ->    prints "NAME: COUNT cases, W wrong, largest difference D in 10^9, with float16 H"
-//     cases NAME WHAT K N BITS BLOCK [TOKENS]    ->    runs once, so that an emulator can count its instructions: WHAT is int8, half or
+//     cases NAME COUNT SEED    ->    prints "NAME: COUNT cases, W wrong, largest difference D in 10^9, in 16 bits H, bytes of the outputs S"
+//     cases NAME WHAT K N BITS BLOCK [TOKENS]    ->    runs once, so that an emulator can count its instructions: WHAT is int8, word or
 //                                             float (a product with such tables), tables (of int8) or dequantise
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,7 +55,7 @@ static Case make(int64_t inputs, int64_t outputs, int bits, int block, int token
   uint8_t* zero = symmetric ? NULL : filled(scales);
   for (size_t i = 0; zero && i < scales; i++) zero[i] %= 2 << bits;
   c.w = (LookupLinear){filled((size_t)(c.panels * inputs * 8 * bits)), scale, zero, (uint8_t)(1 << bits), outputs, inputs, bits, block};
-  c.t = (LookupTables){zeros(sums), zeros(sums * 2), zeros(sums * 4), zeros(sums), zeros(sums)};
+  c.t = (LookupTables){zeros(sums * 2), zeros(sums * 4), zeros(sums), zeros(sums)};
   c.x = zeros((size_t)(tokens * inputs) * sizeof(float));
   for (int64_t i = 0; i < tokens * inputs; i++) c.x[i] = (float)between(-1000, 1000) / 300.0f;
   return c;
@@ -84,6 +84,16 @@ static float typical(const Case* c) {
   return root(largest);
 }
 
+static uint32_t bytes = 1;  // of all outputs by tables of int8, mixed
+
+static void mix(const float* y, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    uint32_t held;
+    memcpy(&held, y + i, 4);
+    bytes = (bytes ^ held) * 16777619u;
+  }
+}
+
 static float apart(const float* ours, const float* plain, const Case* c) {
   float worst = 0;
   for (int64_t i = 0; i < c->tokens * c->w.outputs; i++) {
@@ -94,16 +104,17 @@ static float apart(const float* ours, const float* plain, const Case* c) {
 }
 
 // Of the kernel's product, over the plain kernel's tables; with `own`, of the plain product over the kernel's tables.
-// Tables of float16 are held against those of floats: their bound is that of the exact product.
+// Tables of 16 bits are held against those of floats: their bound is that of the exact product.
 static float compared(const LookupKernels* k, Case* c, LookupKind kind, int own) {
   size_t count = (size_t)(c->tokens * c->w.outputs);
   float *ours = zeros(count * sizeof(float)), *plain = zeros(count * sizeof(float));
-  const LookupKind other = kind == LOOKUP_HALF ? LOOKUP_FLOAT : kind;
+  const LookupKind other = kind == LOOKUP_WORD ? LOOKUP_FLOAT : kind;
   lookup_plain.tables[other](&c->w, c->x, c->tokens, &c->t);
   lookup_plain.multiply[other](&c->w, &c->t, c->tokens, 0, c->panels, plain);
   if (other != kind) lookup_plain.tables[kind](&c->w, c->x, c->tokens, &c->t);
   if (own) k->tables[kind](&c->w, c->x, c->tokens, &c->t);
   (own ? lookup_plain.multiply : k->multiply)[kind](&c->w, &c->t, c->tokens, 0, c->panels, ours);
+  if (kind == LOOKUP_INT8 && !own) mix(ours, count);
   return apart(ours, plain, c);
 }
 
@@ -120,7 +131,7 @@ static int unequal(const LookupKernels* k, Case* c) {
 
 static void once(const LookupKernels* k, const char* what, Case* c) {
   const int64_t rows = strcmp(what, "dequantise") ? c->tokens : c->w.inputs;
-  const char* kinds[LOOKUP_KINDS] = {"int8", "half", "float"};
+  const char* kinds[LOOKUP_KINDS] = {"int8", "word", "float"};
   float* y = zeros((size_t)(c->w.outputs * rows) * sizeof(float));
   if (!strcmp(what, "dequantise")) k->dequantise(&c->w, 0, c->panels, y);
   if (!strcmp(what, "tables")) k->tables[LOOKUP_INT8](&c->w, c->x, c->tokens, &c->t);
@@ -148,7 +159,7 @@ int main(int argc, char** argv) {
     int block = 32 << between(0, 2);
     Case c = make(block * between(1, 4), between(1, 150), between(1, 4), block, between(1, 7), between(0, 1));
     // A table's entry of int8 may be the next one where two roundings are as near.
-    const float allowed[LOOKUP_KINDS] = {1e-5f, 1e-3f, 1e-5f}, rounded[LOOKUP_KINDS] = {2e-2f, 1e-3f, 1e-5f};
+    const float allowed[LOOKUP_KINDS] = {1e-5f, 2e-4f, 1e-5f}, rounded[LOOKUP_KINDS] = {2e-2f, 2e-4f, 1e-5f};
     int bad = unequal(k, &c) != 0;
     c.typical = typical(&c);
     for (int kind = 0; kind < LOOKUP_KINDS; kind++) {
@@ -161,7 +172,7 @@ int main(int argc, char** argv) {
     }
     wrong += bad;
   }
-  printf("%s: %d cases, %d wrong, largest difference %d in 10^9, with float16 %d\n", k->name, count, wrong,
-         (int)(worst[LOOKUP_INT8] * 1e9f), (int)(worst[LOOKUP_HALF] * 1e9f));
+  printf("%s: %d cases, %d wrong, largest difference %d in 10^9, in 16 bits %d, bytes of the outputs %d\n", k->name, count, wrong,
+         (int)(worst[LOOKUP_INT8] * 1e9f), (int)(worst[LOOKUP_WORD] * 1e9f), (int)bytes);
   return wrong != 0;
 }

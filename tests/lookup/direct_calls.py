@@ -39,7 +39,7 @@ class Product:
         weights = (self._planes.ctypes.data, self._scale.ctypes.data, None, 1 << shape.bits)
         self._linear = _Linear(*weights, outputs, k, shape.bits, shape.block)
         steps, totals = (part.ctypes.data for part in self._parts)
-        self._tables = (ctypes.c_void_p * 5)(self._sums.ctypes.data, None, None, steps, totals)
+        self._tables = (ctypes.c_void_p * 4)(self._sums.ctypes.data, None, steps, totals)
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         row = ctypes.cast(kernels, ctypes.POINTER(pointer))  # name, makers of three kinds of tables, products
         self._make = ctypes.CFUNCTYPE(None, pointer, pointer, number, pointer)(row[1] or 0)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from edgec.compiler.kernels.build import SOURCES
+from edgec.compiler.kernels.shapes import HEADER, Shape, header
 
 HERE = Path(__file__).resolve().parent
 _WORDS = ("-O3", "-std=gnu11", "-Wall", "-Wextra", "-ffp-contract=off", "-static", "-I", str(SOURCES))
@@ -29,10 +31,16 @@ class Machine:
         """Tools that are not installed; empty if all are."""
         return ", ".join(tool for tool in (self.compiler, self.emulator[0]) if shutil.which(tool) is None)
 
-    def build(self, folder: Path, program: str, change: tuple[str, str, str] | None = None) -> Path:
-        """`program`.c with all kernels; `change` = (file, text, other text) puts a mistake into a copy of one."""
+    def build(
+        self, folder: Path, program: str, change: tuple[str, str, str] | None = None, shapes: Iterable[Shape] = ()
+    ) -> Path:
+        """`program`.c with all kernels, specialised for `shapes`; `change` = (file, text, other text) puts a mistake
+        into a copy of one.
+        """
         sources = folder / "sources"
+        folder.mkdir(exist_ok=True)
         shutil.copytree(SOURCES, sources, dirs_exist_ok=True)
+        (sources / HEADER).write_text(header(shapes), encoding="utf-8")
         if change is not None:
             file, text, other = change
             held = (sources / file).read_text(encoding="utf-8")

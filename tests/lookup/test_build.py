@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import shutil
 import subprocess
 
@@ -58,7 +59,8 @@ def test_a_library_for_another_processor_is_refused(anew, monkeypatch):
     monkeypatch.setenv("CC", compiler)
     found = anew()
     assert found.path is None
-    assert f"what `{compiler}` builds does not load on this machine" in found.reason
+    assert f"`{compiler}` builds for aarch64, this machine is {platform.machine()}" in found.reason
+    assert "`CC`" in found.help
 
 
 def test_the_folder_of_a_bundle_builds_by_hand(tmp_path):

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import pytest
+from edgec.compiler.kernels.shapes import Shape
 
 from .emulated import MACHINES, Machine
 
 MISTAKES = {
-    "neon": ("neon.c", "vqtbl1q_s8(vld1q_s8(table + 64 + g * 16)", "vqtbl1q_s8(vld1q_s8(table + g * 16)"),
+    "neon": ("neon.c", "table + m * stride + 64 + g * 16", "table + m * stride + g * 16"),
     "neon_dot": ("neon.c", "vdupq_n_u32(0x30201000)", "vdupq_n_u32(0x20301000)"),
     "hvx": ("hvx.c", "Q6_V_vand_VV(odd, low), place[2]", "Q6_V_vand_VV(odd, low), place[0]"),
 }
-OTHER_MISTAKES = {  # in tables of floats, of halves, in how tables are made, in the weights themselves
+OTHER_MISTAKES = {  # in tables of floats, of 16 bits, in how tables are made, in the weights themselves
     "exact_tile": ("neon", "neon.c", "vdupq_n_u32(0x03020100)", "vdupq_n_u32(0x03020000)"),
-    "half_tile": ("neon", "neon.c", "vorrq_u8(first, vdupq_n_u8(1))", "first"),
+    "words": ("neon", "words.h", "value - upper * 256", "value - upper * 255"),
+    "hvx words": ("hvx", "hvx.c", "sum[0][n] + sum[1][n]", "sum[0][n]"),
     "tables": ("neon", "neon.c", "q & 2 ? four[3] : -four[3]", "q & 2 ? four[3] : four[3]"),
     "dequantise": ("neon", "neon.c", "lookup_bit[i]), patterns", "lookup_bit[3 - i]), patterns"),
     "hvx dequantise": ("hvx", "hvx.c", "lookup_bit[4 * p + i][u & 15]", "lookup_bit[4 * p + 3 - i][u & 15]"),
 }
+SHAPES = [Shape(128, 2, 32), Shape(64, 3, 32), Shape(96, 4, 32), Shape(256, 1, 64)]
 PAIRS = [(machine, kernel) for machine in MACHINES.values() for kernel in machine.kernels]
 
 
@@ -57,6 +60,17 @@ def test_a_mistake_elsewhere_is_found(cases, what, tmp_path):
     cases(machine)
     done = machine.run(machine.build(tmp_path, "cases", tuple(change)), kernel, 20, 1)
     assert done.returncode == 1
+
+
+def test_a_specialised_product_gives_the_same_bytes(cases, tmp_path):
+    arm = MACHINES["aarch64"]
+    change = ("lookup.h", "panels(w, t, tokens, from, to, y, bits, block / 32, inputs);", "(void)w;")
+    general, special = cases(arm), arm.build(tmp_path, "cases", shapes=SHAPES)
+    without = arm.build(tmp_path / "without", "cases", change, SHAPES)
+    for kernel in arm.kernels:
+        made = [arm.run(program, kernel, 300, 1).stdout for program in (general, special, without)]
+        assert made[0] == made[1]
+        assert made[0] != made[2]  # the specialised one is what runs
 
 
 def test_a_processor_without_dot_products_is_asked(cases):

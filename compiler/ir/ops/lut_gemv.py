@@ -5,7 +5,7 @@
 An emitter may multiply `dequantise` rows or more (0: never) by `LutDequant` instead, from the same planes.
 
 With `tables = 8` a kernel may round the sums in its tables to int8, with a step for every block of inputs, with 16 to
-float16, as the kernels of `compiler/kernels/lookup` do; the body does not round.
+int16, as the kernels of `compiler/kernels/lookup` do; the body does not round.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 //
 // A tile's 64 bytes are [16 outputs][4 groups]; a table serves the bytes of one group, so groups are first gathered:
 // each half of a register then has one group of all 16 outputs, in the order 0-3, 8-11, 4-7, 12-15.
-#include "lookup.h"
+#include "words.h"
 
 #if defined(__x86_64__) && defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #include <immintrin.h>
@@ -148,21 +148,6 @@ static void tables(const LookupLinear* w, const float* x, int64_t tokens, Lookup
   }
 }
 
-static void half_tables(const LookupLinear* w, const float* x, int64_t tokens, LookupTables* t) {
-  for (int64_t b = 0; b < tokens * w->inputs / w->block; b++) {
-    const float* in = x + b * w->block;
-    t->step[b] = lookup_half_step(largest_of_block(in, w->block, &t->total[b]));
-    const __m256 inverse = _mm256_set1_ps(1 / t->step[b]);
-    for (int k = 0; k < w->block; k += 4) {
-      __m256 sums[2];
-      sixteen_sums(in + k, sums);
-      for (int h = 0; h < 2; h++)
-        _mm_storeu_si128((__m128i*)(t->half + (b * w->block + k) * 4 + h * 8),
-                         _mm256_cvtps_ph(_mm256_mul_ps(sums[h], inverse), _MM_FROUND_TO_NEAREST_INT));
-    }
-  }
-}
-
 static void exact_tables(const LookupLinear* w, const float* x, int64_t tokens, LookupTables* t) {
   for (int64_t b = 0; b < tokens * w->inputs / w->block; b++) {
     const float* in = x + b * w->block;
@@ -176,29 +161,20 @@ static void exact_tables(const LookupLinear* w, const float* x, int64_t tokens, 
   }
 }
 
-// The tables of 32 inputs as floats, in `held` if they are not.
-INLINE const float* wide_tables(const LookupTables* t, int64_t entry, LookupKind kind, float* held) {
-  if (kind == LOOKUP_FLOAT) return t->exact + entry;
-  for (int i = 0; i < 128; i += 8)
-    _mm256_storeu_ps(held + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(t->half + entry + i))));
-  return held;
-}
-
 // Tables of floats: two lookups of eight sums, and the fourth bit chooses.
-INLINE void multiply_wide(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y,
-                          const LookupKind kind) {
+static void multiply_exact(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y) {
   const int64_t blocks = w->inputs / w->block;
   const float middle = ((1 << w->bits) - 1) / 2.0f;
   for (int64_t n = from; n < to; n++)
     for (int64_t m = 0; m < tokens; m++) {
       const uint8_t* at = w->planes + n * lookup_panel_bytes(w);
       int64_t entry = m * w->inputs * 4;
-      float sum[LOOKUP_PANEL] = {0}, held[128];
+      float sum[LOOKUP_PANEL] = {0};
       for (int64_t b = 0; b < blocks; b++) {
         __m256 value[8];
         for (int i = 0; i < 8; i++) value[i] = _mm256_setzero_ps();
         for (int e = 0; e < w->block / 32; e++, entry += 128) {
-          const float* table = wide_tables(t, entry, kind, held);
+          const float* table = t->exact + entry;
           for (int p = 0; p < w->bits; p++, at += 256) {
             const __m256 weight = _mm256_set1_ps(0.5f * (float)(1 << p));
             for (int i = 0; i < 8; i++) {
@@ -229,13 +205,7 @@ INLINE void multiply_wide(const LookupLinear* w, const LookupTables* t, int64_t 
     }
 }
 
-static void multiply_half(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y) {
-  multiply_wide(w, t, tokens, from, to, y, LOOKUP_HALF);
-}
-
-static void multiply_exact(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y) {
-  multiply_wide(w, t, tokens, from, to, y, LOOKUP_FLOAT);
-}
+LOOKUP_WORDS(multiply_wide, multiply)
 
 INLINE __m256i bit_table(int i, int p) {
   return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)lookup_bit[4 * p + i]));
@@ -295,7 +265,7 @@ static void dequantise(const LookupLinear* w, int64_t from, int64_t to, float* o
 }
 
 static const LookupKernels kernels = {
-    "avx2", {tables, half_tables, exact_tables}, {multiply, multiply_half, multiply_exact}, dequantise};
+    "avx2", {tables, word_tables, exact_tables}, {multiply, multiply_wide, multiply_exact}, dequantise};
 
 const LookupKernels* lookup_avx2(void) {
   __builtin_cpu_init();

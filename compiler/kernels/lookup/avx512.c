@@ -77,9 +77,10 @@ INLINE void panels(const LookupLinear* w, const LookupTables* t, int64_t tokens,
 #define panels_attribute
 #define panels_gains(w, tokens) ((tokens) > 1 || (w)->block == 32)  // one token and longer blocks: up to 7 percent slower
 LOOKUP_PRODUCT(multiply, panels)
+LOOKUP_WORDS(multiply_wide, multiply)
 
 static const LookupKernels kernels = {
-    "avx512", {tables, half_tables, exact_tables}, {multiply, multiply_half, multiply_exact}, dequantise};
+    "avx512", {tables, word_tables, exact_tables}, {multiply, multiply_wide, multiply_exact}, dequantise};
 
 const LookupKernels* lookup_avx512(void) {
   __builtin_cpu_init();

@@ -1,10 +1,10 @@
-// What both AVX-512 kernels share: tables, products with tables of floats, and the weights themselves.
+// What both AVX-512 kernels share: tables, the product with tables of floats, and the weights themselves.
 #ifndef EDGEC_LOOKUP_AVX512_H
 #define EDGEC_LOOKUP_AVX512_H
 
 #include <immintrin.h>
 
-#include "lookup.h"
+#include "words.h"
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
@@ -66,19 +66,6 @@ static void tables(const LookupLinear* w, const float* x, int64_t tokens, Lookup
   }
 }
 
-static void half_tables(const LookupLinear* w, const float* x, int64_t tokens, LookupTables* t) {
-  __m512 sign[4];
-  signs(sign);
-  for (int64_t b = 0; b < tokens * w->inputs / w->block; b++) {
-    const float* in = x + b * w->block;
-    t->step[b] = lookup_half_step(largest_of_block(in, w->block, &t->total[b]));
-    __m512 inverse = _mm512_set1_ps(1 / t->step[b]);
-    for (int k = 0; k < w->block; k += 4)
-      _mm256_storeu_si256((__m256i*)(t->half + (b * w->block + k) * 4),
-                          _mm512_cvtps_ph(_mm512_mul_ps(sixteen_sums(in + k, sign), inverse), _MM_FROUND_TO_NEAREST_INT));
-  }
-}
-
 static void exact_tables(const LookupLinear* w, const float* x, int64_t tokens, LookupTables* t) {
   __m512 sign[4];
   signs(sign);
@@ -108,9 +95,8 @@ INLINE void store(const LookupLinear* w, int64_t n, float* y, __m512 value) {
   if (left > 0) _mm512_mask_storeu_ps(y + n, left >= 16 ? 0xffff : (__mmask16)((1u << left) - 1), value);
 }
 
-// Tables of floats, held so or as halves that are widened where they are read.
-INLINE void multiply_wide(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y,
-                          const LookupKind kind) {
+// Tables of floats.
+static void multiply_exact(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y) {
   const int64_t blocks = w->inputs / w->block;
   const float middle = ((1 << w->bits) - 1) / 2.0f;
   for (int64_t n = from; n < to; n++)
@@ -124,10 +110,7 @@ INLINE void multiply_wide(const LookupLinear* w, const LookupTables* t, int64_t 
         for (int i = 0; i < 4; i++) value[i] = _mm512_setzero_ps();
         for (int e = 0; e < w->block / 32; e++, entry += 128) {
           __m512 table[8];
-          UNROLL for (int g = 0; g < 8; g++)
-            table[g] = kind == LOOKUP_FLOAT
-                           ? _mm512_loadu_ps(t->exact + entry + g * 16)
-                           : _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(t->half + entry + g * 16)));
+          UNROLL for (int g = 0; g < 8; g++) table[g] = _mm512_loadu_ps(t->exact + entry + g * 16);
           for (int p = 0; p < w->bits; p++, at += 256) {
             const __m512 weight = _mm512_set1_ps(0.5f * (float)(1 << p));
             UNROLL for (int i = 0; i < 4; i++) {
@@ -150,14 +133,6 @@ INLINE void multiply_wide(const LookupLinear* w, const LookupTables* t, int64_t 
       }
       for (int i = 0; i < 4; i++) store(w, n * LOOKUP_PANEL + i * 16, y + m * w->outputs, sum[i]);
     }
-}
-
-static void multiply_half(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y) {
-  multiply_wide(w, t, tokens, from, to, y, LOOKUP_HALF);
-}
-
-static void multiply_exact(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y) {
-  multiply_wide(w, t, tokens, from, to, y, LOOKUP_FLOAT);
 }
 
 INLINE __m512i bit_table(int i, int p) {

@@ -78,9 +78,10 @@ INLINE void panels(const LookupLinear* w, const LookupTables* t, int64_t tokens,
 #define panels_attribute
 #define panels_gains(w, tokens) 1
 LOOKUP_PRODUCT(multiply, panels)
+LOOKUP_WORDS(multiply_wide, multiply)
 
 static const LookupKernels kernels = {
-    "avx512_bw", {tables, half_tables, exact_tables}, {multiply, multiply_half, multiply_exact}, dequantise};
+    "avx512_bw", {tables, word_tables, exact_tables}, {multiply, multiply_wide, multiply_exact}, dequantise};
 
 const LookupKernels* lookup_avx512_bw(void) {
   __builtin_cpu_init();

@@ -9,50 +9,62 @@
 #include <hexagon_types.h>
 #include <hvx_hexagon_protos.h>
 
-#define GROUPS_OF_A_TABLE 8  // 32 inputs: 128 sums, a vector
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 8")
 #define LARGEST_INPUTS 32768
 
-static int8_t arranged[LARGEST_INPUTS * 4] __attribute__((aligned(128)));
-static int32_t whole[4][32] __attribute__((aligned(128)));  // of output 4 j + q: whole[q][j]
+static int8_t arranged[2][LARGEST_INPUTS * 4] __attribute__((aligned(128)));
+static int32_t whole[2][4][32] __attribute__((aligned(128)));  // of output 4 j + q: whole[..][q][j]
 static float scales[LOOKUP_PANEL] __attribute__((aligned(128)));
-static float sum[LOOKUP_PANEL];
+static float sum[2][LOOKUP_PANEL];
 
 // Sums of one token, 128 bytes for every 32 inputs, as VLUT32 reads them: of halfword h the low byte is entry h of the tables
 // of groups 0, 2, 4, 6, the high byte that of groups 1, 3, 5, 7.
-static void arrange(const int8_t* sums, int64_t inputs) {
-  for (int64_t e = 0; e < inputs / 32; e++)
-    for (int g = 0; g < GROUPS_OF_A_TABLE; g++)
-      for (int i = 0; i < 16; i++) arranged[e * 128 + ((g >> 1) * 16 + i) * 2 + (g & 1)] = sums[(e * 8 + g) * 16 + i];
+static void arrange(const int8_t* sums, int64_t inputs, int8_t* out) {
+  for (int64_t e = 0; e < inputs / 32; e += 2) {
+    const HVX_UVector* from = (const HVX_UVector*)(sums + e * 128);
+    const HVX_Vector next = e + 1 < inputs / 32 ? from[1] : from[0];
+    const HVX_VectorPair groups = Q6_W_vdeal_VVR(next, from[0], -16);  // even ones, odd ones
+    const HVX_VectorPair mixed = Q6_W_vshuff_VVR(Q6_V_hi_W(groups), Q6_V_lo_W(groups), -1);
+    *(HVX_Vector*)(out + e * 128) = Q6_V_lo_W(mixed);
+    if (e + 1 < inputs / 32) *(HVX_Vector*)(out + e * 128 + 128) = Q6_V_hi_W(mixed);
+  }
 }
 
 static inline HVX_Vector splat(int byte) { return Q6_V_vsplat_R(byte * 0x01010101); }
 
-// The lookups of one block for the 64 outputs of a panel, in `whole`.
-static inline const uint8_t* block_sums(const uint8_t* at, const int8_t* table, int extents, int bits, HVX_Vector upper) {
+// The lookups of one block for the 64 outputs of a panel by M tables, in `whole`: bytes are put in order once for all.
+INLINE const uint8_t* block_sums(const uint8_t* at, int64_t table, HVX_Vector upper, const int bits, const int M, const int units) {
   const HVX_Vector low = splat(15);
   const HVX_Vector place[4] = {upper, Q6_V_vor_VV(upper, splat(32)), Q6_V_vor_VV(upper, splat(64)), Q6_V_vor_VV(upper, splat(96))};
-  HVX_VectorPair sums = Q6_W_vcombine_VV(Q6_V_vzero(), Q6_V_vzero());
-  for (int e = 0; e < extents; e++, table += 128) {
-    const HVX_Vector entries = *(const HVX_Vector*)table;
-    for (int p = 0; p < bits; p++, at += 256) {
-      const HVX_Vector weight = splat(1 << p);
+  HVX_VectorPair sums[2];
+  UNROLL for (int m = 0; m < M; m++) sums[m] = Q6_W_vcombine_VV(Q6_V_vzero(), Q6_V_vzero());
+  for (int e = 0; e < units; e++, table += 128) {
+    HVX_Vector entries[2];
+    UNROLL for (int m = 0; m < M; m++) entries[m] = *(const HVX_Vector*)(arranged[m] + table);
+    UNROLL for (int p = 0; p < bits; p++, at += 256) {
       const HVX_UVector* bytes = (const HVX_UVector*)at;
       HVX_VectorPair apart = Q6_W_vdeal_VVR(bytes[1], bytes[0], -1);  // groups 0 2 and 1 3
       HVX_Vector even = Q6_Vb_vdeal_Vb(Q6_V_lo_W(apart)), odd = Q6_Vb_vdeal_Vb(Q6_V_hi_W(apart));
       HVX_Vector a = Q6_V_vor_VV(Q6_V_vand_VV(even, low), place[0]), c = Q6_V_vor_VV(Q6_V_vand_VV(odd, low), place[2]);
-      even = Q6_V_vand_VV(Q6_Vuh_vlsr_VuhR(even, 4), low), odd = Q6_V_vand_VV(Q6_Vuh_vlsr_VuhR(odd, 4), low);
-      sums = Q6_Wh_vmpyacc_WhVbVb(sums, Q6_Vb_vlut32_VbVbR(a, entries, 0), weight);
-      sums = Q6_Wh_vmpyacc_WhVbVb(sums, Q6_Vb_vlut32_VbVbR(Q6_V_vor_VV(even, place[1]), entries, 1), weight);
-      sums = Q6_Wh_vmpyacc_WhVbVb(sums, Q6_Vb_vlut32_VbVbR(c, entries, 2), weight);
-      sums = Q6_Wh_vmpyacc_WhVbVb(sums, Q6_Vb_vlut32_VbVbR(Q6_V_vor_VV(odd, place[3]), entries, 3), weight);
+      even = Q6_V_vor_VV(Q6_V_vand_VV(Q6_Vuh_vlsr_VuhR(even, 4), low), place[1]);
+      odd = Q6_V_vor_VV(Q6_V_vand_VV(Q6_Vuh_vlsr_VuhR(odd, 4), low), place[3]);
+      const int weight = 0x01010101 << p;
+      UNROLL for (int m = 0; m < M; m++) {
+        sums[m] = Q6_Wh_vmpyacc_WhVbVb(sums[m], Q6_Vb_vlut32_VbVbR(a, entries[m], 0), Q6_V_vsplat_R(weight));
+        sums[m] = Q6_Wh_vmpyacc_WhVbVb(sums[m], Q6_Vb_vlut32_VbVbR(even, entries[m], 1), Q6_V_vsplat_R(weight));
+        sums[m] = Q6_Wh_vmpyacc_WhVbVb(sums[m], Q6_Vb_vlut32_VbVbR(c, entries[m], 2), Q6_V_vsplat_R(weight));
+        sums[m] = Q6_Wh_vmpyacc_WhVbVb(sums[m], Q6_Vb_vlut32_VbVbR(odd, entries[m], 3), Q6_V_vsplat_R(weight));
+      }
     }
   }
-  for (int odd = 0; odd < 2; odd++) {  // 16 bits of each half hold 16 lookups of 127 times 15 at most: 30,480
-    HVX_Vector part = odd ? Q6_V_hi_W(sums) : Q6_V_lo_W(sums);
-    HVX_VectorPair both = Q6_Ww_vadd_VhVh(part, Q6_V_vror_VR(part, 64));
-    *(HVX_Vector*)whole[odd] = Q6_V_lo_W(both);
-    *(HVX_Vector*)whole[odd + 2] = Q6_V_hi_W(both);
-  }
+  UNROLL for (int m = 0; m < M; m++)
+    for (int side = 0; side < 2; side++) {  // 16 bits of each half hold 16 lookups of 128 times 15 at most: 30,720
+      HVX_Vector part = side ? Q6_V_hi_W(sums[m]) : Q6_V_lo_W(sums[m]);
+      HVX_VectorPair both = Q6_Ww_vadd_VhVh(part, Q6_V_vror_VR(part, 64));
+      *(HVX_Vector*)whole[m][side] = Q6_V_lo_W(both);
+      *(HVX_Vector*)whole[m][side + 2] = Q6_V_hi_W(both);
+    }
   return at;
 }
 
@@ -79,50 +91,89 @@ static int any(HVX_Vector lanes) {
   return found != 0;
 }
 
-// `plainly`: scales are converted one by one. Returns 0 if they have to be.
-static int panel(const LookupLinear* w, const LookupTables* t, int64_t token, int64_t number, float* y, HVX_Vector upper,
-                 int plainly) {
-  const int64_t blocks = w->inputs / w->block;
-  const uint8_t* at = w->planes + number * lookup_panel_bytes(w);
-  const float middle = ((1 << w->bits) - 1) / 2.0f;
+// sum += scale * (whole * half + (middle - zero) * total) for the 64 outputs of one block
+INLINE void add_block(const LookupLinear* w, int64_t place, int m, float half, float middle, float total) {
+  if (w->zero_point) {
+    const uint8_t* zero = w->zero_point + place;
+    for (int n = 0; n < LOOKUP_PANEL; n++)
+      sum[m][n] += scales[n] * ((float)whole[m][n & 3][n >> 2] * half + (middle - 0.5f * zero[n]) * total);
+    return;
+  }
+  const float offset = (middle - 0.5f * w->zero) * total;
+  for (int j = 0; j < 16; j++)
+    for (int q = 0; q < 4; q++) {
+      const int n = 4 * j + q;
+      sum[m][n] = __builtin_fmaf(scales[n], __builtin_fmaf((float)whole[m][q][j], half, offset), sum[m][n]);
+    }
+}
+
+// One panel by M tables, those of `token` and the next; with `words` both are of one token, which takes their sum. `plainly`:
+// scales are converted one by one. Returns 0 if they have to be.
+INLINE int panel(const LookupLinear* w, const LookupTables* t, int64_t token, int64_t number, float* y, int plainly,
+                 const int bits, const int M, const int words, const int units, const int64_t inputs) {
+  const int64_t blocks = inputs / (32 * units);
+  const uint8_t* at = w->planes + number * inputs * 8 * bits;
+  const float middle = ((1 << bits) - 1) / 2.0f;
+  // 16 in the upper half: the second of the two groups in a table
+  const HVX_Vector upper = Q6_V_vmux_QVV(Q6_Q_vsetq_R(64), Q6_V_vzero(), splat(16));
   HVX_Vector odd = Q6_V_vzero();
-  for (int n = 0; n < LOOKUP_PANEL; n++) sum[n] = 0;
+  for (int m = 0; m < M; m++)
+    for (int n = 0; n < LOOKUP_PANEL; n++) sum[m][n] = 0;
   for (int64_t b = 0; b < blocks; b++) {
-    at = block_sums(at, arranged + b * w->block * 4, w->block / 32, w->bits, upper);
-    const float half = 0.5f * t->step[token * blocks + b], total = t->total[token * blocks + b];
-    const uint16_t* held = w->scale + (number * blocks + b) * LOOKUP_PANEL;
+    at = block_sums(at, b * units * 128, upper, bits, M, units);
+    const int64_t place = (number * blocks + b) * LOOKUP_PANEL;
     if (plainly)
-      for (int n = 0; n < LOOKUP_PANEL; n++) scales[n] = lookup_half(held[n]);
+      for (int n = 0; n < LOOKUP_PANEL; n++) scales[n] = lookup_half(w->scale[place + n]);
     else
-      odd = Q6_V_vor_VV(odd, convert(held));
-    if (w->zero_point) {
-      const uint8_t* zero = w->zero_point + (number * blocks + b) * LOOKUP_PANEL;
-      for (int n = 0; n < LOOKUP_PANEL; n++)
-        sum[n] += scales[n] * ((float)whole[n & 3][n >> 2] * half + (middle - 0.5f * zero[n]) * total);
-    } else {
-      const float offset = (middle - 0.5f * w->zero) * total;
-      for (int q = 0; q < 4; q++)
-        for (int j = 0; j < 16; j++) sum[4 * j + q] += scales[4 * j + q] * ((float)whole[q][j] * half + offset);
+      odd = Q6_V_vor_VV(odd, convert(w->scale + place));
+    for (int m = 0; m < M; m++) {
+      const int64_t block = (token + m) * blocks + b;
+      add_block(w, place, m, 0.5f * t->step[block], middle, t->total[block]);
     }
   }
   if (any(odd)) return 0;
-  for (int64_t n = 0; n < LOOKUP_PANEL && number * LOOKUP_PANEL + n < w->outputs; n++)
-    y[token * w->outputs + number * LOOKUP_PANEL + n] = sum[n];
+  const int64_t first = number * LOOKUP_PANEL, left = w->outputs - first, count = left < LOOKUP_PANEL ? left : LOOKUP_PANEL;
+  for (int64_t n = 0; n < count; n++)
+    if (words)
+      y[token / 2 * w->outputs + first + n] = sum[0][n] + sum[1][n];
+    else
+      for (int m = 0; m < M; m++) y[(token + m) * w->outputs + first + n] = sum[m][n];
   return 1;
 }
 
+// All panels by M tables from `token` on.
+INLINE void tables_over_panels(const LookupLinear* w, const LookupTables* t, int64_t token, int64_t from, int64_t to, float* y,
+                               const int bits, const int M, const int words, const int units, const int64_t inputs) {
+  for (int m = 0; m < M; m++) arrange(t->sums + (token + m) * inputs * 4, inputs, arranged[m]);
+  for (int64_t n = from; n < to; n++)
+    for (int plainly = 0; !panel(w, t, token, n, y, plainly, bits, M, words, units, inputs); plainly = 1) continue;
+}
+
+INLINE void panels(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y,
+                   const int bits, const int units, const int64_t inputs) {
+  int64_t m = 0;
+  for (; m + 2 <= tokens; m += 2) tables_over_panels(w, t, m, from, to, y, bits, 2, 0, units, inputs);
+  for (; m < tokens; m++) tables_over_panels(w, t, m, from, to, y, bits, 1, 0, units, inputs);
+}
+
+INLINE void word_panels(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y,
+                        const int bits, const int units, const int64_t inputs) {
+  for (int64_t m = 0; m < tokens; m++) tables_over_panels(w, t, 2 * m, from, to, y, bits, 2, 1, units, inputs);
+}
+
+#define panels_attribute
+#define panels_gains(w, tokens) 0  // a product with its shape as constants takes as many packets
+LOOKUP_PRODUCT(held_sums, panels)
+#define word_panels_attribute
+#define word_panels_gains(w, tokens) 0
+LOOKUP_PRODUCT(held_words, word_panels)
+
 static void multiply(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y) {
-  if (w->inputs > LARGEST_INPUTS) {
-    lookup_plain.multiply[LOOKUP_INT8](w, t, tokens, from, to, y);
-    return;
-  }
-  // 16 in the upper half: the second of the two groups in a table
-  HVX_Vector upper = Q6_V_vmux_QVV(Q6_Q_vsetq_R(64), Q6_V_vzero(), splat(16));
-  for (int64_t m = 0; m < tokens; m++) {
-    arrange(t->sums + m * w->inputs * 4, w->inputs);
-    for (int64_t n = from; n < to; n++)
-      if (!panel(w, t, m, n, y, upper, 0)) panel(w, t, m, n, y, upper, 1);
-  }
+  (w->inputs > LARGEST_INPUTS ? lookup_plain.multiply[LOOKUP_INT8] : held_sums)(w, t, tokens, from, to, y);
+}
+
+static void multiply_wide(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y) {
+  (w->inputs > LARGEST_INPUTS ? lookup_plain.multiply[LOOKUP_WORD] : held_words)(w, t, tokens, from, to, y);
 }
 
 static int32_t integers[32][LOOKUP_PANEL] __attribute__((aligned(128)));  // of 32 inputs
@@ -199,8 +250,9 @@ static void dequantise(const LookupLinear* w, int64_t from, int64_t to, float* o
 static LookupKernels kernels;
 
 const LookupKernels* lookup_hvx(void) {
-  kernels = lookup_plain;  // its tables, and its products with tables of floats
-  kernels.name = "hvx", kernels.multiply[LOOKUP_INT8] = multiply, kernels.dequantise = dequantise;
+  kernels = lookup_plain;  // its tables, and its product with tables of floats
+  kernels.name = "hvx", kernels.multiply[LOOKUP_INT8] = multiply, kernels.multiply[LOOKUP_WORD] = multiply_wide;
+  kernels.dequantise = dequantise;
   return &kernels;
 }
 #else

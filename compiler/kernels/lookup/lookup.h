@@ -41,15 +41,13 @@ typedef struct {
   int block;                // 32, 64 or 128
 } LookupLinear;
 
-// How a sum is held. As int8, sum = step * int8; as float16, sum = step * half, where the step is a power of two that puts
-// the block's largest sum into [2^11, 2^12): nothing overflows, and what is lost is a rounding to 11 bits; as float: the
-// steps are 1.
-typedef enum { LOOKUP_INT8, LOOKUP_HALF, LOOKUP_FLOAT, LOOKUP_KINDS } LookupKind;
+// How a sum is held. As int8, sum = step * int8; in 16 bits, as two tables of int8 (words.h); as float: the steps are 1.
+typedef enum { LOOKUP_INT8, LOOKUP_WORD, LOOKUP_FLOAT, LOOKUP_KINDS } LookupKind;
 
-// Tables of `tokens` rows: sums [tokens][K / 4][16] of one kind, step and total [tokens][K / block].
+// Tables of `tokens` rows: `sums` or `exact` [tokens][K / 4][16], step and total [tokens][K / block]. In 16 bits each token
+// has two rows of `sums`, `step` and `total`.
 typedef struct {
   int8_t* sums;
-  uint16_t* half;
   float* exact;
   float* step;
   float* total;
@@ -141,35 +139,6 @@ static inline float lookup_half(uint16_t h) {
   float value;
   __builtin_memcpy(&value, &bits, 4);
   return value;
-}
-
-// Rounded to nearest, to even.
-static inline uint16_t lookup_to_half(float value) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &value, 4);
-  uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
-  bits &= 0x7fffffff;
-  if (bits > 0x7f800000) return sign | 0x7e00;
-  if (bits >= 0x477ff000) return sign | 0x7c00;
-  if (bits < 0x38800000) {  // subnormal: in steps of 2^-24
-    float size;
-    __builtin_memcpy(&size, &bits, 4);
-    return sign | (uint16_t)__builtin_rintf(size * 0x1p24f);
-  }
-  bits += 0xfff + (bits >> 13 & 1);
-  return sign | (uint16_t)((bits - (112u << 23)) >> 13);
-}
-
-// The step of float16 tables whose largest sum is `largest`.
-static inline float lookup_half_step(float largest) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &largest, 4);
-  int exponent = (int)(bits >> 23) - 127 - 11;
-  if (largest == 0 || bits >= 0x7f800000 || exponent < -126) return 1;
-  bits = (uint32_t)(exponent + 127) << 23;
-  float step;
-  __builtin_memcpy(&step, &bits, 4);
-  return step;
 }
 
 #endif

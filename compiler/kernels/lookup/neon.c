@@ -1,6 +1,6 @@
 // The lookup product for AArch64. With dot products: TBL over the tables of four groups, SDOT sums them (64 bytes of
 // tables, four instructions a tile). Without: groups are taken apart by LD4 and one TBL serves 16 outputs of one group.
-#include "lookup.h"
+#include "words.h"
 
 #if defined(__aarch64__)
 #include <arm_neon.h>
@@ -35,84 +35,112 @@ INLINE void add_block(const LookupLinear* w, int64_t place, const int32x4_t whol
   }
 }
 
+// One tile of a panel for M tokens from `token` on, `units` times 32 inputs a block: bytes are put in order once for all tokens.
 INLINE void plain_tile(const LookupLinear* w, const LookupTables* t, int64_t token, int64_t number, int tile, float* y,
-                       const int bits) {
-  const int64_t blocks = w->inputs / w->block;
-  const uint8_t* at = w->planes + number * lookup_panel_bytes(w) + tile * 64;
+                       const int bits, const int M, const int units, const int64_t inputs) {
+  const int64_t blocks = inputs / (32 * units), stride = inputs * 4;
+  const uint8_t* at = w->planes + number * inputs * 8 * bits + tile * 64;
   const float middle = ((1 << bits) - 1) / 2.0f;
-  float32x4_t sum[4] = {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)};
+  float32x4_t sum[2][4];
+  UNROLL for (int m = 0; m < M; m++) UNROLL for (int q = 0; q < 4; q++) sum[m][q] = vdupq_n_f32(0);
   for (int64_t b = 0; b < blocks; b++) {
-    const int8_t* table = t->sums + (token * w->inputs + b * w->block) * 4;
-    int16x8_t part[4][2];  // of each plane: 32 lookups of 127 at most
-    for (int p = 0; p < bits; p++) part[p][0] = part[p][1] = vdupq_n_s16(0);
-    for (int e = 0; e < w->block / 32; e++, table += 128)
-      for (int p = 0; p < bits; p++, at += 256) {
-        uint8x16x4_t bytes = vld4q_u8(at);
-        for (int g = 0; g < 4; g++) {
-          int8x16_t a = vqtbl1q_s8(vld1q_s8(table + g * 16), vandq_u8(bytes.val[g], vdupq_n_u8(15)));
-          int8x16_t c = vqtbl1q_s8(vld1q_s8(table + 64 + g * 16), vshrq_n_u8(bytes.val[g], 4));
-          part[p][0] = vaddq_s16(part[p][0], vaddl_s8(vget_low_s8(a), vget_low_s8(c)));
-          part[p][1] = vaddq_s16(part[p][1], vaddl_high_s8(a, c));
+    const int8_t* table = t->sums + token * stride + b * units * 128;
+    int16x8_t part[2][4][2];  // of each plane: 32 lookups of 128 at most
+    UNROLL for (int m = 0; m < M; m++) UNROLL for (int p = 0; p < bits; p++)
+      part[m][p][0] = part[m][p][1] = vdupq_n_s16(0);
+    for (int e = 0; e < units; e++, table += 128)
+      UNROLL for (int p = 0; p < bits; p++, at += 256) {
+        const uint8x16x4_t bytes = vld4q_u8(at);
+        UNROLL for (int g = 0; g < 4; g++) {
+          const uint8x16_t first = vandq_u8(bytes.val[g], vdupq_n_u8(15)), second = vshrq_n_u8(bytes.val[g], 4);
+          UNROLL for (int m = 0; m < M; m++) {
+            int8x16_t a = vqtbl1q_s8(vld1q_s8(table + m * stride + g * 16), first);
+            int8x16_t c = vqtbl1q_s8(vld1q_s8(table + m * stride + 64 + g * 16), second);
+            part[m][p][0] = vaddq_s16(part[m][p][0], vaddl_s8(vget_low_s8(a), vget_low_s8(c)));
+            part[m][p][1] = vaddq_s16(part[m][p][1], vaddl_high_s8(a, c));
+          }
         }
       }
-    int32x4_t whole[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
-    for (int p = 0; p < bits; p++)
-      for (int h = 0; h < 2; h++) {
-        whole[h * 2] = vmlal_n_s16(whole[h * 2], vget_low_s16(part[p][h]), (int16_t)(1 << p));
-        whole[h * 2 + 1] = vmlal_high_n_s16(whole[h * 2 + 1], part[p][h], (int16_t)(1 << p));
+    UNROLL for (int m = 0; m < M; m++) {
+      int32x4_t whole[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
+      UNROLL for (int p = 0; p < bits; p++) UNROLL for (int h = 0; h < 2; h++) {
+        whole[h * 2] = vmlal_n_s16(whole[h * 2], vget_low_s16(part[m][p][h]), (int16_t)(1 << p));
+        whole[h * 2 + 1] = vmlal_high_n_s16(whole[h * 2 + 1], part[m][p][h], (int16_t)(1 << p));
       }
-    int64_t block = token * blocks + b;
-    add_block(w, (number * blocks + b) * LOOKUP_PANEL + tile * 16, whole, 0.5f * t->step[block], middle, t->total[block], sum);
+      const int64_t block = (token + m) * blocks + b, place = (number * blocks + b) * LOOKUP_PANEL + tile * 16;
+      add_block(w, place, whole, 0.5f * t->step[block], middle, t->total[block], sum[m]);
+    }
   }
-  store(w, number * LOOKUP_PANEL + tile * 16, y + token * w->outputs, sum);
+  UNROLL for (int m = 0; m < M; m++) store(w, number * LOOKUP_PANEL + tile * 16, y + (token + m) * w->outputs, sum[m]);
 }
 
-__attribute__((target("arch=armv8.2-a+dotprod"))) static inline void dot_tile(
-    const LookupLinear* w, const LookupTables* t, int64_t token, int64_t number, int tile, float* y, const int bits) {
-  const int64_t blocks = w->inputs / w->block;
-  const uint8_t* at = w->planes + number * lookup_panel_bytes(w) + tile * 64;
+#define DOT __attribute__((target("arch=armv8.2-a+dotprod")))
+
+DOT INLINE void dot_tile(const LookupLinear* w, const LookupTables* t, int64_t token, int64_t number, int tile, float* y,
+                         const int bits, const int M, const int units, const int64_t inputs) {
+  const int64_t blocks = inputs / (32 * units), stride = inputs * 4;
+  const uint8_t* at = w->planes + number * inputs * 8 * bits + tile * 64;
   const float middle = ((1 << bits) - 1) / 2.0f;
   const uint8x16_t group = vreinterpretq_u8_u32(vdupq_n_u32(0x30201000)), low = vdupq_n_u8(15);
-  float32x4_t sum[4] = {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)};
+  float32x4_t sum[2][4];
+  UNROLL for (int m = 0; m < M; m++) UNROLL for (int q = 0; q < 4; q++) sum[m][q] = vdupq_n_f32(0);
   for (int64_t b = 0; b < blocks; b++) {
-    const int8_t* table = t->sums + (token * w->inputs + b * w->block) * 4;
-    int32x4_t whole[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
-    for (int e = 0; e < w->block / 32; e++, table += 128) {
-      int8x16x4_t first = vld1q_s8_x4(table), second = vld1q_s8_x4(table + 64);
-      for (int p = 0; p < bits; p++, at += 256) {
+    const int8_t* table = t->sums + token * stride + b * units * 128;
+    int32x4_t whole[2][4];
+    UNROLL for (int m = 0; m < M; m++) UNROLL for (int q = 0; q < 4; q++) whole[m][q] = vdupq_n_s32(0);
+    for (int e = 0; e < units; e++, table += 128) {
+      int8x16x4_t first[2], second[2];
+      UNROLL for (int m = 0; m < M; m++)
+        first[m] = vld1q_s8_x4(table + m * stride), second[m] = vld1q_s8_x4(table + m * stride + 64);
+      UNROLL for (int p = 0; p < bits; p++, at += 256) {
         const int8x16_t weight = vdupq_n_s8((int8_t)(1 << p));
-        for (int q = 0; q < 4; q++) {
-          uint8x16_t bytes = vld1q_u8(at + q * 16);
-          int8x16_t a = vqtbl4q_s8(first, vorrq_u8(vandq_u8(bytes, low), group));
-          int8x16_t c = vqtbl4q_s8(second, vorrq_u8(vshrq_n_u8(bytes, 4), group));
-          whole[q] = vdotq_s32(vdotq_s32(whole[q], a, weight), c, weight);
+        UNROLL for (int q = 0; q < 4; q++) {
+          const uint8x16_t bytes = vld1q_u8(at + q * 16);
+          const uint8x16_t even = vorrq_u8(vandq_u8(bytes, low), group), odd = vorrq_u8(vshrq_n_u8(bytes, 4), group);
+          UNROLL for (int m = 0; m < M; m++) {
+            whole[m][q] = vdotq_s32(whole[m][q], vqtbl4q_s8(first[m], even), weight);
+            whole[m][q] = vdotq_s32(whole[m][q], vqtbl4q_s8(second[m], odd), weight);
+          }
         }
       }
     }
-    int64_t block = token * blocks + b;
-    add_block(w, (number * blocks + b) * LOOKUP_PANEL + tile * 16, whole, 0.5f * t->step[block], middle, t->total[block], sum);
+    UNROLL for (int m = 0; m < M; m++) {
+      const int64_t block = (token + m) * blocks + b, place = (number * blocks + b) * LOOKUP_PANEL + tile * 16;
+      add_block(w, place, whole[m], 0.5f * t->step[block], middle, t->total[block], sum[m]);
+    }
   }
-  store(w, number * LOOKUP_PANEL + tile * 16, y + token * w->outputs, sum);
+  UNROLL for (int m = 0; m < M; m++) store(w, number * LOOKUP_PANEL + tile * 16, y + (token + m) * w->outputs, sum[m]);
 }
 
-#define OVER_BITS(tile)                                                                                               \
-  for (int64_t n = from; n < to; n++)                                                                                 \
-    for (int64_t m = 0; m < tokens; m++)                                                                              \
-      for (int i = 0; i < 4; i++) switch (w->bits) {                                                                  \
-          case 1: tile(w, t, m, n, i, y, 1); break;                                                                   \
-          case 2: tile(w, t, m, n, i, y, 2); break;                                                                   \
-          case 3: tile(w, t, m, n, i, y, 3); break;                                                                   \
-          default: tile(w, t, m, n, i, y, 4);                                                                         \
-        }
+// All four tiles of each panel, two tokens at a time.
+#define OVER_TILES(tile)                                                          \
+  for (int64_t n = from; n < to; n++) {                                           \
+    int64_t m = 0;                                                                \
+    for (; m + 2 <= tokens; m += 2)                                               \
+      for (int i = 0; i < 4; i++) tile(w, t, m, n, i, y, bits, 2, units, inputs); \
+    for (; m < tokens; m++)                                                       \
+      for (int i = 0; i < 4; i++) tile(w, t, m, n, i, y, bits, 1, units, inputs); \
+  }
 
-static void multiply(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y) {
-  OVER_BITS(plain_tile)
+INLINE void panels(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y,
+                   const int bits, const int units, const int64_t inputs) {
+  OVER_TILES(plain_tile)
 }
 
-__attribute__((target("arch=armv8.2-a+dotprod"))) static void multiply_dot(
-    const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y) {
-  OVER_BITS(dot_tile)
+DOT INLINE void dot_panels(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y,
+                           const int bits, const int units, const int64_t inputs) {
+  OVER_TILES(dot_tile)
 }
+
+#define panels_attribute
+#define panels_gains(w, tokens) ((tokens) == 1)  // two tokens take as many instructions or more
+LOOKUP_PRODUCT(multiply, panels)
+LOOKUP_WORDS(multiply_wide, multiply)
+
+#define dot_panels_attribute DOT
+#define dot_panels_gains(w, tokens) ((tokens) == 1 && (w)->block < 128)
+LOOKUP_PRODUCT(multiply_dot, dot_panels)
+LOOKUP_WORDS(multiply_dot_wide, multiply_dot)
 
 // Sums of each pattern, four to a vector: the first two inputs' signs change within one, the others' from one to the next.
 INLINE void sixteen_sums(const float* four, float32x4_t out[4]) {
@@ -152,20 +180,6 @@ static void tables(const LookupLinear* w, const float* x, int64_t tokens, Lookup
       int16x8_t a = vcombine_s16(vqmovn_s32(whole[0]), vqmovn_s32(whole[1]));
       int16x8_t c = vcombine_s16(vqmovn_s32(whole[2]), vqmovn_s32(whole[3]));
       vst1q_s8(t->sums + (b * w->block + k) * 4, vcombine_s8(vqmovn_s16(a), vqmovn_s16(c)));
-    }
-  }
-}
-
-static void half_tables(const LookupLinear* w, const float* x, int64_t tokens, LookupTables* t) {
-  for (int64_t b = 0; b < tokens * w->inputs / w->block; b++) {
-    const float* in = x + b * w->block;
-    t->step[b] = lookup_half_step(largest_of_block(in, w->block, &t->total[b]));
-    const float inverse = 1 / t->step[b];
-    for (int k = 0; k < w->block; k += 4) {
-      float32x4_t sums[4];
-      sixteen_sums(in + k, sums);
-      for (int q = 0; q < 4; q++)
-        vst1_u16(t->half + (b * w->block + k) * 4 + q * 4, vreinterpret_u16_f16(vcvt_f16_f32(vmulq_n_f32(sums[q], inverse))));
     }
   }
 }
@@ -222,58 +236,10 @@ INLINE void exact_tile(const LookupLinear* w, const LookupTables* t, int64_t tok
   store(w, number * LOOKUP_PANEL + tile * 16, y + token * w->outputs, sum);
 }
 
-// Sixteen halves of one group's table by the patterns of 16 outputs: the places of both bytes of each.
-INLINE void half_lookups(const uint8x16x2_t table, uint8x16_t patterns, float16x8_t out[2]) {
-  const uint8x16_t first = vshlq_n_u8(patterns, 1), second = vorrq_u8(first, vdupq_n_u8(1));
-  out[0] = vreinterpretq_f16_u8(vqtbl2q_u8(table, vzip1q_u8(first, second)));
-  out[1] = vreinterpretq_f16_u8(vqtbl2q_u8(table, vzip2q_u8(first, second)));
-}
-
-INLINE void widened(float32x4_t value[4], const float16x8_t found[2], float weight) {
-  for (int h = 0; h < 2; h++) {
-    value[h * 2] = vfmaq_n_f32(value[h * 2], vcvt_f32_f16(vget_low_f16(found[h])), weight);
-    value[h * 2 + 1] = vfmaq_n_f32(value[h * 2 + 1], vcvt_high_f32_f16(found[h]), weight);
-  }
-}
-
-// The lookups of eight groups: each widened and added in float. Two of them added in float16 would cost as much again as the
-// tables' rounding does.
-INLINE void add_eight(const uint8_t* table, uint8x16x4_t bytes, float weight, float32x4_t value[4]) {
-  for (int g = 0; g < 8; g++) {
-    float16x8_t found[2];
-    uint8x16_t patterns = g < 4 ? vandq_u8(bytes.val[g], vdupq_n_u8(15)) : vshrq_n_u8(bytes.val[g - 4], 4);
-    half_lookups(vld1q_u8_x2(table + g * 32), patterns, found);
-    widened(value, found, weight);
-  }
-}
-
-INLINE void half_tile(const LookupLinear* w, const LookupTables* t, int64_t token, int64_t number, int tile, float* y) {
-  const int64_t blocks = w->inputs / w->block;
-  const uint8_t* at = w->planes + number * lookup_panel_bytes(w) + tile * 64;
-  const float middle = ((1 << w->bits) - 1) / 2.0f;
-  const uint8_t* table = (const uint8_t*)(t->half + token * w->inputs * 4);
-  float32x4_t sum[4] = {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)};
-  for (int64_t b = 0; b < blocks; b++) {
-    float32x4_t value[4] = {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)};
-    for (int e = 0; e < w->block / 32; e++, table += 256)
-      for (int p = 0; p < w->bits; p++, at += 256) add_eight(table, vld4q_u8(at), 0.5f * (float)(1 << p), value);
-    int64_t block = token * blocks + b;
-    add_wide_block(w, (number * blocks + b) * LOOKUP_PANEL + tile * 16, value, t->step[block], middle, t->total[block], sum);
-  }
-  store(w, number * LOOKUP_PANEL + tile * 16, y + token * w->outputs, sum);
-}
-
-#define OVER_TILES(tile)                                 \
-  for (int64_t n = from; n < to; n++)                    \
-    for (int64_t m = 0; m < tokens; m++)                 \
-      for (int i = 0; i < 4; i++) tile(w, t, m, n, i, y);
-
 static void multiply_exact(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y) {
-  OVER_TILES(exact_tile)
-}
-
-static void multiply_half(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y) {
-  OVER_TILES(half_tile)
+  for (int64_t n = from; n < to; n++)
+    for (int64_t m = 0; m < tokens; m++)
+      for (int i = 0; i < 4; i++) exact_tile(w, t, m, n, i, y);
 }
 
 // Sixteen outputs of 32 inputs: w[k * stride + n]. The first level of lookup (TBL) makes four integers of each four bits of a
@@ -337,9 +303,9 @@ static void dequantise(const LookupLinear* w, int64_t from, int64_t to, float* o
 }
 
 static const LookupKernels kernels = {
-    "neon", {tables, half_tables, exact_tables}, {multiply, multiply_half, multiply_exact}, dequantise};
+    "neon", {tables, word_tables, exact_tables}, {multiply, multiply_wide, multiply_exact}, dequantise};
 static const LookupKernels dot_kernels = {
-    "neon_dot", {tables, half_tables, exact_tables}, {multiply_dot, multiply_half, multiply_exact}, dequantise};
+    "neon_dot", {tables, word_tables, exact_tables}, {multiply_dot, multiply_dot_wide, multiply_exact}, dequantise};
 
 const LookupKernels* lookup_neon(void) { return &kernels; }
 

@@ -63,7 +63,7 @@ static OrtStatus* create_gemv(const OrtCustomOp* op, const OrtApi* api, const vo
   int64_t entry = 0;
   TRY(ort_KernelInfoGetAttribute_int64(api)(info, "tables", &entry));
   if (entry != 8 && entry != 16 && entry != 32) return refuse(api, "LutGemv: an entry of its tables has 8, 16 or 32 bits");
-  return create(api, info, entry == 8 ? LOOKUP_INT8 : entry == 16 ? LOOKUP_HALF : LOOKUP_FLOAT, made);
+  return create(api, info, entry == 8 ? LOOKUP_INT8 : entry == 16 ? LOOKUP_WORD : LOOKUP_FLOAT, made);
 }
 
 static OrtStatus* create_dequant(const OrtCustomOp* op, const OrtApi* api, const void* info, void** made) {
@@ -117,11 +117,12 @@ static OrtStatus* on_threads(Work* work, void* context) {
 
 static OrtStatus* multiply(const Kernel* k, void* context, const LookupLinear* w, const float* x, int64_t rows, float* y) {
   int64_t held = rows < LOOKUP_TOKENS ? rows : LOOKUP_TOKENS, blocks = w->inputs / w->block;
-  size_t entry = k->kind == LOOKUP_INT8 ? 1 : k->kind == LOOKUP_HALF ? sizeof(uint16_t) : sizeof(float);
-  size_t sums = (size_t)(held * w->inputs) * 4 * entry, each = (size_t)(held * blocks) * sizeof(float);
+  size_t entry = k->kind == LOOKUP_INT8 ? 1 : k->kind == LOOKUP_WORD ? 2 : sizeof(float);
+  size_t sums = (size_t)(held * w->inputs) * 4 * entry;
+  size_t each = (size_t)(held * blocks) * sizeof(float) * (k->kind == LOOKUP_WORD ? 2 : 1);
   char* memory = malloc(sums + 2 * each);
   if (!memory) return refuse(k->api, "LutGemv: no memory for its tables");
-  LookupTables t = {(int8_t*)memory, (uint16_t*)memory, (float*)memory, (float*)(memory + sums), (float*)(memory + sums + each)};
+  LookupTables t = {(int8_t*)memory, (float*)memory, (float*)(memory + sums), (float*)(memory + sums + each)};
   Work work = {.kernel = k, .linear = w, .tables = &t};
   OrtStatus* status = NULL;
   for (int64_t m = 0; m < rows && !status; m += work.tokens) {

@@ -1,5 +1,5 @@
 // The lookup product in plain C: the reference that the vector kernels are held against, and what any processor runs.
-#include "lookup.h"
+#include "words.h"
 
 #include <string.h>
 
@@ -9,38 +9,15 @@ static float signed_sum(const float* four, int pattern) {
   return sum;
 }
 
-// The largest |a| + |b| + |c| + |d| of the fours of a block, and in `total` the sum of all.
-static float largest_four(const float* in, int block, float* total) {
-  float largest = 0;
-  *total = 0;
-  for (int k = 0; k < block; k += 4) {
-    float sum = 0;
-    for (int i = 0; i < 4; i++) sum += __builtin_fabsf(in[k + i]), *total += in[k + i];
-    if (sum > largest) largest = sum;
-  }
-  return largest;
-}
-
 static void tables(const LookupLinear* w, const float* x, int64_t tokens, LookupTables* t) {
   for (int64_t b = 0; b < tokens * w->inputs / w->block; b++) {
     const float* in = x + b * w->block;
-    float total, largest = largest_four(in, w->block, &total);
+    float total, largest = lookup_largest_four(in, w->block, &total);
     float inverse = largest > 0 ? 127.0f / largest : 0;
     t->step[b] = largest / 127.0f, t->total[b] = total;
     for (int k = 0; k < w->block; k += 4)
       for (int p = 0; p < 16; p++)
         t->sums[(b * w->block + k) * 4 + p] = (int8_t)__builtin_rintf(signed_sum(in + k, p) * inverse);
-  }
-}
-
-static void half_tables(const LookupLinear* w, const float* x, int64_t tokens, LookupTables* t) {
-  for (int64_t b = 0; b < tokens * w->inputs / w->block; b++) {
-    const float* in = x + b * w->block;
-    float total, largest = largest_four(in, w->block, &total);
-    t->step[b] = lookup_half_step(largest), t->total[b] = total;
-    float inverse = 1 / t->step[b];
-    for (int k = 0; k < w->block; k += 4)
-      for (int p = 0; p < 16; p++) t->half[(b * w->block + k) * 4 + p] = lookup_to_half(signed_sum(in + k, p) * inverse);
   }
 }
 
@@ -71,7 +48,7 @@ static float one(const LookupLinear* w, const LookupTables* t, int64_t token, in
           if (kind == LOOKUP_INT8)
             whole += t->sums[entry] * (1 << p);
           else
-            sum += (kind == LOOKUP_HALF ? lookup_half(t->half[entry]) : t->exact[entry]) * (float)(1 << p);
+            sum += t->exact[entry] * (float)(1 << p);
         }
       }
     int64_t place = (panel * blocks + b) * LOOKUP_PANEL + lane;
@@ -92,9 +69,7 @@ static void multiply(const LookupLinear* w, const LookupTables* t, int64_t token
   all(w, t, tokens, from, to, y, LOOKUP_INT8);
 }
 
-static void multiply_half(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y) {
-  all(w, t, tokens, from, to, y, LOOKUP_HALF);
-}
+LOOKUP_WORDS(multiply_wide, multiply)
 
 static void multiply_exact(const LookupLinear* w, const LookupTables* t, int64_t tokens, int64_t from, int64_t to, float* y) {
   all(w, t, tokens, from, to, y, LOOKUP_FLOAT);
@@ -126,7 +101,7 @@ static void dequantise(const LookupLinear* w, int64_t from, int64_t to, float* o
 }
 
 const LookupKernels lookup_plain = {
-    "plain", {tables, half_tables, exact_tables}, {multiply, multiply_half, multiply_exact}, dequantise};
+    "plain", {tables, word_tables, exact_tables}, {multiply, multiply_wide, multiply_exact}, dequantise};
 
 // From the fastest to the one that any processor runs.
 static const LookupKernels* able(int i) {
