@@ -8,16 +8,20 @@ import onnx_ir as ir
 import pytest
 from edgec.compiler.bundle.manifest import Manifest, load_manifest
 from edgec.compiler.compile.cpu_parts import give_cpu_parts
-from edgec.compiler.diagnostics.diagnostic import Span
+from edgec.compiler.diagnostics.diagnostic import Diagnostic, EngineError, Span
 from edgec.compiler.driver import compile_plan, load_plan
 from edgec.compiler.emit.part import Part
+from edgec.compiler.emit.target import EmitJob
 from edgec.compiler.ir.module import Module
 from edgec.compiler.oracle.compare import LARGE, ORDINARY, random_feeds
 from edgec.compiler.partition.parts import PartGraph
+from edgec.compiler.plan.devices import devices
 from edgec.compiler.plan.plan import Deploy
 from edgec.compiler.runtime.engines import open_reference
 from edgec.compiler.runtime.generate import run_bundle
 from edgec.compiler.verify.verify_bundle import verify_bundle
+from edgec.targets.mnn import MnnOptions
+from edgec.targets.mnn.graph import beside
 from edgec.targets.qnn import QnnOptions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,3 +111,17 @@ def test_without_a_part_on_the_cpu_the_option_is_said_to_change_nothing() -> Non
     cut, notes = give_cpu_parts(Module("m", {}), deploy, whole)
     assert cut == whole
     assert notes == ["`cpu_parts = mnn` changes nothing: no part of `m` runs on the CPU"]
+
+
+def test_a_part_that_mnn_computes_wrong_names_the_way_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def wrong(*_: object) -> None:
+        raise EngineError(Diagnostic("E0711", "MNN computes `a` wrong", help="deploy the model `as ort`"))
+
+    monkeypatch.setattr(beside, "emit_graph", wrong)
+    part = Part("m.cpu0", "cpu", {"main": ir.Model(ir.Graph([], [], nodes=[]), ir_version=10)})
+    job = EmitJob(Module("m", {}), [part], tmp_path, "m", devices()["host"], MnnOptions(), beside=True)
+    with pytest.raises(EngineError) as caught:
+        list(beside.emit_beside(job))
+    (told,) = caught.value.diagnostics
+    assert told.help is not None
+    assert "leave `cpu_parts = mnn` out" in told.help
