@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..ir import kv_names
+from ..ir.annotations import SHADOW
 from ..ir.module import MAIN, Module, constant
 from .size_inputs import is_size
 
@@ -29,7 +30,6 @@ Sizes = Mapping[str, int]  # of open dimensions: by name, or by `input.axis` whe
 ORDINARY, FROM_THE_END, WIDE, ZEROS, LARGE, SMALL = "ordinary", "from the end", "wide", "zeros", "large", "small"
 SAMPLE = "sample"  # inputs that the plan gives
 EDGES = (FROM_THE_END, WIDE, ZEROS, LARGE, SMALL)  # numbers that a float or an index is usually not
-_FARTHEST = 1e5  # ends of a Clip beyond this one are no limit that numbers of a model reach
 _SCALE = {ZEROS: 0.0, LARGE: 30.0, SMALL: 1e-3}
 
 
@@ -50,10 +50,10 @@ def random_feeds(
 
 
 def _beyond_clips(graph: ir.Graph) -> float:
-    """The scale of large numbers: such that what the graph clips is clipped, and what it makes of the rest is seen."""
-    ends = (constant(end) for node in graph if node.op_type == "Clip" for end in node.inputs[1:])
-    sizes = [abs(float(end.numpy())) for end in ends if end is not None and end.size == 1]
-    return max([_SCALE[LARGE], *(size for size in sizes if size < _FARTHEST)])
+    """The scale of large numbers: beyond the ranges of shadows, which are zero of all others."""
+    clips = (node for node in graph if node.op_type == "Clip" and SHADOW.get(node) == "cpu")
+    ends = (constant(end) for node in clips for end in node.inputs[1:])
+    return max([_SCALE[LARGE], *(abs(float(end.numpy())) for end in ends if end is not None)])
 
 
 def open_dimensions(graph: ir.Graph) -> list[str]:

@@ -12,6 +12,7 @@ from edgec.compiler.diagnostics.diagnostic import Diagnostic, EngineError, Span
 from edgec.compiler.driver import compile_plan, load_plan
 from edgec.compiler.emit.part import Part
 from edgec.compiler.emit.target import EmitJob
+from edgec.compiler.ir.annotations import SHADOW
 from edgec.compiler.ir.module import Module
 from edgec.compiler.oracle.compare import LARGE, ORDINARY, random_feeds
 from edgec.compiler.partition.parts import PartGraph
@@ -94,12 +95,14 @@ def test_what_verify_holds_mnn_beside_reads_mnns_own_weights(bundle: Path) -> No
         session.close()
 
 
-def test_large_numbers_are_beyond_what_a_graph_clips() -> None:
+def test_large_numbers_are_beyond_the_range_of_a_shadow() -> None:
     """Else the proof of a shadow, which is zero of what nothing clips, would compare zeros."""
     graph = ir.from_onnx_text(
         """<ir_version: 10, opset_import: ["" : 24]>
         g (float[64] x) => (float[64] y) <float low = {-200.0}, float high = {300.0}> { y = Clip(x, low, high) }"""
     ).graph
+    assert abs(random_feeds(graph, kind=LARGE)["x"]).max() < 150  # any other Clip
+    SHADOW.set(graph.node(0), "cpu")
     assert abs(random_feeds(graph, kind=LARGE)["x"]).max() > 300
     assert abs(random_feeds(graph, kind=ORDINARY)["x"]).max() < 10
 
