@@ -61,7 +61,7 @@ def exported(hf: Path, folder: Path) -> Path:
         from tests.families.exported import export
 
         file.parent.mkdir(parents=True, exist_ok=True)
-        for one in hf.glob("*.json"):
+        for one in (*hf.glob("*.json"), *hf.glob("*.jinja")):
             shutil.copy(one, file.parent)
         export(hf, file, "sdpa")
     return file
@@ -81,7 +81,7 @@ def compiled(source: str, out: Path, cache: Path) -> tuple[float, float, float]:
 
 
 def digests(bundle: Path) -> dict[str, str]:
-    """Digest of every file by its name, those that name plan and device aside."""
+    """Digest of every file by its name, those that name plan, device and times aside."""
     files = (path for path in sorted(bundle.rglob("*")) if path.is_file())
     kept = (
         path for path in files if not path.relative_to(bundle).as_posix().startswith(("report", "manifest", "device/"))
