@@ -229,7 +229,7 @@ def _decoder_bucket(
             kv = kinds[stem].get("kv", model["kv"])
             yield from _cache(
                 f"{stem}_in", inputs[f"{stem}_in"], kv["layout"][kind], arch, (context or 0) - (tokens or 0),
-                kv.get("values_per_byte", 1),
+                kv.get("row_bytes") or arch["head_dim"],
             )  # fmt: skip
 
 
@@ -251,12 +251,12 @@ def _logits(spec: Mapping[str, Any] | None, arch: Mapping[str, Any], tokens: int
 
 
 def _cache(
-    name: str, spec: Mapping[str, Any], axes: list[str], arch: Mapping[str, Any], capacity: int, per_byte: int
+    name: str, spec: Mapping[str, Any], axes: list[str], arch: Mapping[str, Any], capacity: int, width: int
 ) -> Iterator[str]:
     if set(axes) - {"batch"} != _AXES or len(axes) != len(spec["shape"]):
         yield f"`{name}` of shape {spec['shape']} has the axes {axes}"
         return
-    sizes = {"batch": 1, "kv_heads": arch["kv_heads"], "head_dim": arch["head_dim"] // per_byte, "position": capacity}
+    sizes = {"batch": 1, "kv_heads": arch["kv_heads"], "head_dim": width, "position": capacity}
     for axis, size in zip(axes, spec["shape"], strict=True):
         if isinstance(size, int) and size != sizes[axis] and not (axis == "position" and capacity == 0):
             yield f"`{name}` has {size} values along {axis}, the manifest says {sizes[axis]}"

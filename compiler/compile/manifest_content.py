@@ -249,7 +249,9 @@ def _memory(model: CompiledModel, directory: Path, packed: dict[str, Any] | None
         if name.startswith(f"{model.name}/")
     )
     kv = model.emission.kv
-    width = {"float32": 4, "uint8": 1}.get(kv.get("dtype", ""), 2) / kv.get("values_per_byte", 1)
+    width = {"float32": 4, "uint8": 1}.get(kv.get("dtype", ""), 2)
+    if "row_bytes" in kv and model.compressed.arch is not None:
+        width = kv["row_bytes"] / model.compressed.arch.head_dim
     shapes = [(row["name"], row["tokens"], row["context"]) for row in _buckets(model)] or [(MAIN, None, None)]
     weights = _folder_bytes(directory / model.name) - _of_other_chips(model, directory) + saved
     return memory_entry(model.memory, weights, model.compressed.arch, model.decl.context, shapes, width)

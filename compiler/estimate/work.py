@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-CACHE_BYTES = {"uint8": 1.0, "uint4": 0.5}  # of a value, by the type of a K/V cache
+CACHE_BYTES = {"uint8": 1.0, "uint4": 0.5625}  # of a value, by the type of a K/V cache; two for each 32 of 4 bits
 
 
 @dataclass(frozen=True)

@@ -1,169 +1,122 @@
-"""A K/V cache of 4 bits a value, two values in a byte, with a scale and a zero point for each channel of each K/V head.
+"""A K/V cache of 4 bits a value: each position of a K/V head brings its own scales, one for each group of 32 channels.
 
-    module    K, V added  ->  q = clip(round(x / s[g,d]) + z[g,d], 0, 15),  read and cached as (q - z[g,d]) * s[g,d]
-    file      past  uint8 [B,G,P,D/2] -> floats;   added q [B,G,S,D] -> uint8 [B,G,S,D/2]
-    byte      channel c in its low half, channel c + D/2 in its high half
+    scale    c = ceil(10 log2((max - min) / 15)) + 180 in 0..255,  s = 2^((c - 180) / 10)
+    zero     z = b / 8 - 8,  b = round(8 (8 - min / s)) in 0..255: a range that begins or ends up to 8 steps beside 0
+    value    q = clip(round(x / s + z), 0, 15),  read as (q - z) * s
+    bytes    [channels d (low half) and d + D/2 (high half)]  D/2, [c of each group]  D/32, [b of each group]  D/32
 
-The module's cache holds floats of the grid, so that its perplexity has the cost in it; what is emitted holds the bytes.
+Channels of keys differ far more than positions do, so that keys are balanced against queries before they are rounded
+(Xiao et al. 2022, SmoothQuant, arXiv 2211.10438, between keys and queries), and nothing else changes:
+
+    k' = (k - m) * w,  q' = q / w        q' k'^T = q k^T - q m^T, and softmax forgets what all positions share
+
+m is the mean of each channel, w = (E[q^2] / E[(k - m)^2])^(1/4). The module's cache holds k' and v on their grid, so
+that its perplexity has the cost in it; what is emitted holds the bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from . import kv_names
-from .module import constant, initializer
-from .weights import as_weight, from_array
+from .module import initializer
+from .weights import from_array
 
 LEVELS = 15
-PER_BYTE = 2
+GROUP = 32  # channels; a head of another width is one group
+_STEPS, _MIDDLE = 10, 180  # of a scale's byte: steps an octave, and the byte of 1
+_PARTS, _BESIDE = 8, 8  # of a step, in a zero point; steps that a range may begin or end beside 0
+_LEAST = 1e-9  # of a range
+_PAST = 4  # the input of Attention that past keys are, values behind them
 _WORD = "kv4"
 
 
 @dataclass(frozen=True)
-class ChannelScales:
-    """scale [G,D] float32 and zero [G,D] integers, which may lie outside 0 to 15, of one tensor of keys or values."""
+class Balance:
+    """Mean [G,D] and weight [G,D] of the channels of keys."""
 
-    scale: np.ndarray
-    zero: np.ndarray
-
-
-def round_added(graph: ir.Graph, value: ir.Value, scales: ChannelScales) -> None:
-    """Let the graph output `value` [B,G,S,D], and all that reads it, have the values of the grid."""
-    name, readers = value.name or "", [(use.node, use.idx) for use in value.uses()]
-    value.name = f"{name}.{_WORD}.float"
-    wide = _constants(graph, name, scales)
-    divided = _op(graph, "Div", [value, wide["scale"]], f"{name}.{_WORD}.divided", value)
-    rounded = _op(graph, "Round", [divided], f"{name}.{_WORD}.rounded", value)
-    moved = _op(graph, "Add", [rounded, wide["zero"]], f"{name}.{_WORD}.moved", value)
-    q = _op(graph, "Clip", [moved, wide["least"], wide["most"]], f"{name}.{_WORD}.q", value)
-    back = _op(graph, "Sub", [q, wide["zero"]], f"{name}.{_WORD}.back", value)
-    made = _op(graph, "Mul", [back, wide["scale"]], name, value)
-    for node, index in readers:
-        node.replace_input_with(index, made)
-    for index, output in enumerate(graph.outputs):
-        if output is value:
-            graph.outputs[index] = made
-    graph.sort()
+    mean: np.ndarray
+    weight: np.ndarray
 
 
-def pack_cache(graph: ir.Graph) -> dict[str, ChannelScales]:
-    """Give the caches of a graph whose added values are on the grid the form of bytes.
+def row_bytes(width: int) -> int:
+    """Bytes of one position of a head of `width` channels."""
+    return width // 2 + 2 * groups_of(width)
 
-    Returns the scales of each tensor, by its name without a direction.
+
+def balance_keys(graph: ir.Graph, key: ir.Value, by: Balance) -> None:
+    """Balance the keys `key` [B,G,S,D] that the graph adds with the queries [B,H,S,D] that are multiplied by them.
+
+    Nodes are appended: `graph` has to be sorted when all is done.
     """
-    found = {}
-    for value in list(graph.outputs):
-        named = kv_names.parse(value.name)
-        if named is not None and named.direction == kv_names.OUT:
-            scales = _scales(graph, value.name or "")
-            found[kv_names.STEMS[named.kind].format(layer=named.layer)] = scales
-            _pack_added(graph, value)
+    node = next(use.node for use in key.uses() if use.node.op_type == "Attention" and use.idx == 1)
+    query = node.inputs[0]
+    if query is None or query.shape is None or not isinstance(query.shape[1], int):
+        raise ValueError(f"`{node.name}` has an open number of heads")
+    build, name, plain = _Builder(graph), key.name or "", key
+    plain.name = f"{name}.{_WORD}.plain"
+    moved = build.op("Sub", plain, build.held(f"{name}.{_WORD}.mean", by.mean[None, :, None]))
+    scaled = build.op("Mul", moved, build.held(f"{name}.{_WORD}.weight", by.weight[None, :, None]))
+    _stand_in(graph, plain, scaled, name, keep=moved.producer())
+    back = np.repeat(1 / by.weight, query.shape[1] // by.weight.shape[0], axis=0)
+    node.replace_input_with(0, build.op("Mul", query, build.held(f"{name}.{_WORD}.inverse", back[None, :, None])))
+
+
+def round_added(graph: ir.Graph, value: ir.Value) -> None:
+    """Let the graph output `value` [B,G,S,D], and all that reads it, have the values of the grid; to be sorted, too."""
+    build, name, width, plain = _Builder(graph), value.name or "", _width(value), value
+    plain.name = f"{name}.{_WORD}.float"
+    groups = build.reshape(plain, [groups_of(width), width // groups_of(width)])
+    zero, axis = build.number(0.0), build.held(f"{_WORD}.axis", np.array([-1], np.int64))
+    most, least = (build.op(reduce, groups, axis, last=1, keepdims=1) for reduce in ("ReduceMax", "ReduceMin"))
+    near = build.number(_BESIDE / (LEVELS + _BESIDE))  # the other end of a range that is farther from 0 comes nearer
+    most, least = (
+        build.op("Max", most, build.op("Mul", least, near)),
+        build.op("Min", least, build.op("Mul", most, near)),
+    )
+    spread = build.op("Max", build.op("Sub", most, least), build.number(_LEAST))
+    octaves = build.op("Mul", build.op("Log", spread), build.number(_STEPS / math.log(2)))
+    steps = build.op("Add", octaves, build.number(_MIDDLE - _STEPS * math.log2(LEVELS)))
+    code = build.op("Clip", build.op("Ceil", steps), zero, build.number(255.0), name=f"{name}.{_WORD}.code")
+    scale = build.scale(code)
+    beside = build.op("Sub", build.op("Div", least, scale), build.number(float(_BESIDE)))
+    byte = build.op("Round", build.op("Mul", beside, build.number(-float(_PARTS))))
+    byte = build.op("Clip", byte, zero, build.number(255.0), name=f"{name}.{_WORD}.zero")
+    moved = build.zero(byte)
+    near = build.op("Round", build.op("Add", build.op("Div", groups, scale), moved))
+    q = build.op("Clip", near, zero, build.number(float(LEVELS)), name=f"{name}.{_WORD}.q")
+    back = build.op("Mul", build.op("Sub", q, moved), scale)
+    _stand_in(graph, plain, build.reshape(back, [width]), name, keep=groups.producer())
+
+
+def pack_cache(graph: ir.Graph) -> bool:
+    """Give the caches of a graph whose added values are on the grid the form of bytes; whether it has any.
+
+    Past and new rows are joined as bytes, and unpacked together: so nothing of a layer can be unpacked before the layer
+    runs, which an engine that orders ops by their inputs alone would do for all layers at once.
+    """
+    packed = {value.name or "": _pack_added(graph, value) for value in list(rounded_outputs(graph))}
     for value in list(graph.inputs):
         named = kv_names.parse(value.name)
         if named is not None:
-            stem = kv_names.STEMS[named.kind].format(layer=named.layer)
-            _unpack_past(graph, value, found[stem])
+            _unpack_past(graph, value, packed[kv_names.format(named.kind, named.layer, kv_names.OUT)])
     graph.sort()
-    return found
+    return bool(packed)
 
 
-def unpacked(stored: np.ndarray, scales: ChannelScales) -> np.ndarray:
-    """Bytes [B,G,S,D/2] as float32 [B,G,S,D]."""
-    q = np.concatenate([stored & LEVELS, stored >> 4], axis=-1).astype(np.float32)
-    return (q - scales.zero[:, None]) * scales.scale[:, None].astype(np.float32)
-
-
-def _pack_added(graph: ir.Graph, value: ir.Value) -> None:
-    name = value.name or ""
-    q = next(node.outputs[0] for node in graph if node.outputs[0].name == f"{name}.{_WORD}.q")
-    half = _width(name, list(q.shape or ())) // PER_BYTE
-    value.name = f"{name}.{_WORD}.floats"
-    halves = [
-        _slice(graph, q, begin, begin + half, f"{name}.{_WORD}.{which}")
-        for which, begin in (("low", 0), ("high", half))
-    ]
-    sixteen = _scalar(graph, f"{_WORD}.sixteen", LEVELS + 1.0)
-    up = _op(graph, "Mul", [halves[1], sixteen], f"{name}.{_WORD}.up", halves[1])
-    both = _op(graph, "Add", [halves[0], up], f"{name}.{_WORD}.both", halves[0])
-    packed = _op(graph, "Cast", [both], name, both, to=int(ir.DataType.UINT8))
-    packed.dtype = ir.DataType.UINT8
-    graph.outputs[list(graph.outputs).index(value)] = packed
-
-
-def _unpack_past(graph: ir.Graph, value: ir.Value, scales: ChannelScales) -> None:
-    name, shape = value.name or "", list(value.shape or ())
-    width = _width(name, shape) // PER_BYTE
-    packed = ir.Value(name=name, type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([*shape[:-1], width]))
-    value.name = f"{name}.{_WORD}.replaced"
-    wide, stem = _constants(graph, name, scales), f"{name}.{_WORD}"
-    sixteen = _scalar(graph, f"{_WORD}.sixteen", LEVELS + 1.0)
-    floats = _op(graph, "Cast", [packed], f"{stem}.bytes", packed, to=int(ir.DataType.FLOAT))
-    floats.dtype = ir.DataType.FLOAT
-    divided = _op(graph, "Div", [floats, sixteen], f"{stem}.divided", floats)
-    high = _op(graph, "Floor", [divided], f"{stem}.high", floats)
-    above = _op(graph, "Mul", [high, sixteen], f"{stem}.above", floats)
-    low = _op(graph, "Sub", [floats, above], f"{stem}.low", floats)
-    q = _op(graph, "Concat", [low, high], f"{stem}.q", value, axis=-1)
-    back = _op(graph, "Sub", [q, wide["zero"]], f"{stem}.back", value)
-    made = _op(graph, "Mul", [back, wide["scale"]], f"{stem}.floats", value)
-    value.replace_all_uses_with(made)
-    graph.inputs[list(graph.inputs).index(value)] = packed
-
-
-def _width(name: str, shape: list[int | ir.SymbolicDim]) -> int:
-    """Channels of a head."""
-    if not shape or not isinstance(shape[-1], int):
-        raise ValueError(f"`{name}` has an open number of channels")
-    return shape[-1]
-
-
-def _scales(graph: ir.Graph, name: str) -> ChannelScales:
-    held = [constant(graph.initializers.get(f"{name}.{_WORD}.{what}")) for what in ("scale", "zero")]
-    if None in held:
-        raise ValueError(f"`{name}` is not rounded to 4 bits")
-    scale, zero = (as_weight(one).numpy()[0, :, 0] for one in held if one is not None)
-    return ChannelScales(scale, zero)
-
-
-def _constants(graph: ir.Graph, name: str, scales: ChannelScales) -> dict[str, ir.Value]:
-    made = {
-        what: _initializer(graph, f"{name}.{_WORD}.{what}", array.astype(np.float32)[None, :, None])
-        for what, array in (("scale", scales.scale), ("zero", scales.zero))
-    }
-    bounds = {"least": 0.0, "most": float(LEVELS)}
-    return made | {what: _scalar(graph, f"{_WORD}.{what}", bound) for what, bound in bounds.items()}
-
-
-def _scalar(graph: ir.Graph, name: str, value: float) -> ir.Value:
-    return _initializer(graph, name, np.array(value, np.float32))
-
-
-def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    return initializer(graph, name, from_array(name, array))
-
-
-def _slice(graph: ir.Graph, value: ir.Value, begin: int, end: int, name: str) -> ir.Value:
-    ends = [_initializer(graph, f"{_WORD}.at_{at}", np.array([at], np.int64)) for at in (begin, end)] + [
-        _initializer(graph, f"{_WORD}.channels", np.array([3], np.int64))
-    ]
-    made = _op(graph, "Slice", [value, *ends], name, value)
-    made.shape = ir.Shape([*list(value.shape or ())[:-1], end - begin])
-    return made
-
-
-def _op(graph: ir.Graph, op: str, inputs: list[ir.Value], name: str, like: ir.Value, **attributes: int) -> ir.Value:
-    label = name if f".{_WORD}" in name or name.startswith(_WORD) else f"{name}.{_WORD}.{op.lower()}"
-    node = ir.node(op, inputs, attributes or None, name=label)
-    out = node.outputs[0]
-    out.name, out.type = name, ir.TensorType(like.dtype or ir.DataType.FLOAT)
-    out.shape = None if like.shape is None else ir.Shape(list(like.shape))
-    graph.append(node)
-    return out
+def unpacked(stored: np.ndarray, count: int) -> np.ndarray:
+    """Bytes [.., D/2 + 2 n] with `count` groups n as the float32 values [.., D] that attention reads, keys balanced."""
+    half = stored.shape[-1] - 2 * count
+    q = np.concatenate([stored[..., :half] & LEVELS, stored[..., :half] >> 4], axis=-1).astype(np.float32)
+    code, byte = (stored[..., at : at + count, None].astype(np.float32) for at in (half, half + count))
+    scale, zero = np.exp2((code - _MIDDLE) / _STEPS), byte / _PARTS - _BESIDE
+    groups = q.reshape(*q.shape[:-1], count, -1)
+    return ((groups - zero) * scale).reshape(q.shape).astype(np.float32)
 
 
 def rounded_outputs(graph: ir.Graph) -> Iterator[ir.Value]:
@@ -172,3 +125,142 @@ def rounded_outputs(graph: ir.Graph) -> Iterator[ir.Value]:
         named = kv_names.parse(value.name)
         if named is not None and named.direction == kv_names.OUT:
             yield value
+
+
+def _pack_added(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    build, name, width = _Builder(graph), value.name or "", _width(value)
+    made = {node.outputs[0].name: node.outputs[0] for node in graph}
+    try:
+        q, code, zero = (made[f"{name}.{_WORD}.{what}"] for what in ("q", "code", "zero"))
+    except KeyError:
+        raise ValueError(f"`{name}` is not rounded to 4 bits") from None
+    flat = build.reshape(q, [width])
+    low, high = build.slice(flat, 0, width // 2), build.slice(flat, width // 2, width)
+    both = build.op("Add", low, build.op("Mul", high, build.number(LEVELS + 1.0)))
+    scales = [build.reshape(one, [groups_of(width)]) for one in (code, zero)]
+    row = build.op("Concat", both, *scales, axis=-1, last=row_bytes(width))
+    packed = build.op("Cast", row, to=int(ir.DataType.UINT8), dtype=ir.DataType.UINT8)
+    value.name, packed.name = f"{name}.{_WORD}.floats", name
+    graph.outputs[list(graph.outputs).index(value)] = packed
+    return packed
+
+
+def _unpack_past(graph: ir.Graph, value: ir.Value, added: ir.Value) -> None:
+    build, name, width = _Builder(graph), value.name or "", _width(value)
+    shape = ir.Shape([*list(value.shape or ())[:-1], row_bytes(width)])
+    packed = ir.Value(name=name, type=ir.TensorType(ir.DataType.UINT8), shape=shape)
+    value.name = f"{name}.{_WORD}.replaced"
+    graph.inputs[list(graph.inputs).index(value)] = packed
+    (use,) = value.uses()
+    node = use.node
+    present = node.outputs[1 + use.idx - _PAST]
+    if node.op_type != "Attention" or present.uses() or node.attributes.get_int("is_causal", 0):
+        value.replace_all_uses_with(build.floats(packed, width))
+        return
+    joined = build.op("Concat", packed, added, axis=2)
+    joined.shape = ir.Shape([*list(shape)[:2], list(present.shape or (None,) * 3)[2], shape[-1]])
+    node.replace_input_with(use.idx, None)
+    node.replace_input_with(1 + use.idx - _PAST, build.floats(joined, width))
+    if not any(node.inputs[_PAST:]):
+        node.resize_inputs(_PAST)
+        node.resize_outputs(1)
+
+
+class _Builder:
+    """Appends ops to a graph; every value takes batch, heads and positions from the one it is made of."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        self._names = {node.name for node in graph} | {node.outputs[0].name for node in graph}
+
+    def op(
+        self, op: str, *inputs: ir.Value, name: str = "", last: int = 0, dtype: ir.DataType | None = None, **words: int
+    ) -> ir.Value:
+        """An op's output; `last`: its size along the last axis, where that is not the first input's."""
+        first = inputs[0]
+        label = name or f"{_stem(first.name or '')}.{_WORD}.{op.lower()}"
+        while label in self._names:
+            label += "_"
+        self._names.add(label)
+        node = ir.node(op, list(inputs), words or None, name=label)
+        out = node.outputs[0]
+        out.name, out.type = label, ir.TensorType(dtype or first.dtype or ir.DataType.FLOAT)
+        dims = list(first.shape or ())
+        out.shape = ir.Shape([*dims[:-1], last] if last else dims)
+        self._graph.append(node)
+        return out
+
+    def reshape(self, value: ir.Value, sizes: Sequence[int]) -> ir.Value:
+        """[B,G,S, ..] as [B,G,S, *sizes]."""
+        shape = self.held(f"{_WORD}.as_{'_'.join(map(str, sizes))}", np.array([0, 0, 0, *sizes], np.int64))
+        made = self.op("Reshape", value, shape)
+        made.shape = ir.Shape([*list(value.shape or ())[:3], *sizes])
+        return made
+
+    def slice(self, value: ir.Value, begin: int, end: int) -> ir.Value:
+        """Channels from `begin` to `end`."""
+        ends = [self.held(f"{_WORD}.at_{at}", np.array([at], np.int64)) for at in (begin, end)]
+        return self.op("Slice", value, *ends, self.held(f"{_WORD}.axis", np.array([-1], np.int64)), last=end - begin)
+
+    def scale(self, code: ir.Value) -> ir.Value:
+        """Of its byte."""
+        octave = math.log(2) / _STEPS
+        powers = self.op("Mul", self.op("Sub", code, self.number(float(_MIDDLE))), self.number(octave))
+        return self.op("Exp", powers)
+
+    def zero(self, byte: ir.Value) -> ir.Value:
+        """Of its byte."""
+        return self.op("Sub", self.op("Mul", byte, self.number(1 / _PARTS)), self.number(float(_BESIDE)))
+
+    def floats(self, packed: ir.Value, width: int) -> ir.Value:
+        """Rows of bytes as values."""
+        half, count = width // 2, groups_of(width)
+        row = self.op("Cast", packed, to=int(ir.DataType.FLOAT), dtype=ir.DataType.FLOAT)
+        both, code = self.slice(row, 0, half), self.slice(row, half, half + count)
+        zero = self.slice(row, half + count, half + 2 * count)
+        high = self.op("Floor", self.op("Mul", both, self.number(1 / (LEVELS + 1))))
+        low = self.op("Sub", both, self.op("Mul", high, self.number(LEVELS + 1.0)))
+        q = self.reshape(self.op("Concat", low, high, axis=-1, last=width), [count, width // count])
+        moved = self.zero(self.reshape(zero, [count, 1]))
+        back = self.op("Mul", self.op("Sub", q, moved), self.scale(self.reshape(code, [count, 1])))
+        return self.reshape(back, [width])
+
+    def number(self, value: float) -> ir.Value:
+        """A constant."""
+        return self.held(f"{_WORD}.number_{value:.9g}", np.array(value, np.float32))
+
+    def held(self, name: str, array: np.ndarray) -> ir.Value:
+        """A constant of the graph, made once."""
+        known = self._graph.initializers.get(name)
+        if known is not None:
+            return known
+        array = array if array.dtype == np.int64 else array.astype(np.float32)
+        return initializer(self._graph, name, from_array(name, array))
+
+
+def _stem(name: str) -> str:
+    return name.partition(f".{_WORD}")[0]
+
+
+def _stand_in(graph: ir.Graph, old: ir.Value, new: ir.Value, name: str, keep: ir.Node | None) -> None:
+    """Let `new`, called `name`, be what is read and given out in the place of `old`, which `keep` alone reads on."""
+    new.name = name
+    for use in list(old.uses()):
+        if use.node is not keep:
+            use.node.replace_input_with(use.idx, new)
+    for index, output in enumerate(graph.outputs):
+        if output is old:
+            graph.outputs[index] = new
+
+
+def _width(value: ir.Value) -> int:
+    """Channels of a head."""
+    shape = list(value.shape or ())
+    if not shape or not isinstance(shape[-1], int):
+        raise ValueError(f"`{value.name}` has an open number of channels")
+    return shape[-1]
+
+
+def groups_of(width: int) -> int:
+    """Groups of a head of `width` channels."""
+    return width // GROUP if width % GROUP == 0 else 1

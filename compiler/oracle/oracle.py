@@ -10,9 +10,9 @@ for models that fit in memory twice; writing the graph for it streams and took 1
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -24,6 +24,9 @@ from ..ir.opset import MASKED
 from ..ir.save import save_graphs
 from . import in_rows
 from .onnx_runtime import onnxruntime, session
+
+if TYPE_CHECKING:
+    from ..ir.decoder_arch import DecoderArch
 
 _BATCH = 8  # windows in one run
 _LOGITS = 1 << 25  # logits in one run: with a large vocabulary fewer windows go together
@@ -47,6 +50,25 @@ def run(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     if in_rows.is_large(model.graph) and in_rows.goes_in_rows(model.graph):
         return in_rows.run(model, feeds)
     return _run(open_session(model), feeds)
+
+
+def run_each(model: ir.Model, feeds: Iterable[Mapping[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+    """The same for several feeds, of one session where the model can be held."""
+    if in_rows.is_large(model.graph) and in_rows.goes_in_rows(model.graph):
+        yield from (in_rows.run(model, one) for one in feeds)
+        return
+    opened = open_session(model)
+    yield from (_run(opened, one) for one in feeds)
+
+
+def feeds(arch: DecoderArch, ids: np.ndarray) -> dict[str, np.ndarray]:
+    """What a decoder's dynamic graph reads for W independent texts, ids [W,S], with nothing cached."""
+    batch, tokens = ids.shape
+    empty = np.zeros((batch, arch.kv_heads, 0, arch.head_dim), np.float32)
+    places = np.broadcast_to(np.arange(tokens, dtype=np.int32), (batch, tokens))
+    cache = {name: empty for layer in range(arch.layers) for name in kv_names.pair(layer, kv_names.IN)}
+    mask = causal_mask(tokens, 0)
+    return {"input_ids": ids.astype(np.int32), "position_ids": places, "attention_mask": mask, **cache}
 
 
 def _run(opened: onnxruntime.InferenceSession, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..ir.packed_cache import unpacked
 from .kv_cache import numpy_dtype
 
 MASKED = -1000.0  # finite in fp16, and far below any score
@@ -106,11 +107,9 @@ def as_tensor(array: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
 
 def as_float(array: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
     """A graph's output as float32; integers without a quantization stay what they are."""
-    quantization, packed = spec.get("quantization"), spec.get("packed")
-    if packed is not None:
-        q = np.concatenate([array & 15, array >> 4], axis=-1).astype(np.float32)
-        scale, zero = (np.asarray(packed[key], np.float32)[:, None] for key in ("scale", "zero_point"))
-        return (q - zero) * scale
+    quantization = spec.get("quantization")
+    if "packed" in spec:
+        return unpacked(array, spec["packed"]["groups"])
     if quantization is not None:
         return (array.astype(np.float32) - quantization["zero_point"]) * np.float32(quantization["scale"])
     return array if array.dtype.kind in "iubO" else array.astype(np.float32)

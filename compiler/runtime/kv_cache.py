@@ -36,7 +36,7 @@ class KvCache:
         self.length = 0
         self.context = context
         self._heads = arch["kv_heads"]
-        self._width = arch["head_dim"] // kv.get("values_per_byte", 1)  # of elements that are stored
+        self._width = kv.get("row_bytes") or arch["head_dim"]  # of elements that are stored
         self.axes: dict[str, tuple[str, ...]] = {}  # tensor name without `_in`, `_out` -> its layout
         self._master: dict[str, np.ndarray] = {}
         names = kv.get("names", kv_names.STEMS)

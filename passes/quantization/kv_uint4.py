@@ -1,11 +1,12 @@
 """Hold keys and values in 4 bits, two in a byte: what `kv = uint4` on a deploy line adds to its pipeline.
 
-    new K and V, channel d of head g  ->  clip(round(x / s[g,d]) + z[g,d], 0, 15)
+    new V  ->  (clip(round(v / s + z), 0, 15) - z) * s      s and z of each position, K/V head and 32 channels
+    new K  ->  the same of (k - m) * w                      and queries as q / w
 
-One static scale for each layer, kind, K/V head and channel, of the least squared error on the calibration text among
-ranges that are narrower than what was seen: a few channels of keys are far larger than the others of their head, and
-far from 0 (Liu et al. 2024, KIVI, arXiv 2402.02750; Hooper et al. 2024, KVQuant, arXiv 2401.18079). Keys are stored
-after rotary embedding. The driver appends this pass; a plan does not name it.
+`ir/packed_cache.py` has the format, and why keys are balanced. Means and weights of channels are measured on the
+calibration text, without the first positions of its windows, whose keys are unlike all others (Xiao et al. 2023,
+StreamingLLM, arXiv 2309.17453). Keys are stored after rotary embedding. The driver appends this pass; a plan does not
+name it.
 """
 
 from __future__ import annotations
@@ -20,17 +21,19 @@ from ...compiler.plan.parameters import param
 
 if TYPE_CHECKING:
     import numpy as np
+    import onnx_ir as ir
 
     from ...compiler.ir.module import Module
-    from ...compiler.ir.packed_cache import ChannelScales
+    from ...compiler.ir.packed_cache import Balance
 
-_SHRINKS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-_WINDOWS = 8  # of the calibration text: ranges of channels settle soon
+_WINDOWS = 8  # of the calibration text: statistics of channels settle soon
+_AT_ONCE = 2
+_APART = 1e3  # between weights of channels, at most
 
 
 @dataclass(frozen=True)
 class KvUint4(Pass):
-    """Round keys and values to 4 bits with a scale for each channel."""
+    """Round keys and values to 4 bits with scales for each position."""
 
     name: ClassVar[str] = "kv_cache"
     takes: ClassVar[tuple[Level, ...]] = (Level.SEMANTIC, Level.COMPRESSED)
@@ -40,7 +43,7 @@ class KvUint4(Pass):
 
     @property
     def tolerance(self) -> Tolerance:
-        """Half a step of 15 in each key and value, and random inputs go beyond the calibrated ranges."""
+        """Half a step of 15 in each key and value."""
         return Tolerance(1.5, "uint4 cache")
 
     @property
@@ -49,61 +52,120 @@ class KvUint4(Pass):
         return True
 
     def demands(self) -> Demands:
-        """The cache's type, and ranges measured for it."""
+        """The cache's type, and what is measured of keys for it."""
         return Demands(cache=self.type, calibration="kv = uint4", decoder="kv = uint4")
 
     def run(self, module: Module, scope: Scope) -> int:
         """Return how many tensors of keys and values are rounded."""
-        import numpy as np
-
+        from ...compiler.ir import kv_names
         from ...compiler.ir.annotations import KV_TYPE
-        from ...compiler.ir.packed_cache import ChannelScales, round_added, rounded_outputs
+        from ...compiler.ir.packed_cache import balance_keys, round_added, rounded_outputs
 
         graph = module.main.graph
         if KV_TYPE.get(graph) == self.type:
             return 0
-        added = list(rounded_outputs(graph))
-        shape = (1, 1) if module.arch is None else (module.arch.kv_heads, module.arch.head_dim)
-        seen = {} if scope.dry else _seen(module, scope)
-        for value in added:
-            scales = ChannelScales(np.ones(shape, np.float32), np.zeros(shape, np.float32))
-            if seen:
-                scales = _best(seen[value.name or ""])
-            round_added(graph, value, scales)
+        balances = _blank(module) if scope.dry else _measured(module, scope)
+        names = [value.name for value in rounded_outputs(graph)]
+        for name in names:
+            named = kv_names.parse(name)
+            if named is not None and named.kind == kv_names.KEY:
+                balance_keys(graph, _output(graph, name), balances[name or ""])
+            round_added(graph, _output(graph, name))
+        graph.sort()
         KV_TYPE.set(graph, self.type)
-        return len(added)
+        return len(names)
 
 
-def _seen(module: Module, scope: Scope) -> dict[str, np.ndarray]:
-    """Keys and values of the calibration text: tensor -> [windows, G, S, D]."""
-    from ...compiler.calibration.windows import windows
-    from ...compiler.oracle.oracle import DecoderOracle
-
-    if scope.calibration is None:
-        raise ValueError("`kv = uint4` was run without a calibration text")
-    scope.progress("ranges of keys and values")
-    return DecoderOracle(module).batch_cache(windows(scope.calibration, module)[:_WINDOWS])
+def _output(graph: ir.Graph, name: str | None) -> ir.Value:
+    return next(value for value in graph.outputs if value.name == name)
 
 
-def _best(values: np.ndarray) -> ChannelScales:
-    """The scale and zero point [G,D] of each channel with the least squared error, of `values` [windows,G,S,D]."""
+def _keys(graph: ir.Graph) -> dict[str, ir.Node]:
+    """Name of added keys -> the Attention that reads them."""
+    return {
+        node.inputs[1].name or "": node for node in graph if node.op_type == "Attention" and node.inputs[1] is not None
+    }
+
+
+def _blank(module: Module) -> dict[str, Balance]:
     import numpy as np
 
-    from ...compiler.ir.packed_cache import LEVELS, ChannelScales
+    from ...compiler.ir.packed_cache import Balance
 
-    x = np.moveaxis(values, 1, 0)  # [G,windows,S,D]
-    over = (1, 2)
-    low, high = x.min(axis=over).astype(np.float64), x.max(axis=over).astype(np.float64)
-    middle, width = (low + high) / 2, high - low
-    best = np.full(low.shape, np.inf)
-    scale, zero = np.ones(low.shape, np.float32), np.zeros(low.shape, np.float32)
-    for shrink in _SHRINKS:
-        least = 1e-6 * np.abs(middle) + 1e-8  # float32 holds zero points of a million
-        step = np.maximum(shrink * width / LEVELS, least).astype(np.float32)
-        at = np.rint(LEVELS / 2 - middle / step)
-        near, by = at[:, None, None], step[:, None, None]
-        back = (np.clip(np.rint(x / by) + near, 0, LEVELS) - near) * by
-        error = ((back - x) ** 2).sum(axis=over, dtype=np.float64)
-        better = error < best
-        best, scale, zero = np.where(better, error, best), np.where(better, step, scale), np.where(better, at, zero)
-    return ChannelScales(scale.astype(np.float32), zero.astype(np.float32))
+    shape = (1, 1) if module.arch is None else (module.arch.kv_heads, module.arch.head_dim)
+    return {name: Balance(np.zeros(shape), np.ones(shape)) for name in _keys(module.main.graph)}
+
+
+def _measured(module: Module, scope: Scope) -> dict[str, Balance]:
+    """Of each layer's keys and queries on the calibration text."""
+    import numpy as np
+
+    from ...compiler.calibration.windows import windows
+    from ...compiler.ir.packed_cache import Balance
+    from ...compiler.oracle import oracle
+
+    if scope.calibration is None or module.arch is None:
+        raise ValueError("`kv = uint4` was run without a calibration text")
+    scope.progress("channels of keys and queries")
+    arch, keys = module.arch, _keys(module.main.graph)
+    ids = windows(scope.calibration, module)[:_WINDOWS]
+    sums: dict[str, np.ndarray] = {}
+    batches = (ids[at : at + _AT_ONCE] for at in range(0, len(ids), _AT_ONCE))
+    for made in oracle.run_each(_summing(module), (oracle.feeds(arch, batch) for batch in batches)):
+        for name, array in made.items():
+            sums[name] = sums.get(name, 0.0) + array.astype(np.float64)
+    count, found = len(ids) * (ids.shape[1] - 1), {}
+    for name, node in keys.items():
+        mean = sums[f"{name}.sum"] / count if not node.attributes.get_float("softcap", 0.0) else 0 * sums[f"{name}.sum"]
+        key = sums[f"{name}.squares"] / count - mean**2
+        query = sums[f"{name}.queries"].reshape(arch.kv_heads, -1, arch.head_dim).mean(axis=1) / count
+        found[name] = Balance(mean.astype(np.float32), _weights(query, key))
+    return found
+
+
+def _weights(query: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """(E[q^2] / E[(k - m)^2])^(1/4) [G,D], around 1 in each head: the rounding of what weighs most is least."""
+    import numpy as np
+
+    least = 1e-6 * (key.mean() + query.mean()) + 1e-12
+    logs = 0.25 * (np.log(query + least) - np.log(np.maximum(key, 0) + least))
+    logs -= logs.mean(axis=1, keepdims=True)
+    return np.exp(np.clip(logs, -np.log(_APART), np.log(_APART))).astype(np.float32)
+
+
+def _summing(module: Module) -> ir.Model:
+    """The main graph, with sums over all positions but each window's first for outputs."""
+    import numpy as np
+    import onnx_ir as ir
+
+    from ...compiler.ir.clone import clone_model
+    from ...compiler.ir.module import drop_unread_nodes, initializer
+    from ...compiler.ir.weights import from_array
+
+    model = clone_model(module.main)
+    graph = model.graph
+    numbers = {"first": [1], "end": [1 << 30], "along": [2], "both": [0, 2]}
+    held = {
+        name: initializer(graph, f"sums.{name}", from_array(f"sums.{name}", np.array(value, np.int64)))
+        for name, value in numbers.items()
+    }
+    outputs = []
+    for name, node in _keys(graph).items():
+        for what, value, op in (
+            ("sum", node.inputs[1], "ReduceSum"),
+            ("squares", node.inputs[1], "ReduceSumSquare"),
+            ("queries", node.inputs[0], "ReduceSumSquare"),
+        ):
+            later = ir.node("Slice", [value, held["first"], held["end"], held["along"]], name=f"{name}.{what}.later")
+            later.outputs[0].name = f"{name}.{what}.from"
+            total = ir.node(op, [later.outputs[0], held["both"]], {"keepdims": 0}, name=f"{name}.{what}")
+            made = total.outputs[0]
+            made.name, made.type = f"{name}.{what}", ir.TensorType(ir.DataType.FLOAT)
+            graph.append(later)
+            graph.append(total)
+            outputs.append(made)
+    graph.outputs.clear()
+    graph.outputs.extend(outputs)
+    drop_unread_nodes(graph, lambda _node: True)
+    graph.sort()
+    return model

@@ -15,12 +15,13 @@ from ...compiler.emit.manifest_entries import cache_entry, graph_entry
 from ...compiler.emit.part import Part
 from ...compiler.emit.stored_weight import StoredWeight, as_in_module, floats
 from ...compiler.emit.target import Emission, EmitJob
+from ...compiler.ir import kv_names
 from ...compiler.ir.annotations import KV_TYPE, ORDER
 from ...compiler.ir.clone import clone_model
 from ...compiler.ir.linears import linears
 from ...compiler.ir.module import MAIN
 from ...compiler.ir.ordered_data import PAGE, index_of
-from ...compiler.ir.packed_cache import PER_BYTE, ChannelScales, pack_cache
+from ...compiler.ir.packed_cache import groups_of, pack_cache, row_bytes
 from ...compiler.ir.save import save_graphs
 from ...compiler.kernels.build import LIBRARY, SCRIPT, build_into
 from ...compiler.kernels.shapes import Shape
@@ -40,7 +41,7 @@ KERNELS = "kernels"  # folder of the library of custom ops, in source and built 
 
 def emit(job: EmitJob) -> Emission:
     """Write the job's parts; the manifest's entries."""
-    scales = _packed_caches(job)
+    four_bits = _packed_caches(job)
     packs = job.options.format == "matmulnbits"
     lowering = OrtLowering(job.module, int8=job.options.compute == "int8")
     before = {_file(part, bucket): model for part in job.parts for bucket, model in part.graphs.items()}
@@ -64,7 +65,7 @@ def emit(job: EmitJob) -> Emission:
     untried = compare(before, paths, level, job, bool(halves.stored), lookup, shapes)
     if lookup:
         build_into(folder / KERNELS, binary=job.device.is_host, shapes=shapes)
-    parts = {part.name: _entry(job, part, level, lookup, shapes, scales) for part in job.parts}
+    parts = {part.name: _entry(job, part, level, lookup, shapes) for part in job.parts}
     notes = [*untried, *(f"`{name}` keeps DequantizeLinear: {why}" for name, why in lowering.left.items())]
     notes += [f"`{name}` is stored as float32: float16 would overflow" for name in halves.wide]
     stored = _stored(before, lowering, halves)
@@ -73,19 +74,21 @@ def emit(job: EmitJob) -> Emission:
         file = f"{job.folder}/{DATA}"
         layout = {"order": order, "file": file, "page": PAGE, "kinds": index_of(list(paths.values()))}
     sparse = sparse_in_files(before, paths, lowering, f"{job.folder}/{DATA}")
-    cache = cache_entry(job) | ({"dtype": "uint8", "type": "uint4", "values_per_byte": PER_BYTE} if scales else {})
+    cache = cache_entry(job)
+    if four_bits and job.module.arch is not None:
+        cache |= {"dtype": "uint8", "type": "uint4", "row_bytes": row_bytes(job.module.arch.head_dim)}
     return Emission("chain", parts, _libraries(job, lookup), notes, cache, stored, layout, sparse)
 
 
-def _packed_caches(job: EmitJob) -> dict[str, ChannelScales]:
-    """Give the caches of the job's parts the form of bytes where the plan holds them in 4 bits; their scales."""
-    found: dict[str, ChannelScales] = {}
-    if any(KV_TYPE.get(model.graph) == "uint4" for model in job.module.graphs.values()):
-        for part in job.parts:
-            part.graphs = {bucket: clone_model(model) for bucket, model in part.graphs.items()}
-            for model in part.graphs.values():
-                found |= pack_cache(model.graph)
-    return found
+def _packed_caches(job: EmitJob) -> bool:
+    """Give the caches of the job's parts the form of bytes where the plan holds them in 4 bits; whether it does."""
+    if not any(KV_TYPE.get(model.graph) == "uint4" for model in job.module.graphs.values()):
+        return False
+    for part in job.parts:
+        part.graphs = {bucket: clone_model(model) for bucket, model in part.graphs.items()}
+        for model in part.graphs.values():
+            pack_cache(model.graph)
+    return True
 
 
 def _stored(before: dict[str, ir.Model], lowering: OrtLowering, halves: HalfFloats) -> dict[str, StoredWeight]:
@@ -122,16 +125,12 @@ def _entry(
     level: str,
     lookup: str | None,
     shapes: tuple[Shape, ...],
-    scales: dict[str, ChannelScales],
 ) -> dict[str, Any]:
     files = {bucket: f"{job.folder}/{_file(part, bucket)}.onnx" for bucket in part.graphs}
     graphs = {bucket: graph_entry(job, part, bucket, file) for bucket, file in files.items()}
-    for graph in graphs.values():
-        for spec in (*graph["inputs"], *graph["outputs"]):
-            held = scales.get(spec["name"].removesuffix("_in").removesuffix("_out"))
-            if held is not None:
-                channels = {"scale": held.scale.tolist(), "zero_point": held.zero.astype(int).tolist()}
-                spec["packed"] = {"values_per_byte": PER_BYTE, **channels}
+    for spec in (spec for graph in graphs.values() for spec in (*graph["inputs"], *graph["outputs"])):
+        if kv_names.is_cache(spec["name"]) and spec["dtype"] == "uint8":
+            spec["packed"] = {"type": "uint4", "groups": groups_of(job.module.arch.head_dim if job.module.arch else 1)}
     return {
         "model": job.module.name,
         "device": part.device,

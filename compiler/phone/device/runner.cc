@@ -782,8 +782,7 @@ class KvCache {
   KvCache(const Json& arch, const Json& kv, int64_t context, const std::map<string, const Json*>& own)
       : context_(context),
         heads_(arch["kv_heads"].as_int()),
-        width_(arch["head_dim"].as_int() /
-               std::max<int64_t>(1, kv.find("values_per_byte") ? kv["values_per_byte"].as_int() : 1)) {
+        width_(kv.find("row_bytes") ? kv["row_bytes"].as_int() : arch["head_dim"].as_int()) {
     if (heads_ < 1 || width_ < 1 || context < 1) broken("manifest.json: a K/V cache of no size");
     for (int64_t layer = 0; layer < arch["layers"].as_int(); ++layer)
       for (const char* kind : {"key", "value"}) {
