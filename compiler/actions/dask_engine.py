@@ -235,6 +235,7 @@ class _Run:
             )
             rows[key] = Row(action, 0.0, why=records.why(self.name, action))
             self.tell("start", rows[key], self.done, len(self.graph))
+        self.watch.finished.begin()
         keys = {future.key: key for key, future in futures.items()}
         ending = distributed.as_completed(futures.values())
         while not ending.is_empty():

@@ -165,6 +165,7 @@ class _Run:
     def work(self) -> Outcome:
         pool = futures.ThreadPoolExecutor(self.limits.jobs)
         running: dict[futures.Future[Result], str] = {}
+        self.watch.finished.begin()
         try:
             while True:
                 self._start(pool, running)

@@ -20,8 +20,19 @@ class Finished:
 
     def __init__(self) -> None:
         self._done: set[str] = set()
-        self._closed = False
+        self._begun = self._closed = False
         self._changed = threading.Condition()
+
+    def begin(self) -> None:
+        """Whatever is to run the actions is there and well."""
+        with self._changed:
+            self._begun = True
+            self._changed.notify_all()
+
+    def wait_begun(self) -> None:
+        """Return as soon as actions run, or when none will."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._begun or self._closed)
 
     def add(self, key: str) -> None:
         """An action has run; its result is in the cache."""

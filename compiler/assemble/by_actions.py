@@ -102,7 +102,9 @@ def _running(ran: Ran, options: CompileOptions, server: ForkServer | None) -> It
     thread = threading.Thread(target=run, name="actions", daemon=True)
     thread.start()
     try:
-        yield watch
+        watch.finished.wait_begun()
+        if not ended:  # a scheduler that is not there is told before a model is loaded
+            yield watch
     except BaseException:
         watch.cancelled.set()
         thread.join()

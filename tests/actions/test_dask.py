@@ -15,7 +15,7 @@ from edgec.compiler.actions.executor import Cancelled, Watch
 from edgec.compiler.actions.facts import own_code
 from edgec.compiler.cli import main
 from edgec.compiler.diagnostics.diagnostic import Diagnostic, EngineError
-from edgec.compiler.driver import CompileOptions
+from edgec.compiler.driver import CompileOptions, compile_plan, load_plan
 
 from .conftest import idle
 
@@ -86,6 +86,16 @@ def test_a_scheduler_that_is_not_there(own_cache, monkeypatch, golden_error):
     with pytest.raises(EngineError) as raised:
         run_on_dask(Graph([idle("a")]), f"tcp://127.0.0.1:{port}", CompileOptions(), nobody_tells, "plan")
     golden_error("E0975", raised.value, hide={str(port): "PORT"})
+
+
+def test_nothing_is_loaded_before_the_scheduler_is_there(plan_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(dask_engine, "_CONNECT", 1)
+    said: list[str] = []
+    options = CompileOptions(on="dask://127.0.0.1:1", progress=lambda text: said.append(str(text)))
+    with pytest.raises(EngineError) as raised:
+        compile_plan(load_plan(plan_file), tmp_path / "b", options)
+    assert raised.value.diagnostics[0].code == "E0975"
+    assert not [text for text in said if "loading" in text]
 
 
 def test_work_that_no_worker_takes_is_not_waited_for(own_cache, address, monkeypatch):

@@ -34,7 +34,7 @@ class Played:
         self.most = max(self.most, len(self.at_work))
         end = self._ends[action.key] = threading.Event()
         try:
-            if end.wait(2.0 if action.name in self.grows else 0.02):
+            if end.wait(2.0 if action.name in self.grows else 0.1):
                 self.grows.pop(action.name, None)
                 raise Stopped
         finally:
@@ -42,7 +42,7 @@ class Played:
         if action.name in self.fails:
             raise EngineError(Diagnostic("E0990", f"`{action.name}` died"))
         self.ran.append(action.name)
-        made = Result(seconds=0.02, peak=1.0)
+        made = Result(seconds=0.1, peak=1.0)
         records.keep(action, made)
         return made
 
