@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from edgec.compiler.cli import main
 from edgec.compiler.diagnostics.diagnostic import PlanError
 from edgec.compiler.oracle.rebuilt import prove_rebuilt
 from edgec.compiler.sources.hf.load_hf import load_hf
+from edgec.compiler.sources.hf.read_decoder_arch import read_arch
+from edgec.compiler.sources.onnx.decoder.rebuild import _as_config
 from edgec.compiler.sources.onnx.onnx_source import OnnxSource
 
 from .exported import export
@@ -209,3 +212,15 @@ def test_a_chain_without_end_is_no_decoder(tmp_path: Path) -> None:
     outline = OnnxSource().with_context(CONTEXT).outline(tmp_path / "m.onnx")
     assert outline.arch is None
     assert "make no decoder" in outline.warnings[0].message
+
+
+def test_a_config_that_states_an_epsilon_of_32_bits(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
+    """As configs are that come out of a GGUF: what ends a text is read there."""
+    stated = json.loads((folder_of("llama") / "config.json").read_text())
+    (tmp_path / "config.json").write_text(
+        json.dumps({**stated, "rms_norm_eps": float(np.float32(1e-5)), "eos_token_id": 2})
+    )
+    known = read_arch(tmp_path)
+    found = replace(known, rms_eps=1e-5, bos=None, eos=())
+    assert _as_config(found, tmp_path, 0.0) == known
+    assert _as_config(replace(found, rms_eps=1e-6), tmp_path, 0.0).eos == ()

@@ -235,10 +235,11 @@ def _as_config(arch: DecoderArch, folder: Path, unsure: float) -> DecoderArch:
     common = replace(
         stated, family=arch.family, max_positions=arch.max_positions, bos=None, eos=(), rope=arch.rope,
         window=arch.window, local=arch.local, local_rope=arch.local_rope, attention_scale=arch.attention_scale,
-        embedding_scale=arch.embedding_scale,
+        embedding_scale=arch.embedding_scale, rms_eps=arch.rms_eps,
     )  # fmt: skip
     alike = (
         common == arch
+        and np.float32(stated.rms_eps) == np.float32(arch.rms_eps)  # 1e-05, or what is left of it in 32 bits
         and arch.window in (None, stated.window)
         and _same_turns(stated.rope, arch.rope, arch.head_dim, unsure)
         and _same_turns(stated.local_rope or stated.rope, arch.local_rope or arch.rope, arch.head_dim, unsure)
