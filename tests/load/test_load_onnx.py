@@ -230,6 +230,8 @@ def model(body: str, opset: int = 17, domains: str = "", head: str = "float[2,4]
         (model("y = Swish(x)"), "E0374", "the node that computes `y`"),
         (model("y = Swish(x)"), "E0374", "is a Swish, which ONNX opset 17 does not have"),
         (model("y = mine.Gelu(x)", domains=', "mine" : 1'), "E0374", "mine::Gelu"),
+        (model("y = RandomNormalLike(x)"), "E0376", "the node that computes `y` (RandomNormalLike) of"),
+        (model("[a] r = Bernoulli(x)  [b] s = Bernoulli(r)  y = Add(r, s)"), "E0376", "`b` (Bernoulli) of"),
         (model("y = Relu(none)"), "E0375", "the node that computes `y` reads `none`, which nothing makes"),
         (model("y = Relu(x)  y = Relu(x)"), "E0375", "`y` is made more than once"),
         (model("z = Relu(x)"), "E0375", "nothing makes its output `y`"),

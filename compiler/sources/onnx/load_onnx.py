@@ -35,6 +35,7 @@ from .refusals import (
     refuse_foreign,
     refuse_loose_values,
     refuse_maps,
+    refuse_random,
     refuse_shapeless,
 )
 from .unlisted_ops import set_aside, take_back
@@ -61,6 +62,7 @@ def load_onnx(
     refuse_shapeless(proto, file)
     set_aside(proto)
     refuse_foreign(proto, file)
+    refuse_random(proto, file)
     refuse_loose_values(proto, file)
     with _damage_named(file):
         model = _graph(proto, file)

@@ -12,7 +12,9 @@ import onnx.defs
 from ...diagnostics.diagnostic import fail
 from ...ir.domains import RUNTIME_DOMAINS
 
+_NAMED = 5  # nodes that are named
 _SHOWN = 40  # letters of what a file states
+_RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 
 
 def refuse_bad_text(proto: onnx.ModelProto, file: Path) -> None:
@@ -88,6 +90,19 @@ def refuse_foreign(proto: onnx.ModelProto, file: Path) -> None:
             )
         if version in range(1, onnx.defs.onnx_opset_version() + 1) and not onnx.defs.has(node.op_type, version):
             fail("E0374", f"{_label(node)} in `{file}` is a {node.op_type}, which ONNX opset {version} does not have")
+
+
+def refuse_random(proto: onnx.ModelProto, file: Path) -> None:
+    """Nodes that draw numbers anew in each call: no engine's output can be held against another's."""
+    nodes = [node for graph in all_graphs(proto) for node in graph.node]
+    nodes += [node for function in proto.functions for node in function.node]
+    drawn = [f"{_label(node)} ({node.op_type})" for node in nodes if not node.domain and node.op_type in _RANDOM]
+    if drawn:
+        more = f" and {len(drawn) - _NAMED} more" if len(drawn) > _NAMED else ""
+        listed = f"{', '.join(drawn[:_NAMED])}{more}"
+        verb = "draws" if len(drawn) == 1 else "draw"
+        help = "export it with the noise as an input of the graph; what draws for training is gone in evaluation mode"
+        fail("E0376", f"{listed} of `{file}` {verb} random numbers, which no engine can be compared on", help=help)
 
 
 def refuse_loose_values(proto: onnx.ModelProto, file: Path) -> None:
