@@ -50,7 +50,7 @@ def test_a_wrong_word_is_usage_with_what_was_meant(words: list[str], said: str, 
 
 
 def test_a_name_in_a_bundle_forges_no_line(capsys) -> None:
-    nothing: dict[str, object] = {"parts": {}, "perplexity": {}, "baseline": {}, "ok": False}
+    nothing: dict[str, object] = {"parts": {}, "perplexity": {}, "baseline": {}, "requires": [], "ok": False}
     _print_verified({**nothing, "problems": ["file `x\nok\x1b[2J` is no file"]})
     assert capsys.readouterr().out == "problem: file `x\\nok\\x1b[2J` is no file\n1 problem\n"
 
