@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import tempfile
 import threading
-from pathlib import Path
 
 from ..files import cache, scratch
 
@@ -15,7 +13,7 @@ from ..files import cache, scratch
 def remove_leftovers() -> None:
     """Remove what commands that were killed left among the temporary files and in the cache."""
     with contextlib.suppress(OSError):
-        scratch.sweep(Path(tempfile.gettempdir()))
+        scratch.sweep_temporary()
         cache.remove_scratch()
 
 

@@ -32,6 +32,7 @@ _ROOM = "make room there, or set `TMPDIR` to a folder on another disk"
 _CACHE_ROOM = "make room there (`edgec cache prune --older 30d`), or set `EDGEC_CACHE` to a folder on another disk"
 ROOM_THERE = "make room there, or give `-o` a folder on another disk"
 _MAGIC = "a scratch folder of edgec\n"
+_SHARED = Path("/tmp")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,23 @@ def scratch_folder(what: str, parent: Path | None = None, final: Path | None = N
             yield held.work
     finally:
         release(held)
+
+
+def steady_parent(beside: Path) -> Path | None:
+    """A parent for a scratch folder whose path is the same whatever TMPDIR is: `/tmp`, on the disk of `beside` alone.
+
+    None: where that is another disk, which may have no room, or cannot be written.
+    """
+    with contextlib.suppress(OSError):
+        if _SHARED.stat().st_dev == beside.stat().st_dev and os.access(_SHARED, os.W_OK | os.X_OK):
+            return _SHARED
+    return None
+
+
+def sweep_temporary() -> None:
+    """`sweep` where scratch folders without a parent lie, and those of `steady_parent`."""
+    for parent in dict.fromkeys((Path(tempfile.gettempdir()), _SHARED)):
+        sweep(parent)
 
 
 def hold(prefix: str, parent: Path, owner: str = "", help: str = "") -> Scratch:

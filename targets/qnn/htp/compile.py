@@ -20,7 +20,7 @@ from ....compiler.diagnostics.diagnostic import Diagnostic, EngineError, PlanErr
 from ....compiler.emit.child_process import Child
 from ....compiler.emit.fixed_addresses import of_one_length
 from ....compiler.files.full_disk import writes
-from ....compiler.files.scratch import scratch_folder
+from ....compiler.files.scratch import scratch_folder, steady_parent
 from .chip import Chip
 from .context_binary import ContextInfo, GraphSpec, TensorSpec, start_worker, verify
 
@@ -58,7 +58,7 @@ def compile_shared(
 
     `sparse`: with HTP's sparse store. `others`: further chips, of which the one graph is prepared in the same file.
     """
-    with scratch_folder("qnn") as scratch:
+    with scratch_folder("qnn", steady_parent(folder)) as scratch:
         work = of_one_length(scratch)
         work.mkdir()
         _stage(folder, work)
