@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..diagnostics.diagnostic import RequirementError, fail
+from ..diagnostics.wording import quoted, some_of
 from ..files import scratch
 from ..files.atomic_swap import put_in_place, sync, sync_one
 from ..files.cache import make_folder
@@ -83,9 +84,8 @@ def check_replaceable(final: Path, replaceable: Callable[[Path], bool] = is_bund
         what = "a bundle that no `require` refused" if is_bundle(final) else "a directory that is not an edgec bundle"
         fail("E0906", f"`{final}` is {what}; a compile does not replace it", help=_OTHERWISE)
     if others := foreign_files(final):
-        named = ", ".join(f"`{name}`" for name in others[:_NAMES])
-        more = f" and {len(others) - _NAMES} more" if len(others) > _NAMES else ""
-        message = f"`{final}` holds what is no file of the bundle: {named}{more}; a compile does not remove it"
+        named = some_of(quoted(others), _NAMES)
+        message = f"`{final}` holds what is no file of the bundle: {named}; a compile does not remove it"
         fail("E0906", message, help="move it out of the bundle, or give `-o` another name")
 
 

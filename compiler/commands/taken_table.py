@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..diagnostics.wording import count
+from ..diagnostics.wording import count, quoted, some_of
 
 _NAMES = 4  # of nodes in one line; `--json` has all
 
@@ -51,6 +51,4 @@ def _reasons(name: str, one: Mapping[str, Any]) -> Iterator[str]:
 
 def _listed(names: list[str]) -> str:
     """`a`, `b` and 3 more:"""
-    shown = ", ".join(f"`{name}`" for name in names[:_NAMES])
-    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
-    return f"{shown}{more}: " if names else ""
+    return f"{some_of(quoted(names), _NAMES)}: " if names else ""

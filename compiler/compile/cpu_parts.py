@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..diagnostics.wording import quoted, some_of
 from ..emit.refusals import grouped
 from ..ir.clone import clone_model
 from ..ir.levels import Level
@@ -61,7 +62,6 @@ def _told(wished: str, why: dict[str, str]) -> list[str]:
         by_reason.setdefault(text, []).append(name)
     notes = []
     for text, names in by_reason.items():
-        shown = ", ".join(f"`{name}`" for name in names[:_SHOWN])
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        notes.append(f"ONNX Runtime runs {shown}{more} in spite of `cpu_parts = {wished}`: {text}")
+        shown = some_of(quoted(names), _SHOWN)
+        notes.append(f"ONNX Runtime runs {shown} in spite of `cpu_parts = {wished}`: {text}")
     return notes

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ..diagnostics.diagnostic import Diagnostic, EngineError, Label, PlanError, Span
-from ..diagnostics.wording import join_or
+from ..diagnostics.wording import join_or, some_of
 from ..emit.conformance.proof import Proof, plan_trials
 from ..emit.engine_lowering import by_rules
 from ..emit.refusals import grouped
@@ -106,7 +106,7 @@ def dry_run(plan: Plan, progress: Progress = lambda _text: None) -> Findings:
                 all_.proofs += deployed.proofs
                 all_.lowered += [(plan.deploys.index(deploy), text) for text in deployed.lowered]
         except (PlanError, EngineError) as error:
-            found += [one if one.at is not None else replace(one, at=Label(deploy.span)) for one in error.diagnostics]
+            found += _placed(error.diagnostics, deploy.span)
     all_.refused = list(dict.fromkeys(found))
     lines = [deploy.span for deploy in plan.deploys]
     all_.left = [(lines.index(proof.line), proof.outlook()) for proof in all_.proofs]
@@ -178,8 +178,13 @@ def _mistakes(check: Callable[[], None], at: Span) -> Sequence[Diagnostic]:
     try:
         check()
     except PlanError as error:
-        return [one if one.at is not None else replace(one, at=Label(at)) for one in error.diagnostics]
+        return _placed(error.diagnostics, at)
     return ()
+
+
+def _placed(found: Iterable[Diagnostic], at: Span) -> list[Diagnostic]:
+    """Each at its own place; at `at` where it has none."""
+    return [one if one.at is not None else replace(one, at=Label(at)) for one in found]
 
 
 def dry_parts(plan: Plan, deploy: Deploy) -> tuple[Module, list[Part]]:
@@ -270,13 +275,10 @@ class _Deployed:
 
     def _fallen(self, ops: Sequence[str]) -> Diagnostic:
         names = [name for name, _ in map(str.split, ops)]
-        shown = ", ".join(f"`{one.split()[0]}` ({one.split()[1]})" for one in ops[:3])
-        more = f" and {len(ops) - 3} more" if len(ops) > 3 else ""
+        shown = some_of([f"`{name}` ({kind})" for name, kind in map(str.split, ops)], _SHOWN)
         model, target = self.deploy.model, self.deploy.target
-        message = (
-            f"`as {target}` has no form for {shown}{more} of `{model}`: the CPU runs {_them(len(ops))} beside the NPU"
-        )
-        listed = ", ".join(f'"{name}"' for name in names[:3]) + (", …" if more else "")
+        message = f"`as {target}` has no form for {shown} of `{model}`: the CPU runs {_them(len(ops))} beside the NPU"
+        listed = ", ".join(f'"{name}"' for name in names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
         help = f"each is a way to the CPU and back; say so in the plan: `place (device = cpu) on [{listed}]`"
         at = Label(self.deploy.span)
         return Diagnostic("W0603", message, at, help=help, severity="warning", models=(model,))
@@ -307,7 +309,7 @@ class _Deployed:
         lacking = {one.node: one for one in target.takes(replace(request, options=rules)) if not one.unproven}
         ops = {node.name: node.op_type for part in request.parts for g in part.graphs.values() for node in g.graph}
         named = [f"`{name}` ({ops[name]})" for name in lacking if name in ops]
-        shown = ", ".join(named[:_SHOWN]) + (f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else "")
+        shown = some_of(named, _SHOWN)
         why = f"edgec's rules lack {shown}" if shown else "`lowering = engine` asks for all"
         if not shown and request.options.lowering != "engine":
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _QUOTED = re.compile(r"`[^`]*`")
 
@@ -19,6 +19,17 @@ def count(number: int, noun: str) -> str:
     """`1 part`, `2 parts`, `2 entries`."""
     several = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{number} {noun if number == 1 else several}"
+
+
+def some_of(named: Sequence[str], most: int) -> str:
+    """The first `most` of them, and how many there are more: `a, b and 3 more`."""
+    more = f" and {len(named) - most} more" if len(named) > most else ""
+    return ", ".join(named[:most]) + more
+
+
+def quoted(names: Iterable[str]) -> list[str]:
+    """Each name as a message shows it."""
+    return [f"`{name}`" for name in names]
 
 
 def of_any_layer(name: str) -> str:

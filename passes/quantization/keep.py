@@ -18,6 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from ...compiler.diagnostics.diagnostic import fail
+from ...compiler.diagnostics.wording import quoted, some_of
 from ...compiler.ir.annotations import FLOAT_WEIGHT, FORMAT, Transform
 from ...compiler.ir.module import Module
 from ...compiler.ir.stored_integers import StoredIntegers, stored_integers
@@ -141,8 +142,7 @@ def _refuse_groups(weights: Mapping[str, tuple[StoredIntegers, int]], module: Mo
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(f"`{name}`" for name in names[:_SHOWN]) + more
+    return some_of(quoted(names), _SHOWN)
 
 
 def _by_kind(weights: Mapping[str, Weight]) -> dict[str, list[str]]:

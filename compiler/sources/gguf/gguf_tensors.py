@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...diagnostics.diagnostic import fail
+from ...diagnostics.wording import quoted, some_of
 from ...ir.decoder_arch import DecoderArch
 from ..finite_rows import finite
 from .ggml_types import TYPES
@@ -129,5 +130,4 @@ def _check(stored: StoredBlocks, shape: tuple[int, ...]) -> None:
 
 
 def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(f"`{name}`" for name in names[:_SHOWN]) + more
+    return some_of(quoted(names), _SHOWN)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...diagnostics.diagnostic import fail
+from ...diagnostics.wording import quoted, some_of
 from ...ir.decoder_arch import DecoderArch
 from ..fused import split
 from .config_file import Config, read_json
@@ -136,6 +137,4 @@ def _check(stored: StoredTensor, shape: tuple[int, ...]) -> None:
 
 
 def _listed(names: list[str], stored: Mapping[str, StoredTensor] | None = None) -> str:
-    shown = [f"`{stored[name].name if stored else name}`" for name in names[:_SHOWN]]
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(shown) + more
+    return some_of(quoted(stored[name].name if stored else name for name in names), _SHOWN)

@@ -10,6 +10,7 @@ import onnx
 import onnx.defs
 
 from ...diagnostics.diagnostic import fail
+from ...diagnostics.wording import some_of
 from ...ir.domains import RUNTIME_DOMAINS
 
 _NAMED = 5  # nodes that are named
@@ -98,8 +99,7 @@ def refuse_random(proto: onnx.ModelProto, file: Path) -> None:
     nodes += [node for function in proto.functions for node in function.node]
     drawn = [f"{_label(node)} ({node.op_type})" for node in nodes if not node.domain and node.op_type in _RANDOM]
     if drawn:
-        more = f" and {len(drawn) - _NAMED} more" if len(drawn) > _NAMED else ""
-        listed = f"{', '.join(drawn[:_NAMED])}{more}"
+        listed = some_of(drawn, _NAMED)
         verb = "draws" if len(drawn) == 1 else "draw"
         help = "export it with the noise as an input of the graph; what draws for training is gone in evaluation mode"
         fail("E0376", f"{listed} of `{file}` {verb} random numbers, which no engine can be compared on", help=help)
