@@ -25,6 +25,7 @@ import onnx_ir as ir
 
 from . import kv_names
 from .module import initializer
+from .read_instead import read_instead
 from .weights import from_array
 
 LEVELS = 15
@@ -245,12 +246,7 @@ def _stem(name: str) -> str:
 def _stand_in(graph: ir.Graph, old: ir.Value, new: ir.Value, name: str, keep: ir.Node | None) -> None:
     """Let `new`, called `name`, be what is read and given out in the place of `old`, which `keep` alone reads on."""
     new.name = name
-    for use in list(old.uses()):
-        if use.node is not keep:
-            use.node.replace_input_with(use.idx, new)
-    for index, output in enumerate(graph.outputs):
-        if output is old:
-            graph.outputs[index] = new
+    read_instead(graph, old, new, (keep,))
 
 
 def _width(value: ir.Value) -> int:

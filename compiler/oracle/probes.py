@@ -26,6 +26,7 @@ import onnx_ir as ir
 from ..diagnostics.diagnostic import fail
 from ..ir.clone import clone_model
 from ..ir.module import initializer
+from ..ir.read_instead import take_over
 from ..ir.samples import Samples
 from ..ir.weights import from_array
 from . import in_rows, oracle
@@ -241,19 +242,8 @@ def _shaken(model: ir.Model, seed: int) -> ir.Model:
             made = moved.outputs[0]
             made.name, made.type, made.shape = name, value.type, value.shape
             graph.insert_after(node, moved)
-            _read_instead(value, made, moved, graph)
+            take_over(graph, value, made, (moved,))
     return copy
-
-
-def _read_instead(value: ir.Value, made: ir.Value, but: ir.Node, graph: ir.Graph) -> None:
-    """Let every reader of `value` except `but` read `made`; a graph output keeps its name."""
-    for use in list(value.uses()):
-        if use.node is not but:
-            use.node.replace_input_with(use.idx, made)
-    for index, output in enumerate(graph.outputs):
-        if output is value:
-            graph.outputs[index] = made
-            value.name, made.name = f"{value.name}.exact", value.name
 
 
 def _difference(made: np.ndarray, expected: np.ndarray) -> float:

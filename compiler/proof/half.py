@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..ir.clone import clone_model
+from ..ir.read_instead import take_over
 from ..oracle import oracle
 from ..oracle.compare import Feeds
 
@@ -39,16 +40,13 @@ def _round(graph: ir.Graph, value: ir.Value, name: str, before: bool) -> None:
     down.outputs[0].name, made = f"rounded.{name}.half", up.outputs[0]
     down.outputs[0].type = ir.TensorType(_HALF)
     made.name, made.type, made.shape = f"rounded.{name}", value.type, value.shape
-    for use in list(value.uses()):
-        if use.node is not down:
-            use.node.replace_input_with(use.idx, made)
-    if before:
+    if before:  # where it is given out too, it stays as it comes
+        for use in list(value.uses()):
+            if use.node is not down:
+                use.node.replace_input_with(use.idx, made)
         graph.insert_before(next(iter(graph)), [down, up])
         return
     producer = value.producer()
     assert producer is not None
     graph.insert_after(producer, [down, up])
-    for index, output in enumerate(graph.outputs):
-        if output is value:
-            graph.outputs[index] = made
-            value.name, made.name = f"{value.name}.exact", value.name
+    take_over(graph, value, made, (down,))

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from ..ir.clone import clone_model
 from ..ir.module import initializer
+from ..ir.read_instead import take_over
 from ..ir.weights import from_array
 from ..oracle import oracle
 from ..oracle.compare import Feeds
@@ -52,7 +53,6 @@ def _noisy(model: ir.Model, seed: int) -> ir.Model:
     loss = initializer(graph, "winograd.loss", from_array("winograd.loss", np.array(LOSS * np.sqrt(2), np.float32)))
     for index, conv in enumerate(transformed(graph)):
         y, name = conv.outputs[0], f"winograd/{index}"
-        readers = list(y.uses())
         square = ir.node("Mul", [y, y], name=f"{name}/square")
         mean = ir.node("ReduceMean", [square.outputs[0]], {"keepdims": 1}, name=f"{name}/mean")
         rms = ir.node("Sqrt", [mean.outputs[0]], name=f"{name}/rms")
@@ -67,10 +67,5 @@ def _noisy(model: ir.Model, seed: int) -> ir.Model:
         made = moved.outputs[0]
         made.shape = y.shape
         graph.insert_after(conv, nodes)
-        for use in readers:
-            use.node.replace_input_with(use.idx, made)
-        for position, output in enumerate(graph.outputs):
-            if output is y:
-                graph.outputs[position] = made
-                y.name, made.name = f"{y.name}.exact", y.name
+        take_over(graph, y, made, nodes)
     return copy

@@ -24,6 +24,7 @@ from ...compiler.ir.activation_encodings import Encoding
 from ...compiler.ir.annotations import FLOAT_WEIGHT, SHADOW, Transform
 from ...compiler.ir.linears import Linear
 from ...compiler.ir.module import initializer
+from ...compiler.ir.read_instead import read_instead
 from ...compiler.ir.weights import Weight, as_weight, cast, derive, from_array
 from .new_nodes import cpu_node, node_before
 from .rare import RareChannels
@@ -176,19 +177,14 @@ def _product(graph: ir.Graph, x: ir.Value, rows: Weight, name: str, like: ir.Val
 def _add(graph: ir.Graph, linear: Linear, made: ir.Value) -> None:
     """Add a shadow to the output of `linear`."""
     old, node, name = linear.node.outputs[0], linear.node, f"{linear.name}.shadow"
-    uses = [(use.node, use.idx) for use in old.uses()]
     whole = ir.Value(name=f"{name}.whole", type=old.type, shape=old.shape)
     add = ir.Node("", "Add", [old, made], outputs=[whole], name=f"{name}.add")
     graph.insert_after(node, add)
     SHADOW.set(node, "main")
     SHADOW.set(add, "sum")
-    for reader, index in uses:
-        reader.replace_input_with(index, whole)
     if old.is_graph_output():  # the interface keeps its name
         whole.name, old.name = old.name, f"{name}.main"
-        for index, output in enumerate(graph.outputs):
-            if output is old:
-                graph.outputs[index] = whole
+    read_instead(graph, old, whole, (add,))
 
 
 def _clip_output(graph: ir.Graph, linear: Linear, how: Split) -> None:
