@@ -1,4 +1,4 @@
-"""Planned activations beside what the engine really allocates in a call, in MB: SmolLM2-135M `as ort` and `as mnn`.
+"""Planned activations beside what the engine really allocates in a call, in MB: SmolLM2-135M `as ort`.
 
     planned     `memory` of the manifest: the arena of the bucket, without the inputs, which the caller owns
     allocated   the most bytes that the call holds at once, in blocks of 1 KiB and more (results included)

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from .action import Action, Graph
 
-WEIGHTS, LOWERED, FILES = "weights", "lowered", "files"
-
 
 class NotRun(Exception):
     """What was waited for has not run, and will not: the outcome of the graph says why."""
@@ -69,8 +67,8 @@ class Stages:
     files: frozenset[str]
 
     def keys(self, stage: str) -> frozenset[str]:
-        """The actions of a stage, `WEIGHTS`, `LOWERED` or `FILES`."""
-        return getattr(self, stage)
+        """The actions of a stage, by its name above (`CompileOptions.ready`)."""
+        return {"weights": self.weights, "lowered": self.lowered, "files": self.files}[stage]
 
 
 def stages_of(graph: Graph, last: Mapping[str, str]) -> dict[str, Stages]:

@@ -59,13 +59,10 @@ class LaneSpeed:
 
 @dataclass(frozen=True)
 class ChipSpeed:
-    """The lanes of a chip, by device word; and the seconds an app waits for a call to the NPU beside the work in it:
-    `wait` as it was measured from an app, `quick` at best.
-    """
+    """The lanes of a chip, by device word; and the seconds an app waits for a call to the NPU beside the work in it."""
 
     lanes: dict[str, LaneSpeed]
     wait: float
-    quick: float = 0.0
 
     def serves(self, model: ModelWork) -> bool:
         """Whether every part of the model runs on a lane with a speed."""
@@ -87,7 +84,7 @@ def chip_speed(device: Device) -> ChipSpeed:
         lanes["npu"] = npu
     if (cpu := _cpu(device)) is not None:
         lanes["cpu"] = cpu
-    return ChipSpeed(lanes, call_seconds(), call_seconds("quick"))
+    return ChipSpeed(lanes, call_seconds())
 
 
 def call_seconds(which: str = "seconds") -> float:

@@ -27,6 +27,8 @@ def check_part(bundle: Path, entry: dict[str, Any]) -> dict[str, Any]:
 def parts_of_chips(manifest: Manifest) -> Iterator[tuple[PartOf, dict[str, Any]]]:
     """Every part with its entry, of every chip that it has files of its own for."""
     chips = [one["name"] for one in manifest.data["devices"]]
-    for name, part in manifest.parts.items():
-        for chip in chips if "chips" in part else chips[:1]:
-            yield (name, chip), for_device(manifest, chip).part(name)
+    for chip in chips:
+        own = for_device(manifest, chip)
+        for name, part in manifest.parts.items():
+            if "chips" in part or chip == chips[0]:
+                yield (name, chip), own.part(name)

@@ -24,7 +24,7 @@ from ..registry import find_source, source_names
 from ..runtime.on_device import chosen_device, for_device
 from ..runtime.text_process import BundledTokenizer
 from ..sources import origin
-from .part_check import PartOf, check_part
+from .part_check import PartOf, check_part, parts_of_chips
 
 if TYPE_CHECKING:
     from ..ir.module import Module
@@ -122,12 +122,9 @@ def other_chips(
     built = [one["name"] for one in manifest.data["devices"]]
     run = built[0] if device is None else chosen_device(manifest, device)
     problems: list[str] = []
-    for chip in built:
-        own = for_device(manifest, chip)
-        for name, part in manifest.parts.items() if chip != run else ():
-            if "chips" not in part:
-                continue
-            facts = (seen or {}).get((name, chip)) or check_part(own.bundle, own.part(name))
+    for (name, chip), entry in parts_of_chips(manifest):
+        if chip != run and "chips" in manifest.parts[name]:
+            facts = (seen or {}).get((name, chip)) or check_part(manifest.bundle, entry)
             problems += [f"part `{name}` on {chip}: {problem}" for problem in facts["problems"]]
     return problems
 
