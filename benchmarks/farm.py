@@ -8,7 +8,9 @@ ways   12 QNN compiles (2 models x 3 chips x 2 parts), each way with an empty ca
        given); of small models, or of the one in GGUF, such as SmolLM2-135M's
 small  what keeping results costs the small pair of examples/speculative, in CPU seconds; a compile with nothing to do
 plan   10,000 actions that do nothing, planned; a 4B model for six chips on 1, 4, 16, 64 workers, simulated
-kills  SIGKILL to the compile, to a Dask worker, to the scheduler at random moments: the next compile ends the work
+kills  SIGKILL to the compile, to a Dask worker (to its process or to the nanny that watches it), to the scheduler at
+       random moments of the time that each takes when nobody ends it: the next compile ends the work, makes the
+       bundle of the first, and does nothing again
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ import random
 import resource
 import shlex
 import shutil
-import signal
 import socket
 import statistics
 import subprocess
@@ -31,6 +32,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 from common import EDGEC, QWEN2, ROOT, scratch
@@ -272,32 +274,67 @@ def planned() -> int:
     return int(seconds > 5) + int(worst > 1.2)
 
 
+@dataclass(frozen=True)
+class Uncut:
+    """A compile that nobody ended: how long it took, and the files of its bundle."""
+
+    seconds: float
+    files: dict[str, Any]
+
+
+def uncut(plan: Path, place: Path, on_dask: bool) -> Uncut:
+    """A compile in `place`, with a cache of its own."""
+    place.mkdir()
+    if on_dask:
+        with dask(place) as (address, _):
+            seconds, _ = run([*EDGEC, "compile", plan, "-o", place / "b", "--on", address], place)
+    else:
+        seconds, _ = run([*EDGEC, "compile", plan, "-o", place / "b", "--jobs", 2], place)
+    return Uncut(seconds, load_manifest(place / "b").files)
+
+
 def kills(folder: Path, rounds: int, seed: int, patience: float) -> int:
     """End processes at random moments; every compile after that has to complete, and no action to run twice."""
     numbers = random.Random(seed)
     plan = folder / "p.edge"
     plan.write_text(plan_text("[sm8550, sm8650]"))
-    faults = dict.fromkeys(("compile", "worker", "scheduler"), 0)
+    alone, farmed = uncut(plan, folder / "alone", False), uncut(plan, folder / "farmed", True)
+    print(f"when nobody ends it: --jobs 2 {alone.seconds:.1f} s, on Dask {farmed.seconds:.1f} s", flush=True)
+    faults, met = dict.fromkeys(("compile", "worker", "scheduler"), 0), 0
     for number in range(rounds):
         for victim in faults:
-            place = folder / f"{victim}{number}"
-            told = [f"{victim} {number}: {fault}" for fault in one_kill(plan, place, victim, numbers, patience)]
+            place, whole = folder / f"{victim}{number}", alone if victim == "compile" else farmed
+            # drawn from the whole of it: the start, actions, the bundle put together, and the seal
+            moment = numbers.uniform(0, whole.seconds)
+            killed = one_kill(plan, place, victim, moment, whole, numbers, patience)
+            told = [f"{victim} {number}, {moment:.2f} s: {fault}" for fault in killed.faults]
             print(*told, sep="\n", end="\n" if told else "", flush=True)
             faults[victim] += len(told)
+            met += killed.met
             shutil.rmtree(place, ignore_errors=True)
-        print(f"kills of each so far: {number + 1}; wrong: {faults}", flush=True)
+        print(f"kills of each so far: {number + 1}, {met} met a running compile; wrong: {faults}", flush=True)
     return sum(faults.values())
 
 
-def one_kill(plan: Path, place: Path, victim: str, numbers: random.Random, patience: float) -> Iterator[str]:
-    """One round with a cache of its own; what went wrong, in words."""
+@dataclass
+class Killed:
+    """Whether the compile still ran when it was killed, and what went wrong, in words."""
+
+    met: bool
+    faults: list[str]
+
+
+def one_kill(
+    plan: Path, place: Path, victim: str, moment: float, whole: Uncut, numbers: random.Random, patience: float
+) -> Killed:
+    """One round with a cache of its own."""
     place.mkdir()
     words = [*map(str, EDGEC), "compile", str(plan), "-o", str(place / "b")]
-    moment = numbers.uniform(1, 40)
+    faults: list[str] = []
     if victim == "compile":
         process = begun([*words, "--jobs", "2"], place)
-        if waited(process, moment) is None:
-            process.send_signal(signal.SIGKILL)
+        met = waited(process, moment) is None
+        process.kill()
         process.wait()
         done = ran(place)
         code = waited(process := begun([*words, "--jobs", "2"], place), patience)
@@ -305,33 +342,51 @@ def one_kill(plan: Path, place: Path, victim: str, numbers: random.Random, patie
     else:
         with dask(place) as (address, started):
             process = begun([*words, "--on", address], place)
-            waited(process, moment)
-            started[0 if victim == "scheduler" else 1].kill()
+            met = waited(process, moment) is None
+            chosen = psutil.Process(started[0 if victim == "scheduler" else 1].pid)
+            if victim == "worker" and numbers.random() < 0.5:  # what works; its nanny starts another
+                chosen = max(chosen.children(), key=lambda child: child.memory_info().rss)
+            chosen.kill()
             if waited(process, patience) is None:
-                yield f"it had not ended {patience:g} s after the kill: {printed(place)}"
+                faults.append(f"it had not ended {patience:g} s after the kill: {printed(place)}")
                 end_tree(process)
         done = ran(place)
         with dask(place) as (address, _):
             code = waited(process := begun([*words, "--on", address], place), patience)
             end_tree(process)
     if code is None:
-        yield f"the next compile has not ended in {patience:g} s: {printed(place)}"
-        return
-    if code:
-        yield f"the next compile ends with {code}: {printed(place)}"
-        return
+        faults.append(f"the next compile has not ended in {patience:g} s: {printed(place)}")
+    elif code:
+        faults.append(f"the next compile ends with {code}: {printed(place)}")
+    else:
+        faults += left_wrong(place, whole, done)
+    return Killed(met, faults)
+
+
+def left_wrong(place: Path, whole: Uncut, done: dict[str, int]) -> Iterator[str]:
+    """What is wrong with a bundle and a cache after a kill and another compile; `done` had run before that."""
     try:
-        if problems := file_problems(load_manifest(place / "b")):
+        manifest = load_manifest(place / "b")
+        if problems := file_problems(manifest):
             yield "; ".join(problems)
+        other = sorted(name for name in whole.files if manifest.files.get(name) != whole.files[name])
+        # QNN's compiler gives other bytes under load: such a binary is judged by what it holds
+        if binaries := [name for name in other if name.endswith(".bin")]:
+            code = begun([*map(str, EDGEC), "verify", str(place / "b")], place).wait()
+            print(f"other bytes, verified with {code}: {', '.join(binaries)}", flush=True)
+            if code:
+                yield f"`edgec verify` ends with {code}: {printed(place)}"
+        if others := [name for name in other if name not in binaries]:
+            yield f"other than when nobody ended it: {', '.join(others)}"
     except EdgecError as error:
         yield str(error)
     again = [key for key, runs in ran(place).items() if runs > 1 and done.get(key, 0) >= 1]
     if again:
         yield f"{len(again)} finished actions were done again"
     os.environ["EDGEC_CACHE"] = str(place / "cache")
-    damaged = [held.path for held in contents() if not held.path.exists()]
+    damaged = [f"{held.kind} {held.key[:12]}: {wrong}" for held in contents() if (wrong := held.damage) is not None]
     if damaged:
-        yield f"damaged: {damaged}"
+        yield f"damaged: {'; '.join(damaged)}"
 
 
 def begun(words: list[str], place: Path) -> subprocess.Popen[bytes]:

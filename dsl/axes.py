@@ -43,10 +43,12 @@ def read_axes(
             fixed.append(define)
             continue
         if name in axes:
-            found.append(Diagnostic("E0983", f"`{name}` is swept twice", help=f"write one list: `-D {name}=[…]`"))
+            found.append(_twice(name, "is swept twice"))
         axes[name] = values
         for value in values:
             lets.override([f"{name}={value}"], loaded.sources)
+    both = dict.fromkeys(name for name in map(_name, fixed) if name in axes)
+    found += [_twice(name, "has a list to sweep over, and a value beside it") for name in both]
     lets.override(fixed, loaded.sources)
     if (with_tuned or not axes) and not found:
         open_ = {name: tune for name, tune in lets.tuned.items() if name not in lets.overrides}
@@ -56,6 +58,14 @@ def read_axes(
     if found:
         raise PlanError(*dict.fromkeys(found), sources=loaded.sources)
     return axes, fixed
+
+
+def _twice(name: str, what: str) -> Diagnostic:
+    return Diagnostic("E0983", f"`{name}` {what}", help=f"write one list: `-D {name}=[…]`")
+
+
+def _name(define: str) -> str:
+    return define.partition("=")[0].strip()
 
 
 def _swept(name: str, written: str, lets: Lets, file: str, found: list[Diagnostic]) -> tuple[str, ...] | None:

@@ -15,14 +15,13 @@ from pathlib import Path
 from ..compiler.calibration.calibration_text import Calibration
 from ..compiler.diagnostics.diagnostic import Diagnostic, EdgecError, Label, PlanError, Span
 from ..compiler.diagnostics.foreign_code import ForeignFailure
-from ..compiler.diagnostics.nearest import nearest_help
 from ..compiler.emit.capabilities import Wording
 from ..compiler.emit.target import CheckRequest, undeployable
 from ..compiler.ir.placement import PLACES
 from ..compiler.pipeline.measured_steps import unmeasured
 from ..compiler.pipeline.step import Step
 from ..compiler.plan.accepted_warnings import FOUND_LATER, accepted, never_came
-from ..compiler.plan.devices import Device, devices, resolve_device
+from ..compiler.plan.devices import Device, known_help, resolve_device
 from ..compiler.plan.plan import Deploy, Evaluation, Goal, ModelDecl, Plan
 from ..compiler.registry import cache_steps, capabilities, find_target, target_names
 from . import ast
@@ -185,8 +184,7 @@ class _Checker:
             return None
         found = resolve_device(text)
         if found is None:
-            help = nearest_help(text, devices(), "device") or "`edgec devices` lists them"
-            self.report.error("E0103", f"unknown device `{text}`", value.span, help=help)
+            self.report.error("E0103", f"unknown device `{text}`", value.span, help=known_help(text))
         return found
 
     def _share_a_bundle(self, found: Sequence[tuple[ast.Value, Device]]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..diagnostics.visible import visible
+from ..diagnostics.wording import count
 from .compile import Progress, farm_options
 from .streams import print_json, print_line
 from .terminal import meanwhile, show
@@ -49,11 +50,14 @@ def _print(found: Sweep, html: Path | None) -> None:
     for line in lines(found.points):
         print_line(line)
     hits, made = (sum(counts[at] for counts in found.shared.values()) for at in (0, 1))
-    print_line(f"* on the front; {hits} entries of the cache were there, {made} were made")
+    best = "* on the front; " if found.front else ""
+    print_line(f"{best}{hits} entries of the cache were there, {made} were made")
     if html is not None:
         print_line(f"page: {html}")
     left_out = [point for point in found.points if not point.run]
-    if found.failed:
-        show([one.error for one in found.failed[:1] if one.error is not None])
+    for first in found.failed[:1]:
+        show([first.error] if first.error is not None else [], dict(first.sources))
     if left_out:
-        print_line(visible(f"{len(left_out)} points were not run: `--keep-going` makes those that can be"))
+        were = "was" if len(left_out) == 1 else "were"
+        said = f"{count(len(left_out), 'point')} {were} not run: `--keep-going` makes those that can be"
+        print_line(visible(said))

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from ..diagnostics.diagnostic import Diagnostic, PlanError, fail
-from ..diagnostics.nearest import nearest_help
 from ..driver import check_plan, estimate_plan
 from ..files.new_file import check_new
-from ..plan.devices import Device, devices, resolve_device
+from ..plan.devices import Device, known_help, resolve_device
 from .bounds import peak_memory, requirements
 from .forms import Line, cpu_forms, decoder_forms, graph_forms
 from .found_model import FoundModel, find_model
@@ -127,8 +126,7 @@ def _understood(request: Request) -> tuple[Device, FoundModel, FoundModel | None
 def _device(name: str) -> Device:
     found = resolve_device(name)
     if found is None:
-        help = nearest_help(name, devices(), "device") or "`edgec devices` lists them"
-        fail("E0103", f"unknown device `{name}`", help=help)
+        fail("E0103", f"unknown device `{name}`", help=known_help(name))
     return found
 
 

@@ -54,8 +54,17 @@ def find_model(text: str) -> FoundModel:
     for source in (cls() for cls in sources().values()):
         if source.accepts == kind and (facts := source.inspect(path)) is not None:
             return FoundModel(path, source, source.outline(path).arch, _stored(facts))
-    help = "give a Hugging Face folder with config.json, a .gguf or an .onnx file (docs/models.md)"
-    fail("E0980", f"`{path}` is no model that edgec reads", help=help)
+    fail("E0980", f"`{path}` is no model that edgec reads", help=_beside(path))
+
+
+def _beside(path: Path) -> str:
+    """What to give instead: the folder that a file of a model lies in, the models that lie in a folder."""
+    if path.is_file() and (path.parent / "config.json").is_file():
+        return f"a Hugging Face model is its folder: `edgec init {path.parent}`"
+    inside = sorted(one.parent for one in path.glob("*/config.json")) if path.is_dir() else []
+    if inside:
+        return f"name one of the models in it: `edgec init {inside[0]}`"
+    return "give a Hugging Face folder with config.json, a .gguf or an .onnx file (docs/models.md)"
 
 
 def _stored(facts: Mapping[str, Any]) -> bool:

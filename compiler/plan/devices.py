@@ -11,6 +11,8 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..diagnostics.nearest import nearest_help
+
 
 @dataclass(frozen=True)
 class Cores:
@@ -74,6 +76,16 @@ def resolve_device(name: str) -> Device | None:
         if device.sm is not None and re.fullmatch(device.sm.lower() + "[a-z]{0,2}", folded):
             return device
     return None
+
+
+def known_help(name: str) -> str:
+    """What to write instead of the unknown `name`: the nearest names and part numbers, else where all are listed.
+
+    A whole part number (`sm8250`) is another chip, and no slip.
+    """
+    parts = [device.sm.lower() for device in devices().values() if device.sm is not None]
+    near = list(devices()) if re.fullmatch(r"sm\d{4}[a-z]{0,2}", _fold(name)) else [*devices(), *parts]
+    return nearest_help(name, near, "device") or "`edgec devices` lists them"
 
 
 def _fold(name: str) -> str:

@@ -7,9 +7,8 @@ from typing import Any
 
 from ..bundle.manifest import Manifest
 from ..diagnostics.diagnostic import fail
-from ..diagnostics.nearest import nearest_help
 from ..diagnostics.wording import join_or
-from ..plan.devices import devices, resolve_device
+from ..plan.devices import known_help, resolve_device
 
 
 def for_device(manifest: Manifest, name: str | None) -> Manifest:
@@ -33,7 +32,7 @@ def chosen_device(manifest: Manifest, name: str, unknown: str = "E0103") -> str:
     built = [device["name"] for device in manifest.data["devices"]]
     found = resolve_device(name)
     if found is None and name not in built and unknown == "E0103":
-        fail("E0103", f"unknown device `{name}`", help=nearest_help(name, devices(), "device") or _LIST)
+        fail("E0103", f"unknown device `{name}`", help=known_help(name))
     wished = name if found is None else found.name
     if wished not in built:
         said = f"`{name}`" if wished == name else f"`{name}`, which is `{wished}`"
@@ -43,9 +42,6 @@ def chosen_device(manifest: Manifest, name: str, unknown: str = "E0103") -> str:
             fail("E0924", message, help="`edgec devices` lists the chips that a plan can be for")
         fail("E0924", message, help=f"add `{wished}` to the plan's `device` line and compile again")
     return wished
-
-
-_LIST = "`edgec devices` lists them"
 
 
 def _on(part: dict[str, Any], device: str) -> dict[str, Any]:

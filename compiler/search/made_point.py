@@ -29,9 +29,10 @@ def defines_of(fixed: Sequence[str], values: Values) -> list[str]:
 
 def checked_point(path: Path, fixed: Sequence[str], values: Values) -> tuple[Plan | None, Point]:
     """The plan of a point as `edgec check` finds it, and the point, with its first error where it has one."""
-    plan, diagnostics, _ = check_plan(path, defines_of(fixed, values))
+    plan, diagnostics, sources = check_plan(path, defines_of(fixed, values))
     errors = [one for one in diagnostics if one.severity == "error"]
-    return plan, Point(values, error=errors[0] if errors else None, exit_code=1 if errors else 0)
+    error = errors[0] if errors else None
+    return plan, Point(values, error=error, exit_code=1 if errors else 0, sources=sources if errors else {})
 
 
 def made_point(plan: Plan, values: Values, bundle: Path, keep: bool, options: CompileOptions) -> Point:
@@ -53,7 +54,8 @@ def point_of(plan: Plan, values: Values, made: CompileResult | EdgecError, keep:
     if isinstance(made, EdgecError):
         if {one.code for one in made.diagnostics} == {"E0950"}:  # by the estimate: nothing was made
             return Point(values, estimated_figures(plan, estimate_plan(plan)), missed)
-        return Point(values, error=made.diagnostics[0], exit_code=made.exit_code)
+        error, sources = made.diagnostics[0], made.sources or plan.sources
+        return Point(values, error=error, exit_code=made.exit_code, sources=sources)
     figures = finished_figures(plan, made, made.bundle)
     if not keep:
         shutil.rmtree(made.bundle, ignore_errors=True)

@@ -9,8 +9,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from ..diagnostics.wording import count
 from ..report.html import style_sheet
-from ..report.markup import code, escape, section, table
+from ..report.markup import code, escape, prose, section, table
 from .front import front
 from .point import Figures, Point
 from .table import columns
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from .sweep import Sweep
 
 _WIDE, _HIGH, _LEFT, _TOP, _BOTTOM, _RIGHT = 620, 320, 74, 16, 46, 24
-_NAMED = 12  # points of the front that have a label beside them
+_LETTER = 6.2  # pixels of a letter of a label, about
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 Axis = tuple[str, Callable[[Figures], float | None]]
 _SIZE: Axis = ("bundle, MB", lambda facts: None if facts.size is None else facts.size / 1e6)
 _RATE: Axis = ("estimated tokens a second", lambda facts: facts.decode)
@@ -41,11 +43,11 @@ def page(found: Sweep) -> str:
     failed = f", {len(found.failed)} failed" if found.failed else ""
     head = (
         f"<p class=eyebrow>edgec sweep</p><h1>{escape(title)}</h1>"
-        f"<p class=lead>{len(points)} points ({escape(swept)}){failed}; {len(found.front)} on the front"
+        f"<p class=lead>{count(len(points), 'point')} ({escape(swept)}){failed}; {len(found.front)} on the front"
         f"{escape(fixed)}</p>"
     )
     body = [
-        section("The front", _KEY, *filter(None, drawn)),
+        section("The front", *((_KEY, *filter(None, drawn)) if any(drawn) else (_NOTHING,))),
         section("Every point", _rows(points), "<p class=quiet>Rates and memory are estimated for the device.</p>"),
         section("Shared work", _shared(found)),
     ]
@@ -69,6 +71,7 @@ _KEY = (
     "<svg width=14 height=14 aria-hidden=true><circle class=misses cx=7 cy=7 r=4 /></svg> a <code>require</code> line "
     "does not hold</p>"
 )
+_NOTHING = "<p class=quiet>Nothing is drawn: no two points differ in their quality and in another figure.</p>"
 
 
 def plot(points: Sequence[Point], across: Axis, up: Axis, less: bool) -> str:
@@ -92,15 +95,11 @@ def plot(points: Sequence[Point], across: Axis, up: Axis, less: bool) -> str:
     drawn = [_ticks(xs, at_x, down=True), _ticks(ys, at_y, down=False)]
     holding = [(x, y) for at, x, y in placed if points[at].state == "holds"] or [(x, y) for _, x, y in placed]
     drawn.append(_stairs([(at_x(x), at_y(y)) for x, y in _best_of_two(holding, less)], less))
-    labels = 0
+    labels = _Labels([(at_x(x), at_y(y)) for _, x, y in placed])
     for at, x, y in sorted(placed, key=lambda one: one[0] in best):  # the front is drawn over the others
         point, label = points[at], ""
-        if at in best and labels < _NAMED:
-            labels += 1
-            near_edge = at_x(x) > _LEFT + 0.7 * _WIDE
-            shift, anchor = (-9, "end") if near_edge else (9, "start")
-            words = " ".join(point.values.values())
-            label = f"<text x={at_x(x) + shift:.1f} y={at_y(y) - 5:.1f} text-anchor={anchor}>{escape(words)}</text>"
+        if at in best:
+            label = labels.beside(at_x(x), at_y(y), " ".join(point.values.values()))
         said = f"{point.name}: {x:,.4g}, {y:,.4g}; {point.state}"
         drawn.append(f"<g><title>{escape(said)}</title>{_mark(point, at in best, at_x(x), at_y(y))}{label}</g>")
     foot = _TOP + _HIGH + _BOTTOM - 8
@@ -114,6 +113,29 @@ def plot(points: Sequence[Point], across: Axis, up: Axis, less: bool) -> str:
     sized = f"width={width} height={height} viewBox='0 0 {width} {height}'"
     svg = f"<svg class=sweep {sized} role=img aria-label='{label}'>{''.join(drawn)}</svg>"
     return f"<figure><div class=scroll tabindex=0>{svg}</div><figcaption>{escape(caption)}</figcaption></figure>"
+
+
+class _Labels:
+    """Words beside points, where they cover neither a point nor each other; what has no room goes without."""
+
+    def __init__(self, points: Sequence[tuple[float, float]]) -> None:
+        self.taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
+
+    def beside(self, x: float, y: float, words: str) -> str:
+        """The label of the point at (x, y); empty where there is no room."""
+        wide = _LETTER * len(words)
+        for down in (-4, 12, -15, 23):
+            for left, at, anchor in ((x + 9, x + 9, "start"), (x - 9 - wide, x - 9, "end")):
+                box = (left, y + down - 9, left + wide, y + down + 2)
+                inside = left >= _LEFT and box[2] <= _LEFT + _WIDE and box[1] >= _TOP and box[3] <= _TOP + _HIGH
+                if inside and not any(_overlap(box, other) for other in self.taken):
+                    self.taken.append(box)
+                    return f"<text x={at:.1f} y={y + down:.1f} text-anchor={anchor}>{escape(words)}</text>"
+        return ""
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 class _Scale:
@@ -187,7 +209,7 @@ def _rows(points: Sequence[Point]) -> str:
         state = "on the front" if at in best else point.state
         told = f"<span class={'bad' if why else 'good' if at in best else 'quiet'}>{escape(state)}</span>"
         values = [code(value) for value in point.values.values()]
-        rows.append([*values, *cells, told, escape(why)])
+        rows.append([*values, *cells, told, prose(why)])
     head = [*(escape(name) for name in names), *(head for head, _ in figures), "", ""]
     numbers = range(len(names), len(names) + len(figures))
     return table("every point", head, rows, numbers=list(numbers), wraps=len(head) - 1)

@@ -43,6 +43,7 @@ class Point:
     seconds: float = 0.0
     run: bool = True  # false: left out, because an earlier point failed
     estimated: bool = False  # nothing was compiled: figures from shapes and from its modules
+    sources: Mapping[str, str] = field(default_factory=dict, repr=False)  # the texts that `error` points into
 
     @property
     def state(self) -> str:

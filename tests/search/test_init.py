@@ -156,6 +156,21 @@ def test_no_model_is_told(name: str, tmp_path: Path, monkeypatch) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["pycode-qwen3/model.safetensors", "pycode-qwen3/config.json", "."])
+def test_a_file_of_a_model_and_a_folder_of_models_lead_to_one(name: str) -> None:
+    with pytest.raises(PlanError) as raised:
+        edgec.init(QWEN3.parent / name)
+    found = "pycode-qwen2" if name == "." else "pycode-qwen3"
+    assert f"`edgec init {QWEN3.parent / found}`" in (raised.value.diagnostics[0].help or "")
+
+
+@pytest.mark.parametrize(("name", "meant"), [("sm865", "sm8650"), ("snapdragon_8_gen_33", "snapdragon_8_gen_3")])
+def test_a_part_number_is_a_name_of_a_device_too(name: str, meant: str, tmp_path: Path) -> None:
+    with pytest.raises(PlanError) as raised:
+        edgec.init(QWEN3, tmp_path / "plan.edge", device=name)
+    assert f"`{meant}`" in (raised.value.diagnostics[0].help or "")
+
+
 def test_a_mistake_that_no_form_mends_is_told_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(PlanError) as raised:
         edgec.init(QWEN3, tmp_path / "plan.edge", context=99_999)

@@ -12,7 +12,7 @@ import pytest
 from edgec.compiler.cli import main
 from edgec.compiler.diagnostics.diagnostic import Diagnostic, PlanError
 from edgec.compiler.search.front import front
-from edgec.compiler.search.page import _Scale, page
+from edgec.compiler.search.page import _Labels, _overlap, _Scale, page
 from edgec.compiler.search.point import Figures, Point
 from edgec.compiler.search.sweep import Sweep
 from edgec.compiler.search.table import lines, summary
@@ -112,7 +112,10 @@ def test_a_point_that_fails_is_a_row_with_its_code(plan: Path, capsys) -> None:
     assert main([word for word in words if word != "--json"]) == 1
     shown = capsys.readouterr()
     assert "E0204: `weights` cannot be `int5`" in shown.out
-    assert "`--keep-going` makes those that can be" in shown.out
+    assert "1 point was not run: `--keep-going` makes those that can be" in shown.out
+    assert "on the front" not in shown.out  # there is none
+    assert "| " in shown.err  # the line that is wrong is shown
+    assert "quantize (weights = bits" in shown.err
 
 
 @pytest.mark.parametrize(
@@ -125,6 +128,8 @@ def test_a_point_that_fails_is_a_row_with_its_code(plan: Path, capsys) -> None:
         (["block=64"], "E0983"),
         ([], "E0983"),
         (["block=[32]", "block=[64]"], "E0983"),
+        (["block=[32, 64]", "block=64"], "E0983"),
+        (["block=64", "block=[32, 64]"], "E0983"),
         (["block=[32,64", "bits=[int8]"], "E0006"),
         (["block"], "E0113"),
         (["globs=[]"], "E0983"),
@@ -229,7 +234,23 @@ def test_the_page_draws_the_points_and_the_front() -> None:
     for coordinate, high in (("cx", 718), ("cy", 382)):
         assert all(0 <= float(value) <= high for value in re.findall(rf"{coordinate}=([\d.]+)", drawn))
     assert "E0204" in text
+    assert "<code>&lt;script&gt;</code> is wrong" in text
     assert found._repr_html_() == text
+
+
+def test_labels_cover_neither_points_nor_each_other() -> None:
+    labels = _Labels([(300.0, 200.0), (304.0, 204.0)])
+    placed = [labels.beside(x, y, "int4 64 mse") for x, y in ((300.0, 200.0), (304.0, 204.0))]
+    assert all(placed)
+    boxes = labels.taken
+    assert not any(_overlap(box, other) for at, box in enumerate(boxes[2:], 2) for other in boxes[:at])
+    assert labels.beside(300.0, 200.0, "a" * 200) == ""  # no room: the mark's own title has it
+
+
+def test_a_page_with_nothing_to_draw_says_so() -> None:
+    found = Sweep(Path("a.edge"), {"block": ("1",)}, (), (point(1e6, 1.2),))
+    assert "Nothing is drawn" in page(found)
+    assert "1 point (" in page(found)
 
 
 @pytest.mark.parametrize("values", [[0.95, 0.96], [1.0, 1e9], [3.0, 3.0000001], [0.1, 0.7, 0.3]])
