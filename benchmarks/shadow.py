@@ -48,12 +48,31 @@ class Line:
 LEARNED, ALONE = {"learned": True}, {"learned": True, "residual": False, "values": False}
 SPREAD = {"channels": "outliers", "values": False}
 BOTH = {"mode": "both", "rare": "read", "rare_channels": 32}
+FLOATS = {"activations": "fp16"}  # what the weights cost by themselves
+GPTQ = {"method": "gptq"}
 LINES = {
+    "weights alone": Line(FLOATS),
+    "rotation, weights alone": Line(FLOATS, rotate={}),
+    "spread, weights alone": Line(FLOATS, rotate=SPREAD),
+    "rotation, weights alone, gptq": Line({**FLOATS, **GPTQ}, rotate={}),
     "min-max": Line({"ranges": "minmax"}),
     "least error of the input": Line({"ranges": "mse"}),
     "clip search": Line({"ranges": "clip"}),
     "rotation": Line({}, rotate={}),
     "rotation, clip search": Line({"ranges": "clip"}, rotate={}),
+    "rotation, wide 5 %": Line({"ranges": "clip", "wide": 0.05}, rotate={}),
+    "rotation, wide 15 %": Line({"ranges": "clip", "wide": 0.15}, rotate={}),
+    "rotation, wide 30 %": Line({"ranges": "clip", "wide": 0.3}, rotate={}),
+    "rotation, wide 50 %": Line({"ranges": "clip", "wide": 0.5}, rotate={}),
+    "rotation, 16 bits": Line({"activations": "uint16"}, rotate={}),
+    "rotation, wide 15 %, gptq": Line({**GPTQ, "ranges": "clip", "wide": 0.15}, rotate={}),
+    "rotation, wide 30 %, gptq": Line({**GPTQ, "ranges": "clip", "wide": 0.3}, rotate={}),
+    "rotation, wide 5 %, shadow": Line({"ranges": "clip", "wide": 0.05}, {}, rotate={}),
+    "rotation, wide 15 %, shadow": Line({"ranges": "clip", "wide": 0.15}, {}, rotate={}),
+    "rotation, wide 30 %, shadow": Line({"ranges": "clip", "wide": 0.3}, {}, rotate={}),
+    "rotation, wide 15 %, shadow, gptq": Line({**GPTQ, "ranges": "clip", "wide": 0.15}, {}, rotate={}),
+    "rotation, wide 30 %, shadow, gptq": Line({**GPTQ, "ranges": "clip", "wide": 0.3}, {}, rotate={}),
+    "rotation, shadow, gptq": Line(GPTQ, {}, rotate={}),
     "spread, clip search": Line({"ranges": "clip"}, rotate=SPREAD),
     "wide 15 %": Line({"ranges": "clip", "wide": 0.15}),
     "wide 30 %": Line({"ranges": "clip", "wide": 0.3}),

@@ -77,14 +77,16 @@ class Shadow(Pass):
 
     rare: str = param(
         "clip",
-        doc="what becomes of outliers outside of the corrected channels, which notes count; clip: they are clipped; "
-        "read: the channels of the largest in a call are corrected too, from weights in a file that is mapped",
+        doc="what becomes of an input's outliers outside of the corrected channels, which notes count; clip: they are "
+        "clipped; read: the channels of the largest in a call are corrected too, from weights in a file that is mapped",
         choices=("clip", "read"),
+        goes_with=("mode", ("input", "both")),
     )
     rare_channels: int = param(
         16,
         doc="with `rare = read`: how many channels of an input may be read in a call; what is beyond them is clipped",
         minimum=1,
+        goes_with=("rare", ("read",)),
     )
     profile: str = param(
         "",

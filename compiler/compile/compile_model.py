@@ -129,10 +129,10 @@ def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: Compile
 
     clock = _Clock()
     done = _passed(plan, deploy, options, clock)
-    results = with_times(done.results, plan, deploy, done.module, plan.steps(deploy))
     options.progress(f"{deploy.model}: writing {deploy.target}")
     waiting = replace(options, ready=clock.waiting("lower", options.ready)) if options.ready is not None else options
     cut, emission, fallen = _emitted(done.module, plan, deploy, directory, waiting)
+    results = with_times(done.results, plan, deploy, done.module, plan.steps(deploy))  # of the module as it was cut
     emission.notes = [
         *cut.notes,
         *emission.notes,

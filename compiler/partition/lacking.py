@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import onnx_ir as ir
 
-from ..ir.annotations import DEVICE
+from ..ir.annotations import DEVICE, SHADOW
 from ..ir.module import Module
 
 
@@ -15,14 +15,18 @@ def lacking_on_cpu(
 ) -> list[str]:
     """Place what `lacking` names on the CPU, in every graph, but ops that are `kept`, by name; the names, in order.
 
-    Where nothing but constants would be left for the NPU nothing is moved: the model is then no model for it.
+    Where nothing but constants would be left for the NPU nothing is moved: the model is then no model for it. Shadows
+    are the CPU's already (`shadows.py`).
     """
+
+    def here(node: ir.Node) -> bool:
+        return DEVICE.get(node) in (None, deploy_device) and SHADOW.get(node) != "cpu"
+
     found: dict[ir.Node, None] = {}
     others = 0
     for model in module.graphs.values():
-        own = [node for node in lacking(model.graph) if DEVICE.get(node) in (None, deploy_device)]
-        found |= dict.fromkeys(node for node in own if not kept(node.name or ""))
-        others += sum(node not in found and DEVICE.get(node) in (None, deploy_device) for node in model.graph)
+        found |= dict.fromkeys(node for node in lacking(model.graph) if here(node) and not kept(node.name or ""))
+        others += sum(node not in found and here(node) for node in model.graph)
     for node in found if others else ():
         DEVICE.set(node, "cpu")
     return list(dict.fromkeys(f"{node.name} {node.op_type}" for node in found)) if others else []

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from ..diagnostics.wording import count
 from ..ir.activation_encodings import encoding_of
 from ..ir.annotations import DEVICE, SHADOW, SHARD
 from ..ir.linears import as_linear
@@ -76,6 +77,7 @@ def _crossings(module: Module, deploy_device: str) -> str:
     layers = module.arch.layers if module.arch is not None else 1
     each = 2 * len(sides) / layers
     return (
-        f"shadows of `{module.name}` cross between NPU and CPU {each:.2g} times a layer, to {len(sides)} parts and "
-        f"back; a part for each of the {linears} linears would cross {2 * linears / layers:.2g} times"
+        f"shadows of `{module.name}` cross between NPU and CPU {each:.2g} times a layer on average, to "
+        f"{count(len(sides), 'part')} and back; with a part for each linear ({linears}) it would be "
+        f"{2 * linears / layers:.2g} times"
     )

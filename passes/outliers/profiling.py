@@ -76,7 +76,7 @@ def _too_few(short: Sequence[LinearOutliers], asked: Asked, scope: Scope) -> Dia
     message = (
         f"`coverage = {100 * asked.coverage:g}%` needs {worst.needed} of the {worst.inputs} channels of "
         f"`{worst.name}`, `max_channels = {100 * asked.max_channels:g}%` are {asked.most(worst.inputs)}, which reach "
-        f"{worst.coverage:.1%}"
+        f"{math.floor(1000 * worst.coverage) / 10:g}%"
     )
     names = [f"`{row.name}`" for row in short if row is not worst]
     also = f"; and so it is with {count(len(names), 'other input')}, of {', '.join(names[:3])}" if names else ""

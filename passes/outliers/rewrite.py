@@ -8,6 +8,7 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from ...compiler.diagnostics.diagnostic import fail
+from ...compiler.diagnostics.wording import count
 from ...compiler.ir.annotations import ACTIVATIONS, SHADOW, WIDE
 from ...compiler.ir.linears import Linear, linears
 from ...compiler.ir.module import Module
@@ -104,7 +105,7 @@ def _with_kept(rows: Sequence[LinearOutliers], asked: Asked) -> tuple[LinearOutl
 
     The loss of an input counts by the linear, or as it is where the inputs are bounded.
     """
-    count, most = asked.kept(len(rows)), len(rows) if asked.inputs is None else asked.inputs
+    number, most = asked.kept(len(rows)), len(rows) if asked.inputs is None else asked.inputs
     by_input: dict[str, list[LinearOutliers]] = {}
     for row in rows:
         by_input.setdefault(row.input, []).append(row)
@@ -112,7 +113,7 @@ def _with_kept(rows: Sequence[LinearOutliers], asked: Asked) -> tuple[LinearOutl
     kept: set[str] = set()
     inputs = 0
     for group in sorted(having, key=lambda one: -(one[0].loss or 0.0) / (len(one) if asked.inputs is None else 1)):
-        if len(kept) + len(group) <= count and inputs < most:
+        if len(kept) + len(group) <= number and inputs < most:
             kept |= {row.name for row in group}
             inputs += 1
     return tuple(replace(row, kept=row.name in kept) for row in rows)
@@ -158,8 +159,8 @@ def _tell(profile: Profile, asked: Asked, scope: Scope) -> None:
     held, whole = sum(row.rows for row in kept), sum(row.inputs * row.outputs for row in rows)
     size = 4 * held / 2**20
     scope.note(
-        f"{len(kept)} of {len(rows)} linears have a shadow: {held / whole:.1%} of the weights, {size:.2f} MiB in "
-        "float32, stay with the CPU"
+        f"{len(kept)} of {count(len(rows), 'linear')} with a shadow: {held / whole:.1%} of the weights, {size:.2f} MiB "
+        "in float32, stay with the CPU"
     )
     clipped = max((row for row in kept if row.hot), key=lambda row: row.beyond, default=None)
     if clipped is not None:
@@ -177,15 +178,15 @@ def _tell(profile: Profile, asked: Asked, scope: Scope) -> None:
     if pruned:
         dearest = max(pruned, key=lambda row: row.loss or 0.0)
         scope.note(
-            f"{len(pruned)} shadows are pruned, the dearest behind `{dearest.input}`: {dearest.loss:.2g} nats a token "
-            "of the calibration text"
+            f"pruned: the shadows of {count(len(pruned), 'linear')}, the dearest behind `{dearest.input}`: "
+            f"{dearest.loss:.2g} nats a token of the calibration text"
         )
     left = [row for row in rows if asked.mode != "output" and row.needed > len(row.hot) and not row.hot]
     wide = [row for row in left if row.coverage < asked.coverage]
     if wide:
         worst = min(wide, key=lambda row: row.coverage)
         scope.note(
-            f"{len(wide)} linears are clipped only, their outliers lie in too many channels: `{worst.name}` needs "
+            f"clipped only: {count(len(wide), 'linear')} whose outliers lie in too many channels, `{worst.name}` needs "
             f"{worst.needed} of {worst.inputs} for {asked.coverage:.0%}, {asked.max_channels:.0%} reach "
             f"{worst.coverage:.0%}"
         )
@@ -194,8 +195,8 @@ def _tell(profile: Profile, asked: Asked, scope: Scope) -> None:
         left_over = {row.name: row.error / row.alone_error if row.alone_error else 1.0 for row in little}
         most = max(left_over, key=lambda name: left_over[name])
         scope.note(
-            f"{len(little)} linears are clipped only, a shadow would gain them too little: that of `{most}` would "
-            f"leave {left_over[most]:.0%} of the error"
+            f"clipped only: {count(len(little), 'linear')} that would gain too little by a shadow, that of `{most}` "
+            f"would leave {left_over[most]:.0%} of the error"
         )
     scope.table(FiguresTable("Outliers of 8-bit inputs", HEAD, tuple(map(cells, rows))))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import onnx_ir as ir
 import pytest
 from edgec.compiler.bundle.manifest import load_manifest
 from edgec.compiler.bundle.schedule import Schedule
-from edgec.compiler.driver import compile_plan, load_plan
+from edgec.compiler.driver import check_plan, compile_plan, load_plan
 from edgec.compiler.runtime.generate import run_bundle
 from edgec.compiler.verify.verify_bundle import verify_bundle
 from edgec.targets.qnn.twins import bundled_graph
@@ -100,3 +101,19 @@ def test_rare_rows_are_read_from_a_mapped_file(bundle: Path) -> None:
     text = (bundle / "report.html").read_text()
     assert "hides behind the NPU" in text
     assert "The CPU beside the NPU of Snapdragon 8 Gen 3" in text
+
+
+def test_what_the_npu_has_no_form_for_in_a_shadow_is_no_news(bundle: Path) -> None:
+    """TopK and ReduceMax of `rare = read` are the CPU's by their pass: no way there and back that a plan could name."""
+    assert "W0603" not in {one.code for one in check_plan(bundle.parent / "plan.edge")[1]}
+
+
+def test_the_report_times_every_part_beside_the_npu(bundle: Path) -> None:
+    """A row for each, in each bucket: before the model was cut all of them were one."""
+    manifest = load_manifest(bundle)
+    (bucket,) = manifest.buckets("m")
+    schedule = Schedule.of_bucket(bucket)
+    shadows = {t.reader for t in schedule.transfers if t.reader in schedule.lanes["cpu"]}
+    told = re.search(r"hides behind the NPU in (\d+) of (\d+) calls", (bundle / "report.html").read_text())
+    assert told is not None
+    assert int(told[2]) == len(shadows) >= 4
