@@ -63,7 +63,7 @@ def counted(bundle: Path, library: Path) -> dict[str, dict[str, float]]:
 def measure(bundle: Path, library: Path) -> dict[str, dict[str, float]]:
     """What `counted` gives, in the process that is counted."""
     import numpy as np
-    from edgec.compiler.oracle.onnx_runtime import session
+    from edgec.compiler.ir.onnx_runtime import session
     from edgec.compiler.runtime.kv_cache import numpy_dtype
 
     counts = ctypes.CDLL(str(library))

@@ -41,8 +41,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from edgec.compiler.diagnostics.diagnostic import EdgecError
+from edgec.compiler.ir.onnx_runtime import session
 from edgec.compiler.oracle.compare import Feeds, random_feeds
-from edgec.compiler.oracle.onnx_runtime import session
 from edgec.compiler.oracle.probes import Probes
 from edgec.compiler.plan.devices import devices
 from edgec.compiler.proof.half import rounded_to_half

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ..diagnostics.diagnostic import Diagnostic, PlanError
 from ..emit.engine_lowering import falls_back
 from ..ir.annotations import DEVICE, ENGINE
+from ..ir.graph_queries import with_sequences
 from ..proof.not_taken import NotTaken, Wrong, not_taken
 
 if TYPE_CHECKING:
@@ -77,8 +78,9 @@ def _move(module: Module, device: str, names: Collection[str]) -> bool:
     """Let ONNX Runtime have these nodes on the CPU; whether anything is left that computes."""
     left = 0
     for model in module.graphs.values():
+        moved = with_sequences(model.graph, names)
         for node in model.graph:
-            if node.name in names:
+            if node.name in moved:
                 DEVICE.set(node, "cpu")
                 if device == "cpu":
                     ENGINE.set(node, BESIDE)

@@ -11,6 +11,7 @@ from ..files.full_disk import writes
 from .annotations import SAME_BYTES
 from .clone import clone_model
 from .ordered_data import PAGE, write_by_kind
+from .runnable_opset import runnable_opset
 
 INLINE_BYTES = 1024  # constants up to this many bytes stay inside the .onnx file (shapes, scales, norms' epsilons)
 
@@ -22,7 +23,8 @@ def save_graphs(
 
     Tensors are told apart by object: what two graphs share is stored once, and so are two tensors that see the same
     bytes in different shapes (`SAME_BYTES`). The models are not changed. `by_kind`: weights of
-    one kind of matrix beside each other.
+    one kind of matrix beside each other. A graph with ops that ONNX Runtime has at an older
+    opset only is written at that one (`runnable_opset`).
     """
     tensors: dict[int, ir.TensorProtocol] = {}
     for model in models.values():
@@ -37,6 +39,7 @@ def save_graphs(
         for value in copy.graph.initializers.values():
             if id(value.const_value) in stored:
                 value.const_value = stored[id(value.const_value)]
+        copy.graph.opset_imports.update(runnable_opset(copy))
         paths[key] = directory / f"{key}.onnx"
         with writes(paths[key]):
             paths[key].write_bytes(ir.to_proto(copy).SerializeToString(deterministic=True))

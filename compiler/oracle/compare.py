@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ..ir.decoder_arch import DecoderArch
 
 _OPEN, _TOKENS, _PAST = 4, 3, 5
+_MOVES = ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Transpose", "Expand", "Slice", "Tile", "Concat")
+_LOOKUPS = ("Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND")
 _WORDS = ("", "a", "edge", "two words", "größe")
 Feeds = dict[str, np.ndarray]
 Sizes = Mapping[str, int]  # of open dimensions: by name, or by `input.axis` where they have none
@@ -123,8 +125,10 @@ def _drawn(value: ir.Value, dims: tuple[int, ...], rng: np.random.Generator, kin
     if limit is None and kind == WIDE and not is_size(value):
         info = ir_range(dtype)
         return rng.integers(info[0], info[1], dims, dtype=np.int64, endpoint=True).astype(dtype.numpy())
-    low = -(limit or 2) if kind == FROM_THE_END and limit is not None else 0
-    return rng.integers(low, limit or 2, dims).astype(dtype.numpy())
+    drawn = rng.integers(0, limit or 2, dims)
+    if kind == FROM_THE_END and limit is not None and dtype.is_signed():  # every other one, and the first
+        drawn = drawn - limit * (1 - np.arange(drawn.size if dims else 1).reshape(dims) % 2)
+    return np.asarray(drawn).astype(dtype.numpy())
 
 
 def ir_range(dtype: ir.DataType) -> tuple[int, int]:
@@ -134,21 +138,39 @@ def ir_range(dtype: ir.DataType) -> tuple[int, int]:
 
 
 def _index_limit(value: ir.Value) -> int | None:
-    """How many rows the smallest table has that `value` looks up, through casts too; None if it looks up none."""
+    """Rows of the smallest table that `value` looks up, also through ops that move it; None if it looks up none.
+
+    Of an index that is one place along several axes, the shortest of them.
+    """
     sizes: list[int] = []
-    waiting = [value]
+    seen, waiting = {value}, [value]
     while waiting:
         for use in waiting.pop().uses():
             node = use.node
-            if node.op_type in ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze") and use.idx == 0:
+            if node.op_type in _MOVES and (use.idx == 0 or node.op_type == "Concat") and node.outputs[0] not in seen:
                 waiting.append(node.outputs[0])
-            table = node.inputs[0] if node.op_type.startswith("Gather") and use.idx == 1 else None
-            if table is not None:
-                axis = node.attributes.get("axis")
-                shape = table.shape if table.shape is not None else (c.shape if (c := constant(table)) else None)
-                if shape is not None and isinstance(size := shape[axis.as_int() if axis else 0], int):
-                    sizes.append(size)
-    return min(sizes, default=None)
+                seen.add(node.outputs[0])
+            if node.op_type == "OneHot" and use.idx == 0:
+                depth = constant(node.inputs[1])
+                sizes += [] if depth is None else [int(np.asarray(depth.numpy()).reshape(-1)[0])]
+            elif node.op_type in _LOOKUPS and use.idx == 1:
+                sizes += _rows_of(node)
+    return min((size for size in sizes if size > 0), default=None)
+
+
+def _rows_of(node: ir.Node) -> list[int]:
+    """The sizes of the axes of its table that the indices of a Gather or Scatter of any kind are along."""
+    table, indices = node.inputs[0], node.inputs[1]
+    held = None if table is None or table.shape is not None else constant(table)
+    shape = list(held.shape if held is not None else table.shape or ()) if table is not None else []
+    if node.op_type in ("GatherND", "ScatterND"):
+        many = indices.shape[-1] if indices is not None and indices.shape is not None and len(indices.shape) else None
+        first = node.attributes.get_int("batch_dims", 0)
+        shape = shape[first : first + many] if isinstance(many, int) else shape[first:]
+    else:
+        axis = node.attributes.get_int("axis", 0)
+        shape = [shape[axis]] if -len(shape) <= axis < len(shape) else []
+    return [size if isinstance(size, int) else _OPEN for size in shape]
 
 
 def outputs(module: Module, key: str, feeds: Feeds) -> dict[str, np.ndarray]:

@@ -18,8 +18,8 @@ import onnx_ir as ir
 from ..ir.bodies import bodies
 from ..ir.linears import Linear, as_linear
 from ..ir.module import constant
+from ..ir.onnx_runtime import session
 from ..ir.weights import Weight
-from .onnx_runtime import session
 
 WHOLE = 256 << 20  # bytes of the float32 form of a graph's weights up to which ONNX Runtime runs it whole
 Arrays = dict[str, np.ndarray]

@@ -20,10 +20,10 @@ import onnx_ir as ir
 from ..files.scratch import scratch_folder
 from ..ir import kv_names
 from ..ir.module import MAIN, Module
+from ..ir.onnx_runtime import onnxruntime, session
 from ..ir.opset import MASKED
 from ..ir.save import save_graphs
 from . import in_rows
-from .onnx_runtime import onnxruntime, session
 
 if TYPE_CHECKING:
     from ..ir.decoder_arch import DecoderArch

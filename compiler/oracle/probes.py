@@ -25,13 +25,14 @@ import onnx_ir as ir
 
 from ..diagnostics.diagnostic import fail
 from ..ir.clone import clone_model
+from ..ir.graph_queries import is_tensor_of
 from ..ir.module import initializer
+from ..ir.onnx_runtime import onnxruntime, quiet_session
 from ..ir.read_instead import take_over
 from ..ir.samples import Samples
 from ..ir.weights import from_array
 from . import in_rows, oracle
 from .compare import EDGES, ORDINARY, SAMPLE, Feeds, Sizes, open_dimensions, random_feeds
-from .onnx_runtime import onnxruntime, quiet_session
 
 if TYPE_CHECKING:
     from ..ir.decoder_arch import DecoderArch
@@ -234,7 +235,7 @@ def _shaken(model: ir.Model, seed: int) -> ir.Model:
     graph = copy.graph
     for index, node in enumerate(list(graph)):
         for value in node.outputs:
-            if value.dtype != ir.DataType.FLOAT or not (value.uses() or value.is_graph_output()):
+            if not is_tensor_of(value, ir.DataType.FLOAT) or not (value.uses() or value.is_graph_output()):
                 continue
             name = f"{value.name}.shaken{index}"
             factor = initializer(graph, f"{name}.by", from_array(f"{name}.by", rng.choice(_LAST_DIGITS, ())))

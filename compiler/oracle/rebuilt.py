@@ -28,7 +28,7 @@ from ..sources.onnx.decoder.recognise import Found, recognise
 from ..sources.onnx.decoder.walk import Declined, decline
 
 if TYPE_CHECKING:
-    from .onnx_runtime import onnxruntime
+    from ..ir.onnx_runtime import onnxruntime
 
 Feeds = dict[str, np.ndarray]
 CALLS = ((4, 0), (3, 5), (1, 7))  # new tokens, past ones
@@ -96,7 +96,7 @@ def _prove(file: Path, original: ir.Model, found: Found, arch: DecoderArch, buil
 
 
 def _session(file: Path) -> onnxruntime.InferenceSession:
-    from .onnx_runtime import session
+    from ..ir.onnx_runtime import session
 
     exact = _in_floats(file)
     try:
@@ -183,7 +183,7 @@ def _prove_mask(original: ir.Model, found: Found, given: Mapping[str, str], arch
 
 def _masks(model: ir.Model, found: Found, given: Mapping[str, str], context: int) -> tuple[Feeds, int]:
     """(what `model` makes, past positions) for two new ones, or for one where the file takes no more behind others."""
-    from .onnx_runtime import quiet_session
+    from ..ir.onnx_runtime import quiet_session
     from .oracle import open_session
 
     problem: Exception = Exception()

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..ir.clone import clone_model
+from ..ir.graph_queries import is_tensor_of
 from ..ir.module import drop_unread_nodes, drop_unused_initializers
 from ..oracle import oracle
 
@@ -30,7 +31,8 @@ def inner_values(model: ir.Model) -> list[str]:
     found, held = [], 0
     for node in model.graph:
         for value in node.outputs:
-            if value.dtype != ir.DataType.FLOAT or not (value.uses() or value.is_graph_output()) or not value.name:
+            is_float = is_tensor_of(value, ir.DataType.FLOAT)
+            if not is_float or not (value.uses() or value.is_graph_output()) or not value.name:
                 continue
             dims = [d if isinstance(d, int) else 4 for d in value.shape or ()]
             held += 4 * math.prod(dims)

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..ir.clone import clone_model
+from ..ir.graph_queries import is_tensor_of
 from ..ir.read_instead import take_over
 from ..oracle import oracle
 from ..oracle.compare import Feeds
@@ -25,7 +26,7 @@ def rounded_to_half(model: ir.Model, feeds: Feeds) -> dict[str, np.ndarray] | No
         if node.name and node.name.startswith("rounded/"):
             continue
         for value in node.outputs:
-            if value.dtype == _FLOAT and (value.uses() or value.is_graph_output()):
+            if is_tensor_of(value, _FLOAT) and (value.uses() or value.is_graph_output()):
                 _round(graph, value, f"made{index}", before=False)
     try:
         return oracle.run(copy, feeds)

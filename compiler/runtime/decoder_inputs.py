@@ -102,7 +102,7 @@ def as_tensor(array: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
         array = np.clip(stored, info.min, info.max)
     if all(isinstance(size, int) for size in shape):
         array = array.reshape(shape)
-    return np.ascontiguousarray(array, dtype)
+    return np.asarray(array, dtype, order="C")  # `ascontiguousarray` gives one number an axis
 
 
 def as_float(array: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:

@@ -66,7 +66,7 @@ class Comparison:
         if reference.dtype.kind == "O":
             self._add_texts(tensor, bucket, engine, reference)
             return
-        a, b = (array.astype(np.float64).ravel() for array in (engine, reference))
+        a, b = _numbers(engine, reference)
         if a.size != b.size:
             self.wrong.append(f"`{tensor}` of bucket `{bucket}` has {a.size} values, the float module {b.size}")
             return
@@ -111,9 +111,19 @@ class Comparison:
         return found | ({"unsplit": self.unsplit} if self.unsplit else {"emission_bound": self.bound})
 
 
+def _numbers(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float64 in a row; what is the same infinity or no number in both is no difference."""
+    x, y = (array.astype(np.float64).ravel() for array in (a, b))
+    if x.size == y.size and not np.isfinite(y).all():
+        alike = (x == y) | (np.isnan(x) & np.isnan(y))
+        aside = alike & ~np.isfinite(y)
+        x, y = np.where(aside, 0.0, x), np.where(aside, 0.0, y)
+    return x, y
+
+
 def _relative(a: np.ndarray, b: np.ndarray) -> float:
     """||a - b|| / ||b||; the norm of the difference where b is zero; infinite where sizes differ."""
-    x, y = (array.astype(np.float64).ravel() for array in (a, b))
+    x, y = _numbers(a, b)
     if x.size != y.size:
         return float("inf")
     size = float(np.linalg.norm(y))
@@ -121,7 +131,8 @@ def _relative(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _furthest(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0.0)) if a.size == b.size else np.inf
+    x, y = _numbers(a, b)
+    return float(np.abs(x - y).max(initial=0.0)) if x.size == y.size else np.inf
 
 
 class _Beside:

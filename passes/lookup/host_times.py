@@ -23,12 +23,12 @@ import onnx_ir as ir
 from ...compiler.files.cache import read_note, write_note
 from ...compiler.ir.bit_planes import to_panels, to_planes
 from ...compiler.ir.module import initializer
+from ...compiler.ir.onnx_runtime import onnxruntime, session
 from ...compiler.ir.ops.dequantised_product import multiply_dequantised
 from ...compiler.ir.ops.lut_gemv import LutGemv
 from ...compiler.ir.opset import IR_VERSION, OPSET
 from ...compiler.ir.weights import from_array
 from ...compiler.kernels.build import library
-from ...compiler.oracle.onnx_runtime import onnxruntime, session
 
 _KIND = "lookup"
 _WEIGHTS = 1 << 24  # largest weight that is measured as it is

@@ -26,7 +26,7 @@ class OrtGraph:
     """A graph, open; inputs that it does not have are ignored."""
 
     def __init__(self, path: Path, level: str, libraries: Sequence[str] = ()) -> None:
-        from ...compiler.oracle.onnx_runtime import session
+        from ...compiler.ir.onnx_runtime import session
 
         self._name = path.name
         try:
@@ -54,7 +54,7 @@ class OrtGraph:
 
 def run_alone(model: ir.Model, level: str, feeds: dict[str, np.ndarray], libraries: Sequence[str] = ()) -> np.ndarray:
     """The one output of a graph that is held in memory."""
-    from ...compiler.oracle.onnx_runtime import session
+    from ...compiler.ir.onnx_runtime import session
 
     opened = session(ir.to_proto(model).SerializeToString(), level == FAST, libraries)
     return np.asarray(opened.run(None, feeds)[0])

@@ -12,7 +12,7 @@ import pytest
 from edgec.compiler.bundle.manifest import load_manifest
 from edgec.compiler.diagnostics.diagnostic import Diagnostic, PlanError
 from edgec.compiler.driver import CompileOptions, check_plan, compile_plan, load_plan
-from edgec.compiler.oracle.onnx_runtime import session
+from edgec.compiler.ir.onnx_runtime import session
 from edgec.compiler.runtime.plain_graph import run_parts
 from edgec.compiler.verify.verify_bundle import verify_bundle
 
@@ -186,3 +186,32 @@ def test_an_output_that_is_an_input_is_refused_before_the_npu_is_asked(tmp_path:
     told, _other_targets = raised.value.diagnostics
     assert (told.code, told.help) == ("E0634", "leave it out of the outputs of the model")
     assert "output `x` is an input as it stands" in told.message
+
+
+@pytest.mark.parametrize(
+    ("text", "table"),
+    [
+        ("(float[4] t, int64[3,1] i, float[2,8] x) => (float[3] y, float[2,8] z)"
+         " { y = GatherND (t, i)  z = Erf (x) }", (4,)),
+        ("(float[3,4] t, int64[3,2] i, float[2,8] x) => (float[3,2] y, float[2,8] z)"
+         " { y = GatherElements <axis = 1> (t, i)  z = Erf (x) }", (3, 4)),
+    ],
+    ids=["GatherND", "GatherElements"],
+)  # fmt: skip
+def test_indices_from_the_end_of_every_kind_of_lookup(tmp_path: Path, text: str, table: tuple[int, ...]) -> None:
+    """MNN makes zeros of them, and numbers of the next row."""
+    indices = np.array([[-4], [-1], [-2]] if len(table) == 1 else [[-4, 1], [0, -1], [-2, 3]], np.int64)
+    compile_plan(load_plan(plan(tmp_path, HEAD + text, "mnn { lowering = engine }")), tmp_path / "out")
+    assert off(tmp_path, t=normal(*table), i=indices, x=normal(2, 8)) < 1e-6
+    assert {part["target"] for part in load_manifest(tmp_path / "out").parts.values()} == {"mnn", "ort"}
+
+
+def test_a_sequence_stays_in_one_part(tmp_path: Path) -> None:
+    text = """(float[2,3] a, float[2,3] b) => (float[2,3] y, float[2,3] z) {
+        z = Relu (a)
+        s = SequenceConstruct (a, b)
+        i = Constant <value_int = 1> ()
+        y = SequenceAt (s, i)
+    }"""
+    compile_plan(load_plan(plan(tmp_path, HEAD + text, "mnn")), tmp_path / "out")
+    assert off(tmp_path, a=normal(2, 3), b=-normal(2, 3)) < 1e-6

@@ -9,9 +9,9 @@ import onnx
 import pytest
 from edgec.compiler.bundle.manifest import load_manifest
 from edgec.compiler.driver import CompileOptions, compile_plan, load_plan
+from edgec.compiler.ir.onnx_runtime import session
 from edgec.compiler.ir.samples import Samples
 from edgec.compiler.oracle import oracle
-from edgec.compiler.oracle.onnx_runtime import session
 from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.compiler.runtime.plain_graph import run_parts
 from edgec.compiler.sources.onnx.onnx_source import OnnxSource

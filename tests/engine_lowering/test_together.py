@@ -13,7 +13,7 @@ from edgec.compiler.compile.observe_shapes import observe_shapes
 from edgec.compiler.diagnostics.diagnostic import PlanError
 from edgec.compiler.driver import CompileOptions, compile_plan, load_plan
 from edgec.compiler.ir.module import Module
-from edgec.compiler.oracle.onnx_runtime import session
+from edgec.compiler.ir.onnx_runtime import session
 from edgec.compiler.oracle.probes import Probes, Trial
 from edgec.compiler.runtime.plain_graph import run_parts
 from edgec.compiler.verify.verify_bundle import verify_bundle

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from edgec.compiler.ir.linears import linears
-from edgec.compiler.oracle.onnx_runtime import session
+from edgec.compiler.ir.onnx_runtime import session
 from edgec.compiler.oracle.rebuilt import prove_rebuilt
 from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.compiler.sources.hf.load_hf import load_hf

@@ -14,7 +14,7 @@ import pytest
 from edgec.compiler.diagnostics.diagnostic import PlanError
 from edgec.compiler.ir.legality.rules import violations
 from edgec.compiler.ir.module import Module
-from edgec.compiler.oracle.onnx_runtime import session
+from edgec.compiler.ir.onnx_runtime import session
 from edgec.compiler.oracle.oracle import run
 from edgec.compiler.sources.onnx.load_onnx import load_onnx
 

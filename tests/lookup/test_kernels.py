@@ -10,11 +10,11 @@ import onnx_ir as ir
 import pytest
 from edgec.compiler.ir.bit_planes import from_panels, from_planes, to_panels, to_planes
 from edgec.compiler.ir.module import initializer
+from edgec.compiler.ir.onnx_runtime import session
 from edgec.compiler.ir.ops.lut_dequant import LutDequant
 from edgec.compiler.ir.ops.lut_gemv import LutGemv
 from edgec.compiler.ir.weights import from_array
 from edgec.compiler.kernels.build import library
-from edgec.compiler.oracle.onnx_runtime import session
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

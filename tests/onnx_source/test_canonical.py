@@ -9,8 +9,8 @@ import onnx
 import pytest
 from edgec.compiler.ir.legality.rules import violations
 from edgec.compiler.ir.module import Module
+from edgec.compiler.ir.onnx_runtime import session
 from edgec.compiler.oracle.compare import random_feeds
-from edgec.compiler.oracle.onnx_runtime import session
 from edgec.compiler.oracle.oracle import run
 from edgec.compiler.sources.onnx.load_onnx import load_onnx
 
@@ -90,3 +90,40 @@ def test_what_would_be_large_is_not_folded(tmp_path: Path) -> None:
     body = """(float[1] x) => (float[n,m] y) {
         s = Constant<value_ints = [4096, 4096]>() o = Constant<value_float = 1.0>() e = Expand(o, s) y = Mul(e, x) }"""
     assert [node.op_type for node in loaded(tmp_path, body).main.graph] == ["Expand", "Mul"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "(float[2,3] x) => (float[2,3] y) <int64[3] a = {-7, 7, -1}, int64 b = {2}> "
+        "{ q = Div(a, b) f = Cast<to = 1>(q) y = Add(x, f) }",
+        "(float[1] x) => (float[2,2,1] y) <float[2,2,2] a = {1, 2, 3, 4, 5, 6, 7, 9}>"
+        " { g = GlobalMaxPool(a) y = Add(g, x) }",
+        "(float[1] x) => (float[1,1,3,3] y) <float[1,1,2,2] a = {1, 2, 3, 4}, float[4] s = {1, 1, 1.6, 1.6}>"
+        ' { r = Resize<mode = "linear", coordinate_transformation_mode = "half_pixel">(a, , s) y = Add(r, x) }',
+        "(float[1] x) => (float[2,4] y) <float[2,4] a = {1, 2, 3, 4, 5, 6, 7, 9}, float[4] s = {1, 2, 1, 2},"
+        " float[4] b = {0, 1, 0, 1}> { g = LayerNormalization<axis = -1>(a, s, b) y = Add(g, x) }",
+    ],
+)
+def test_a_constant_is_what_onnx_runtime_makes(body: str, tmp_path: Path) -> None:
+    module = loaded(tmp_path, body)
+    assert [node.op_type for node in module.main.graph] == ["Add"]
+    feeds = random_feeds(module.main.graph)
+    (expected,) = session(str(tmp_path / "m.onnx")).run(None, feeds)
+    np.testing.assert_allclose(run(module.main, feeds)["y"], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_sequence_is_no_constant(tmp_path: Path) -> None:
+    body = """(float[3] x) => (float[3] y) <float[3] a = {1, 2, 3}, float[3] b = {4, 5, 6}> {
+        s = SequenceConstruct(a, b) i = Constant<value_int = 1>() c = SequenceAt(s, i) y = Add(c, x) }"""
+    module = loaded(tmp_path, body)
+    made = run(module.main, {"x": np.ones(3, np.float32)})
+    assert made["y"].tolist() == [5, 6, 7]
+
+
+def test_a_transposed_convolution_with_more_behind_it_has_the_size_that_it_makes(tmp_path: Path) -> None:
+    body = """(float[1,2,4,4] x) => (float[1,3,a,b] y) <float[1] one = {1}> {
+        s = Constant<value_ints = [2, 3, 3, 3]>() w = ConstantOfShape<value = float[1] {0.25}>(s)
+        c = ConvTranspose<auto_pad = "SAME_UPPER", output_padding = [1, 1], strides = [2, 2]>(x, w) y = Relu(c) }"""
+    module = loaded(tmp_path, body, 10)
+    assert list(module.main.graph.outputs[0].shape or ()) == [1, 3, 8, 8]

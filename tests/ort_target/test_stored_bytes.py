@@ -10,10 +10,10 @@ import pytest
 from edgec.compiler.diagnostics.diagnostic import EdgecError
 from edgec.compiler.ir.linears import as_quantized, linears
 from edgec.compiler.ir.module import Module
+from edgec.compiler.ir.onnx_runtime import onnxruntime
 from edgec.compiler.ir.weights import from_array
 from edgec.compiler.oracle import in_rows, oracle
 from edgec.compiler.oracle.compare import random_feeds, relative_error
-from edgec.compiler.oracle.onnx_runtime import onnxruntime
 from edgec.compiler.pipeline.pass_interface import Scope
 from edgec.passes.quantize import Quantize
 from edgec.targets.ort import compare as compare_module

@@ -77,7 +77,7 @@ def test_the_same_inputs_give_the_same_bytes_from_another_folder(static, tmp_pat
 
 def test_the_twin_runs_and_agrees_with_the_target_graph_on_the_cpu(static, tmp_path, chip):
     import numpy as np
-    from edgec.compiler.oracle.onnx_runtime import session
+    from edgec.compiler.ir.onnx_runtime import session
 
     write(static, tmp_path / "in")
     made = compile_twin(tmp_path / "in", "t8", chip, tmp_path / "out")

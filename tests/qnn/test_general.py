@@ -12,8 +12,8 @@ from edgec.compiler.driver import compile_plan, load_plan
 from edgec.compiler.emit.target import EmitJob
 from edgec.compiler.ir.levels import Level
 from edgec.compiler.ir.module import Module
+from edgec.compiler.ir.onnx_runtime import session
 from edgec.compiler.ir.save import save_graphs
-from edgec.compiler.oracle.onnx_runtime import session
 from edgec.compiler.partition.parts import partition
 from edgec.compiler.plan.devices import devices
 from edgec.targets.qnn import QnnTarget

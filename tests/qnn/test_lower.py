@@ -9,8 +9,8 @@ from edgec.compiler.diagnostics.diagnostic import PlanError
 from edgec.compiler.diagnostics.warn import collected
 from edgec.compiler.emit.conformance.measure import Bounds, verdict_of
 from edgec.compiler.ir.levels import Level
+from edgec.compiler.ir.onnx_runtime import session
 from edgec.compiler.ir.save import save_graphs
-from edgec.compiler.oracle.onnx_runtime import session
 from edgec.targets.qnn.conformance.one_op_graphs import attention, embedding, matmul, nbits, norm, rotary
 from edgec.targets.qnn.lower.builder import WeightStore
 from edgec.targets.qnn.lower.feeds import to_target

@@ -16,6 +16,7 @@ from edgec.compiler.diagnostics.diagnostic import PlanError
 from edgec.compiler.oracle.oracle import DecoderOracle
 from edgec.compiler.oracle.oracle import perplexity as oracle_perplexity
 from edgec.compiler.oracle.text_perplexity import token_ids
+from edgec.compiler.runtime.decoder_inputs import as_tensor
 from edgec.compiler.runtime.engines import open_model
 from edgec.compiler.runtime.perplexity import perplexity
 from edgec.compiler.runtime.plain_graph import run_graph
@@ -23,6 +24,7 @@ from edgec.compiler.sources.hf.hf_source import HfSource
 from edgec.compiler.sources.hf.load_hf import load_hf
 from edgec.compiler.sources.origin import find, remember
 from edgec.compiler.verify import part_errors
+from edgec.compiler.verify.part_errors import Comparison
 from edgec.compiler.verify.verify_bundle import verify_bundle
 from onnx import TensorProto, helper
 
@@ -329,3 +331,22 @@ def test_one_model_on_two_engines_with_two_cache_layouts(tmp_path):
     reseal(bundle, change)
     problems = verify_bundle(bundle)["problems"]
     assert problems[0] == "part `t.npu1`: `t_ctx.bin`: graph `elsewhere` is not in the binary"
+
+
+def test_what_is_no_number_on_both_sides_is_no_difference():
+    both, other = np.array([1.0, np.nan, np.inf]), np.array([1.0, np.nan, -np.inf])
+    found = Comparison()
+    found.bound = 1e-3
+    found.add("y", "main", both, both)
+    found.split("y", "main", both, both, both)
+    assert (found.problems, found.max_error, found.emission) == ([], 0.0, 0.0)
+    for wrong in (other, np.array([1.0, 2.0, np.inf])):
+        found = Comparison()
+        found.bound = 1e-3
+        found.split("y", "main", wrong, both, both)
+        assert found.problems
+
+
+def test_a_number_of_no_axes_stays_one():
+    spec = {"name": "x", "dtype": "int32", "shape": []}
+    assert as_tensor(np.array(3, np.int64), spec).shape == ()

@@ -128,7 +128,7 @@ def _filled(node: ir.Node) -> list[Weight] | None:
 
 
 def _computed(node: ir.Node) -> list[Weight] | None:
-    """What an op makes of constants, by ONNX's reference; None where that is not known to be small, or fails."""
+    """What an op makes of constants, by ONNX Runtime; None where that is not known to be small, or fails."""
     held = [None if value is None else constant(value) for value in node.inputs]
     missing = any(one is None and value is not None for one, value in zip(held, node.inputs, strict=True))
     if not held or missing or bodies(node) or _is_kept(node, held) or node.op_type.startswith("Random"):
@@ -137,7 +137,7 @@ def _computed(node: ir.Node) -> list[Weight] | None:
         return None
     try:
         return [from_array("", np.asarray(array)) for array in _evaluate(node, held)]
-    except Exception:  # the reference raises whatever numpy does; the engines say what is wrong with the node
+    except Exception:  # of types of its own; the engines say what is wrong with the node
         return None
 
 
@@ -154,21 +154,37 @@ def _small(node: ir.Node, value: ir.Value) -> bool:
 
 
 def _evaluate(node: ir.Node, held: Sequence[Weight | None]) -> list[np.ndarray]:
-    from onnx.reference import ReferenceEvaluator  # of many modules, and few graphs need it
+    """What ONNX Runtime, which is what a graph means here, makes of the node alone.
 
-    inputs = [None if one is None else ir.Value(name=f"x{i}") for i, one in enumerate(held)]
-    outputs = [ir.Value(name=f"y{i}") for i in range(len(node.outputs))]
+    ONNX's own reference takes a GroupNormalization, a Resize or a convolution over another shape than it says.
+    """
+    from ...ir.onnx_runtime import session  # of a library that graphs without such ops do not wait for
+
+    inputs = [
+        None if one is None else ir.Value(name=f"x{i}", const_value=from_array(f"x{i}", np.asarray(numbers(one))))
+        for i, one in enumerate(held)
+    ]
+    read = [value for value in node.outputs if value.name]
+    outputs = [ir.Value(name=f"y{i}" if value.name else "") for i, value in enumerate(node.outputs)]
     alone = ir.Node("", node.op_type, inputs, node.attributes.values(), outputs=outputs, name="op")
     version = node.graph.opset_imports[""] if node.graph is not None else 0
-    for value, one in zip(inputs, held, strict=True):
-        if value is not None and one is not None:
-            value.type, value.shape = ir.TensorType(one.dtype), ir.Shape(one.dims)
     graph = ir.Graph(
-        [v for v in inputs if v is not None], outputs, nodes=[alone], opset_imports={"": version}, name="constants"
+        [],
+        [value for value in outputs if value.name],
+        nodes=[alone],
+        initializers=[value for value in inputs if value is not None],
+        opset_imports={"": version},
+        name="constants",
     )
-    feeds = {f"x{i}": np.asarray(numbers(one)) for i, one in enumerate(held) if one is not None}
-    proto = ir.to_proto(ir.Model(graph, ir_version=10))
-    return [np.asarray(one) for one in ReferenceEvaluator(proto).run(None, feeds)]
+    for value, have in zip(graph.outputs, read, strict=True):
+        value.type = have.type
+    opened = session(ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString(), quiet=True)
+    made: dict[str | None, np.ndarray] = {}
+    for value, one in zip(graph.outputs, opened.run(None, {}), strict=True):
+        if not isinstance(one, np.ndarray):
+            raise TypeError("a sequence is no constant")
+        made[value.name] = one
+    return [made.get(value.name, np.zeros(0)) for value in outputs]
 
 
 def _replace(graph: ir.Graph, node: ir.Node, made: Sequence[Weight]) -> bool:
@@ -237,6 +253,18 @@ def _explicit_pads(node: ir.Node) -> bool:
     return True
 
 
+def _forget_shapes(node: ir.Node) -> None:
+    """The shapes of all that hangs on what `node` makes, to be inferred again."""
+    waiting, seen = [*node.outputs], set[ir.Value]()
+    while waiting:
+        value = waiting.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        value.shape = None
+        waiting += [made for reader, _ in value.uses() for made in reader.outputs]
+
+
 def _explicit_transposed_pads(node: ir.Node, found: Mapping[str, Value]) -> bool:
     """out = in * stride with SAME, so pads = reach + output_padding - stride, whatever the size; VALID: none."""
     auto, kernel, strides, dilations = (found.get(n) for n in ("auto_pad", "kernel_shape", "strides", "dilations"))
@@ -251,6 +279,8 @@ def _explicit_transposed_pads(node: ir.Node, found: Mapping[str, Value]) -> bool
         totals = [0] * len(totals)
     if min(totals) < 0:
         return False
+    if any(more):  # ONNX's inference adds it to a size that SAME gives already
+        _forget_shapes(node)
     small, large = [t // 2 for t in totals], [t - t // 2 for t in totals]
     pads = [*large, *small] if auto == "SAME_LOWER" else [*small, *large]
     del node.attributes["auto_pad"]

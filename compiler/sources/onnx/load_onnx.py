@@ -118,6 +118,7 @@ def _parse(file: Path) -> onnx.ModelProto:
     _one_domain_name(proto)
     _open_unknown_dimensions(proto)
     _each_output_once(proto)
+    _outputs_as_inputs(proto)
     return proto
 
 
@@ -136,6 +137,14 @@ def _each_output_once(proto: onnx.ModelProto) -> None:
         once = [value for value in proto.graph.output if named.get(value.name) is value]
         del proto.graph.output[:]
         proto.graph.output.extend(once)
+
+
+def _outputs_as_inputs(proto: onnx.ModelProto) -> None:
+    """An output that is an input has its type, whatever it states itself: the two are one value."""
+    inputs = {value.name: value for value in proto.graph.input}
+    for value in proto.graph.output:
+        if value.name in inputs:
+            value.type.CopyFrom(inputs[value.name].type)
 
 
 def _open_unknown_dimensions(proto: onnx.ModelProto) -> None:

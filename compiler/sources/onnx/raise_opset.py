@@ -20,6 +20,7 @@ import onnx_ir as ir
 from ...diagnostics.diagnostic import fail
 from ...ir.opset import IR_VERSION, OPSET
 from ...ir.weightless import give_weights, is_big, take_weights
+from .older_ops import raised
 
 _READ_BY_ADAPTERS = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.FLOAT)
 _CHECK_ERRORS = (
@@ -37,9 +38,9 @@ def upgrade(model: ir.Model, file: Path) -> ir.Model:
     proto = ir.to_proto(model)
     proto.ir_version = max(proto.ir_version, IR_VERSION)
     _call(lambda: onnx.checker.check_model(_without_shapeless(proto)), "E0375", f"`{file}` is not a valid ONNX model")
+    what = f"`{file}` cannot be brought from opset {version} to {OPSET}"
+    proto = _call(lambda: raised(proto, OPSET), "E0373", what)
     if version != OPSET:
-        what = f"`{file}` cannot be brought from opset {version} to {OPSET}"
-        proto = _call(lambda: onnx.version_converter.convert_version(proto, OPSET), "E0373", what)
         _call(lambda: onnx.checker.check_model(_without_shapeless(proto)), "E0373", what)
     out = ir.from_proto(_inferred(proto, file))
     out.ir_version = IR_VERSION
@@ -62,7 +63,7 @@ def _without_shapeless(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def _states_shape(value: onnx.ValueInfoProto) -> bool:
     kind = value.type
-    return not kind.HasField("tensor_type") or kind.tensor_type.HasField("shape")
+    return kind.WhichOneof("value") not in (None, "tensor_type") or kind.tensor_type.HasField("shape")
 
 
 def _inferred(proto: onnx.ModelProto, file: Path) -> onnx.ModelProto:

@@ -32,7 +32,7 @@ def load(path: str, inputs: list[str], outputs: list[str], memory: str, threads:
 
 def open_plain(path: str) -> int:
     """Open a graph of plain operators in ONNX Runtime, unoptimised; its number for `run`."""
-    from ....compiler.oracle.onnx_runtime import session
+    from ....compiler.ir.onnx_runtime import session
 
     handle = max(_open, default=-1) + 1
     _open[handle] = {"session": session(path)}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from ....compiler.oracle.onnx_runtime import onnxruntime as ort
+from ....compiler.ir.onnx_runtime import onnxruntime as ort
 from .engine_options import OPTIMIZATION
 
 PROVIDER = "QNNExecutionProvider"

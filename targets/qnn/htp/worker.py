@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ....compiler.emit.child_process import limit_memory, peak_rss, serve
-from ....compiler.oracle.onnx_runtime import session
+from ....compiler.ir.onnx_runtime import session
 from . import provider as htp
 from .multi_soc import is_container, read_container
 from .read_context import read_context
