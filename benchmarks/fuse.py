@@ -31,7 +31,7 @@ _SAID = re.compile(r" in ([\d.]+) s, compiler")
 def compiled(folder: Path, source: str, fuse: str, at: int) -> dict[str, Any]:
     """One compile; what its emitter says, and what lies in the bundle."""
     from edgec.compiler.bundle.manifest import load_manifest
-    from edgec.compiler.compile.compile_model import CompileOptions
+    from edgec.compiler.compile.options import CompileOptions
     from edgec.compiler.driver import compile_plan, load_plan
 
     path, out = folder / "plan.edge", folder / f"out{at}"

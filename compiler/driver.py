@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .assemble.compile_result import BrokenRequirement, CompileResult
-from .compile.compile_model import CompileOptions, Progress
-from .diagnostics.diagnostic import Diagnostic, EdgecError, PlanError
+from .compile.options import CompileOptions, Progress
+from .diagnostics.diagnostic import Diagnostic, EdgecError, PlanError, framed_in
 from .diagnostics.warn import collected
 from .files.cache import make_root
 from .plan.accepted_warnings import found_later, with_warnings
@@ -126,12 +126,9 @@ def prove_plan(plan: Plan, progress: Progress = lambda _text: None) -> list[Prov
     """Run what no table holds of `plan`, and nothing else; PlanError with what is wrong or refused anyway."""
     from .compile.prove import settle
 
-    try:
+    with framed_in(plan.sources):
         make_root()
         return settle(plan, True, progress)
-    except EdgecError as error:
-        error.sources = error.sources or plan.sources
-        raise
 
 
 def estimate_plan(plan: Plan, progress: Progress = lambda _text: None, memory: int | None = None) -> Estimate:
@@ -140,14 +137,11 @@ def estimate_plan(plan: Plan, progress: Progress = lambda _text: None, memory: i
     from .compile.estimate_plan import estimate_plan as estimate
     from .compile.estimate_plan import within_memory
 
-    try:
+    with framed_in(plan.sources):
         check_request(plan, CompileOptions())
         made = estimate(plan, progress)
         within_memory(plan, made, memory)
         return made
-    except EdgecError as error:
-        error.sources = error.sources or plan.sources
-        raise
 
 
 def judge_modules(
@@ -156,12 +150,9 @@ def judge_modules(
     """Model -> perplexity of its module and of the float model over `windows` windows; no engine is run."""
     from .compile.module_quality import module_quality
 
-    try:
+    with framed_in(plan.sources):
         make_root()
         return module_quality(plan, windows, progress, only)
-    except EdgecError as error:
-        error.sources = error.sources or plan.sources
-        raise
 
 
 def profile_plan(plan: Plan, progress: Progress = lambda _text: None) -> list[Profiled]:
@@ -169,13 +160,10 @@ def profile_plan(plan: Plan, progress: Progress = lambda _text: None) -> list[Pr
     from .compile.profile import profiles
     from .compile.prove import settle
 
-    try:
+    with framed_in(plan.sources):
         make_root()
         settle(plan, True, progress)
         return profiles(plan, progress)
-    except EdgecError as error:
-        error.sources = error.sources or plan.sources
-        raise
 
 
 def compile_plan(plan: Plan, output: Path | None = None, options: CompileOptions | None = None) -> CompileResult:

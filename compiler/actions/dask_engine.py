@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
-from ..compile.compile_model import CompileOptions
+from ..compile.options import CompileOptions
 from ..diagnostics.diagnostic import EdgecError, EngineError, fail
 from ..emit.fork_server import ForkServer, can_fork
 from ..files import cache

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ..compile.compile_model import CompileOptions, Progress
+from ..compile.options import CompileOptions, Progress
 from ..diagnostics.diagnostic import fail
 from ..diagnostics.nearest import nearest_help
 from . import records

@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..compile.compile_model import CompileOptions, Progress, emit_model, lower_model, solve_model
+from ..compile.compile_model import emit_model, lower_model, solve_model
 from ..compile.kept_emission import KIND as EMISSION
+from ..compile.options import CompileOptions, Progress
 from ..compile.profile import profiles
 from ..compile.prove import settle
 from ..diagnostics.diagnostic import EngineError, fail

@@ -16,7 +16,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..compile.compile_model import parts_by_target
+from ..compile.cut_module import parts_by_target
 from ..compile.dry_run import dry_parts
 from ..compile.model_work import model_work
 from ..diagnostics.diagnostic import EdgecError

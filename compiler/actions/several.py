@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..compile.compile_model import CompileOptions
 from ..compile.dry_run import Findings, refuse_early
+from ..compile.options import CompileOptions
 from ..compile.prove import unproven
-from ..diagnostics.diagnostic import EdgecError, PlanError
+from ..diagnostics.diagnostic import EdgecError, PlanError, framed_in
 from ..diagnostics.progress import Passing
 from . import records
 from .action import Graph
@@ -49,10 +49,10 @@ def plan_graph(plans: Sequence[Plan | EdgecError], options: CompileOptions) -> R
         if isinstance(plan, EdgecError):
             continue
         try:
-            own, findings = Graph(), _findings(plan, options)
-            last = add_plan(own, plan, bool(findings.proofs))
+            with framed_in(plan.sources):
+                own, findings = Graph(), _findings(plan, options)
+                last = add_plan(own, plan, bool(findings.proofs))
         except EdgecError as error:
-            error.sources = error.sources or plan.sources
             ran.plans[number] = error
             continue
         if not findings.proofs:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle.manifest import Manifest, load_manifest
-from ..compile.compile_model import CompileOptions
+from ..compile.options import CompileOptions
 from ..diagnostics.diagnostic import fail
 from ..emit.fork_server import workers
 from ..verify.part_check import PartOf, check_part, parts_of_chips

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..compile.compile_model import CompiledModel, CompileOptions, compile_model
+from ..compile.compile_model import CompiledModel, compile_model
+from ..compile.options import CompileOptions
 from ..compile.requirements import Measured, check_requirements, measure_models
-from ..diagnostics.diagnostic import Diagnostic, EdgecError
+from ..diagnostics.diagnostic import Diagnostic, framed_in
 from ..diagnostics.warn import collected
 from ..plan.accepted_warnings import found_later, with_warnings
 from .compile_result import BrokenRequirement, CompileResult
@@ -72,12 +73,8 @@ def assembled(
         if broken:
             raise BrokenRequirement(*broken, result=result)
 
-    try:
-        with collected() as told:
-            write_bundle(final, build, rejectable=bool(plan.requires))
-    except EdgecError as error:
-        error.sources = error.sources or plan.sources
-        raise
+    with framed_in(plan.sources), collected() as told:
+        write_bundle(final, build, rejectable=bool(plan.requires))
     return made[0]
 
 

@@ -19,8 +19,8 @@ from ..actions.finished import NotRun
 from ..actions.plan_graph import emission_key, lowered_units
 from ..actions.preloaded import preloaded
 from ..actions.several import Ran, blamed, plan_graph, room_beside, run_plans
-from ..compile.compile_model import CompileOptions
 from ..compile.estimate_plan import refuse_by_estimate
+from ..compile.options import CompileOptions
 from ..diagnostics.diagnostic import EdgecError
 from .assemble_bundle import assembled
 from .compile_result import CompileResult

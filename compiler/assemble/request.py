@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..compile.compile_model import CompileOptions
-from ..diagnostics.diagnostic import EdgecError, fail
+from ..compile.options import CompileOptions
+from ..diagnostics.diagnostic import fail, framed_in
 from ..diagnostics.nearest import nearest_help
 from ..files.cache import make_root
 
@@ -20,12 +20,9 @@ def measured_k(plan: Plan, options: CompileOptions) -> Plan:
     from ..compile.acceptance import measure_acceptance
     from ..compile.decide import decide
 
-    try:
+    with framed_in(plan.sources):
         measure_acceptance(plan, options.progress)
         return decide(plan)
-    except EdgecError as error:
-        error.sources = error.sources or plan.sources
-        raise
 
 
 def check_request(plan: Plan, options: CompileOptions) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import cache
-from .compile_model import load_model
+from .model_steps import load_model
 from .remembered import model_parts
 
 if TYPE_CHECKING:

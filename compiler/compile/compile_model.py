@@ -11,58 +11,26 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..diagnostics.diagnostic import blamed_on
 from ..diagnostics.wording import of_all_layers
-from ..ir import kv_names
+from .cut_module import cut_module, parts_by_target, placed_by, planned_memory
+from .emit_model import emit_job, emitted
+from .model_steps import load_model, run_steps
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from ..emit.part import Part
-    from ..emit.target import Emission, EmitJob, Target
+    from ..emit.target import Emission
     from ..files.digests import Digests
     from ..ir.module import Module
     from ..memory.memory_plan import MemoryPlan
     from ..partition.parts import PartGraph
     from ..pipeline.pass_interface import StepResult
-    from ..pipeline.step import Step
     from ..plan.plan import Deploy, ModelDecl, Plan
-    from ..proof.not_taken import Wrong
-
-_COPIED = 50e6  # bytes a second: files that are written faster are not worth a copy in the cache, sealed and synced
-
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class CompileOptions:
-    """How to compile, as opposed to what: nothing here changes the bundle's bytes."""
-
-    jobs: int = 1
-    print_after: tuple[str, ...] = ()
-    time_passes: bool = False
-    verify_each: bool = False
-    explain_skips: bool = False
-    profiling: bool = False  # measure what is only told, too
-    memory: int | None = None  # bytes that the compile may take, by its estimate; None: not asked
-    prove: bool = True  # run what no conformance table holds; off: it is refused
-    actions: bool = False  # run its actions in processes first, also where `jobs` is 1
-    keep_going: bool = False  # of its actions, run what does not need one that failed
-    on: str | None = None  # the scheduler that runs its actions (`dask://host:port`); None: this machine
-    store: str | None = None  # where workers elsewhere leave and find results; None: the cache, which they share
-    # the key that the files of a deploy line are kept under in the cache for later compiles; None: none are kept
-    emission_key: Callable[[Plan, Deploy], str] | None = None
-    # what lowering a deploy line apart from its compiles said of them (`Target.lower`); None: nothing is known
-    lowered: Callable[[Plan, Deploy], list[dict[str, Any]]] | None = None
-    # returns when actions that run meanwhile have left what a model needs from them at a stage: its weights' solutions,
-    # its lowered graphs, its files; None: nothing runs meanwhile
-    ready: Callable[[str, str], None] | None = None
-    progress: Progress = lambda _text: None
+    from .options import CompileOptions
 
 
 @dataclass(repr=False)
@@ -99,20 +67,6 @@ class CompiledModel:
         return f"<compiled {self.name}: {', '.join(self.emission.parts)}>"
 
 
-def load_model(decl: ModelDecl) -> Module:
-    """The module of a `model` line at level `semantic`; weights stay in their files.
-
-    A decoder that was read out of a graph is proven beside it first.
-    """
-    with blamed_on(decl.span):
-        module = decl.source.reader.load(decl.name, decl.source.path, decl.context)
-        if module.original is not None:
-            from ..oracle.rebuilt import prove_rebuilt
-
-            prove_rebuilt(module)
-        return module
-
-
 def compile_model(
     plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions, digests: Digests
 ) -> CompiledModel:
@@ -131,7 +85,7 @@ def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: Compile
     done = _passed(plan, deploy, options, clock)
     options.progress(f"{deploy.model}: writing {deploy.target}")
     waiting = replace(options, ready=clock.waiting("lower", options.ready)) if options.ready is not None else options
-    cut, emission, fallen = _emitted(done.module, plan, deploy, directory, waiting)
+    cut, emission, fallen = emitted(done.module, plan, deploy, directory, waiting)
     results = with_times(done.results, plan, deploy, done.module, plan.steps(deploy))  # of the module as it was cut
     emission.notes = [
         *cut.notes,
@@ -143,44 +97,6 @@ def _compile_model(plan: Plan, deploy: Deploy, directory: Path, options: Compile
     return CompiledModel(
         deploy.model, deploy, decl, done.compressed, done.module, cut, results, emission, done.errors, clock.spans
     )
-
-
-def _emitted(
-    module: Module, plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions, keep: bool = False
-) -> tuple[PartGraph, Emission, list[Wrong]]:
-    """The parts of a module behind its steps, what was written of them, and the nodes that are not the engine's.
-
-    What was written is kept for later compiles where the first cut was the last (they cut as this one did) and where
-    writing it took longer than a copy does, or whatever it took if it is to be kept.
-    """
-    from .emit_parts import emit_parts
-    from .kept_emission import keep_emission
-
-    if options.ready is not None:
-        options.ready(deploy.model, "lowered")
-    steps, folder, start = plan.steps(deploy), directory / deploy.model, time.perf_counter()
-    cut, emission, fallen = emit_parts(
-        module,
-        deploy,
-        lambda: cut_module(module, deploy, steps),
-        lambda cut: _emit(module, cut, plan, deploy, directory, options),
-        folder,
-        placed_by(steps, deploy),
-        options.progress,
-    )
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    worth = keep or size < _COPIED * (time.perf_counter() - start)
-    key = _kept_key(plan, deploy, cut.parts, options) if worth and not fallen else None
-    if key is not None:
-        keep_emission(key, folder, emission)
-    return cut, emission, fallen
-
-
-def _kept_key(plan: Plan, deploy: Deploy, parts: Sequence[Part], options: CompileOptions) -> str | None:
-    """The key that the files of a deploy line are kept under; None: they are not, or its units are kept instead."""
-    divided = parts_by_target(deploy, parts)
-    apart = any(cls().units(own, deploy.options, plan.devices) for cls, own in divided.items())
-    return None if options.emission_key is None or apart else options.emission_key(plan, deploy)
 
 
 @dataclass
@@ -242,7 +158,7 @@ def lower_model(plan: Plan, deploy: Deploy, options: CompileOptions) -> list[dic
         def lower(cut: PartGraph) -> list[dict[str, Any]]:
             found: list[dict[str, Any]] = []
             for cls, own in parts_by_target(deploy, cut.parts).items():
-                job = _job(cls, own, module, plan, deploy, folder, options)
+                job = emit_job(cls, own, module, plan, deploy, folder, options)
                 found += [{"target": cls.name, **facts} for facts in cls().lower(job)]
             return found
 
@@ -257,7 +173,7 @@ def emit_model(plan: Plan, deploy: Deploy, directory: Path, options: CompileOpti
     """Leave the files of one deploy line in the cache, under `options.emission_key`; they are below `directory` too."""
     with blamed_on(deploy.span):
         module = _passed(plan, deploy, options, _Clock(), reported=False).module
-        _emitted(module, plan, deploy, directory, options, keep=True)
+        emitted(module, plan, deploy, directory, options, keep=True)
 
 
 def _say_lines(module: Module, plan: Plan) -> None:
@@ -290,194 +206,3 @@ class _Clock:
             self._last = time.perf_counter()
 
         return wait
-
-
-def run_steps(
-    module: Module,
-    steps: Sequence[Step],
-    plan: Plan,
-    deploy: Deploy,
-    options: CompileOptions,
-) -> list[StepResult]:
-    """Run `steps` over `module` as a compile of `deploy` does; what each of them did."""
-    from ..pipeline.run_steps import PipelineOptions, run_pipeline
-    from ..registry import find_target
-
-    chosen = PipelineOptions(
-        print_after=options.print_after,
-        time_passes=options.time_passes,
-        verify_each=options.verify_each,
-        explain_skips=options.explain_skips,
-        profiling=options.profiling,
-    )
-    stores = find_target(deploy.target).capabilities
-    return run_pipeline(
-        module,
-        steps,
-        default_device=deploy.device,
-        options=chosen,
-        calibration=plan.calibration,
-        progress=options.progress,
-        widths=stores.widths,
-        integer_widths=stores.integer_widths,
-        minimums=stores.minimums,
-        chips=[device for device in plan.devices if not device.is_host],
-    )
-
-
-def placed_by(steps: Sequence[Step], deploy: Deploy) -> Callable[[str], bool]:
-    """Whether a step puts an op of that name where the model is deployed."""
-    from ..pipeline.pass_interface import Scope
-
-    scopes = [Scope(step.on, step.except_) for step in steps if deploy.device in step.demands.places]
-    return lambda name: any(scope.selects(name) for scope in scopes)
-
-
-def cut_module(module: Module, deploy: Deploy, steps: Sequence[Step]) -> PartGraph:
-    """The module behind `steps` in parts, or as one part for an engine that runs a model whole.
-
-    Where the target has no lookup in integers, embeddings go to the CPU unless a step has placed them.
-    """
-    from ..emit.part import Part
-    from ..partition.lacking import lacking_on_cpu
-    from ..partition.lookups import look_up_on_cpu, lost_sharing
-    from ..partition.parts import PartGraph, partition
-    from ..partition.shadows import shadows_on_cpu
-    from ..registry import find_target
-    from .cpu_parts import give_cpu_parts
-
-    kept = placed_by(steps, deploy)
-    target = find_target(deploy.target)
-    if target.engine == "chain" or module.arch is None:  # an engine of language models is a chain for other graphs
-        moved = [] if target.capabilities.lookups else look_up_on_cpu(module, deploy.device, kept)
-        by_engine = module.arch is None and getattr(deploy.options, "lowering", "edgec") != "edgec"
-        fallen = [] if by_engine else lacking_on_cpu(module, deploy.device, target().lacking, kept)
-        beside = shadows_on_cpu(module, deploy.device)
-        beside += target().before_cut(module, deploy.options)
-        parts = partition(module, deploy.device)
-        parts, left = give_cpu_parts(module, deploy, parts)
-        notes = (*moved, *lost_sharing(module, deploy.device), *beside, *left)
-        return replace(parts, notes=notes, fallen=tuple(fallen))
-    return PartGraph([Part(f"{module.name}.{deploy.device}0", deploy.device, dict(module.graphs))])
-
-
-def planned_memory(deploy: Deploy, parts: Sequence[Part]) -> MemoryPlan:
-    """Where the values of a deploy's parts lie while they run, with what their engines take inside ops."""
-    from ..memory.memory_plan import plan_memory
-
-    emits = {part.name: cls for cls, own in parts_by_target(deploy, parts).items() for part in own}
-    options = {cls: deploy.options if cls.name == deploy.target else cls.Options() for cls in emits.values()}
-
-    def workspace(part: Part, node: ir.Node) -> int:
-        cls = emits[part.name]
-        return cls().workspace(node, options[cls])
-
-    return plan_memory(parts, workspace)
-
-
-def parts_by_target(deploy: Deploy, parts: Sequence[Part]) -> dict[type[Target], list[Part]]:
-    """The target that emits each part: that of its device (`registry.part_target`)."""
-    from ..registry import find_target, part_target
-
-    found: dict[type[Target], list[Part]] = {}
-    for part in parts:
-        cls = find_target(part.target) if part.target else part_target(deploy.target, part.device)
-        found.setdefault(cls, []).append(part)
-    return found
-
-
-def _emit(
-    module: Module, cut: PartGraph, plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions
-) -> Emission:
-    """Emit the parts of each target, or take the files from the cache where they are kept; a plain graph's are proven
-    together.
-    """
-    from .prove_chain import prove_chain
-
-    emission = _emit_each(module, cut.parts, plan, deploy, directory, options)
-    if module.arch is None and options.prove and not emission.proof:
-        emission.proof = prove_chain(module, cut, emission, directory, deploy.target, options.progress)
-    return emission
-
-
-def _emit_each(
-    module: Module, parts: list[Part], plan: Plan, deploy: Deploy, directory: Path, options: CompileOptions
-) -> Emission:
-    from ..emit.target import Emission
-    from ..files.noted_digest import is_known
-    from ..registry import find_target
-    from .kept_emission import kept_emission
-
-    (directory / deploy.model).mkdir(parents=True, exist_ok=True)
-    files = plan.models[deploy.model].source.files
-    new = any(path.is_file() and not is_known(path) for path in files)  # what is kept was hashed once
-    key = None if new else _kept_key(plan, deploy, parts, options)
-    if key is not None and options.ready is not None:
-        options.ready(deploy.model, "files")
-    if key is not None and (kept := kept_emission(key, directory / deploy.model)) is not None:
-        options.progress(f"{deploy.model}: its files are in the cache")
-        return kept
-    whole = Emission(engine=find_target(deploy.target).engine, parts={})
-    for cls, own in parts_by_target(deploy, parts).items():
-        emitted = cls().emit(_job(cls, own, module, plan, deploy, directory, options))
-        whole.parts.update(emitted.parts)
-        whole.libraries += [row for row in emitted.libraries if row not in whole.libraries]
-        whole.notes += emitted.notes
-        whole.stored.update(emitted.stored)
-        whole.sparse += emitted.sparse
-        whole.layout |= emitted.layout
-        whole.units += [{"target": cls.name, **facts} for facts in emitted.units]
-        _lay_out_cache(whole, emitted)
-        if cls.name == deploy.target:
-            whole.engine = emitted.engine
-    return whole
-
-
-def _job(
-    cls: type[Target],
-    parts: list[Part],
-    module: Module,
-    plan: Plan,
-    deploy: Deploy,
-    directory: Path,
-    options: CompileOptions,
-) -> EmitJob:
-    """What a target is handed of a deploy line."""
-    from ..emit.target import EmitJob
-    from .tokenizer_folders import tokenizer_folders
-
-    lowered = [] if options.lowered is None else options.lowered(plan, deploy)
-    return EmitJob(
-        module=module,
-        parts=parts,
-        directory=directory,
-        folder=deploy.model,
-        device=plan.devices[0],
-        devices=plan.devices,
-        slower=cls.slower,
-        jobs=options.jobs,
-        keep=options.emission_key is not None,
-        tokenizer_source=plan.models[deploy.model].source.tokenizer_folder,
-        tokenizer_folder=tokenizer_folders(plan).get(deploy.model),
-        options=deploy.options if cls.name == deploy.target else cls.Options(),
-        beside=cls.name != deploy.target,
-        origin=deploy.span,
-        progress=options.progress,
-        prove=options.prove,
-        lowered=[facts for facts in lowered if facts["target"] == cls.name],
-        ready=(lambda: None) if options.ready is None else functools.partial(options.ready, deploy.model, "files"),
-    )
-
-
-def _lay_out_cache(whole: Emission, emitted: Emission) -> None:
-    """The model's K/V layout is that of the first target whose parts hold a cache; others say theirs part by part."""
-    holders = [
-        part
-        for part in emitted.parts.values()
-        if any(kv_names.is_cache(spec["name"]) for graph in part["graphs"].values() for spec in graph["inputs"])
-    ]
-    if holders or emitted.engine != "chain":  # an engine of whole models keeps its own cache
-        whole.kv = whole.kv or emitted.kv
-    for part in holders:
-        if emitted.kv != whole.kv:
-            part["kv"] = emitted.kv

@@ -24,7 +24,8 @@ from ..pipeline.measured_steps import split_steps
 from ..pipeline.pass_interface import Scope
 from ..pipeline.step import Step
 from ..registry import cache_steps, find_target
-from .compile_model import cut_module, load_model, parts_by_target
+from .cut_module import cut_module, parts_by_target
+from .model_steps import load_model
 from .remembered import held_before, key_of, remember
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from ..memory.memory_plan import memory_entry
 from ..plan.measure import Finished, subject_of
 from ..registry import find_target, measures
 from .acceptance import known_acceptance
-from .compile_model import planned_memory
+from .cut_module import planned_memory
 from .decide import shape_of
 from .dry_run import dry_parts
 from .model_work import buckets_of, model_work

@@ -4,7 +4,7 @@
     <cache>/emission/<key>/emission.json   what it said of them, for the manifest
 
 Emissions with packed weights are not kept: what is packed is read from the module itself. Nor are those that were
-written faster than a copy is (`compile_model`), but for an action, whose result they are.
+written faster than a copy is (`emit_model`), but for an action, whose result they are.
 """
 
 from __future__ import annotations

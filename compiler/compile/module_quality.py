@@ -9,7 +9,8 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from ..diagnostics.diagnostic import blamed_on
-from .compile_model import CompileOptions, Progress, load_model, run_steps
+from .model_steps import load_model, run_steps
+from .options import CompileOptions, Progress
 
 if TYPE_CHECKING:
     from ..plan.plan import Deploy, Plan

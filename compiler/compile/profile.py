@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from ..diagnostics.diagnostic import blamed_on, fail
 from ..pipeline.pass_interface import StepResult
-from .compile_model import CompileOptions, load_model, run_steps
+from .model_steps import load_model, run_steps
+from .options import CompileOptions
 
 if TYPE_CHECKING:
     from ..plan.plan import Plan

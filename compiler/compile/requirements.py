@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from ..diagnostics.diagnostic import Diagnostic, Label
 from ..plan.measure import subject_of
 from ..registry import find_target, measures
-from .compile_model import CompiledModel, Progress, load_model
+from .compile_model import CompiledModel
+from .model_steps import load_model
+from .options import Progress
 
 if TYPE_CHECKING:
     from ..ir.module import Module

@@ -125,6 +125,16 @@ def blamed_on(span: Span | None) -> Iterator[None]:
         raise type(error)(*placed) from error
 
 
+@contextmanager
+def framed_in(sources: Mapping[str, str]) -> Iterator[None]:
+    """Give an error raised within the texts its places are in, `sources` (text by file), where it has none."""
+    try:
+        yield
+    except EdgecError as error:
+        error.sources = error.sources or sources
+        raise
+
+
 def _edgec_cause(problem: BaseException) -> EdgecError | None:
     """The error of ours that a library has wrapped in one of its own: weights are read inside its writers."""
     seen: BaseException | None = problem

@@ -15,7 +15,7 @@ from edgec.compiler.actions import records
 from edgec.compiler.actions.action import load_description
 from edgec.compiler.actions.local import LocalRunner
 from edgec.compiler.actions.perform import perform
-from edgec.compiler.compile import compile_model
+from edgec.compiler.compile import emit_model
 from edgec.compiler.diagnostics.diagnostic import Diagnostic, EdgecError, EngineError
 from edgec.compiler.driver import (
     CompileOptions,
@@ -69,7 +69,7 @@ def test_a_compile_by_processes_is_the_same_bundle_and_runs_nothing_twice(plan_f
 
 @pytest.mark.parametrize(("rate", "kept"), [(0.0, False), (1e12, True)])
 def test_files_are_kept_where_writing_them_takes_longer_than_a_copy(plan_file, tmp_path, monkeypatch, rate, kept):
-    monkeypatch.setattr(compile_model, "_COPIED", rate)
+    monkeypatch.setattr(emit_model, "_COPIED", rate)
     compile_plan(load_plan(plan_file), tmp_path / "b", keeping(CompileOptions()))
     (row,) = actions_of(plan_file)
     assert row["state"] == ("cached" if kept else "runs")
