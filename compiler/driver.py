@@ -204,6 +204,10 @@ def by_actions(
 ) -> CompileOptions:
     """The options with which actions have processes of their own wherever one of these asks for it."""
     asked = jobs > 1 or memory is not None or store is not None or on is not None
+    if store is not None:
+        from .actions.store import absolute
+
+        store = absolute(store)
     return CompileOptions(
         jobs=jobs, memory=memory, actions=asked, keep_going=keep_going, on=on, store=store, progress=progress
     )

@@ -295,7 +295,10 @@ def _died(action: Action, error: BaseException) -> EngineError:
 def _has_run(key: str, store: str | None) -> bool:
     if records.known(key) is not None:
         return True
-    return store is not None and open_store(store).pull_result(key)
+    if store is None or not open_store(store).pull_result(key):
+        return False
+    found = records.noted(key)  # an output that was damaged is gone from the store, its result is not
+    return found is not None and open_store(store).holds(key, found.outputs)
 
 
 def _engine(action: Action) -> str | None:

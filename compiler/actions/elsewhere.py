@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
 from ..compile.options import CompileOptions, Progress
-from ..diagnostics.diagnostic import fail
+from ..diagnostics.diagnostic import EngineError, fail
 from ..diagnostics.nearest import nearest_help
 from . import records
 from .action import Action, Graph
@@ -35,10 +35,16 @@ def perform_with_store(
         held.pull_result(need)
         noted = records.noted(need)
         for one in _inputs(action, noted.outputs if noted is not None else []):
-            held.pull(one)
+            if not held.pull(one):
+                _not_there(action, one, store)
     made = perform(action, load, progress)
     held.push_result(action.key, made.outputs)
     return made
+
+
+def _not_there(action: Action, one: Output, store: str) -> NoReturn:
+    message = f"`{action.label}` needs `{one.kind}/{one.key}`, which the store `{store}` does not hold whole"
+    fail("E0972", message, help="start the compile again: it is made again", kind=EngineError)
 
 
 def pulled(key: str, store: Store, leave: frozenset[str] = frozenset()) -> Result | None:
@@ -52,6 +58,14 @@ def pulled(key: str, store: Store, leave: frozenset[str] = frozenset()) -> Resul
     if found is None or not all(store.pull(one) for one in found.outputs if one.kind not in leave):
         return None
     return found
+
+
+def share(graph: Graph, store: str) -> None:
+    """Put what of a graph has run on this machine into the store, where it is not: others read it from there."""
+    held = open_store(store)
+    for key, _ in graph:
+        if (found := records.known(key)) is not None and not held.holds(key, found.outputs):
+            held.push_result(key, found.outputs)
 
 
 def fetch(graph: Graph, store: str, leave: frozenset[str] = frozenset()) -> None:
@@ -81,6 +95,7 @@ def run_elsewhere(
 
     if options.store is not None:
         open_store(options.store).check_writable()
+        share(graph, options.store)
     run_on_dask(graph, f"tcp://{parts.hostname}:{port}", options, tell, name, watch)
     if options.store is not None:
         fetch(graph, options.store, leave=_REMADE)

@@ -14,7 +14,7 @@ from ..diagnostics.diagnostic import EdgecError, PlanError, framed_in
 from ..diagnostics.progress import Passing
 from . import records
 from .action import Graph
-from .elsewhere import fetch, run_elsewhere
+from .elsewhere import fetch, run_elsewhere, share
 from .executor import Outcome, Row, Watch, run_graph, within
 from .finished import Stages, stages_of
 from .local import LocalRunner
@@ -80,6 +80,7 @@ def run_plans(
         return
     if options.store is not None:
         open_store(options.store).check_writable()
+        share(ran.graph, options.store)
         fetch(ran.graph, options.store)
     runner = LocalRunner(worker, options.store, server)
     run_graph(ran.graph, runner, Limits(options.jobs, options.memory), tell, options.keep_going, name, watch)

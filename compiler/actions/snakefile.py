@@ -20,6 +20,7 @@ from ..diagnostics.diagnostic import fail
 from ..files.cache import cache_root
 from . import records
 from .action import Action, Graph
+from .store import absolute
 
 if TYPE_CHECKING:
     from ..plan.plan import Plan
@@ -36,6 +37,7 @@ rule all:
 
 def write_snakefile(folder: Path, plan: Plan, graph: Graph, output: Path | None, store: str | None) -> Path:
     """Write the Snakefile and the descriptions into `folder`; its path. E0955 where they cannot be written."""
+    store = None if store is None else absolute(store)
     try:
         (folder / "actions").mkdir(parents=True, exist_ok=True)
         for key, action in graph:

@@ -11,23 +11,30 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import NoReturn
 
-from ..diagnostics.diagnostic import Diagnostic, EngineError, fail
+from ..diagnostics.diagnostic import Diagnostic, EdgecError, EngineError, fail
 from ..diagnostics.warn import warn
 from ..files import cache, seal
 from .records import RESULT, Output
 
+_LONGEST = 200  # letters of an error that are shown
 _INSTALL = "`pip install 'edgec[farm]'`; a store such as s3:// needs its own package too (s3fs)"
 
 
 class Store:
-    """The store at `url`. Its calls raise EngineError (E0978) where the store cannot be read or written."""
+    """The store at `url`. Its calls raise EngineError (E0978) where the store cannot be read or written.
+
+    What opens it is foreign code, and a cloud's errors are of its own types: each is told as what it says.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
+        if not url.strip():
+            fail("E0978", "the store has no name", help="name a folder, or a URL that fsspec opens, with `--store`")
         try:
             from fsspec.core import url_to_fs
         except ImportError:
@@ -36,10 +43,15 @@ class Store:
             self._fs, root = url_to_fs(url)
         except (ImportError, ValueError) as error:
             fail("E0974", f"no installed package opens the store `{url}`: {error}", help=_INSTALL)
+        except Exception as error:
+            self._fail("opened", error)
         self._root = PurePosixPath(str(root))
 
     def check_writable(self) -> None:
-        """E0978 if nothing can be written there; asked before any work."""
+        """E0978 if nothing can be written there, or nobody else sees it; asked before any work."""
+        if "memory" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,)):
+            message = f"the store `{self.url}` is in the memory of one process, and actions have processes of their own"
+            fail("E0978", message, help="name a folder, or a store that they all reach", kind=EngineError)
         place = self._root / ".edgec"
         with self._named("written"):
             self._fs.makedirs(str(self._root), exist_ok=True)
@@ -80,6 +92,10 @@ class Store:
     def pull_result(self, key: str) -> bool:
         """Take the result of an action into the cache, without its outputs."""
         return self.pull(Output(RESULT, key, note=True))
+
+    def holds(self, key: str, outputs: Iterable[Output]) -> bool:
+        """Whether the result of an action is there, and every output of it, whole or not."""
+        return all(map(self.has, (*outputs, Output(RESULT, key, note=True))))
 
     def push_result(self, key: str, outputs: Iterable[Output]) -> None:
         """Put the outputs of an action there, then its result."""
@@ -126,7 +142,7 @@ class Store:
             self._fs.get_file(str(there), str(here))
         except FileNotFoundError:
             raise cache.Damaged(f"`{here.name}` is missing") from None
-        except OSError as error:
+        except Exception as error:
             self._fail("read", error)
 
     def _discard(self, one: Output, wrong: str) -> None:
@@ -144,13 +160,21 @@ class Store:
     def _named(self, done: str) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
+        except EdgecError:
+            raise
+        except Exception as error:
             self._fail(done, error)
 
-    def _fail(self, done: str, error: Exception) -> Any:
-        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
+    def _fail(self, done: str, error: Exception) -> NoReturn:
+        system = getattr(error, "strerror", None)
+        reason = system.lower() if isinstance(system, str) else _first_line(error)
         help = "make room there or give it the rights, or name another store with `--store`"
         fail("E0978", f"the store `{self.url}` cannot be {done}: {reason}", help=help, kind=EngineError)
+
+
+def _first_line(error: Exception) -> str:
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]} …"
 
 
 def _opened(raw: bytes) -> dict[str, object]:
@@ -158,6 +182,13 @@ def _opened(raw: bytes) -> dict[str, object]:
         return seal.opened_line(raw) or {}
     except ValueError:
         return {}
+
+
+def absolute(url: str) -> str:
+    """The store as every process names it: a relative folder is one of this process's own folder."""
+    if not url.strip() or ":" in url:
+        return url
+    return os.path.abspath(os.path.expanduser(url))
 
 
 @functools.cache

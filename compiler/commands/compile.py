@@ -36,7 +36,8 @@ def run_compile(arguments: argparse.Namespace) -> int:
 
         return run_without_compiling(plan, arguments)
     debugging = _debugging(arguments)
-    if not debugging and (held := unchanged(plan, arguments.output)) is not None:
+    again = not debugging and arguments.store is None  # what is kept goes into a store that lacks it
+    if again and (held := unchanged(plan, arguments.output)) is not None:
         held["seconds"] = round(time.perf_counter() - started, 2)
         return _said_again(held, arguments)
     with Progress(quiet=arguments.quiet or arguments.json) as progress:

@@ -159,17 +159,14 @@ def compile_all(
     The value of each is its CompileResult, or the EdgecError that it failed with (BrokenRequirement where a `require`
     line does not hold). Raises EdgecError where nothing can run at all: no scheduler, a store that cannot be written.
     """
-    from ..driver import CompileOptions, compile_plans
+    from ..driver import by_actions, compile_plans
     from ..plan.plan import Plan
 
     checked = {
         output: plan if isinstance(plan, Plan) else check(plan, fast=True).raise_errors()
         for output, plan in plans.items()
     }
-    options = CompileOptions(
-        jobs=jobs, memory=memory, actions=True, keep_going=keep_going, on=on, store=store,
-        progress=progress or (lambda _text: None),
-    )  # fmt: skip
+    options = replace(by_actions(jobs, memory, on, store, keep_going, progress or (lambda _text: None)), actions=True)
     made = compile_plans([(plan, Path(output)) for output, plan in checked.items()], options)
     return dict(zip(checked, made, strict=True))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,14 @@ import pytest
 from edgec.compiler.actions import dask_engine, records
 from edgec.compiler.actions.action import Graph
 from edgec.compiler.actions.dask_engine import run_on_dask, worker_problem
+from edgec.compiler.actions.elsewhere import share
 from edgec.compiler.actions.executor import Cancelled, Watch
 from edgec.compiler.actions.facts import own_code
+from edgec.compiler.actions.records import Output, Result
 from edgec.compiler.cli import main
 from edgec.compiler.diagnostics.diagnostic import Diagnostic, EngineError
 from edgec.compiler.driver import CompileOptions, compile_plan, load_plan
+from edgec.compiler.files import cache
 
 from .conftest import idle
 
@@ -56,6 +60,19 @@ def test_a_compile_on_dask_is_the_same_bundle(plan_file, tmp_path):
     assert (swept / weights).read_bytes() == (here / weights).read_bytes()
     page = (there / "actions.html").read_text()
     assert "emit" in page
+
+
+def test_an_output_that_the_store_lost_is_made_again(own_cache, tmp_path, monkeypatch):
+    """Its result is noted there still: nobody would make it, and what needs it would fail each time."""
+    url, action = str(tmp_path / "store"), idle("a")
+    cache.make("emission", "ab" * 32, lambda folder: (folder / "x").write_text("x") and None)
+    made = [Output("emission", "ab" * 32)]
+    records.keep(action, Result(outputs=made))
+    share(Graph([action]), url)
+    monkeypatch.setenv("EDGEC_CACHE", str(tmp_path / "other"))
+    assert dask_engine._has_run(action.key, url)
+    shutil.rmtree(tmp_path / "store" / "emission")
+    assert not dask_engine._has_run(action.key, url)
 
 
 def test_an_action_too_large_for_every_worker(own_cache, address, golden_error):

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import builtins
+import shutil
 from pathlib import Path
 
 import pytest
 from edgec.compiler.actions import records
 from edgec.compiler.actions.action import Action
-from edgec.compiler.actions.elsewhere import perform_with_store, pulled
+from edgec.compiler.actions.elsewhere import perform_with_store, pulled, share
 from edgec.compiler.actions.records import Output, Result
 from edgec.compiler.actions.store import Store
 from edgec.compiler.commands.action_worker import run
 from edgec.compiler.diagnostics.diagnostic import EngineError, PlanError
 from edgec.compiler.diagnostics.warn import collected, listening
-from edgec.compiler.driver import CompileOptions, action_graph, load_plan, load_request
+from edgec.compiler.driver import CompileOptions, action_graph, by_actions, load_plan, load_request
 from edgec.compiler.files import cache
 
 KEY = "ab" * 32
@@ -42,7 +43,6 @@ def elsewhere(tmp_path, monkeypatch):
 @pytest.mark.parametrize("url", ["memory://edgec-test", "{tmp}/store"])
 def test_what_one_machine_leaves_another_finds(own_cache, tmp_path, elsewhere, url):
     store = Store(url.format(tmp=tmp_path))
-    store.check_writable()
     made = entry()
     cache.write_note("conformance", KEY, "right")
     action = Action("emit", "a", {"name": url})
@@ -114,6 +114,74 @@ def test_a_store_that_cannot_be_written(own_cache, tmp_path, golden_error, monke
     monkeypatch.setattr(full._fs, "put_file", no_room)
     with pytest.raises(EngineError, match="no space left"):
         full.push(entry())
+
+
+def test_a_store_of_one_process_is_no_store(own_cache):
+    with pytest.raises(EngineError, match="memory of one process"):
+        Store("memory://full").check_writable()
+
+
+@pytest.mark.parametrize("url", ["", "  "])
+def test_a_store_has_a_name(url):
+    with pytest.raises(PlanError, match="no name"):
+        Store(url)
+
+
+def test_what_a_cloud_raises_is_told_as_the_store_s(own_cache, monkeypatch):
+    """Packages behind fsspec raise types of their own, which are no OSError."""
+    store = Store("memory://cloud")
+
+    def refused(*_: object, **_more: object) -> None:
+        raise RuntimeError("no credentials\nand a page of hints")
+
+    monkeypatch.setattr(store._fs, "exists", refused)
+    with pytest.raises(EngineError) as raised:
+        store.has(Output("emission", KEY))
+    (told,) = raised.value.diagnostics
+    assert told.code == "E0978"
+    assert told.message.endswith("cannot be read: no credentials")
+
+
+def test_a_store_that_cannot_be_opened(tmp_path):
+    with pytest.raises(EngineError, match="cannot be opened"):
+        Store(f"zip://::{tmp_path}/absent.zip")
+
+
+def test_a_relative_folder_is_the_same_for_every_process(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert by_actions(store="shared").store == str(tmp_path / "shared")
+    assert by_actions(store="s3://bucket/shared").store == "s3://bucket/shared"
+
+
+def test_what_has_run_here_is_in_the_store_for_others(own_cache, tmp_path, elsewhere, diamond):
+    """Also where the store lost an output, and has the result still."""
+    graph, made = diamond(), entry()
+    first, *_ = (key for key, _ in graph)
+    records.keep(graph.actions[first], Result(outputs=[made]))
+    url = str(tmp_path / "store")
+    for _ in range(2):
+        share(graph, url)
+        place = tmp_path / "store" / "emission" / KEY[:2] / KEY
+        assert (place / "files" / "a" / "x.bin").read_bytes() == b"numbers"
+        shutil.rmtree(place)
+        assert not Store(url).holds(first, [made])
+    share(graph, url)
+    elsewhere()
+    assert pulled(first, Store(url)) is not None
+    assert records.known(first) is not None
+
+
+def test_a_need_that_the_store_lost_is_named(own_cache, tmp_path, elsewhere, diamond):
+    graph, made = diamond(), entry()
+    first, second, *_ = (key for key, _ in graph)
+    records.keep(graph.actions[first], Result(outputs=[made]))
+    url = str(tmp_path / "store")
+    share(graph, url)
+    shutil.rmtree(tmp_path / "store" / "emission")
+    elsewhere()
+    with pytest.raises(EngineError, match="does not hold whole") as raised:
+        perform_with_store(graph.actions[second], url, load_request)
+    assert raised.value.diagnostics[0].code == "E0972"
 
 
 def test_a_store_that_nothing_opens(monkeypatch, golden_error):
