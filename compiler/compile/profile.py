@@ -24,8 +24,17 @@ class Profiled:
     text: str
 
 
+def profiled(plan: Plan) -> list[str]:
+    """The model of each step that measures a profile, known before anything is; E0960 if none does."""
+    found = [deploy.model for deploy in plan.deploys for step in plan.steps(deploy) if step.pass_.profiles]
+    if not found:
+        fail("E0960", "no pass of this plan measures a profile", help="`shadow` does: `edgec passes shadow`")
+    return found
+
+
 def profiles(plan: Plan, progress: Callable[[str], None]) -> list[Profiled]:
     """All profiles of a plan, in the order of its deploy lines; E0960 if none of its passes measures one."""
+    profiled(plan)
     found = []
     for deploy in plan.deploys:
         steps = plan.steps(deploy)
@@ -37,6 +46,4 @@ def profiles(plan: Plan, progress: Callable[[str], None]) -> list[Profiled]:
             options = CompileOptions(progress=progress, profiling=True)
             results = run_steps(module, steps[: last + 1], plan, deploy, options)
         found += [Profiled(deploy.model, one, one.profile) for one in results if one.profile is not None]
-    if not found:
-        fail("E0960", "no pass of this plan measures a profile", help="`shadow` does: `edgec passes shadow`")
     return found

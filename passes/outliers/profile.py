@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ...compiler.files.plain_file import read_plain
+
 VERSION = 3
 
 
@@ -91,17 +93,20 @@ class Profile:
         return json.dumps({**head, "loss_of_all": self.loss_of_all, "linears": rows}, indent=1) + "\n"
 
 
+_NO_NUMBERS = ("name", "input", "seen", "hot", "output")
 Choice = TypeVar("Choice", LinearOutliers, OutputOutliers)
 
 
 def read(path: Path) -> Profile:
     """The profile in a file; ValueError, with the reason, for anything else; OSError where it cannot be read."""
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = json.loads(read_plain(path).decode("utf-8"))
     except UnicodeDecodeError:
         raise ValueError("it is not UTF-8") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON: {error.msg} in line {error.lineno}") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     if not isinstance(held, dict) or held.get("version") != VERSION:
         raise ValueError(f"it is no outlier profile of version {VERSION}")
     try:
@@ -131,6 +136,9 @@ def _checked(made: Choice, name: str, width: int) -> Choice:
     hot = tuple(map(int, made.hot))
     if any(not 0 <= k < width for k in hot) or list(hot) != sorted(set(hot)):
         raise ValueError(f"`{name}` has channels that it has not")
+    told = [getattr(made, field.name) for field in fields(made) if field.name not in _NO_NUMBERS]
+    if not all(isinstance(one, (int, float)) for one in told if one is not None):
+        raise ValueError(f"`{name}` has words where numbers are")
     numbers = (made.low, made.high, made.alone_low, made.alone_high)
     if not (made.low <= made.high and made.alone_low <= made.alone_high and all(abs(n) < 1e30 for n in numbers)):
         raise ValueError(f"`{name}` has no range")

@@ -324,6 +324,30 @@ def test_a_file_that_is_no_profile(tmp_path: Path, content: str | None, why: str
     assert why in error.diagnostics[0].message
 
 
+LINEAR: dict[str, object] = {
+    "name": "layers.0.self_attn.q_proj", "input": "layers.0.input_layernorm", "outputs": 128, "inputs": 128,
+    "seen": [-1, 1], "low": -1, "high": 1, "hot": [3], "coverage": 1, "needed": 1, "error": 0, "beyond": 0,
+    "alone_low": -1, "alone_high": 1, "alone_error": 0, "output": None, "loss": None, "kept": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", ["loss", "coverage", "needed", "alone_error", "beyond"])
+def test_words_where_numbers_are(tmp_path: Path, field: str) -> None:
+    held = tmp_path / "p.json"
+    held.write_text(json.dumps({**HEAD, "linears": [LINEAR]}))
+    assert read(held).linears[0].hot == (3,)
+    held.write_text(json.dumps({**HEAD, "linears": [{**LINEAR, field: "many"}]}))
+    with pytest.raises(ValueError, match="words where numbers are"):
+        read(held)
+
+
+def test_a_profile_is_a_file(tmp_path: Path) -> None:
+    """A pipe that nobody writes to would be waited for."""
+    os.mkfifo(tmp_path / "p.json")
+    with pytest.raises(OSError, match="named pipe"):
+        read(tmp_path / "p.json")
+
+
 def in_8_bits_dry() -> Module:
     from edgec.compiler.compile.dry_run import dried
 
@@ -355,7 +379,9 @@ def test_the_command_writes_one_file(
     path = plan(tmp_path, variant, "keep_layers = 50%")
     nowhere = tmp_path / "none" / "p.json"
     words = Namespace(plan=path, defines=[], quiet=True, json=False, output=nowhere)
-    golden_error("E0961", code_of(lambda: run_profile(words)), hide={str(tmp_path): "TMP"})
+    with pytest.MonkeyPatch.context() as patch:  # told before anything is measured
+        patch.setattr("edgec.compiler.driver.profile_plan", None)
+        golden_error("E0961", code_of(lambda: run_profile(words)), hide={str(tmp_path): "TMP"})
     assert main(["profile", str(path), "--quiet", "--output", str(tmp_path / "p.json")]) == 0
     assert "layers.1.mlp.down_proj" in capsys.readouterr().out
     assert main(["profile", str(path), "--json"]) == 0
