@@ -83,9 +83,8 @@ def compiled(source: str, out: Path, cache: Path) -> tuple[float, float, float]:
 def digests(bundle: Path) -> dict[str, str]:
     """Digest of every file by its name, those that name plan, device and times aside."""
     files = (path for path in sorted(bundle.rglob("*")) if path.is_file())
-    kept = (
-        path for path in files if not path.relative_to(bundle).as_posix().startswith(("report", "manifest", "device/"))
-    )
+    aside = ("report", "actions", "manifest", "device/")
+    kept = (path for path in files if not path.relative_to(bundle).as_posix().startswith(aside))
     return {path.relative_to(bundle).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
 
 

@@ -23,13 +23,16 @@ def session(
     threads: int = 0,
     quiet: bool = False,
     weights_in: str = "",
+    once: bool = False,
 ) -> onnxruntime.InferenceSession:
     """Open `model` (a path or serialised bytes) on the CPU.
 
     As an oracle ONNX Runtime must not rewrite the graph: at its default level DequantizeLinear + MatMul was
     found up to 22.6 off. `optimise` is for engines that ship, not for oracles; so are `libraries`, paths of custom ops.
     `threads` 0: as many as the machine has cores. `quiet`: runs that fail are expected, and are not logged.
-    `weights_in`: the folder of the external data of a model in bytes.
+    `weights_in`: the folder of the external data of a model in bytes. `once`: for a run or two of small
+    inputs: weights are not copied into the form that products are fastest with, and no memory is planned, which takes
+    the square of the number of nodes (5 s of 7,600).
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4 if quiet else 3  # what fails is raised as well
@@ -38,6 +41,9 @@ def session(
     options.enable_mem_pattern = False  # where it was read last, and what is allocated is what is needed at once
     levels = onnxruntime.GraphOptimizationLevel
     options.intra_op_num_threads = threads
+    if once:
+        options.enable_mem_reuse = False
+        options.add_session_config_entry("session.disable_prepacking", "1")
     if weights_in:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", weights_in)
     for path in libraries:

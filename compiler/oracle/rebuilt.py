@@ -26,6 +26,7 @@ from ..ir.module import Module
 from ..sources.onnx.decoder.masks import FAR_BELOW, feeds, made_alone, roles
 from ..sources.onnx.decoder.recognise import Found, recognise
 from ..sources.onnx.decoder.walk import Declined, decline
+from ..sources.onnx.inline_weights import skeleton
 
 if TYPE_CHECKING:
     from ..ir.onnx_runtime import onnxruntime
@@ -98,16 +99,21 @@ def _prove(file: Path, original: ir.Model, found: Found, arch: DecoderArch, buil
 def _session(file: Path) -> onnxruntime.InferenceSession:
     from ..ir.onnx_runtime import session
 
-    exact = _in_floats(file)
+    held = skeleton(file)  # ONNX Runtime reads the weights from the file, and no second copy of them is parsed
+    exact = _in_floats(file, held) or held
     try:
-        return session(str(file) if exact is None else exact, quiet=True, weights_in=str(file.parent) if exact else "")
+        where = str(file.parent) if exact else ""
+        return session(str(file) if exact is None else exact, quiet=True, weights_in=where, once=True)
     except Exception as problem:
         decline(f"ONNX Runtime does not open it: {_first_line(problem)}")
 
 
-def _in_floats(file: Path) -> bytes | None:
-    """The file with its MatMulNBits told to compute in floats; None where none rounds what it reads to integers."""
-    proto = onnx.load(file, load_external_data=False)
+def _in_floats(file: Path, held: bytes | None) -> bytes | None:
+    """The file with its MatMulNBits told to compute in floats; None where none rounds what it reads to integers.
+
+    `held`: the model in it without its large weights, if it has some.
+    """
+    proto = onnx.load(file, load_external_data=False) if held is None else onnx.ModelProto.FromString(held)
     found = [one for node in proto.graph.node if node.op_type == "MatMulNBits" for one in node.attribute]
     rounding = [one for one in found if one.name == "accuracy_level" and one.i > 1]
     for one in rounding:

@@ -12,7 +12,9 @@ import pytest
 from edgec.compiler.cli import main
 from edgec.compiler.diagnostics.diagnostic import PlanError
 from edgec.compiler.oracle import oracle
+from edgec.compiler.sources.onnx.inline_weights import skeleton
 from edgec.compiler.sources.onnx.load_onnx import load_onnx
+from edgec.compiler.sources.onnx.onnx_source import OnnxSource
 from onnx import TensorProto, helper, numpy_helper
 
 HEAD = '<ir_version: 9, opset_import: ["" : 19]> m '
@@ -108,3 +110,49 @@ def test_an_input_may_be_an_output(
     told = json.loads(capsys.readouterr().out)
     assert (set(told["inputs"]), set(told["outputs"])) == ({"x"}, {"x", "y"})
     assert told["outputs"]["x"] == told["inputs"]["x"]
+
+
+def test_large_weights_stay_in_the_file(tmp_path: Path) -> None:
+    """They are read from there by rows, those of a file of any name, and the file is told where it is cut."""
+    rng = np.random.default_rng(0)
+    held = {name: rng.standard_normal((96, 200)).astype(np.float32) for name in ("v", "w")}
+    body = "(float[2,96] x) => (float[2,200] y) { a = MatMul (x, v) b = MatMul (x, w) y = Add (a, b) }"
+    model = onnx.parser.parse_model(HEAD + body)
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in held.items())
+    x = np.ones((2, 96), np.float32)
+    for name in ("m.onnx", "größe.onnx"):
+        (tmp_path / name).write_bytes(model.SerializeToString())
+        found = skeleton(tmp_path / name)
+        assert (found is None) == (name != "m.onnx")
+        assert found is None or len(found) < 1000
+        module = load_onnx("m", tmp_path / name, 0)
+        expected = x @ (held["v"] + held["w"])
+        np.testing.assert_allclose(oracle.run(module.main, {"x": x})["y"], expected, rtol=1e-4, atol=1e-4)
+        for value in module.main.graph.initializers.values():
+            assert np.array_equal(value.const_value.numpy(), held[value.name])
+    whole = (tmp_path / "m.onnx").read_bytes()
+    for size in (len(whole) - 40, len(whole) // 2, 100, 1):
+        (tmp_path / "m.onnx").write_bytes(whole[:size])
+        assert skeleton(tmp_path / "m.onnx") is None
+        assert refused(tmp_path / "m.onnx")[0] == "E0371"
+
+
+def test_a_large_weight_of_another_size_than_it_states(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(HEAD + "(float[2,96] x) => (float[2,400] y) { y = MatMul (x, w) }")
+    weight = numpy_helper.from_array(np.zeros((96, 200), np.float32), "w")
+    weight.dims[1] = 400
+    model.graph.initializer.append(weight)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    code, message, _ = refused(tmp_path / "m.onnx")
+    assert (code, "76800 bytes for float[96, 400], which takes 153600" in message) == ("E0372", True)
+
+
+def test_a_file_that_was_written_anew_is_read_anew(written: Callable[..., Path]) -> None:
+    file = written("(float[2] x) => (float[2] y) { y = Relu (x) }")
+    source = OnnxSource()
+    first, again = (source.load("a", file, 0) for _ in range(2))
+    assert first.main is not again.main
+    first.main.graph.node("Relu_0").op_type = "Neg"
+    assert [node.op_type for node in source.load("b", file, 0).main.graph] == ["Relu"]
+    written("(float[2] x) => (float[2] y) { y = Abs (x) }")
+    assert [node.op_type for node in source.load("b", file, 0).main.graph] == ["Abs"]

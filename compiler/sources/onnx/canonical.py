@@ -31,6 +31,8 @@ from .constant_if import inline_branch
 
 _ROUNDS = 8  # what a round makes static, the next one folds
 _MOST = 4 << 20  # bytes that an op reads or makes
+_MOST_MADE, _LONGEST_KEY = 4096, 1 << 12  # results of small operands that are remembered
+_made: dict[tuple[object, ...], list[np.ndarray]] = {}
 _KEPT = ("DequantizeLinear", "QuantizeLinear", "Transpose", "Constant", "Bernoulli", "Multinomial", "ConstantOfShape")
 _GROW = ("Expand", "Tile", "Resize", "Pad", "OneHot", "Range", "EyeLike")  # make more than they read
 
@@ -136,7 +138,7 @@ def _computed(node: ir.Node) -> list[Weight] | None:
     if sum(one.nbytes for one in held if one is not None) > _MOST or not all(_small(node, v) for v in node.outputs):
         return None
     try:
-        return [from_array("", np.asarray(array)) for array in _evaluate(node, held)]
+        return [from_array("", np.asarray(array)) for array in _remembered(node, held)]
     except Exception:  # of types of its own; the engines say what is wrong with the node
         return None
 
@@ -151,6 +153,26 @@ def _small(node: ir.Node, value: ir.Value) -> bool:
     if value.shape is None or not value.shape.is_static():
         return node.op_type not in _GROW
     return 8 * math.prod(int(d) for d in value.shape.numpy()) <= _MOST
+
+
+def _remembered(node: ir.Node, held: Sequence[Weight | None]) -> list[np.ndarray]:
+    """What `_evaluate` makes; the layers of a decoder compute the same constants over and over."""
+    arrays = [None if one is None else np.asarray(numbers(one)) for one in held]
+    told = [None if one is None else (one.dtype.str, one.shape, one.tobytes()) for one in arrays if _hashed(one)]
+    attributes = sorted(ir.to_proto(one).SerializeToString() for one in node.attributes.values())
+    version = node.graph.opset_imports[""] if node.graph is not None else 0
+    key = (node.op_type, version, *attributes, *told, *(bool(value.name) for value in node.outputs))
+    if len(told) < len(arrays):
+        return _evaluate(node, held)
+    if key not in _made:
+        if len(_made) >= _MOST_MADE:
+            _made.clear()
+        _made[key] = _evaluate(node, held)
+    return _made[key]
+
+
+def _hashed(array: np.ndarray | None) -> bool:
+    return array is None or (array.dtype.kind != "O" and array.nbytes <= _LONGEST_KEY)
 
 
 def _evaluate(node: ir.Node, held: Sequence[Weight | None]) -> list[np.ndarray]:

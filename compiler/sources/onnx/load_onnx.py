@@ -27,6 +27,7 @@ from ..hf.config_file import pointer_hint
 from .canonical import canonical, infer
 from .given_shapes import give_shapes
 from .inline_functions import inline_functions
+from .inline_weights import skeleton
 from .raise_opset import upgrade
 from .refusals import (
     all_graphs,
@@ -102,7 +103,7 @@ def _parse(file: Path) -> onnx.ModelProto:
         if size > _LARGEST:
             message = f"`{file}` is {size / 2**30:.1f} GiB, beyond the 2 GiB that protobuf can hold"
             fail("E0371", message, help="save the model with its weights as external data")
-        raw = file.read_bytes()
+        raw = skeleton(file) or file.read_bytes()
     except OSError as problem:
         fail("E0370", f"cannot read `{file}`: {str(problem.strerror).lower()}")
     proto = onnx.ModelProto()

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 
 _CONFIGS = ("config.json", "generation_config.json")
+_last: list[Any] = []  # the key, the module and why it is no decoder, of the file that was loaded last
+
+
+def _facts(folder: Path) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of the files in a folder: a model's weights may lie in any of them."""
+    found = ((one, one.stat()) for one in sorted(folder.iterdir()) if one.is_file())
+    return [(one.name, facts.st_size, facts.st_mtime_ns) for one, facts in found]
 
 
 def _text_folder(folder: Path) -> Path | None:
@@ -60,6 +67,17 @@ class OnnxSource(Source):
         return self._load(name, path, context)[0]
 
     def _load(self, name: str, path: Path, context: int) -> tuple[Module, str | None]:
+        """A copy of what was loaded last where that is the same, as a check and a compile of one plan ask for."""
+        key = (path, _facts(path.parent), context, sorted(self.shapes.items()), self.samples)
+        if not _last or _last[0] != key:
+            _last[:] = [key, *self._read(name, path, context)]
+        _, module, declined = _last
+        made = replace(module.clone(), name=name)
+        for model in made.graphs.values():
+            model.graph.name = name
+        return made, declined
+
+    def _read(self, name: str, path: Path, context: int) -> tuple[Module, str | None]:
         from .given_samples import check_samples
         from .load_onnx import load_onnx
 

@@ -28,6 +28,7 @@ from .walk import decline
 
 UNSTATED = 1 << 20  # positions of a decoder whose file does not say how many it was trained on
 _CLOSE = 2e-6  # of float32 frequencies that were computed in float32
+_COMPARED = 1 << 26  # bytes of a block of the embedding beside the head
 _DIGITS = (1, 2, 3, 4, 6)
 
 
@@ -221,7 +222,10 @@ def _decimal(number: float) -> float:
 
 def _same(head: Weight, table: Weight) -> bool:
     """Whether the head is the embedding, stored once or twice."""
-    return all(np.array_equal(block, head.rows(at, at + len(block))) for at, block in table.blocks())
+    if table is head:
+        return True
+    blocks = table.blocks(_COMPARED)  # a head is stored the other way round, and is read whole for each block
+    return all(np.array_equal(block, head.rows(at, at + len(block))) for at, block in blocks)
 
 
 def _as_config(arch: DecoderArch, folder: Path, unsure: float) -> DecoderArch:
