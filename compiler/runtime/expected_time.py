@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..bundle.manifest import Manifest
@@ -35,9 +37,16 @@ def expected_time(manifest: Manifest, name: str, step: int | None = None) -> str
 
 
 def _times(manifest: Manifest, bucket: dict[str, Any]) -> list[CallTime]:
+    """Of each part; parts that share a file, whose size tells nothing of one of them, have equal shares of it."""
     entries = [manifest.part(part) for part in bucket["parts"]]
-    found = [target_of(entry).call_time(manifest.bundle, entry, bucket["name"], bucket["tokens"]) for entry in entries]
-    return [time for time in found if time is not None]
+    sharing = Counter(entry.get("file") for entry in entries)
+    found = []
+    for entry in entries:
+        time = target_of(entry).call_time(manifest.bundle, entry, bucket["name"], bucket["tokens"])
+        if time is not None:
+            share = 1 if time.measured else sharing[entry.get("file")]
+            found.append(replace(time, seconds=time.seconds / share))
+    return found
 
 
 def _about(times: list[CallTime]) -> str:

@@ -12,6 +12,7 @@ import pytest
 from edgec.compiler.bundle.manifest import load_manifest
 from edgec.compiler.bundle.schedule import Schedule
 from edgec.compiler.driver import check_plan, compile_plan, load_plan
+from edgec.compiler.runtime.expected_time import expected_time
 from edgec.compiler.runtime.generate import run_bundle
 from edgec.compiler.verify.verify_bundle import verify_bundle
 from edgec.targets.qnn.twins import bundled_graph
@@ -81,6 +82,11 @@ def test_every_part_is_verified_and_the_lanes_run(bundle: Path) -> None:
     made = run_bundle(bundle, "def f(", 3)
     assert made["lanes"].keys() == {"npu", "cpu"}
     assert all(facts["seconds"] > 0 for facts in made["lanes"].values())
+
+
+def test_what_a_run_will_take_counts_a_binary_once(bundle: Path) -> None:
+    """All parts on the NPU have the size of their common file: said of each, two seconds were half a minute."""
+    assert expected_time(load_manifest(bundle), "m") is None
 
 
 def test_rare_rows_are_read_from_a_mapped_file(bundle: Path) -> None:
