@@ -3,10 +3,10 @@
     new V  ->  (clip(round(v / s + z), 0, 15) - z) * s      s and z of each position, K/V head and 32 channels
     new K  ->  the same of (k - m) * w                      and queries as q / w
 
-`ir/packed_cache.py` has the format, and why keys are balanced. Means and weights of channels are measured on the
-calibration text, without the first positions of its windows, whose keys are unlike all others (Xiao et al. 2023,
-StreamingLLM, arXiv 2309.17453). Keys are stored after rotary embedding. The driver appends this pass; a plan does not
-name it.
+`ir/packed_cache.py` has the format, why keys are balanced, and what the first position of a text is beside. Means and
+weights of channels are measured on the calibration text without the first positions of its windows; what those hold is
+the median over many windows. Keys are stored after rotary embedding. The driver appends this pass; a plan does not name
+it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ...compiler.ir.packed_cache import Balance
 
 _WINDOWS = 8  # of the calibration text: statistics of channels settle soon
+_FIRSTS = 64  # windows whose first positions are looked at
 _AT_ONCE = 2
 _APART = 1e3  # between weights of channels, at most
 
@@ -68,9 +69,12 @@ class KvUint4(Pass):
         names = [value.name for value in rounded_outputs(graph)]
         for name in names:
             named = kv_names.parse(name)
-            if named is not None and named.kind == kv_names.KEY:
-                balance_keys(graph, _output(graph, name), balances[name or ""])
-            round_added(graph, _output(graph, name))
+            assert named is not None
+            balance = balances[named.layer]
+            if named.kind == kv_names.KEY:
+                balance_keys(graph, _output(graph, name), balance)
+            base = balance.first_balanced if named.kind == kv_names.KEY else balance.first_value
+            round_added(graph, _output(graph, name), base)
         graph.sort()
         KV_TYPE.set(graph, self.type)
         return len(names)
@@ -87,20 +91,30 @@ def _keys(graph: ir.Graph) -> dict[str, ir.Node]:
     }
 
 
-def _blank(module: Module) -> dict[str, Balance]:
+def _layer(name: str) -> int:
+    from ...compiler.ir import kv_names
+
+    named = kv_names.parse(name)
+    assert named is not None
+    return named.layer
+
+
+def _blank(module: Module) -> dict[int, Balance]:
     import numpy as np
 
     from ...compiler.ir.packed_cache import Balance
 
     shape = (1, 1) if module.arch is None else (module.arch.kv_heads, module.arch.head_dim)
-    return {name: Balance(np.zeros(shape), np.ones(shape)) for name in _keys(module.main.graph)}
+    zero, one = np.zeros(shape), np.ones(shape)
+    return {_layer(name): Balance(zero, one, zero, zero) for name in _keys(module.main.graph)}
 
 
-def _measured(module: Module, scope: Scope) -> dict[str, Balance]:
-    """Of each layer's keys and queries on the calibration text."""
+def _measured(module: Module, scope: Scope) -> dict[int, Balance]:
+    """Of each layer's keys, queries and first positions on the calibration text."""
     import numpy as np
 
     from ...compiler.calibration.windows import windows
+    from ...compiler.ir import kv_names
     from ...compiler.ir.packed_cache import Balance
     from ...compiler.oracle import oracle
 
@@ -108,7 +122,9 @@ def _measured(module: Module, scope: Scope) -> dict[str, Balance]:
         raise ValueError("`kv = uint4` was run without a calibration text")
     scope.progress("channels of keys and queries")
     arch, keys = module.arch, _keys(module.main.graph)
-    ids = windows(scope.calibration, module)[:_WINDOWS]
+    ids = windows(scope.calibration, module)
+    firsts = oracle.run(_adding(module), oracle.feeds(arch, ids[:_FIRSTS, :1]))
+    ids = ids[:_WINDOWS]
     sums: dict[str, np.ndarray] = {}
     batches = (ids[at : at + _AT_ONCE] for at in range(0, len(ids), _AT_ONCE))
     for made in oracle.run_each(_summing(module), (oracle.feeds(arch, batch) for batch in batches)):
@@ -116,10 +132,12 @@ def _measured(module: Module, scope: Scope) -> dict[str, Balance]:
             sums[name] = sums.get(name, 0.0) + array.astype(np.float64)
     count, found = len(ids) * (ids.shape[1] - 1), {}
     for name, node in keys.items():
+        layer = _layer(name)
         mean = sums[f"{name}.sum"] / count if not node.attributes.get_float("softcap", 0.0) else 0 * sums[f"{name}.sum"]
         key = sums[f"{name}.squares"] / count - mean**2
         query = sums[f"{name}.queries"].reshape(arch.kv_heads, -1, arch.head_dim).mean(axis=1) / count
-        found[name] = Balance(mean.astype(np.float32), _weights(query, key))
+        first = [np.median(firsts[one][:, :, 0], axis=0) for one in kv_names.pair(layer, kv_names.OUT)]
+        found[layer] = Balance(mean.astype(np.float32), _weights(query, key), *first)
     return found
 
 
@@ -131,6 +149,20 @@ def _weights(query: np.ndarray, key: np.ndarray) -> np.ndarray:
     logs = 0.25 * (np.log(query + least) - np.log(np.maximum(key, 0) + least))
     logs -= logs.mean(axis=1, keepdims=True)
     return np.exp(np.clip(logs, -np.log(_APART), np.log(_APART))).astype(np.float32)
+
+
+def _adding(module: Module) -> ir.Model:
+    """The main graph with the keys and values that it adds for outputs."""
+    from ...compiler.ir.clone import clone_model
+    from ...compiler.ir.module import drop_unread_nodes
+    from ...compiler.ir.packed_cache import rounded_outputs
+
+    model = clone_model(module.main)
+    added = list(rounded_outputs(model.graph))
+    model.graph.outputs.clear()
+    model.graph.outputs.extend(added)
+    drop_unread_nodes(model.graph, lambda _node: True)
+    return model
 
 
 def _summing(module: Module) -> ir.Model:

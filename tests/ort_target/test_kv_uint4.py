@@ -49,22 +49,43 @@ def test_balanced_keys_score_as_before_and_round_better() -> None:
     assert lost.std() < 0.2 * (turned @ balanced.T).std()
 
 
-def rounded(x: np.ndarray) -> np.ndarray:
-    """Rows [S,D] as a cache of 4 bits gives them back: through the ops of the graph, and the reader of bytes."""
+def rounded(x: np.ndarray, base: np.ndarray | None = None) -> np.ndarray:
+    """Rows [S,D] as a cache of 4 bits gives them back: through the ops of the graph, and the reader of bytes.
+
+    `base` [D]: what the first position holds.
+    """
     value = ir.Value(name="past_key_0_out", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([1, 1, *x.shape]))
     given = ir.Value(name="x", type=value.type, shape=value.shape)
     node = ir.node("Identity", [given], outputs=[value])
     graph = ir.Graph([given], [value], nodes=[node], opset_imports={"": 24}, name="g")
     model = ir.Model(graph, ir_version=11)
-    round_added(graph, value)
+    round_added(graph, value, np.zeros((1, x.shape[1])) if base is None else base[None])
     graph.sort()
     feeds = {"x": x[None, None].astype(np.float32)}
     floats = run(model, feeds)["past_key_0_out"]
     pack_cache(graph)
     stored = run(model, feeds)["past_key_0_out"]
     assert (stored.dtype, stored.shape[-1]) == (np.uint8, row_bytes(x.shape[1]))
-    assert np.abs(unpacked(stored, groups_of(x.shape[1])) - floats).max() <= 1e-5 * np.abs(floats).max()
+    count = groups_of(x.shape[1])
+    beside = np.repeat(stored[..., -count:] & 1, x.shape[1] // count, axis=-1)
+    read = unpacked(stored, count) + (0 if base is None else beside * base)
+    assert base is not None or not beside.any()
+    assert np.abs(read - floats).max() <= 1e-5 * np.abs(floats).max()
     return floats[0, 0]
+
+
+def test_what_lies_beside_the_first_positions_values_is_as_exact_as_it_is_near() -> None:
+    """A row unlike all others, whose second half is not like it: groups choose alone, and ordinary rows stay."""
+    rng = np.random.default_rng(3)
+    first = rng.normal(size=64) * np.geomspace(1, 40, 64)
+    rows = rng.normal(size=(50, 64))
+    rows[0] = first + 0.05 * rng.normal(size=64)
+    rows[1, :32] = first[:32] + 0.05 * rng.normal(size=32)
+    near, alone = rounded(rows, first), rounded(rows)
+    assert np.abs(near - rows)[0].max() < 0.02 < 0.1 * np.abs(alone - rows)[0].max()
+    assert np.abs(near - rows)[1, :32].max() < 0.02
+    assert np.array_equal(near[2:], alone[2:])
+    assert np.array_equal(near[1, 32:], alone[1, 32:])
 
 
 @pytest.mark.parametrize("width", [32, 64, 80])
@@ -77,12 +98,14 @@ def test_every_position_and_group_has_its_own_steps(width: int) -> None:
     most, least = split.max(-1), split.min(-1)  # of which one end may have to come nearer to 0: 5 to 7 as 2.4 to 7
     step = (np.maximum(most, least * 8 / 23) - np.minimum(least, most * 8 / 23)) / 15 * 2**0.1
     error = np.abs(rounded(x).reshape(split.shape) - split).max(-1)
-    assert (error <= 0.57 * step + 1e-5).all()  # half a step, and what a sixteenth of the zero point leaves
+    assert (error <= 0.63 * step + 1e-5).all()  # half a step, and what an eighth of the zero point leaves
     assert (error[20:] > 0.1 * step[20:]).all()  # four bits, no more
 
 
 def test_bytes_hold_one_channel_of_each_half() -> None:
     row = np.array([0x1F, 0xA0, 180, 8 * (3 + 8)], np.uint8)  # four channels, one group: a step of 1, zero at 3
+    flagged = row + np.array([0, 0, 0, 1], np.uint8)  # beside what the graph alone knows
+    assert np.array_equal(unpacked(flagged, 1), unpacked(row, 1))
     assert np.array_equal(unpacked(row, 1), np.array([12, -3, -2, 7], np.float32))
     row[2] += 10
     assert np.allclose(as_float(row, {"packed": {"type": "uint4", "groups": 1}}), [24, -6, -4, 14])
