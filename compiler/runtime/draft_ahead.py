@@ -110,6 +110,7 @@ class DraftAhead:
         finally:
             self._idle.set()
         if self._reader is not None:
+            self._stop.wait()  # with all outcomes made, or the cache full, it is here before the target is done
             self._finish(self._reader, self._came)
         self.seconds = time.perf_counter() - begin
 

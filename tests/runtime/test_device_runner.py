@@ -62,6 +62,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ours(bundle: Path, prompt: str, tokens: int, least: int = 0, **words: Any) -> tuple[list[int], dict[str, Any]]:
     """The ids of the prompt, again and again until there are `least`, and what `edgec run` makes of them."""
     runner = Runner(bundle, **{key: words.pop(key) for key in ("model", "device") if key in words})
+    runner.pace = words.pop("pace", None)
     ids = runner.tokenizer.encode(prompt)
     ids = (ids * -(-least // len(ids)))[:least] if least else ids
     made = runner.generate(ids, tokens, **words)
@@ -103,21 +104,88 @@ def test_sampled_tokens_are_those_of_run_with_the_same_seed(program, pair, sampl
     assert other["tokens"] != made["tokens"]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.9])
-def test_drafts_out_of_the_text_are_those_of_run(program, pair, tmp_path, temperature):
-    copy = tmp_path / "pair"
-    shutil.copytree(pair, copy)
+def speculating(bundle: Path, copy: Path, **words: Any) -> Path:
+    """The bundle, whose manifest speculates in another way."""
+    shutil.copytree(bundle, copy)
     data = json.loads((copy / "manifest.json").read_text())
-    data["speculation"]["source"] = "prompt"
+    data["speculation"] |= words
     raw = json.dumps(data).encode()
     (copy / "manifest.json").write_bytes(raw)
     (copy / "manifest.sha256").write_text(f"{hashlib.sha256(raw).hexdigest()}  manifest.json\n")
+    return copy
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+@pytest.mark.parametrize("tree", [{}, {"tree": 10}], ids=str)
+def test_drafts_out_of_the_text_are_those_of_run(program, pair, tmp_path, temperature, tree):
+    copy = speculating(pair, tmp_path / "pair", source="prompt", **tree)
     prompt = "total = total + value\ncount = count + 1\n" * 4
     ids, made = ours(copy, prompt, 60, sampling=Sampling(temperature), seed=3)
     assert made["looked_up"]
     answer = program.answer(copy, ids, 60, "--temperature", str(temperature), "--seed", "3")
     for key in ("tokens", "rounds", "drafted", "accepted", "stopped"):
         assert answer[key] == made[key], key
+
+
+OVERLAP = {"outcomes": 64, "lanes": {"target": "npu", "draft": "cpu"}}
+FORMS = [
+    {"tree": 6},
+    {"k": 5, "tree": 15},
+    {"overlap": OVERLAP},
+    {"tree": 10, "overlap": OVERLAP | {"outcomes": 4}},
+    {"tree": 10, "overlap": OVERLAP, "source": "prompt"},
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "temperature", "prompt"),
+    [
+        *((words, 0.0, PROMPTS[0]) for words in FORMS),
+        *((words, 0.8, PROMPTS[0]) for words in FORMS[::2]),
+        (FORMS[3], 0.0, PROMPTS[1]),
+    ],
+    ids=str,
+)
+def test_trees_and_overlap_are_those_of_run(program, pair, tmp_path, words, temperature, prompt):
+    """At a fixed pace, so that rounds do not hang on the clock; on the clock the tokens are the same."""
+    copy = speculating(pair, tmp_path / "pair", **words)
+    ids, made = ours(copy, prompt, 40, sampling=Sampling(temperature), seed=5, pace=6)
+    asked = ("--temperature", str(temperature), "--seed", "5")
+    answer = program.answer(copy, ids, 40, *asked, *(("--pace", "6") if "overlap" in words else ()))
+    for key in ("tokens", "rounds", "drafted", "accepted", "stopped"):
+        assert answer[key] == made[key], key
+    if "overlap" in words:
+        assert (answer["ready"], answer["waited"]) == (made["ready"], made["waited"])
+        assert answer["ready"] > 0
+        assert program.answer(copy, ids, 40, *asked)["tokens"] == made["tokens"]
+        assert program.answer(copy, ids, 40, *asked, "--no-overlap")["ready"] == 0
+    if temperature == 0:
+        assert made["tokens"] == ours(copy, prompt, 40, speculation=False)[1]["tokens"]
+
+
+def test_a_tree_ends_with_the_context(program, pair, tmp_path):
+    copy = speculating(pair, tmp_path / "pair", tree=12, overlap=OVERLAP)
+    ids, made = ours(copy, PROMPTS[1], 40, least=495, pace=4)
+    answer = program.answer(copy, ids, 40, "--pace", "4")
+    assert made["stopped"] == "context"
+    for key in ("tokens", "rounds", "drafted", "accepted", "stopped"):
+        assert answer[key] == made[key], key
+
+
+def test_mnn_drafts_beside_the_target(program, mixed, tmp_path):
+    copy = speculating(mixed, tmp_path / "mixed", tree=10, overlap=OVERLAP)
+    ids, made = ours(copy, PROMPTS[0], 32, pace=8)
+    answer = program.answer(copy, ids, 32, "--pace", "8")
+    assert [answer[key] for key in ("tokens", "rounds", "accepted", "ready")] == [
+        made[key] for key in ("tokens", "rounds", "accepted", "ready")
+    ]
+    assert program.answer(copy, ids, 32)["tokens"] == made["tokens"]
+
+
+def test_a_target_in_mnn_takes_no_tree(program, mixed, tmp_path):
+    copy = speculating(mixed, tmp_path / "mixed", target="draft", draft="target", tree=10)
+    done = program.run(copy, "--ids", "1 2 3")
+    assert (done.returncode, "`draft` takes no trees of drafts in its engine" in done.stderr) == (1, True)
 
 
 def test_it_ends_with_the_context(program, pair):

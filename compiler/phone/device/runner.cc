@@ -2,9 +2,10 @@
 //
 //     edgec-runner BUNDLE --ids "1 2 3" --tokens 64 [--device CHIP] [--json]      ids on stdin without --ids
 //
-// It reads manifest.json and does what docs/bundle.md says: buckets, schedule, K/V caches, speculation in a chain, by a
-// draft model and out of the text, greedy choice or sampling. Token ids go in and come out; `edgec run` and this program
-// give the same ones on the same machine, sampled ones too: `Random` is NumPy's generator.
+// It reads manifest.json and does what docs/bundle.md says: buckets, schedule, K/V caches, speculation in chains and trees,
+// by a draft model that may work beside the target, and out of the text, greedy choice or sampling. Token ids go in and
+// come out; `edgec run` and this program give the same ones on the same machine, sampled ones too: `Random` is NumPy's
+// generator.
 //
 // Build (C++17; ONNX Runtime is loaded when it runs, its headers are not needed):
 //
@@ -38,6 +39,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <queue>
 #include <set>
 #include <sstream>
 #include <stdexcept>
@@ -681,6 +683,12 @@ class Model {
   virtual vector<float> forward(const vector<int64_t>& ids) = 0;  // [ids, vocab]; the ids join the cache
   virtual void rollback(int64_t length) = 0;
 
+  // Whether it takes tokens of a tree, each below a slot counted from the text's end, -1 the text's last token. They
+  // lie behind each other in the cache until `keep` makes a path of them, given by its slots, part of the text.
+  virtual bool branches() const { return false; }
+  virtual vector<float> grow(const vector<int64_t>&, const vector<int64_t>&) { broken("this engine takes no trees"); }
+  virtual void keep(const vector<int64_t>&) { broken("this engine takes no trees"); }
+
   // The scores after the last of `ids`, which go into the cache piece by piece.
   vector<float> feed(const vector<int64_t>& ids) {
     const int64_t count = static_cast<int64_t>(ids.size()), each = piece();
@@ -731,6 +739,14 @@ class Buckets {
     for (const Bucket& one : all)
       if (one.tokens == tokens && past + tokens <= one.context && (!found || one.context < found->context))
         found = &one;
+    return found;
+  }
+
+  // The fewest tokens of a bucket that takes `tokens` in one call, 0 where none does.
+  int64_t at_least(int64_t tokens) const {
+    int64_t found = 0;
+    for (const Bucket& one : all)
+      if (one.tokens >= tokens && (!found || one.tokens < found)) found = one.tokens;
     return found;
   }
 
@@ -830,6 +846,19 @@ class KvCache {
     length += count;
   }
 
+  // Of what lies behind the first `base` positions keeps `base + slot` for each of `slots`, moved together.
+  void compact(int64_t base, const vector<int64_t>& slots) {
+    const int64_t end = base + static_cast<int64_t>(slots.size());
+    for (auto& [_, one] : streams_) {
+      for (size_t i = 0; i < slots.size(); ++i) {
+        const int64_t from = base + slots[i], to = base + static_cast<int64_t>(i);
+        move(one.master, canonical(), context_, from, one.master, canonical(), context_, to);
+        if (to < capacity_) move(one.master, canonical(), context_, to, one.active, one.axes, capacity_, to);
+      }
+    }
+    length = end;
+  }
+
  private:
   struct Stream {
     vector<string> axes;
@@ -858,6 +887,11 @@ class KvCache {
   // The first `count` positions of `from` to `start` and on of `to`, each with its axes and its number of positions.
   void copy(const Tensor& from, const vector<string>& from_axes, int64_t from_positions, Tensor& to,
             const vector<string>& to_axes, int64_t to_positions, int64_t start, int64_t count) const {
+    move(from, from_axes, from_positions, 0, to, to_axes, to_positions, start, count);
+  }
+  // Positions from `begin` on instead of the first; `slots` of a tree only ever move to where earlier ones were.
+  void move(const Tensor& from, const vector<string>& from_axes, int64_t from_positions, int64_t begin, Tensor& to,
+            const vector<string>& to_axes, int64_t to_positions, int64_t start, int64_t count = 1) const {
     const size_t bytes = type_of(from.dtype).bytes;
     const auto step = [&](const char* axis) {
       return std::pair(stride(from_axes, axis, from_positions), stride(to_axes, axis, to_positions));
@@ -871,8 +905,9 @@ class KvCache {
     for (int64_t h = 0; h < heads_; ++h)
       for (int64_t p = 0; p < count; ++p)
         for (int64_t d = 0; d < width_; d += run) {
-          const int64_t read = h * h_from + p * p_from + d * d_from, written = h * h_to + (start + p) * p_to + d * d_to;
-          memcpy(target + static_cast<size_t>(written) * bytes, source + static_cast<size_t>(read) * bytes,
+          const int64_t read = h * h_from + (begin + p) * p_from + d * d_from;
+          const int64_t written = h * h_to + (start + p) * p_to + d * d_to;
+          memmove(target + static_cast<size_t>(written) * bytes, source + static_cast<size_t>(read) * bytes,
                  static_cast<size_t>(run) * bytes);
         }
   }
@@ -951,6 +986,9 @@ class Chain : public Model {
  public:
   int64_t step = 0;  // calls of at most so many tokens use the bucket of `step` tokens while it fits
 
+  // Tokens of the bucket that rounds of `tokens` go through from here on.
+  int64_t step_by(int64_t tokens) { return step = buckets_.at_least(tokens); }
+
   Chain(const Bundle& bundle, const string& name, Engines& engines)
       : bundle_(bundle),
         entry_(bundle.model(name)),
@@ -971,9 +1009,28 @@ class Chain : public Model {
   int64_t length() const override { return cache_.length; }
   int64_t piece() const override { return buckets_.largest ? buckets_.largest : Model::piece(); }
   bool fits(int64_t count) const override { return count == 0 || !plan(count).empty(); }
-  void rollback(int64_t length) override { cache_.length = std::min(cache_.length, length); }
+  void rollback(int64_t length) override {
+    const int64_t left = std::max<int64_t>(0, length - text_length());
+    if (left < static_cast<int64_t>(tree_.size())) tree_.resize(static_cast<size_t>(left));
+    cache_.length = std::min(cache_.length, length);
+  }
 
   vector<float> forward(const vector<int64_t>& ids) override {
+    if (!tree_.empty()) keep({});
+    return read(ids, {});
+  }
+
+  bool branches() const override { return true; }
+  vector<float> grow(const vector<int64_t>& ids, const vector<int64_t>& parents) override { return read(ids, parents); }
+  void keep(const vector<int64_t>& slots) override {
+    cache_.compact(text_length(), slots);
+    tree_.clear();
+  }
+
+ private:
+  int64_t text_length() const { return cache_.length - static_cast<int64_t>(tree_.size()); }
+
+  vector<float> read(const vector<int64_t>& ids, const vector<int64_t>& parents) {
     check_ids(ids);
     vector<int64_t> calls = plan(static_cast<int64_t>(ids.size()));
     if (calls.empty())
@@ -983,6 +1040,8 @@ class Chain : public Model {
     auto from = ids.begin();
     for (int64_t slots : calls) {
       auto end = from + std::min<int64_t>(slots, ids.end() - from);
+      if (!parents.empty())
+        tree_.insert(tree_.end(), parents.begin() + (from - ids.begin()), parents.begin() + (end - ids.begin()));
       vector<float> rows =
           call({from, end}, buckets_.dynamic.empty() ? buckets_.choose(slots, cache_.length)->name : buckets_.dynamic);
       made.insert(made.end(), rows.begin(), rows.end());
@@ -991,7 +1050,6 @@ class Chain : public Model {
     return made;
   }
 
- private:
   const Bundle& bundle_;
   const Json &entry_, &arch_;
   Engines& engines_;
@@ -1002,6 +1060,7 @@ class Chain : public Model {
   std::map<string, std::unique_ptr<Schedule>> schedules_;
   std::map<std::pair<string, string>, Ort::Opaque> sessions_;
   std::mutex lock_;
+  vector<int64_t> tree_;  // parents of the slots behind the text, while a tree is in the cache
 
   std::map<string, const Json*> own_layouts(const string& name) {
     std::map<string, const Json*> found;
@@ -1104,7 +1163,7 @@ class Chain : public Model {
   }
 
   // The inputs that no part makes, for `ids` in the first of `slots` slots; `length` of `past` past positions are
-  // filled.
+  // filled. Each token of a tree, whose last ones `ids` are, has the position of its depth and sees its own path alone.
   std::map<string, Tensor> made_here(const vector<int64_t>& ids, int64_t slots, int64_t length, int64_t past) const {
     const vector<Json>& frequencies = arch_["rope"]["inverse_frequencies"].as_list();
     const float factor = static_cast<float>(arch_["rope"]["attention_factor"].as_number());
@@ -1114,23 +1173,37 @@ class Chain : public Model {
     Tensor cosine = Tensor::zeros("float32", {1, 1, slots, half}), sine = Tensor::zeros("float32", {1, 1, slots, half});
     Tensor mask = Tensor::zeros("float32", {1, 1, slots, past + slots});
     std::copy(ids.begin(), ids.end(), tokens.as<int64_t>());
+    const int64_t count = static_cast<int64_t>(ids.size());
+    const int64_t base = length + count - static_cast<int64_t>(tree_.size());  // of the text, where there is a tree
     for (int64_t slot = 0; slot < slots; ++slot) {
-      positions.as<int64_t>()[slot] = length + slot;
+      const vector<int64_t> path =
+          slot < count && !tree_.empty() ? path_to(length - base + slot) : vector<int64_t>{};
+      const int64_t place = path.empty() ? length + slot : base + static_cast<int64_t>(path.size()) - 1;
+      positions.as<int64_t>()[slot] = place;
       for (int64_t i = 0; i < half; ++i) {
         const float angle =
-            static_cast<float>(length + slot) * static_cast<float>(frequencies[static_cast<size_t>(i)].as_number());
+            static_cast<float>(place) * static_cast<float>(frequencies[static_cast<size_t>(i)].as_number());
         cosine.as<float>()[slot * half + i] = std::cos(angle) * factor;
         sine.as<float>()[slot * half + i] = std::sin(angle) * factor;
       }
       float* row = mask.as<float>() + slot * (past + slots);
       for (int64_t at = 0; at < past + slots; ++at)
-        row[at] = at < length || (at >= past && at <= past + slot) ? 0.0f : -1000.0f;
+        row[at] = at < (path.empty() ? length : base) || (path.empty() && at >= past && at <= past + slot) ? 0.0f
+                                                                                                           : -1000.0f;
+      for (int64_t one : path) row[base + one < length ? base + one : past + base + one - length] = 0.0f;
     }
     return {{"input_ids", tokens},
             {"position_ids", positions},
             {"position_ids_cos", cosine},
             {"position_ids_sin", sine},
             {"attention_mask", mask}};
+  }
+
+  // A slot of the tree and those above it.
+  vector<int64_t> path_to(int64_t slot) const {
+    vector<int64_t> made;
+    for (; slot >= 0; slot = tree_[static_cast<size_t>(slot)]) made.push_back(slot);
+    return made;
   }
 };
 
@@ -1205,6 +1278,7 @@ std::unique_ptr<Model> open_model(const Bundle& bundle, const string& name, Engi
 struct Outcome {
   vector<int64_t> tokens;
   int64_t rounds = 0, drafted = 0, accepted = 0;
+  int64_t ready = 0, waited = 0;  // rounds whose drafts were there at once; calls of the draft that the target waited for
   string stopped;
   double prompt_seconds = 0, seconds = 0;
 };
@@ -1341,20 +1415,27 @@ bool stands(int64_t token, Chances& p, Chances q, Random& random) {
 // Drafts out of the text: what followed its last three tokens when they stood there before (docs/running.md).
 class PromptLookup {
  public:
-  // Up to `count` tokens, none where nothing is found or the draft model does better.
-  vector<int64_t> propose(const vector<int64_t>& text, int64_t count) {
+  // Up to `count` tokens that may follow, none where nothing is found.
+  vector<int64_t> guess(const vector<int64_t>& text, int64_t count) {
     const int64_t at = place(text), size = static_cast<int64_t>(text.size());
     vector<int64_t> guess;
     while (at >= 0 && static_cast<int64_t>(guess.size()) < count) {
       const int64_t ahead = at + static_cast<int64_t>(guess.size());
       guess.push_back(ahead < size ? text[size_t(ahead)] : guess[size_t(ahead - size)]);  // a text that goes round
     }
+    return guess;
+  }
+
+  // The same, and none where the draft model does better.
+  vector<int64_t> propose(const vector<int64_t>& text, int64_t count) {
+    const int64_t at = place(text);
+    const vector<int64_t> found = guess(text, count);
     const bool good = mean(true, -1.0) >= mean(false, 0.0);
     if (at < 0 || good || alike(text, at)) {
       unused_.clear();
-      return guess;
+      return found;
     }
-    unused_ = guess;
+    unused_ = found;
     return {};
   }
 
@@ -1403,19 +1484,542 @@ class PromptLookup {
   }
 };
 
-// A round's drafts, a chain, each with what it was drawn from: empty where its source proposed nothing else.
-struct Drafts {
-  vector<int64_t> tokens;
-  vector<Chances> drawn;
+// --------------------------------------------------------------------------------------------------- trees of drafts
+
+constexpr int64_t ROOT = -1;  // the end of the text
+
+// Drafts below the text's end, parents first; children are tried in the order in which they came. A chain is a tree.
+class Tree {
+ public:
+  struct Node {
+    int64_t token, parent;
+    double value;                      // the draft's chance that everything down to it stands
+    std::shared_ptr<const Chances> q;  // what it was drawn from; none where its source proposed nothing else
+  };
+  using Likely = vector<std::pair<int64_t, double>>;  // (token, chance), the likeliest first
+
+  vector<Node> nodes;
+  vector<std::pair<int64_t, Likely>> likely;  // of the nodes that were read: what the draft thinks comes after them
+
+  int64_t add(int64_t token, int64_t parent, double value, std::shared_ptr<const Chances> q = nullptr) {
+    children_[parent].push_back(size());
+    nodes.push_back({token, parent, value, std::move(q)});
+    return size() - 1;
+  }
+  int64_t size() const { return static_cast<int64_t>(nodes.size()); }
+  const Node& at(int64_t node) const { return nodes[static_cast<size_t>(node)]; }
+  double value(int64_t node) const { return node == ROOT ? 1.0 : at(node).value; }
+
+  const vector<int64_t>& children(int64_t node) const {
+    static const vector<int64_t> none;
+    const auto found = children_.find(node);
+    return found == children_.end() ? none : found->second;
+  }
+  // The child of `node` that stands for `token`, ROOT if there is none.
+  int64_t child(int64_t node, int64_t token) const {
+    for (int64_t one : children(node))
+      if (at(one).token == token) return one;
+    return ROOT;
+  }
+  vector<int64_t> path(int64_t node) const {  // from below the root
+    vector<int64_t> made;
+    for (; node != ROOT; node = at(node).parent) made.push_back(node);
+    return {made.rbegin(), made.rend()};
+  }
+  const Likely* known(int64_t node) const {
+    for (const auto& [one, rows] : likely)
+      if (one == node) return &rows;
+    return nullptr;
+  }
+  void read(int64_t node, Likely rows) {
+    for (auto& [one, held] : likely)
+      if (one == node) {
+        held = std::move(rows);
+        return;
+      }
+    likely.emplace_back(node, std::move(rows));
+  }
+  bool chain() const {
+    for (int64_t node = 0; node < size(); ++node)
+      if (at(node).parent != node - 1) return false;
+    return true;
+  }
+
+  // The first `most` of the nodes that lie at most `depth` below the root.
+  Tree cut(int64_t depth, int64_t most) const {
+    vector<int64_t> kept;
+    for (int64_t node = 0; node < size() && static_cast<int64_t>(kept.size()) < most; ++node)
+      if (static_cast<int64_t>(path(node).size()) <= depth) kept.push_back(node);
+    return only(kept, ROOT);
+  }
+  // What hangs below `node`, as a tree of its own.
+  Tree below(int64_t node) const {
+    std::set<int64_t> inside = {node};
+    vector<int64_t> kept;
+    for (int64_t one = 0; one < size(); ++one)
+      if (at(one).parent != ROOT && inside.count(at(one).parent)) inside.insert(one), kept.push_back(one);
+    return only(kept, node);
+  }
+
+ private:
+  std::map<int64_t, vector<int64_t>> children_;
+
+  Tree only(const vector<int64_t>& kept, int64_t root) const {
+    std::map<int64_t, int64_t> place = {{root, ROOT}};
+    const double whole = value(root);
+    Tree made;
+    for (int64_t old : kept) {
+      const Node& node = at(old);
+      place[old] = made.add(node.token, place.at(node.parent), whole != 0.0 ? node.value / whole : 0.0, node.q);
+    }
+    for (const auto& [node, rows] : likely)
+      if (const auto found = place.find(node); found != place.end()) made.likely.emplace_back(found->second, rows);
+    return made;
+  }
 };
 
-// Rounds of a chain of up to `k` drafts: the tokens are distributed as the target's own, greedily they are its own.
+// How a draft makes a tree of up to `size` nodes below `root` by `calls` rows of scores (docs/running.md): the likeliest
+// node that waits is read next, its continuations wait too; without `siblings` a chain.
+class Growth {
+ public:
+  static constexpr int64_t LIKELY = 32;    // continuations of a node that are looked at
+  static constexpr double STANDS = 0.7;    // of drawn tokens, about what small drafts of one family reach
+  static constexpr int64_t MADE = -2;      // wanted: nothing
+
+  Growth(Tree& tree, int64_t root, int64_t size, int64_t calls, bool siblings, const Sampling& sampling,
+         const vector<uint64_t>& seeds)
+      : tree_(&tree), root_(root), left_(size), calls_(calls), siblings_(siblings), sampling_(&sampling), random_(seeds) {}
+
+  // The node whose scores `take` is to get next, the root first.
+  int64_t wanted() {
+    if (left_ <= 0 || calls_ <= 0) {
+      fill();
+      return MADE;
+    }
+    if (!begun_) return root_;
+    while (!waiting_.empty() && left_ > 0)
+      if (int64_t made = grow(); left_ > 0) return made;
+    return MADE;
+  }
+
+  void take(int64_t node, const float* row, int64_t count) {
+    calls_ -= 1, begun_ = true;
+    Tree::Likely rows = most_likely(row, count, sampling_->greedy());
+    tree_->read(node, std::move(rows));
+    if (!sampling_->greedy()) rest_[node] = sampling_->distribution(row, count);
+    wait(node);
+  }
+
+  // Fills the tree from what waits; false where later draws would differ from those of more rows.
+  bool fill() {
+    while (left_ > 0 && !waiting_.empty()) grow();
+    return sampling_->greedy();
+  }
+
+  // The likeliest tokens with the chance of each to be the target's; greedily the root of the first one's probability.
+  static Tree::Likely most_likely(const float* row, int64_t count, bool greedy) {
+    const int64_t best = largest(row, count), most = std::min(LIKELY, count);
+    Chances p(static_cast<size_t>(count));
+    double whole = 0.0;
+    for (size_t i = 0; i < p.size(); ++i) whole += p[i] = std::exp(double(row[i]) - double(row[best]));
+    vector<int64_t> order(p.size());
+    for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int64_t>(i), p[i] /= whole;
+    std::partial_sort(order.begin(), order.begin() + most, order.end(), [&](int64_t a, int64_t b) {
+      return p[size_t(a)] != p[size_t(b)] ? p[size_t(a)] > p[size_t(b)] : a < b;
+    });
+    Tree::Likely made;
+    const double first = p[size_t(order[0])], rest = 1.0 - first;
+    for (int64_t i = 0; i < most; ++i) {
+      double chance = p[size_t(order[size_t(i)])];
+      if (greedy && rest > 0) chance = i ? chance * ((1.0 - std::sqrt(first)) / rest) : std::sqrt(first);
+      made.emplace_back(order[size_t(i)], chance);
+    }
+    return made;
+  }
+
+ private:
+  struct Waiting {
+    double chance;
+    int64_t number, parent;  // the node whose next continuation it is
+    bool operator<(const Waiting& other) const {
+      return chance != other.chance ? chance < other.chance : number > other.number;
+    }
+  };
+  Tree* tree_;
+  int64_t root_, left_, calls_;
+  bool siblings_, begun_ = false;
+  const Sampling* sampling_;
+  Random random_;
+  std::priority_queue<Waiting> waiting_;
+  std::map<int64_t, Chances> rest_;  // node -> what its next continuation is drawn from
+  int64_t number_ = 0;
+
+  int64_t grow() {
+    const auto [chance, _, parent] = waiting_.top();
+    waiting_.pop();
+    int64_t made;
+    if (sampling_->greedy()) {
+      made = tree_->add((*tree_->known(parent))[tree_->children(parent).size()].first, parent, chance);
+    } else {
+      Chances& rest = rest_[parent];
+      const int64_t token = draw(rest, random_);
+      made = tree_->add(token, parent, chance, std::make_shared<const Chances>(rest));
+      rest[size_t(token)] = 0.0;
+      if (any(rest)) Sampling::scale(rest);
+    }
+    left_ -= 1;
+    if (siblings_) wait(parent);
+    return made;
+  }
+
+  void wait(int64_t parent) {
+    const size_t rank = tree_->children(parent).size();
+    double chance = tree_->value(parent);
+    if (sampling_->greedy()) {
+      const Tree::Likely& rows = *tree_->known(parent);
+      if (rank == rows.size()) return;
+      chance *= rows[rank].second;
+    } else {
+      if (!any(rest_[parent])) return;
+      chance = chance * STANDS * std::pow(1 - STANDS, double(rank));
+    }
+    waiting_.push({chance, ++number_, parent});
+  }
+
+  static bool any(const Chances& p) {
+    return std::any_of(p.begin(), p.end(), [](double one) { return one != 0.0; });
+  }
+};
+
+// Reads nodes of a tree below what a model holds now: side by side in the cache of one that takes trees, where many cost
+// one call, or one path at a time, for which the cache is cut back to where it leaves the path before.
+class Branches {
+ public:
+  explicit Branches(Model& model) : model_(model), at_once(model.branches()), base_(model.length()) {}
+
+ private:
+  Model& model_;
+
+ public:
+  const bool at_once;
+
+  // The scores [nodes, vocab] of what follows each of `nodes`, none of which was read; nothing where they do not fit.
+  std::optional<vector<float>> rows(const Tree& tree, const vector<int64_t>& nodes) {
+    return at_once ? together(tree, nodes) : apart(tree, nodes);
+  }
+
+  // Makes the beginning of `path` that was read part of the text, and forgets all else.
+  void keep(const vector<int64_t>& path) {
+    if (at_once) {
+      vector<int64_t> read;
+      for (int64_t node : path) {
+        const auto found = slots_.find(node);
+        if (found == slots_.end()) break;
+        read.push_back(found->second);
+      }
+      model_.keep(read);
+      slots_.clear();
+    } else {
+      cut(alike(path));
+      base_ = model_.length();
+      held_.clear();
+    }
+  }
+
+ private:
+  int64_t base_;
+  std::map<int64_t, int64_t> slots_;
+  vector<int64_t> held_;
+
+  std::optional<vector<float>> together(const Tree& tree, const vector<int64_t>& nodes) {
+    std::set<int64_t> order;
+    for (int64_t node : nodes)
+      for (int64_t above : tree.path(node))
+        if (!slots_.count(above)) order.insert(above);
+    if (!model_.fits(static_cast<int64_t>(order.size()))) return std::nullopt;
+    vector<int64_t> tokens, parents;
+    std::map<int64_t, int64_t> place;
+    for (int64_t node : order) {
+      const int64_t slot = static_cast<int64_t>(slots_.size()), parent = tree.at(node).parent;
+      parents.push_back(parent == ROOT ? ROOT : slots_.at(parent));
+      place[node] = static_cast<int64_t>(tokens.size());
+      tokens.push_back(tree.at(node).token);
+      slots_[node] = slot;
+    }
+    const vector<float> logits = model_.grow(tokens, parents);
+    vector<float> made;
+    for (int64_t node : nodes) {
+      const auto from = logits.begin() + place.at(node) * model_.vocab;
+      made.insert(made.end(), from, from + model_.vocab);
+    }
+    return made;
+  }
+
+  std::optional<vector<float>> apart(const Tree& tree, const vector<int64_t>& nodes) {
+    vector<float> made;
+    for (int64_t node : nodes) {
+      const vector<int64_t> path = tree.path(node);
+      cut(std::min(alike(path), path.size() - 1));  // its own scores come from reading it
+      const vector<int64_t> rest(path.begin() + static_cast<int64_t>(held_.size()), path.end());
+      if (!model_.fits(static_cast<int64_t>(rest.size()))) return std::nullopt;
+      vector<int64_t> tokens;
+      for (int64_t one : rest) tokens.push_back(tree.at(one).token);
+      const vector<float> logits = model_.forward(tokens);
+      made.insert(made.end(), logits.end() - model_.vocab, logits.end());
+      held_.insert(held_.end(), rest.begin(), rest.end());
+    }
+    return made;
+  }
+
+  size_t alike(const vector<int64_t>& path) const {
+    size_t count = 0;
+    while (count < path.size() && count < held_.size() && path[count] == held_[count]) ++count;
+    return count;
+  }
+
+  void cut(size_t count) {
+    held_.resize(std::min(held_.size(), count));
+    const int64_t left = base_ + static_cast<int64_t>(count);
+    if (model_.length() > left) model_.rollback(left);
+  }
+};
+
+// What a decoder does for the draft that works ahead.
+struct Hooks {
+  std::function<std::optional<vector<float>>(bool known)> read_text;  // the draft holds the text then; its scores after it
+  std::function<Growth(Tree&, int64_t root, int64_t after)> grow;
+  std::function<bool(double chance)> worth;  // whether the target should wait for a call, by the chance of its node
+};
+
+// While the target verifies a tree, the draft makes those of the next round, for the likeliest outcomes: nodes that stand
+// and a token that is none of their children (docs/running.md). The tree of the outcome that came is then finished as far
+// as waiting for it pays.
+class Ahead {
+ public:
+  static constexpr size_t PREPARED = 64;  // outcomes at most
+
+  // `width`: nodes that one call reads, where the draft takes several; `pace`: calls beside the target, if not by the clock.
+  Ahead(const Tree& tree, Model& draft, int64_t vocab, Hooks hooks, int64_t width, bool greedy,
+        std::optional<int64_t> pace)
+      : tree_(tree.cut(tree.size(), tree.size())),
+        own_(tree.size()),
+        draft_(draft),
+        vocab_(vocab),
+        hooks_(std::move(hooks)),
+        width_(width),
+        greedy_(greedy),
+        pace_(pace) {}
+
+  int64_t waited = 0;
+  double late = 0;  // seconds of calls that the target waited for
+
+  // The round ended with the nodes `stood` and then `token`.
+  void stop(const vector<int64_t>& stood, int64_t token) {
+    std::unique_lock<std::mutex> held(lock_);
+    if (pace_) changed_.wait(held, [&] { return idle_; });
+    came_ = {stood.empty() ? ROOT : stood.back(), token};
+    stopped_ = true;
+    changed_.notify_all();
+  }
+
+  void cancel() {
+    std::lock_guard<std::mutex> held(lock_);
+    stopped_ = true;
+    changed_.notify_all();
+  }
+
+  // In a thread of its own, until `stop`.
+  void run() {
+    try {
+      const std::optional<vector<float>> row = hooks_.read_text(tree_.known(ROOT) != nullptr);
+      if (row) {
+        calls_ += !row->empty();
+        if (!tree_.known(ROOT)) tree_.read(ROOT, likely(row->data()));
+        reader_.emplace(draft_);
+        prepare(reader_->at_once ? width_ : 1);
+      }
+    } catch (...) {
+      rest();
+      throw;
+    }
+    rest();
+    if (!reader_) return;
+    {
+      std::unique_lock<std::mutex> held(lock_);
+      changed_.wait(held, [&] { return stopped_; });
+    }
+    finish();
+  }
+
+  // When `run` has ended: the tree of what came, if it was begun. The draft keeps what it read of it.
+  std::optional<Tree> take(const vector<int64_t>& stood) {
+    const auto found = outcomes_.find(came_);
+    const bool begun = found != outcomes_.end();
+    if (reader_) reader_->keep(begun ? tree_.path(found->second.root) : stood);
+    return begun ? std::optional<Tree>(tree_.below(found->second.root)) : std::nullopt;
+  }
+
+ private:
+  struct Prepared {
+    int64_t root;
+    double chance;
+    Growth growth;
+    int64_t next;
+  };
+  struct Waiting {
+    double value;
+    int64_t number, node, token;  // of an outcome that is not begun; below 0: a node to read
+    bool operator<(const Waiting& other) const {
+      return value != other.value ? value < other.value : number > other.number;
+    }
+  };
+  using Came = std::pair<int64_t, int64_t>;
+
+  Tree tree_;  // outcomes hang on a copy of the round's
+  int64_t own_;
+  Model& draft_;
+  int64_t vocab_;
+  Hooks hooks_;
+  int64_t width_;
+  bool greedy_;
+  std::optional<int64_t> pace_;
+  std::map<Came, Prepared> outcomes_;
+  std::optional<Branches> reader_;
+  std::priority_queue<Waiting> waiting_;
+  int64_t number_ = 0, calls_ = 0;
+  Came came_ = {ROOT, -1};
+  std::mutex lock_;
+  std::condition_variable changed_;
+  bool stopped_ = false, idle_ = false;
+
+  void prepare(int64_t width) {
+    std::map<int64_t, Prepared*> owner;  // of the nodes below an outcome
+    for (int64_t node : leaves()) wait(tree_.value(node), node, -1);
+    for (size_t i = 0; i < tree_.likely.size(); ++i) wait_after(tree_.likely[i].first);
+    while (!waiting_.empty() && has_time()) {
+      vector<int64_t> nodes;
+      while (!waiting_.empty() && static_cast<int64_t>(nodes.size()) < width) {
+        const Waiting next = waiting_.top();
+        waiting_.pop();
+        if (next.token < 0) {
+          nodes.push_back(next.node);
+        } else if (Prepared* begun = begin(next.node, next.token); begun && begun->next != Growth::MADE) {
+          owner[begun->root] = begun;
+          nodes.push_back(begun->root);
+        }
+      }
+      if (nodes.empty()) continue;
+      const std::optional<vector<float>> rows = reader_->rows(tree_, nodes);
+      if (!rows) return;
+      calls_ += 1;
+      for (size_t i = 0; i < nodes.size(); ++i) {
+        const float* row = rows->data() + static_cast<int64_t>(i) * draft_.vocab;
+        const auto found = owner.find(nodes[i]);
+        if (found == owner.end()) {
+          tree_.read(nodes[i], likely(row));
+          wait_after(nodes[i]);
+          continue;
+        }
+        Prepared* outcome = found->second;
+        owner.erase(found);
+        if (go_on(*outcome, row) == Growth::MADE) continue;
+        owner[outcome->next] = outcome;
+        const double chance = tree_.value(outcome->next);
+        wait(outcome->chance * (hooks_.worth(chance) ? 1.0 : chance), outcome->next, -1);
+      }
+    }
+  }
+
+  void wait(double value, int64_t node, int64_t token) { waiting_.push({value, number_++, node, token}); }
+  void wait_after(int64_t node) {
+    for (const auto& [token, chance] : *tree_.known(node))
+      if (tree_.child(node, token) == ROOT) wait(tree_.value(node) * chance, node, token);
+  }
+
+  bool has_time() {
+    std::unique_lock<std::mutex> held(lock_);
+    if (pace_ && calls_ >= *pace_) {
+      idle_ = true;
+      changed_.notify_all();
+      changed_.wait(held, [&] { return stopped_; });
+    }
+    return !stopped_;
+  }
+
+  void rest() {
+    std::lock_guard<std::mutex> held(lock_);
+    idle_ = true;
+    changed_.notify_all();
+  }
+
+  Prepared* begin(int64_t node, int64_t token) {
+    if (outcomes_.size() == PREPARED) return nullptr;
+    double chance = 0.0;
+    for (const auto& [one, own] : *tree_.known(node))
+      if (one == token) chance = own;
+    const int64_t root = tree_.add(token, node, 1.0);
+    Growth growth = hooks_.grow(tree_, root, static_cast<int64_t>(tree_.path(root).size()));
+    Prepared made{root, tree_.value(node) * chance, std::move(growth), Growth::MADE};
+    made.next = made.growth.wanted();
+    return &outcomes_.emplace(Came{node, token}, std::move(made)).first->second;
+  }
+
+  int64_t go_on(Prepared& outcome, const float* row) {
+    outcome.growth.take(outcome.next, row, vocab_);
+    return outcome.next = outcome.growth.wanted();
+  }
+
+  void finish() {
+    const auto found = outcomes_.find(came_);
+    if (found == outcomes_.end()) return;
+    Prepared& outcome = found->second;
+    const auto begun = std::chrono::steady_clock::now();
+    while (outcome.next != Growth::MADE && hooks_.worth(tree_.value(outcome.next))) {
+      const std::optional<vector<float>> rows = reader_->rows(tree_, {outcome.next});
+      if (!rows) break;
+      waited += 1;
+      go_on(outcome, rows->data());
+    }
+    late = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+    if (outcome.next != Growth::MADE && !outcome.growth.fill()) outcomes_.erase(found);
+  }
+
+  Tree::Likely likely(const float* row) const { return Growth::most_likely(row, vocab_, greedy_); }
+
+  // Nodes of the round's tree that the draft knows, and was not asked what comes after.
+  vector<int64_t> leaves() const {
+    vector<int64_t> made;
+    for (int64_t node = 0; node < own_; ++node) {
+      const vector<int64_t> path = tree_.path(node);
+      const bool all = std::all_of(path.begin(), path.end(), [&](int64_t one) { return tree_.at(one).token < vocab_; });
+      if (!tree_.known(node) && all) made.push_back(node);
+    }
+    return made;
+  }
+};
+
+// -------------------------------------------------------------------------------------------------------------- rounds
+
+// How a bundle speculates. `tree`: drafts of a round, 0 for a chain of k; `slots`: of the call that verifies them.
+struct Rounds {
+  int64_t k = 0, tree = 0, slots = 0, outcomes = 64;
+  bool lookup = false, overlap = false;
+  std::optional<int64_t> pace;
+};
+
+// Rounds of drafts and a call of the target: tokens are distributed as the target's own, greedily they are its own.
 class Decoder {
  public:
-  Decoder(Model& target, Model* draft, int64_t k, std::set<int64_t> eos, const Sampling& sampling, uint64_t seed,
-          bool lookup)
-      : target_(target), draft_(draft), k_(k), eos_(std::move(eos)), sampling_(sampling), seed_(seed), random_({seed}) {
-    if (lookup && k > 0) lookup_.emplace();
+  Decoder(Model& target, Model* draft, const Rounds& rounds, std::set<int64_t> eos, const Sampling& sampling,
+          uint64_t seed)
+      : target_(target),
+        draft_(draft),
+        rounds_(rounds),
+        eos_(std::move(eos)),
+        sampling_(sampling),
+        seed_(seed),
+        random_({seed}) {
+    if (rounds.lookup && rounds.k > 0) lookup_.emplace();
   }
 
   Outcome generate(const vector<int64_t>& prompt, int64_t wanted) {
@@ -1426,103 +2030,247 @@ class Decoder {
     const double begun = now();
     text_ = prompt;
     if (prompt.size() > 1) target_.feed({prompt.begin(), prompt.end() - 1});
-    Outcome made;
-    made.prompt_seconds = now() - begun;
-    made.stopped = "tokens";
-    while (static_cast<int64_t>(made.tokens.size()) < wanted) {
+    made_.prompt_seconds = now() - begun;
+    made_.stopped = "tokens";
+    while (static_cast<int64_t>(made_.tokens.size()) < wanted) {
       if (!target_.fits(1)) {
-        made.stopped = "context";
+        made_.stopped = "context";
         break;
       }
-      for (int64_t token : round(wanted - static_cast<int64_t>(made.tokens.size()), made)) {
-        made.tokens.push_back(token);
+      const double start = now();
+      const vector<int64_t> fresh = round(wanted - static_cast<int64_t>(made_.tokens.size()));
+      round_seconds_ += now() - start;
+      for (int64_t token : fresh) {
+        made_.tokens.push_back(token);
         if (eos_.count(token)) {
-          made.stopped = "eos";
-          made.seconds = now() - begun;
-          return made;
+          made_.stopped = "eos";
+          made_.seconds = now() - begun;
+          return made_;
         }
       }
     }
-    made.seconds = now() - begun;
-    return made;
+    made_.seconds = now() - begun;
+    return made_;
   }
 
  private:
+  static constexpr double FOUND = 0.6;  // chance of a token found in the text, where outcomes are put in order
+
   Model& target_;
   Model* draft_;
-  int64_t k_;
+  Rounds rounds_;
   std::set<int64_t> eos_;
   Sampling sampling_;
   uint64_t seed_;
   Random random_;
+  Outcome made_;
+  double round_seconds_ = 0, waiting_ = 0;  // of all rounds; of calls of the draft that the target waited for
   std::optional<PromptLookup> lookup_;
   vector<int64_t> text_;
+  std::optional<Tree> next_;  // made while the round before was verified
+  bool at_once_ = false;      // without waiting for it
+  std::optional<Branches> reader_;  // of this round's tree
 
   static double now() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
   }
 
-  vector<int64_t> round(int64_t wanted, Outcome& made) {
-    Drafts drafts;
-    if (lookup_) drafts.tokens = looked_up(wanted - 1);
-    const bool own = !drafts.tokens.empty();
-    if (own)
-      drafts.drawn.resize(drafts.tokens.size());
-    else
-      drafts = propose(std::min(k_, wanted - 1));
-    vector<int64_t> asked = {text_.back()}, fresh;
-    asked.insert(asked.end(), drafts.tokens.begin(), drafts.tokens.end());
-    const vector<float> logits = target_.forward(asked);
-    for (size_t i = 0; fresh.size() == i; ++i) {
-      Chances p = sampling_.distribution(logits.data() + static_cast<int64_t>(i) * target_.vocab, target_.vocab);
-      const bool ends = i == drafts.tokens.size();
-      if (!ends && stands(drafts.tokens[i], p, drawn_from(drafts, i, p.size()), random_)) {
-        fresh.push_back(drafts.tokens[i]);
-      } else {
-        fresh.push_back(draw(p, random_));
-        break;
-      }
-    }
-    const int64_t kept = static_cast<int64_t>(text_.size() + fresh.size()) - 1;
-    target_.rollback(kept);
-    if (draft_) draft_->rollback(std::min(draft_->length(), kept));
+  vector<int64_t> round(int64_t wanted) {
+    const vector<int64_t> guess = looked_up(wanted - 1);
+    const Tree tree = propose(wanted - 1, guess);
+    const auto [stood, token] = verify(tree, wanted - 1);
+    vector<int64_t> fresh;
+    for (int64_t node : stood) fresh.push_back(tree.at(node).token);
+    fresh.push_back(token);
     text_.insert(text_.end(), fresh.begin(), fresh.end());
-    const int64_t accepted = static_cast<int64_t>(fresh.size()) - 1;
-    if (lookup_ && !drafts.tokens.empty()) lookup_->told(own, accepted, fresh);
-    made.rounds += 1;
-    made.drafted += static_cast<int64_t>(drafts.tokens.size());
-    made.accepted += accepted;
+    const int64_t accepted = static_cast<int64_t>(stood.size());
+    if (lookup_ && tree.size()) {
+      int64_t right = 0;
+      while (right < std::min(accepted, static_cast<int64_t>(guess.size())) &&
+             guess[size_t(right)] == fresh[size_t(right)])
+        ++right;
+      lookup_->told(!guess.empty(), guess.empty() ? accepted : right, fresh);
+    }
+    made_.rounds += 1;
+    made_.drafted += tree.size();
+    made_.accepted += accepted;
     return fresh;
   }
 
-  static Chances drawn_from(const Drafts& drafts, size_t i, size_t vocab) {
-    if (!drafts.drawn[i].empty()) return drafts.drawn[i];
-    Chances q(std::max(vocab, static_cast<size_t>(drafts.tokens[i]) + 1), 0.0);
-    q[static_cast<size_t>(drafts.tokens[i])] = 1.0;
-    return q;
-  }
-
+  // Beside a tree they are taken in any case, if they go into slots that would be padding.
   vector<int64_t> looked_up(int64_t most) {
-    int64_t count = std::min(k_, most);
+    if (!lookup_) return {};
+    int64_t count = std::min(rounds_.k, most);
     while (count > 0 && !target_.fits(count + 1)) --count;
+    const int64_t free = rounds_.slots - 1 - rounds_.tree;
+    if (rounds_.tree && free > 0) return lookup_->guess(text_, std::min(count, free));
     return lookup_->propose(text_, count);
   }
 
-  // What it draws hangs on the seed and the place in the text.
-  Drafts propose(int64_t count) {
-    Drafts made;
-    if (!draft_ || count < 1) return made;
-    vector<int64_t> unseen(text_.begin() + draft_->length(), text_.end());
-    const int64_t behind = static_cast<int64_t>(unseen.size()), both = std::min(draft_->vocab, target_.vocab);
-    while (count > 0 && !(target_.fits(count + 1) && draft_->fits(behind + count - 1))) --count;
-    if (*std::max_element(unseen.begin(), unseen.end()) >= draft_->vocab) return made;  // an id of the target's own
-    Random random({seed_, text_.size()});
-    while (static_cast<int64_t>(made.tokens.size()) < count) {
-      const vector<float> row = draft_->feed(made.tokens.empty() ? unseen : vector<int64_t>{made.tokens.back()});
-      made.drawn.push_back(sampling_.distribution(row.data(), both));
-      made.tokens.push_back(draw(made.drawn.back(), random));
+  // The tree of a round of at most `most` accepted tokens, `guess` in it.
+  Tree propose(int64_t most, const vector<int64_t>& guess) {
+    std::optional<Tree> ready = std::move(next_);
+    next_.reset();
+    made_.ready += ready && at_once_;
+    int64_t size = rounds_.tree ? rounds_.tree : std::min(rounds_.k, most);
+    int64_t free = rounds_.tree ? std::max<int64_t>(0, rounds_.slots - 1 - size) : 0;
+    for (; size > 0 && !target_.fits(size + 1); --size) free = 0;
+    const int64_t found = static_cast<int64_t>(guess.size());
+    Tree tree;
+    if (guess.empty() || rounds_.tree) tree = ready ? ready->cut(most, std::max<int64_t>(size, 0)) : drafted(most, size);
+    if (found > free && rounds_.tree) tree = tree.cut(most, std::max<int64_t>(size + free - found, 0));
+    int64_t at = ROOT;
+    for (int64_t token : guess) {
+      const int64_t known = tree.child(at, token);
+      at = known == ROOT ? tree.add(token, at, FOUND * tree.value(at)) : known;
     }
+    return tree;
+  }
+
+  // A tree made now, before the target is called.
+  Tree drafted(int64_t most, int64_t size) {
+    Tree tree;
+    const double begun = now();
+    std::optional<vector<float>> row;
+    if (size > 0 && most > 0) row = read_text(false);
+    if (!row) return tree;
+    reader_.emplace(*draft_);
+    Growth growth = growing(tree, ROOT, 0, size, std::min(rounds_.k, most));
+    int64_t calls = 0;
+    for (int64_t node; (node = growth.wanted()) != Growth::MADE; ++calls) {
+      if (node != ROOT) {
+        row = worth(tree.value(node)) ? reader_->rows(tree, {node}) : std::nullopt;
+        if (!row) {
+          growth.fill();
+          break;
+        }
+      }
+      growth.take(node, row->data(), std::min(draft_->vocab, target_.vocab));
+    }
+    made_.waited += calls;
+    waiting_ += now() - begun;
+    return tree;
+  }
+
+  // Whether the target should wait for a call that reads a node of this chance: it brings a token that stands with
+  // `STANDS` of it. Only where the draft could do something else with its time; sampled, a tree hangs on the seed alone.
+  bool worth(double chance) const {
+    const double tokens = static_cast<double>(made_.tokens.size()), waited = static_cast<double>(made_.waited);
+    if (!rounds_.overlap || !sampling_.greedy() || tokens == 0) return true;
+    double call = waiting_ / std::max(1.0, waited), whole = round_seconds_;
+    if (rounds_.pace) {
+      const double pace = static_cast<double>(*rounds_.pace);
+      call = 1 / pace, whole = static_cast<double>(made_.rounds) + waited / pace;
+    }
+    return chance * Growth::STANDS * whole / tokens > call;
+  }
+
+  // Below a node `after` tokens behind the text. What it draws hangs on the seed and the place in the text.
+  Growth growing(Tree& tree, int64_t root, int64_t after, int64_t size, int64_t calls) const {
+    return Growth(tree, root, size, calls, rounds_.tree > 0, sampling_,
+                  {seed_, text_.size() + static_cast<uint64_t>(after)});
+  }
+
+  // The draft's scores after the text, which it then holds, empty where they are `known` and nothing is to be read;
+  // nothing if there is no draft, or it has no room, or does not know a token.
+  std::optional<vector<float>> read_text(bool known) {
+    const int64_t size = static_cast<int64_t>(text_.size());
+    if (!draft_) return std::nullopt;
+    if (known && draft_->length() == size) return vector<float>{};
+    if (draft_->length() == size) draft_->rollback(size - 1);
+    const vector<int64_t> unseen(text_.begin() + draft_->length(), text_.end());
+    const bool strange = *std::max_element(unseen.begin(), unseen.end()) >= draft_->vocab;
+    if (strange || !draft_->fits(static_cast<int64_t>(unseen.size()))) return std::nullopt;
+    return draft_->feed(unseen);
+  }
+
+  using Stood = std::pair<vector<int64_t>, int64_t>;  // the nodes that stand, and the target's token after them
+
+  Stood verify(const Tree& tree, int64_t most) {
+    std::unique_ptr<Ahead> ahead;
+    if (rounds_.overlap && draft_ && most > 1) ahead = make_ahead(tree);
+    Stood made = ahead ? judged_beside(tree, *ahead) : judged(tree);
+    const vector<int64_t>& stood = made.first;
+    if (tree.chain()) {
+      target_.rollback(static_cast<int64_t>(text_.size() + stood.size()));
+    } else {
+      vector<int64_t> slots = {0};
+      for (int64_t node : stood) slots.push_back(node + 1);
+      target_.keep(slots);
+    }
+    if (ahead) {
+      made_.waited += ahead->waited;
+      waiting_ += ahead->late;
+      next_ = ahead->take(stood);
+      at_once_ = next_ && !ahead->waited;
+    } else if (reader_) {
+      reader_->keep(stood);
+    }
+    reader_.reset();
     return made;
+  }
+
+  std::unique_ptr<Ahead> make_ahead(const Tree& tree) {
+    if (reader_) reader_->keep({});
+    const int64_t size = rounds_.tree ? rounds_.tree : rounds_.k;
+    Hooks hooks{[this](bool known) { return read_text(known); },
+                [this, size](Tree& whole, int64_t root, int64_t after) {
+                  return growing(whole, root, after, size, rounds_.k);
+                },
+                [this](double chance) { return worth(chance); }};
+    const int64_t both = std::min(draft_->vocab, target_.vocab);
+    return std::make_unique<Ahead>(tree, *draft_, both, hooks, rounds_.outcomes, sampling_.greedy(), rounds_.pace);
+  }
+
+  // The draft works in a thread of its own; its error is thrown here, if the target has none.
+  Stood judged_beside(const Tree& tree, Ahead& ahead) {
+    std::exception_ptr failed, other;
+    std::thread beside([&] {
+      try {
+        ahead.run();
+      } catch (...) {
+        other = std::current_exception();
+      }
+    });
+    Stood made;
+    try {
+      made = judged(tree);
+      ahead.stop(made.first, made.second);
+    } catch (...) {
+      failed = std::current_exception();
+      ahead.cancel();
+    }
+    beside.join();
+    if (failed) std::rethrow_exception(failed);
+    if (other) std::rethrow_exception(other);
+    return made;
+  }
+
+  Stood judged(const Tree& tree) {
+    vector<int64_t> asked = {text_.back()}, parents = {ROOT}, stood;
+    for (const Tree::Node& node : tree.nodes) {
+      asked.push_back(node.token);
+      parents.push_back(node.parent + 1);
+    }
+    const vector<float> logits = tree.chain() ? target_.forward(asked) : target_.grow(asked, parents);
+    for (int64_t at = ROOT;;) {
+      Chances p = sampling_.distribution(logits.data() + (at + 1) * target_.vocab, target_.vocab);
+      int64_t found = ROOT;
+      for (int64_t child : tree.children(at))
+        if (stands(tree.at(child).token, p, drawn_from(tree.at(child), p.size()), random_)) {
+          found = child;
+          break;
+        }
+      if (found == ROOT) return {stood, draw(p, random_)};
+      stood.push_back(at = found);
+    }
+  }
+
+  static Chances drawn_from(const Tree::Node& node, size_t vocab) {
+    if (node.q) return *node.q;
+    Chances q(std::max(vocab, static_cast<size_t>(node.token) + 1), 0.0);
+    q[static_cast<size_t>(node.token)] = 1.0;
+    return q;
   }
 };
 
@@ -1535,14 +2283,17 @@ struct Arguments {
   std::optional<double> temperature, top_p;  // of the bundle where they are left out
   std::optional<int64_t> top_k;
   int64_t seed = 0;
-  bool json = false, speculation = true, ids_given = false;
+  std::optional<int64_t> pace;
+  bool json = false, speculation = true, overlap = true, ids_given = false;
   Wishes wishes;
 };
 
 const char USAGE[] =
     "edgec-runner BUNDLE [--ids \"1 2 3\"] [--tokens N] [--device CHIP] [--model NAME] [--no-speculation] [--json]\n"
-    "              [--temperature T] [--top-p P] [--top-k K] [--seed N]\n"
+    "              [--temperature T] [--top-p P] [--top-k K] [--seed N] [--no-overlap] [--pace N]\n"
     "  --ids           of the prompt; read from stdin where it is left out\n"
+    "  --no-overlap    the draft waits for the target; --pace N: it makes N calls beside each of the target's, however\n"
+    "                  long those take (rounds that can be compared)\n"
     "  --ort FILE      libonnxruntime.so; --qnn-provider FILE, --qnn-backend FILE: libonnxruntime_providers_qnn.so, "
     "libQnnHtp.so\n"
     "  --npu-graphs DIR, --cpu-graphs DIR    on a PC, in the place of an NPU's binary: DIR/TWINS/GRAPH.onnx, by the\n"
@@ -1571,7 +2322,7 @@ const char USAGE[] =
     if (!*text || *end || !std::isfinite(made)) usage("`" + word + "` is no number");
     return made;
   };
-  const std::set<string> numbers = {"--tokens", "--temperature", "--top-p", "--top-k", "--seed"};
+  const std::set<string> numbers = {"--tokens", "--temperature", "--top-p", "--top-k", "--seed", "--pace"};
   for (int i = 1; i < count; ++i) {
     const string word = words[i];
     const bool takes = texts.count(word) || numbers.count(word);
@@ -1580,6 +2331,10 @@ const char USAGE[] =
       made.json = true;
     } else if (word == "--no-speculation") {
       made.speculation = false;
+    } else if (word == "--no-overlap") {
+      made.overlap = false;
+    } else if (word == "--pace") {
+      made.pace = whole(word, words[++i], 1 << 24);
     } else if (word == "--tokens") {
       made.tokens = whole(word, words[++i], 1 << 24);
     } else if (word == "--seed") {
@@ -1661,14 +2416,24 @@ string answer(const Arguments& asked, const string& ids) {
   const vector<int64_t> prompt = read_ids(ids);
   Engines engines(bundle, asked.wishes);
   std::unique_ptr<Model> target = open_model(bundle, name, engines), draft;
-  int64_t k = 0;
-  bool lookup = false;
+  Rounds rounds;
   const Json* pair = bundle.manifest.find("speculation");
   if (pair && (*pair)["target"].as_text() == name) {
-    k = (*pair)["k"].as_int();
-    if (auto* chain = dynamic_cast<Chain*>(target.get())) chain->step = k + 1;
-    lookup = asked.speculation && pair->find("source") && (*pair)["source"].as_text() == "prompt";
-    if (asked.speculation && pair->find("draft")) draft = open_model(bundle, (*pair)["draft"].as_text(), engines);
+    const Json *tree = pair->find("tree"), *overlap = pair->find("overlap");
+    const int64_t k = (*pair)["k"].as_int(), step = (tree ? tree->as_int() : k) + 1;
+    auto* chain = dynamic_cast<Chain*>(target.get());
+    rounds.slots = chain ? chain->step_by(step) : 0;
+    if (!rounds.slots) rounds.slots = step;
+    if (asked.speculation) {
+      rounds.k = k;
+      rounds.tree = tree ? tree->as_int() : 0;
+      rounds.lookup = pair->find("source") && (*pair)["source"].as_text() == "prompt";
+      rounds.overlap = overlap && asked.overlap;
+      rounds.pace = asked.pace;
+      if (overlap && overlap->find("outcomes")) rounds.outcomes = (*overlap)["outcomes"].as_int();
+      if (pair->find("draft")) draft = open_model(bundle, (*pair)["draft"].as_text(), engines);
+    }
+    if (rounds.tree && !target->branches()) refuse("`" + name + "` takes no trees of drafts in its engine");
   }
   std::set<int64_t> eos;
   if (const Json* tokenizer = bundle.model(name).find("tokenizer"))
@@ -1676,12 +2441,12 @@ string answer(const Arguments& asked, const string& ids) {
       eos.insert(one.as_int());
   const Sampling sampling = chosen_sampling(bundle, name, asked);
   const uint64_t seed = static_cast<uint64_t>(asked.seed);
-  const Outcome made = Decoder(*target, draft.get(), k, eos, sampling, seed, lookup).generate(prompt, asked.tokens);
+  const Outcome made = Decoder(*target, draft.get(), rounds, eos, sampling, seed).generate(prompt, asked.tokens);
   if (!asked.json) return listed(made.tokens, " ");
   std::ostringstream line;
   line << "{\"tokens\": [" << listed(made.tokens, ", ") << "], \"prompt_tokens\": " << prompt.size()
        << ", \"rounds\": " << made.rounds << ", \"drafted\": " << made.drafted << ", \"accepted\": " << made.accepted
-       << ", \"stopped\": \"" << made.stopped << "\", \"device\": \"" << bundle.device
+       << ", \"ready\": " << made.ready << ", \"waited\": " << made.waited << ", \"stopped\": \"" << made.stopped << "\", \"device\": \"" << bundle.device
        << "\", \"prompt_seconds\": " << made.prompt_seconds << ", \"seconds\": " << made.seconds << "}";
   return line.str();
 }
