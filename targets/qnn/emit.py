@@ -83,8 +83,7 @@ def emit(job: EmitJob) -> Emission:
         from .genie.config import write_config
 
         of_chips = [[one for (_, chip), one in compiled.items() if chip == own] for own in chips]
-        apart = _container(job) and _several_shards(job)
-        reasons = [write_config(job, of_chip, apart) for of_chip in of_chips if of_chip]
+        reasons = [write_config(job, of_chip) for of_chip in of_chips if of_chip]
         notes += [f"no genie_config.json for `{job.module.name}`: {reasons[0]}"] if reasons[0] else []
         genie = reasons[0] is None
     stored = stored_weights(job.module, [part for part in job.parts if part.name in parts], sparse_parts(parts))
@@ -181,13 +180,14 @@ def _kept_graphs(job: EmitJob, file: str, graphs: Mapping[str, Lowered]) -> str 
 
 def _numbered(job: EmitJob, compiled: Mapping[tuple[_Group, Chip], Compiled]) -> dict[tuple[_Group, Chip], Compiled]:
     """With graphs of a language model's shards named in the order they run in, which is what Genie goes by."""
-    if job.module.arch is None or not _several_shards(job) or _container(job):
+    if job.module.arch is None or not _several_shards(job):
         return dict(compiled)
     found = dict(compiled)
     with start_worker(f"the reader of the binaries of `{job.module.name}`") as reader:
         for chip in dict.fromkeys(chip for _, chip in compiled):
             own = [key for key in compiled if key[1] == chip]
-            shards = number_shards([compiled[key] for key in own], chip.soc_model, reader)
+            inside = [Chip.of(device).soc_model for device in job.chips] if _container(job) else [chip.soc_model]
+            shards = number_shards([compiled[key] for key in own], inside, reader)
             found |= zip(own, shards, strict=True)
     return found
 

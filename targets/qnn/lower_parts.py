@@ -19,6 +19,7 @@ from .check.graphs import refused_uses
 from .htp.chip import Chip
 from .lower.builder import WeightStore
 from .lower.engine import as_it_stands
+from .lower.integer_activations import widest_scores
 from .lower.lower_graphs import lower
 from .lower.lowering import Lowered
 
@@ -51,7 +52,8 @@ def lower_parts(job: EmitJob, rows: int) -> tuple[dict[str, Lowered], dict[str, 
 def _by_rules(job: EmitJob, part: Part, store: WeightStore, rows: int) -> dict[str, Lowered] | None:
     """A part by edgec's own rules; None where they do not cover a general graph, or are not known to be right."""
     if job.module.arch is not None or job.options.lowering == "edgec" or not job.prove:
-        return lower(part.graphs, store, rows)
+        span = widest_scores(model.graph for one in job.parts for model in one.graphs.values())
+        return lower(part.graphs, store, rows, span)
     try:
         made = lower(part.graphs, store, rows)
         for value in (value for one in made.values() for value in one.model.graph.initializers.values()):

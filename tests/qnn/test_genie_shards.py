@@ -12,6 +12,7 @@ from edgec.compiler.bundle.manifest import load_manifest
 from edgec.compiler.diagnostics.diagnostic import EngineError
 from edgec.compiler.driver import compile_plan, load_plan
 from edgec.compiler.runtime.generate import Runner
+from edgec.compiler.runtime.on_device import for_device
 from edgec.targets.qnn.genie import config as genie
 from edgec.targets.qnn.genie.contract import Deployment, contract_problems
 from edgec.targets.qnn.genie.deployment import deployment_problems
@@ -24,31 +25,69 @@ from .conftest import MODELS
 
 PLAN = """
 plan shards
-device snapdragon_8_gen_3
+device {device}
 model target {{ source = hf("{models}/pycode-qwen2") context = 64 }}
+calibration {{ text = "{text}" samples = 4 length = 64 }}
 pipeline npu {{
-  quantize (weights = int4, block = 32) except ["lm_head", "embed_tokens"]
-  bucket (tokens = [1, 8], context = [64])
+  quantize ({quantize}) except {kept}
+  bucket (tokens = {tokens}, context = {context})
 }}
-deploy target on npu through npu as qnn {{ shard = 2 accept = W0601 reason = "for the emulator" }}
+deploy target on npu through npu as qnn {{ shard = 2 {options} accept = W0601 reason = "for the emulator" }}
 """
+FLOATS = {
+    "device": "snapdragon_8_gen_3", "quantize": "weights = int4, block = 32", "options": "",
+    "kept": '["lm_head", "embed_tokens"]', "tokens": "[1, 8]", "context": "[64]",
+}  # fmt: skip
+INTEGERS = {
+    "quantize": "weights = int4, block = 32, activations = uint16",
+    "kept": '"embed_tokens"',
+    "options": "kv = uint8",
+}
+CHIPS = {"device": "[snapdragon_8_gen_2, snapdragon_8_gen_3]"}
+FORMS = {
+    "LPBQ with an 8-bit cache, two contexts": INTEGERS | {"context": "[32, 64]"},
+    "a container for two chips": CHIPS | {"tokens": "[1]", "options": "container = multi_soc"},
+    "integers in a container": CHIPS | INTEGERS | {"tokens": "[1]", "options": "container = multi_soc kv = uint8"},
+}
+
+
+def compiled(folder: Path, **words: str) -> Path:
+    plan, text = folder / "plan.edge", MODELS.parent / "text" / "calibration.txt"
+    plan.write_text(PLAN.format(models=MODELS, text=text, **(FLOATS | words)))
+    return compile_plan(load_plan(plan), folder / "bundle").bundle
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shards")
-    plan = folder / "plan.edge"
-    plan.write_text(PLAN.format(models=MODELS))
-    return compile_plan(load_plan(plan), folder / "bundle").bundle
+    return compiled(tmp_path_factory.mktemp("shards"))
 
 
 def test_genie_generates_our_tokens_through_two_binaries(bundle, tmp_path):
-    runner = Runner(bundle)
+    generates_our_tokens(bundle, tmp_path)
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_it_does_so_in_every_form(form, tmp_path):
+    """A container cannot be loaded here: its twins are, with the names that its graphs have in it for each chip."""
+    made = compiled(tmp_path, **form)
+    manifest = load_manifest(made)
+    for device in manifest.data["devices"]:
+        assert deployment_problems(for_device(manifest, device["name"]), "target") == []
+    if "multi_soc" in form.get("options", ""):
+        for file in sorted((made / "target").glob("*.bin")):
+            eight, ten = (read(file, soc_model=one) for one in (43, 57))
+            assert set(eight.graphs) == set(ten.graphs)
+            assert {name.split("_")[2][:3] for name in eight.graphs} == {f"00{int(file.stem[-1]) + 1}"}
+    generates_our_tokens(made, tmp_path)
+
+
+def generates_our_tokens(bundle: Path, tmp_path: Path) -> None:
+    runner = Runner(bundle, device="snapdragon_8_gen_3")
     ids = runner.tokenizer.encode("def read_config(path):\n")
     ours = runner.generate(ids, 8)["tokens"]
     runner.close()
     twins = []
-    for part in load_manifest(bundle).parts.values():
+    for part in for_device(load_manifest(bundle), "snapdragon_8_gen_3").parts.values():
         for graph in part["graphs"].values():
             name = graph["details"]["target_graph"]
             made = twin(part["details"]["twins"], name, Chip(**part["details"]["chip"])).with_suffix(".bin")

@@ -36,10 +36,10 @@ SCALINGS: Mapping[str, Mapping[str, str]] = {
 _NEEDED = {"input_ids", "attention_mask", "position_ids_cos", "position_ids_sin"}
 
 
-def write_config(job: EmitJob, contexts: Sequence[Compiled], container: bool = False) -> str | None:
+def write_config(job: EmitJob, contexts: Sequence[Compiled]) -> str | None:
     """Write `genie_config.json` beside the binary; why not, where Genie could not run this model.
 
-    `contexts`: of one chip, in the order they run in; `container`: each is a file for several chips.
+    `contexts`: in the order they run in, of one chip, or each a file for several.
 
     Paths in it are relative to its folder: Genie is started there.
     """
@@ -47,11 +47,6 @@ def write_config(job: EmitJob, contexts: Sequence[Compiled], container: bool = F
     graphs = [graph for compiled in contexts for graph in compiled.info.graphs.values()]
     if arch is None:
         return "it is no decoder"
-    if container:
-        return (
-            "its layers are in several files for several chips, whose graphs cannot be named in their order: "
-            "`container = per_chip` has one for each chip"
-        )
     inputs = {spec.name for graph in graphs for spec in graph.inputs}
     outputs = {spec.name for graph in graphs for spec in graph.outputs}
     elsewhere = {name for name in inputs - outputs - _NEEDED if not kv_names.is_cache(name)}

@@ -4,7 +4,8 @@
                                               ^^^ the number of the shard takes the place of the first three digits
 
 ONNX Runtime makes the names out of a hash. A name of the same length is written over each place where it stands in a
-binary, which has no checksum of its own, and into the EPContext model; then the binary is read back.
+binary, which has no checksum of its own (those in QNN's container for several chips are none of its entries'), and into
+the EPContext model; then the binary is read back for each chip.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from ..htp.context_binary import read
 _DIGITS = re.compile(r"\d{9,}")  # of the hash; what is left of it keeps the names of buckets apart
 
 
-def number_shards(shards: Sequence[Compiled], soc_model: int, reader: Child) -> list[Compiled]:
-    """The binaries of one chip with graphs whose names sort as the shards run; the files are changed in place.
+def number_shards(shards: Sequence[Compiled], soc_models: Sequence[int], reader: Child) -> list[Compiled]:
+    """The binaries of these chips with graphs whose names sort as the shards run; the files are changed in place.
 
-    `reader`: the process that reads them back.
+    `soc_models`: several for a container. `reader`: the process that reads them back.
     """
-    return [_renamed(one, number, soc_model, reader) for number, one in enumerate(shards, 1)]
+    return [_renamed(one, number, soc_models, reader) for number, one in enumerate(shards, 1)]
 
 
 def numbered(name: str, shard: int) -> str:
@@ -51,17 +52,17 @@ def rename_graphs(binary: Path, names: Mapping[str, str]) -> None:
                 at = held.find(old, at + len(old))
 
 
-def _renamed(one: Compiled, shard: int, soc_model: int, reader: Child) -> Compiled:
+def _renamed(one: Compiled, shard: int, soc_models: Sequence[int], reader: Child) -> Compiled:
     names = {graph: numbered(name, shard) for graph, name in one.names.items()}
     if len(set(names.values())) < len(names):
         fail("E0612", f"two graphs of `{one.binary.name}` have one name", kind=EngineError)
     rename_graphs(one.binary, {one.names[graph]: name for graph, name in names.items()})
     for graph, path in one.onnx.items():
         _rename_partition(graph, path, names[graph])
-    info = read(one.binary, reader, soc_model)
-    if set(info.graphs) != set(names.values()):
+    infos = [read(one.binary, reader, soc_model) for soc_model in soc_models]
+    if any(set(info.graphs) != set(names.values()) for info in infos):
         fail("E0612", f"graphs of `{one.binary.name}` could not be named after their shard", kind=EngineError)
-    return replace(one, names=names, info=info)
+    return replace(one, names=names, info=infos[0])
 
 
 def _rename_partition(graph: str, path: Path, name: str) -> None:

@@ -11,7 +11,7 @@ their own range. Products take 8 bits as they come; every other op gets them wid
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -26,12 +26,21 @@ MOVES = frozenset(("Reshape", "Transpose", "Slice", "Concat"))
 _MASKED = 20.0
 
 
-class Integers:
-    """Encodings of the values of one graph in the making."""
+def widest_scores(graphs: Iterable[ir.Graph]) -> float:
+    """The widest range of the scores in any of these graphs."""
+    found = (SCORES.get(node) for graph in graphs for node in graph)
+    return max((ends[1] - ends[0] for ends in found if ends is not None), default=0.0)
 
-    def __init__(self, graph: ir.Graph) -> None:
-        spans = [found for found in (SCORES.get(node) for node in graph) if found is not None]
-        self.masked = max((high - low for low, high in spans), default=0.0) + _MASKED
+
+class Integers:
+    """Encodings of the values of one graph in the making.
+
+    `span`: the widest range of scores in the whole model. Its parts read one mask, and Genie opens no dialog where that
+    has another scale in each.
+    """
+
+    def __init__(self, graph: ir.Graph, span: float | None = None) -> None:
+        self.masked = (widest_scores([graph]) if span is None else span) + _MASKED
         self._encodings: dict[ir.Value, Encoding] = {}
         self._converts: set[ir.Node] = set()  # an Identity: the same numbers under another encoding
         self._stored: dict[ir.Value, ir.Value] = {}  # a value -> its integers

@@ -55,11 +55,17 @@ class Lowering:
     """The state of lowering one graph; rules read `value`, build with `build`, and note with `use`."""
 
     def __init__(
-        self, name: str, graph: ir.Graph, store: WeightStore, rules: Mapping[str, Rule], least_rows: int = 1
+        self,
+        name: str,
+        graph: ir.Graph,
+        store: WeightStore,
+        rules: Mapping[str, Rule],
+        least_rows: int = 1,
+        span: float | None = None,
     ) -> None:
         self.graph, self.least_rows = graph, least_rows
         self._rules = rules
-        self.integers = Integers(graph) if quantised(graph) else None
+        self.integers = Integers(graph, span) if quantised(graph) else None
         self.build = Builder(name, store, FP16 if self.integers is None else ir.DataType.FLOAT)
         self.uses: dict[Use, None] = {}
         self.repeated: dict[ir.Value, ir.Value] = {}  # what linears read -> the same with `least_rows` rows
