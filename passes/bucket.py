@@ -119,17 +119,29 @@ class Bucket(Pass):
         if alone := _without_context(tokens, longest):
             fail("E0206", f"a context of {longest} positions has no room for {alone} tokens and a cache", by.origin)
         chosen = choose_buckets(
-            by.context, self._histogram(by), by.seconds, by.read, self.max_waste, verify, tokens, context, by.tables
+            by.context,
+            self._histogram(by, longest),
+            by.seconds,
+            by.read,
+            self.max_waste,
+            verify,
+            tokens,
+            context,
+            by.tables,
         )
         return replace(self, tokens=chosen.last.tokens, context=chosen.last.context, chosen=chosen)
 
-    def _histogram(self, by: Circumstances) -> Histogram:
+    def _histogram(self, by: Circumstances, longest: int) -> Histogram:
         from ..compiler.estimate.histogram import DEFAULT, read_histogram
 
         if not self.histogram:
             return DEFAULT
         try:
-            return read_histogram(by.folder / self.histogram, self.histogram)
+            found = read_histogram(by.folder / self.histogram, self.histogram)
+            shortest = next(tokens for tokens, often in found.rows if often)
+            if shortest >= longest:
+                raise ValueError(f"its prompts of {shortest:,} tokens and more leave no room in {longest:,}")
+            return found
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
             help = "a line is `tokens count`, such as `120 35`; docs/estimate.md has the default, for no file"

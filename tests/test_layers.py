@@ -28,7 +28,7 @@ ALLOWED = {
     "calibration": "diagnostics files ir oracle sources",
     "pipeline": "diagnostics files ir oracle sources calibration",
     "plan": "diagnostics ir sources calibration pipeline",
-    "estimate": "plan",
+    "estimate": "files plan",
     "emit": "diagnostics files ir pipeline plan",
     "proof": "diagnostics files ir oracle emit",
     "memory": "ir emit",

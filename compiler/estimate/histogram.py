@@ -16,11 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..files.plain_file import open_plain
+
 _DEFAULT = (
     (8, 4), (16, 8), (24, 10), (40, 12), (60, 12), (90, 12), (140, 11), (210, 9), (320, 7), (480, 5), (750, 4),
     (1100, 3), (1700, 2), (2600, 1), (4000, 0.5), (7000, 0.25),
 )  # fmt: skip
-_LINES = 10_000
+_LINES, _BYTES = 10_000, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,10 @@ DEFAULT = Histogram(_DEFAULT, "the default histogram of prompt lengths")
 
 def read_histogram(path: Path, shown: str) -> Histogram:
     """The histogram in a file; OSError if it cannot be read, ValueError with the reason if it is none."""
-    with path.open("rb") as file:
-        data = file.read(1 << 20)
+    with open_plain(path) as file:
+        data = file.read(_BYTES + 1)
+    if len(data) > _BYTES:
+        raise ValueError(f"it has more than {_BYTES:,} bytes")
     try:
         lines = data.decode("utf-8").splitlines()
     except UnicodeDecodeError:

@@ -1,5 +1,6 @@
 """`auto` in plans: buckets, k, what is refused, and the acceptance that a compile measures."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,30 @@ def test_a_file_that_is_no_histogram(write, tmp_path, golden_error):
     (tmp_path / "p.txt").write_text("12 people\n")
     _, found, sources = check_plan(write('bucket (tokens = auto, context = [512], histogram = "p.txt")'), fast=True)
     golden_error("E0417", [one for one in found if one.code == "E0417"], sources, {str(tmp_path): "TMP"})
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "it counts no prompt"),
+        ("5 0\n", "it counts no prompt"),
+        ("-5 3\n", "a length above 0"),
+        ("5 -3\n", "a length above 0"),
+        ("5 nan\n", "a length above 0"),
+        ("5 1e13\n", "a length above 0"),
+        ("512 3\n900 1\n", "prompts of 512 tokens and more leave no room in 512"),
+        ("5 3\n" * 10_001, "more than 10,000 lines"),
+        ("12 3" + " " * (1 << 20), "more than 1,048,576 bytes"),
+        (None, "it is a named pipe, not a file"),
+    ],
+)
+def test_a_histogram_that_cannot_be_one(write, tmp_path, content, says):
+    if content is None:
+        os.mkfifo(tmp_path / "p.txt")  # nobody writes to it
+    else:
+        (tmp_path / "p.txt").write_text(content)
+    _, found, _ = check_plan(write('bucket (tokens = auto, context = [512], histogram = "p.txt")'), fast=True)
+    assert [says in one.message for one in found if one.code == "E0417"] == [True]
 
 
 def test_the_text_as_a_source_of_drafts(write):
