@@ -8,7 +8,7 @@ integer inputs are indices of what they look up. `probes.py` finds sizes and kin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,11 +58,11 @@ def _beyond_clips(graph: ir.Graph) -> float:
     return max([_SCALE[LARGE], *(abs(float(end.numpy())) for end in ends if end is not None)])
 
 
-def open_dimensions(graph: ir.Graph) -> list[str]:
+def open_dimensions(inputs: Iterable[ir.Value]) -> list[str]:
     """The open dimensions of the inputs, each once: their names, `input.axis` of those that have none."""
     found = (
         dim.value or f"{value.name}.{axis}"
-        for value in graph.inputs
+        for value in inputs
         for axis, dim in enumerate(value.shape or ())
         if not isinstance(dim, int)
     )

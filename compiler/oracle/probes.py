@@ -100,7 +100,7 @@ class Probes:
     @cached_property
     def open(self) -> list[str]:
         """The open dimensions of the inputs: names, or `input.axis` where the file gives none."""
-        return open_dimensions(self._model.graph)
+        return open_dimensions(self._model.graph.inputs)
 
     def sizes(self) -> Iterator[Sizes]:
         """Sizes of the open dimensions that the oracle runs with: those of samples, then small and usual ones."""

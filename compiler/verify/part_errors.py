@@ -27,7 +27,7 @@ from ..diagnostics.diagnostic import EdgecError
 from ..ir import kv_names
 from ..ir.clone import clone_model
 from ..ir.module import MAIN, Module
-from ..oracle.compare import FROM_THE_END, ORDINARY, ZEROS, Feeds
+from ..oracle.compare import FROM_THE_END, ORDINARY, ZEROS, Feeds, open_dimensions
 from ..oracle.probes import Probes, Trial
 from ..runtime.chain import ChainModel, Opener
 from ..runtime.decoder_inputs import as_float
@@ -333,7 +333,9 @@ def _calls(module: Module, fed: Sequence[Mapping[str, Any]]) -> list[Feeds]:
     """
     probes = Probes(module.main)
     stated = _stated_sizes(module, fed)
-    sizes = stated if stated.keys() >= set(probes.open) else next(probes.sizes(), None)
+    read = {spec["name"] for spec in fed}
+    wanted = open_dimensions([value for value in module.main.graph.inputs if value.name in read])
+    sizes = stated if stated.keys() >= set(wanted) else next(probes.sizes(), None)
     if sizes is None:
         return []
     found: list[Feeds] = []

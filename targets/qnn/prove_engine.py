@@ -21,7 +21,7 @@ from ...compiler.ir.bodies import bodies
 from ...compiler.ir.graph_queries import constant_nodes
 from ...compiler.ir.module import Module
 from ...compiler.ir.save import save_graphs
-from ...compiler.oracle.compare import FROM_THE_END
+from ...compiler.oracle.compare import FROM_THE_END, WIDE
 from ...compiler.proof.errors import FLOAT16, INTEGERS
 from ...compiler.proof.kept_proof import proven_once
 from ...compiler.proof.not_taken import NotTaken, Wrong
@@ -32,12 +32,13 @@ from .htp.chip import Chip, tool_versions
 from .htp.compile import Rejected, compile_twin
 from .htp.emulator import QnnEmulator
 from .lower.engine import as_it_stands
+from .vanishing import vanishing
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 ENGINE = "the QNN provider's own lowering"
-_EDGES = (FROM_THE_END,)  # large numbers leave float16's range, small ones its digits
+_EDGES = (FROM_THE_END, WIDE)  # large floats leave float16's range, small ones its digits
 
 
 def prove_engine(module: Module, model: ir.Model, chip: Chip, slower: float, say: Callable[[str], None]) -> Proven:
@@ -46,6 +47,8 @@ def prove_engine(module: Module, model: ir.Model, chip: Chip, slower: float, say
     if branching := [node for node in model.graph if bodies(node)]:
         why = "has a body of its own, and HTP has no control flow"
         raise NotTaken(ENGINE, name, [Wrong(node.name or "", node.op_type, why) for node in branching])
+    if small := vanishing(model):
+        raise NotTaken(ENGINE, name, small)
     called = whole_feeds(module, model)
     arithmetic = INTEGERS if quantised(model.graph) else FLOAT16
     proof = Proof(model, name, ENGINE, arithmetic, module.samples, called, _EDGES, slower, say)

@@ -215,3 +215,35 @@ def test_a_sequence_stays_in_one_part(tmp_path: Path) -> None:
     }"""
     compile_plan(load_plan(plan(tmp_path, HEAD + text, "mnn")), tmp_path / "out")
     assert off(tmp_path, a=normal(2, 3), b=-normal(2, 3)) < 1e-6
+
+
+def test_weights_that_float16_has_no_digits_for(tmp_path: Path) -> None:
+    """HTP reads zeros in their place, and an output of such numbers looks right."""
+    text = """(float[2,8] x) => (float[2,4] y, float[2,8] z) <float[4] w = {1e-12, 2e-12, -3e-12, 1e-13}> {
+        s = Constant <value_ints = [8, 1]> ()
+        t = Reshape (r, s)
+        y = MatMul (x, m)
+        z = Sigmoid (x)
+    }""".replace("        s = Constant <value_ints = [8, 1]> ()\n        t = Reshape (r, s)\n", "")
+    path = plan(tmp_path, HEAD + text, "qnn { lowering = engine }", m=(8, 4))
+    model = onnx.load(tmp_path / "m.onnx")
+    (weight,) = [one for one in model.graph.initializer if one.name == "m"]
+    weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * np.float32(1e-12), "m"))
+    onnx.save(model, tmp_path / "m.onnx")
+    made = compile_plan(load_plan(path), tmp_path / "out")
+    assert any("(MatMul) reads `m`, whose numbers are" in note for note in made.models[0].notes())
+    x = normal(2, 8)
+    assert off(tmp_path, x=x) < 2e-3
+
+
+def test_integers_over_their_range_are_tried_on_the_npu(tmp_path: Path) -> None:
+    """HTP takes the remainder of large ones wrong; what float16 cannot hold is left out."""
+    text = """(float[2,8] x, int64[2,4] i) => (float[2,8] y, int64[2,4] z) {
+        y = Sigmoid (x)
+        k = Constant <value_int = 1000> ()
+        z = Mod (i, k)
+    }"""
+    compile_plan(load_plan(plan(tmp_path, HEAD + text, "qnn { lowering = engine }")), tmp_path / "out")
+    large = np.array([[1 << 30, 5, -7, 999999999], [0, 1001, -1 << 29, 12345678]], np.int64)
+    made = run_parts(load_manifest(tmp_path / "out"), "m", {"x": normal(2, 8), "i": large})
+    assert np.array_equal(made["z"], large % 1000)

@@ -167,7 +167,7 @@ def _as_stored(module: Module) -> ir.Model:
 
 def random_feeds(graph: ir.Graph, size: int, seed: int) -> Feeds:
     """Normal floats and ids within every table they could index; dynamic dimensions get `size`."""
-    return compare.random_feeds(graph, seed=seed, sizes=dict.fromkeys(compare.open_dimensions(graph), size))
+    return compare.random_feeds(graph, seed=seed, sizes=dict.fromkeys(compare.open_dimensions(graph.inputs), size))
 
 
 def reference(model: ir.Model, feeds: Feeds) -> Feeds:
