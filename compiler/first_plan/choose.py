@@ -212,7 +212,9 @@ def _tried(request: Request, skeleton: Skeleton, trials: _Trials, progress: Prog
     if plan is None:
         raise PlanError(*(one for one in diagnostics if one.severity == "error"), sources=sources)
     warnings = tuple(one for one in diagnostics if one.severity == "warning")
-    return FirstPlan(request.output, text, plan, made, tuple(trials.said), warnings)
+    found = FirstPlan(request.output, text, plan, made, tuple(trials.said), warnings)
+    trials.said += [f"{what}: {one.message}" for one in warnings if one.code == _UNREPORTED][:1]
+    return found
 
 
 def _fits(plan: Plan, what: str, memory: int, trials: _Trials) -> bool:

@@ -196,7 +196,7 @@ class Probes:
         return all(count <= _MOST for count in counts)
 
     def _try(self, feeds: Feeds, kind: str = ORDINARY) -> dict[str, np.ndarray] | None:
-        """None where the oracle refuses them, or where numbers of an edge keep a loop running."""
+        """None where the oracle refuses them, or where numbers of an edge keep a loop running; OSError as it comes."""
         begun = time.monotonic()
         try:
             if kind in EDGES:
@@ -204,6 +204,8 @@ class Probes:
             made = self._run(feeds)
             self._longest = max(self._longest, time.monotonic() - begun)
             return made
+        except OSError:  # no room for a file of it: that is no refusal
+            raise
         except Exception:  # the engine raises types of its own for each kind of refusal
             return None
 

@@ -138,6 +138,8 @@ def _rebuilt(
             given[kv_names.format(kind, at, kv_names.IN)] = np.ascontiguousarray(held.transpose(cache.places))
     try:
         return run(built, given)
+    except OSError:  # no room for a file of it: that is no refusal
+        raise
     except Exception as problem:  # the engine raises types of its own for each kind of refusal
         decline(f"rebuilt, it does not run: {_first_line(problem)}")
 
@@ -199,6 +201,8 @@ def _masks(model: ir.Model, found: Found, given: Mapping[str, str], context: int
             opened = open_session(model, quiet_session)
             names = [output.name for output in opened.get_outputs()]
             made = opened.run(names, feeds(model.graph, given, found, np.zeros((1, tokens)), past))
+        except OSError:  # no room for a file of it: that is no refusal
+            raise
         except Exception as found_out:  # the engine raises types of its own for each kind of refusal
             problem = found_out
             continue

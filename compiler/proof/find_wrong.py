@@ -88,6 +88,8 @@ def _in_the_oracle(run: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.nda
     """What it makes; None where it refuses a graph that was taken apart."""
     try:
         return run()
+    except OSError:  # no room for a file of it: that is no refusal
+        raise
     except Exception:  # the engine raises types of its own for each kind of refusal
         return None
 

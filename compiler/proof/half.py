@@ -30,6 +30,8 @@ def rounded_to_half(model: ir.Model, feeds: Feeds) -> dict[str, np.ndarray] | No
                 _round(graph, value, f"made{index}", before=False)
     try:
         return oracle.run(copy, feeds)
+    except OSError:  # no room for a file of it: that is no refusal
+        raise
     except Exception:  # the engine raises types of its own for each kind of refusal
         return None
 

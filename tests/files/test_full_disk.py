@@ -9,11 +9,18 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 from edgec.compiler.diagnostics.diagnostic import PlanError
 from edgec.compiler.files import cache, full_disk
 from edgec.compiler.files.full_disk import DiskFull, names_the_file, writes
+from edgec.compiler.oracle import oracle
+from edgec.compiler.oracle.probes import Probes
+from edgec.compiler.proof.half import rounded_to_half
 
+GRAPH = '<ir_version: 10, opset_import: ["" : 24]> g (float[2] x) => (float[2] y) { y = Neg (x) }'
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -81,3 +88,18 @@ def test_an_entry_of_the_cache_is_named_and_a_note_can_be_done_without(tmp_path:
     monkeypatch.setattr(cache, "sync_one", lambda _path: (_ for _ in ()).throw(FULL))
     with contextlib.suppress(OSError):  # as everybody does who keeps a note
         cache.write_note("hashed", "ab" * 32, "text")
+
+
+def test_a_full_disk_is_no_refusal_of_the_oracle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs passed as `opened and not run`, as if no numbers suited them, where TMPDIR had no room for their files."""
+    model = ir.from_proto(onnx.parser.parse_model(GRAPH))
+    assert Probes(model).trials()
+
+    def full(_model: ir.Model, _folder: Path) -> Path:
+        raise FULL
+
+    monkeypatch.setattr(oracle, "save_for_ort", full)
+    with said("cannot be written"):
+        Probes(model).trials()
+    with said("cannot be written"):
+        rounded_to_half(model, {"x": np.ones(2, np.float32)})

@@ -194,6 +194,13 @@ def test_a_form_that_phones_are_reported_to_run_comes_first(tmp_path: Path, text
     assert ("gptq" in made.text) == bool(texts)
 
 
+def test_a_form_that_was_passed_over_says_why(tmp_path: Path) -> None:
+    """For this chip nobody reports LPBQ, and the model went to the CPU without a word."""
+    made = edgec.init(QWEN3, tmp_path / "plan.edge", device="sm8750", texts=TEXTS[:1])
+    assert made.plan.deploys[0].device == "cpu"
+    assert any("on npu as qnn in 4 bits" in line and "no phone with a v79 NPU" in line for line in made.tried)
+
+
 def test_a_file_is_written_over_only_when_told(tmp_path: Path, golden_error, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     Path("plan.edge").write_text("mine")
