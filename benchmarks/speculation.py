@@ -7,7 +7,8 @@ overlap a round takes less than the sum. `simulated`: a round on the device by t
 longer of both lanes, with the calls of the draft that the target waited for here. `--pace N` replaces the clock: the
 draft makes N calls beside each of the target's (8 to 10 are what the schedule's times come to for `as mnn`), so that
 what is counted is the same on every machine; `per verify`: tokens in the time of one call of the target. `--draft`:
-another target for the draft. Prompts are lines of the held-out text.
+another target for the draft. Prompts are lines of the held-out text. `--compare N`: of how many prompts the target also
+decodes alone, which in the emulator takes longer than all else.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def measure(form: str, folder: Path, args: Any, alone: dict[tuple[int, str], lis
     total: dict[str, float] = dict.fromkeys(("tokens", "rounds", "ready", "waited", "drafted", "accepted"), 0)
     lanes: dict[str, float] = {}
     equal = []
-    for prompt in prompts(args.prompts):
+    for number, prompt in enumerate(prompts(args.prompts)):
         ids = runner.tokenizer.encode(prompt)
         made = runner.generate(ids, args.tokens, sampling=sampling)
         for key in ("rounds", "ready", "waited", "drafted", "accepted"):
@@ -73,7 +74,7 @@ def measure(form: str, folder: Path, args: Any, alone: dict[tuple[int, str], lis
         total["tokens"] += len(made["tokens"])
         for key, value in made.get("seconds", {}).items():
             lanes[key] = lanes.get(key, 0.0) + value
-        if sampling.greedy and not args.skip_alone:
+        if sampling.greedy and number < args.compare:
             key = pair["schedule"]["slots"], prompt
             if key not in alone:
                 alone[key] = runner.generate(ids, args.tokens, speculation=False)["tokens"]
@@ -109,11 +110,13 @@ def main() -> None:
     options.add_argument("--tokens", type=int, default=64, help="default 64")
     options.add_argument("--temperature", type=float, default=0.0, help="default 0, which is greedy")
     options.add_argument("--oracle", action="store_true", help="the NPU's graphs in ONNX Runtime")
-    options.add_argument("--skip-alone", action="store_true", help="do not run the target alone to compare")
+    options.add_argument("--compare", type=int, metavar="N", help="default: all with --oracle, 3 in the emulator")
     options.add_argument("--pace", type=int, metavar="N", help="calls of the draft beside one of the target")
     options.add_argument("--draft", default="mnn { memory = normal }", metavar="TARGET", help="default: %(default)s")
     options.add_argument("--only", default="", metavar="PATTERN", help="forms whose names match")
     args = options.parse_args()
+    if args.compare is None:
+        args.compare = args.prompts if args.oracle else 3
     rows, alone = [], dict[tuple[int, str], list[int]]()
     with scratch() as folder:
         for form in FORMS:

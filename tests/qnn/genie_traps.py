@@ -132,6 +132,15 @@ TRAPS: dict[str, tuple[Plant, str]] = {
     "a binary left out": (config(*BINARIES, to=[]), "`ctx-bins` does not name `target/target_ctx.bin`"),
     "another chip": (binary(soc_model=lambda _soc: 69), "is for SoC 69, the deployment for 57"),
     "VTCM of one graph": (binary(vtcm_bytes=lambda v: {**v, next(iter(v)): 4 << 20}), "takes 4 MB of VTCM"),
+    "a dialog that wants a draft": (config("type", to="spd"), "the dialog is of type `spd`"),
+    "the backend of another chip": (
+        config("engine", "backend", "type", to="QnnGpu"),
+        "the backend is of type `QnnGpu`",
+    ),
+    "a model library": (config("engine", "model", "type", to="library"), "the model is of type `library`"),
+    "positions that are no angles": (config(*ANGLES, "type", to="absolute"), "encoding is of type `absolute`"),
+    "a binary named twice": (config(*BINARIES, to=["target_ctx.bin"] * 2), "names `target/target_ctx.bin` 2 times"),
+    "logits without a scale": (tensor("logits", quantization=None), "`logits` is uint16 without a scale"),
     # the cache
     "the cache's width": (config(*HTP, "kv-dim", to=64), "`kv-dim` is 64"),
     "an input of the cache": (tensor("past_key_1_in", name="past.1.key"), "the cache has no `past_key_1_in`"),

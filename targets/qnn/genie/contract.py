@@ -51,6 +51,7 @@ def _config(made: Deployment) -> Iterator[str]:
     """The numbers of the config beside the model's own."""
     dialog, arch = made.config["dialog"], made.arch
     context, engine = dialog["context"], dialog["engine"]
+    yield from _kinds(dialog["type"], engine)
     if engine["backend"]["QnnHtp"].get("kv-dim") != arch["head_dim"]:
         stated = engine["backend"]["QnnHtp"].get("kv-dim")
         yield f"`kv-dim` is {stated}, the model's heads have {arch['head_dim']} numbers"
@@ -62,6 +63,19 @@ def _config(made: Deployment) -> Iterator[str]:
     path = _resolved(made.folder, dialog["tokenizer"]["path"])
     if path not in made.files or made.files[path] != made.files.get(tokenizer):
         yield f"its tokenizer is `{path}`, the model's is `{tokenizer}`"
+
+
+def _kinds(dialog: str, engine: Mapping[str, Any]) -> Iterator[str]:
+    """What is run by what: another kind of dialog wants a draft, another kind of model or backend other files."""
+    angles = engine["model"].get("positional-encoding", {"type": "rope"})
+    for what, stated, own in (
+        ("dialog", dialog, "basic"),
+        ("backend", engine["backend"]["type"], "QnnHtp"),
+        ("model", engine["model"]["type"], "binary"),
+        ("positional encoding", angles.get("type"), "rope"),
+    ):
+        if stated != own:
+            yield f"the {what} is of type `{stated}`, this model is for `{own}`"
 
 
 def _angles(stated: Mapping[str, Any] | None, rope: Mapping[str, Any], dims: int) -> Iterator[str]:
@@ -116,9 +130,11 @@ def _resolved(folder: str, path: str) -> str:
 def _binaries(made: Deployment) -> Iterator[str]:
     """Which files the config names, and the chip that they are for."""
     named = [_resolved(made.folder, name) for name in made.config["dialog"]["engine"]["model"]["binary"]["ctx-bins"]]
-    for file in named:
+    for file in dict.fromkeys(named):
         if file not in made.files:
             yield f"`ctx-bins` names `{file}`, which is not in the bundle"
+        if named.count(file) > 1:
+            yield f"`ctx-bins` names `{file}` {named.count(file)} times"
     for file in made.binaries:
         if file not in named:
             yield f"`ctx-bins` does not name `{file}`, which holds a part of the model"
@@ -230,6 +246,8 @@ def _logits(spec: TensorSpec, tokens: int, vocab: int) -> Iterator[str]:
         yield f"`{LOGITS}` {list(spec.shape)} are no rows of {vocab} tokens"
     elif rows != tokens:
         yield f"`{LOGITS}` has {rows} rows for {tokens} tokens"
+    if spec.dtype in _RANGES and "scale" not in (spec.quantization or {}):
+        yield f"`{LOGITS}` is {spec.dtype} without a scale"
 
 
 def _ends(spec: TensorSpec) -> tuple[float, float]:
