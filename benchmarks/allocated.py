@@ -1,8 +1,11 @@
-"""Planned activations beside what the engine really allocates in a call, in MB: SmolLM2-135M `as ort`.
+"""Planned memory beside what the engines really allocate in a call, in MB: activations of SmolLM2-135M `as ort`, and
+its K/V cache `as mnn`, whose LLM engine takes any number of tokens and has no planned activations.
 
     planned     `memory` of the manifest: the arena of the bucket, without the inputs, which the caller owns
     allocated   the most bytes that the call holds at once, in blocks of 1 KiB and more (results included)
     small       of smaller blocks: the engine's own lists
+    mnn         weights: what loading holds; cache: what a later call of 128 tokens leaves held, beside 128 positions of
+                the plan's `kv`; rest: of the first such call, beside its logits and the cache
 
 Allocations are counted by a library of 60 lines in front of malloc (`allocations.c`, glibc, needs a C compiler). The
 engine is opened as the runner opens it. `--model FILE`: the GGUF file; `--only PATTERN` takes some of the forms.
@@ -23,6 +26,7 @@ from common import edgec, parser, report, scratch, write_plan
 
 SOURCE = Path(__file__).with_name("allocations.c")
 LEAST = 1024  # bytes of a block that counts as a value
+CALL = 128  # tokens of a call of MNN
 PLAN = """
 plan allocated
 device host
@@ -107,7 +111,53 @@ def rows(bundle: Path, library: Path, form: str) -> list[dict[str, Any]]:
     return made
 
 
+def mnn_rows(bundle: Path, library: Path) -> list[dict[str, Any]]:
+    """Bytes of weights and of 128 positions in the cache, planned and held, and what else a first call leaves."""
+    command = [sys.executable, __file__, "--mnn", str(bundle), str(library)]
+    done = subprocess.run(command, env={**os.environ, "LD_PRELOAD": str(library)}, stderr=subprocess.PIPE, check=True)
+    loaded, first, later = map(int, done.stderr.split()[-3:])  # MNN prints on standard output
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (memory,), (model,) = manifest["memory"].values(), manifest["models"].values()
+    cache = memory["kv"]["main"] * CALL / model["arch"]["context"]
+    logits = 4 * CALL * model["arch"]["vocab"]
+    sizes = {
+        "weights": (memory["weights"], loaded),
+        f"cache, {CALL}": (cache, later),
+        "rest": (0, first - later - logits),
+    }
+    return [
+        {"form": "mnn", "bucket": what, "planned": planned / 1e6, "allocated": held / 1e6}
+        | ({"ratio": held / planned} if planned else {})
+        for what, (planned, held) in sizes.items()
+    ]
+
+
+def measure_mnn(bundle: Path, library: Path) -> None:
+    """Say what `mnn_rows` reads, in the process that is counted; it ends without MNN's own clearing up."""
+    import MNN.llm
+
+    counts = ctypes.CDLL(str(library))
+    counts.held_now.restype = ctypes.c_long
+    (part,) = json.loads((bundle / "manifest.json").read_text())["parts"].values()
+    counts.count_from(ctypes.c_long(LEAST))
+    llm = MNN.llm.create(str(bundle / part["file"]))
+    llm.set_config({"all_logits": True})
+    engine = llm._c_obj
+    engine.load()
+    held = [counts.held_now()]
+    for _ in range(3):  # the first makes what is kept for calls of this size, then every call is alike
+        counts.count_from(ctypes.c_long(LEAST))
+        logits = engine.forward([7] * CALL)
+        first = counts.held_now()
+        del logits
+        held.append(first if len(held) == 1 else counts.held_now())
+    print(held[0], held[1], held[-1], file=sys.stderr, flush=True)
+    os._exit(0)
+
+
 def main() -> None:
+    if sys.argv[1:2] == ["--mnn"]:
+        measure_mnn(*map(Path, sys.argv[2:4]))
     if sys.argv[1:2] == ["--measure"]:
         print(json.dumps(measure(*map(Path, sys.argv[2:4]))))
         return
@@ -126,6 +176,13 @@ def main() -> None:
             bundle = folder / str(index)
             edgec("compile", write_plan(folder, text), "-o", bundle, "--quiet")
             found += rows(bundle, library, form)
+        if re.search(args.only, "mnn"):
+            text = PLAN.format(
+                model=args.model.absolute(), context=args.context, weights="weights = int4, block = 32", options=""
+            )
+            text = re.sub(r"bucket \(.*?\)", "", text).replace("as ort {  }", "as mnn")
+            edgec("compile", write_plan(folder, text), "-o", folder / "mnn", "--quiet")
+            found += mnn_rows(folder / "mnn", library)
     report("Activations: planned and allocated, MB", found, args)
 
 

@@ -249,7 +249,7 @@ def _memory(model: CompiledModel, directory: Path, packed: dict[str, Any] | None
         if name.startswith(f"{model.name}/")
     )
     kv = model.emission.kv
-    width = {"float32": 4, "uint8": 1}.get(kv.get("dtype", ""), 2)
+    width = {"float32": 4, "uint8": 1}.get(kv.get("dtype", ""), model.emission.cache_width)
     if "row_bytes" in kv and model.compressed.arch is not None:
         width = kv["row_bytes"] / model.compressed.arch.head_dim
     shapes = [(row["name"], row["tokens"], row["context"]) for row in _buckets(model)] or [(MAIN, None, None)]

@@ -96,6 +96,7 @@ class Emission:
     libraries: list[dict[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     kv: dict[str, Any] = field(default_factory=dict)  # layout of the K/V cache, for the manifest
+    cache_width: int = 2  # bytes of a cached value where `kv` says no type: the engine keeps the cache
     stored: dict[str, StoredWeight] = field(default_factory=dict)  # by linear; without a row: as the module has it
     layout: dict[str, Any] = field(default_factory=dict)  # where kinds of weights lie, where the plan orders them
     sparse: list[SparseIntegers] = field(default_factory=list)  # what can be packed, where the plan asks for that

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ...compiler.ir.linears import Linear
     from .file.weight_blobs import Blob
 
+_HALVES = ("aarch64", "arm64")  # CPUs that `precision = low` computes on in float16: elsewhere the cache is float32
 _LIBRARIES = (
     {"file": "libMNN.so", "engine": "mnn", "why": "the engine"},
     {"file": "libMNN_Express.so", "engine": "mnn", "why": "the module interface"},
@@ -64,7 +66,10 @@ def _emit_llm(job: EmitJob) -> Emission:
     if order := ORDER.get(job.module.main):
         file = f"{job.folder}/{WEIGHTS}"
         layout = {"order": order, "file": file, "page": PAGE, "kinds": index_of_places(made.places)}
-    return Emission("mnn-llm", {part.name: entry}, libraries, made.notes, stored=stored, sparse=sparse, layout=layout)
+    width = 4 if job.device.is_host and platform.machine() not in _HALVES else 2
+    return Emission(
+        "mnn-llm", {part.name: entry}, libraries, made.notes, {}, width, stored=stored, sparse=sparse, layout=layout
+    )
 
 
 def _sourced(libraries: Sequence[dict[str, str]]) -> list[dict[str, str]]:

@@ -1,12 +1,17 @@
-"""Emitting streams: a model larger than the memory it is given."""
+"""Emitting streams: a model larger than the memory it is given. What the plan says of the cache."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from edgec.compiler.driver import compile_plan, load_plan
+
+MODELS = Path(__file__).parents[2] / "examples" / "models"
 
 SHAPE = {
     "model_type": "qwen3",
@@ -47,3 +52,22 @@ def test_an_embedding_of_246_megabytes_is_streamed(weights, random_model, tmp_pa
     done = subprocess.run([sys.executable, "-c", CODE, *arguments], capture_output=True, text=True, check=True)
     # scales and zero points of blocks of 16 are an eighth of the float32 matrix, 31 MB, and are held twice
     assert int(done.stdout) < 150 * 1024
+
+
+@pytest.mark.parametrize(
+    ("machine", "device", "width"), [("x86_64", "host", 4), ("aarch64", "host", 2), ("x86_64", "sm8650", 2)]
+)
+def test_the_cache_is_planned_in_what_the_cpu_computes_in(tmp_path, monkeypatch, machine, device, width):
+    """Counted on x86-64 (benchmarks/allocated.py): 4 bytes a value."""
+    monkeypatch.setattr("edgec.targets.mnn.emit.platform.machine", lambda: machine)
+    plan = tmp_path / "plan.edge"
+    lines = f"""
+device {device}
+model m {{ source = hf("{MODELS}/pycode-qwen2") context = 64 }}
+pipeline p {{ quantize (weights = int8) }}
+deploy m on cpu through p as mnn
+"""
+    plan.write_text(lines)
+    data = json.loads((compile_plan(load_plan(plan), tmp_path / "bundle").bundle / "manifest.json").read_text())
+    arch = data["models"]["m"]["arch"]
+    assert data["memory"]["m"]["kv_held"] == 2 * arch["layers"] * arch["kv_heads"] * arch["head_dim"] * 64 * width
