@@ -72,6 +72,7 @@ LINES = {
     "rotation, wide 30 %, shadow": Line({"ranges": "clip", "wide": 0.3}, {}, rotate={}),
     "rotation, wide 15 %, shadow, gptq": Line({**GPTQ, "ranges": "clip", "wide": 0.15}, {}, rotate={}),
     "rotation, wide 30 %, shadow, gptq": Line({**GPTQ, "ranges": "clip", "wide": 0.3}, {}, rotate={}),
+    "rotation, shadow, 2 crossings": Line({}, {"crossings": 2.0}, rotate={}),
     "rotation, shadow, gptq": Line(GPTQ, {}, rotate={}),
     "spread, clip search": Line({"ranges": "clip"}, rotate=SPREAD),
     "wide 15 %": Line({"ranges": "clip", "wide": 0.15}),
