@@ -125,7 +125,7 @@ class QnnTarget(Target):
         try:
             refused = list(refused_graphs(request))
         except PlanError as error:  # a constant that fp16 cannot hold
-            if request.module.arch is not None or request.options.lowering == "edgec":
+            if request.module.arch is not None:
                 raise
             refused = [Refusal(one.code, one.message) for one in error.diagnostics]
         if request.module.arch is None and left_to_the_engine(request.options, refused):

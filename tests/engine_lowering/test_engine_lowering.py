@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import edgec
 import numpy as np
 import onnx
 import pytest
@@ -247,3 +248,15 @@ def test_integers_over_their_range_are_tried_on_the_npu(tmp_path: Path) -> None:
     large = np.array([[1 << 30, 5, -7, 999999999], [0, 1001, -1 << 29, 12345678]], np.int64)
     made = run_parts(load_manifest(tmp_path / "out"), "m", {"x": normal(2, 8), "i": large})
     assert np.array_equal(made["z"], large % 1000)
+
+
+def test_a_constant_beyond_float16_is_no_end_of_a_check(tmp_path: Path) -> None:
+    """edgec's rules have no form of it: the provider's own lowering is tried, as for an op without a rule."""
+    text = "(float[2,8] x) => (float[2,8] y) { h = Max (x, low) y = Sigmoid (h) }"
+    path = plan(tmp_path, HEAD + text, "qnn", low=(1,))
+    model = onnx.load(tmp_path / "m.onnx")
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.array(-np.inf, np.float32), "low"))
+    onnx.save(model, tmp_path / "m.onnx")
+    assert not edgec.check(path).errors
+    path.write_text(path.read_text().replace("as qnn", "as qnn { lowering = edgec }"))
+    assert [one.code for one in edgec.check(path).errors] == ["E0630"]
