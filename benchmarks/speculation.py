@@ -110,13 +110,13 @@ def main() -> None:
     options.add_argument("--tokens", type=int, default=64, help="default 64")
     options.add_argument("--temperature", type=float, default=0.0, help="default 0, which is greedy")
     options.add_argument("--oracle", action="store_true", help="the NPU's graphs in ONNX Runtime")
-    options.add_argument("--compare", type=int, metavar="N", help="default: all with --oracle, 3 in the emulator")
+    options.add_argument("--compare", type=int, metavar="N", help="default: all with --oracle, 1 in the emulator")
     options.add_argument("--pace", type=int, metavar="N", help="calls of the draft beside one of the target")
     options.add_argument("--draft", default="mnn { memory = normal }", metavar="TARGET", help="default: %(default)s")
     options.add_argument("--only", default="", metavar="PATTERN", help="forms whose names match")
     args = options.parse_args()
     if args.compare is None:
-        args.compare = args.prompts if args.oracle else 3
+        args.compare = args.prompts if args.oracle else 1
     rows, alone = [], dict[tuple[int, str], list[int]]()
     with scratch() as folder:
         for form in FORMS:
