@@ -8,7 +8,7 @@ into parts (`partition/`), hands each device's parts to the target that serves i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -93,6 +93,7 @@ class Emission:
 
     engine: str  # "chain": parts run along a schedule; otherwise an engine that runs the whole model
     parts: dict[str, dict[str, Any]]
+    _: KW_ONLY  # a field that is put in must not shift the others
     libraries: list[dict[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     kv: dict[str, Any] = field(default_factory=dict)  # layout of the K/V cache, for the manifest

@@ -68,7 +68,14 @@ def _emit_llm(job: EmitJob) -> Emission:
         layout = {"order": order, "file": file, "page": PAGE, "kinds": index_of_places(made.places)}
     width = 4 if job.device.is_host and platform.machine() not in _HALVES else 2
     return Emission(
-        "mnn-llm", {part.name: entry}, libraries, made.notes, {}, width, stored=stored, sparse=sparse, layout=layout
+        "mnn-llm",
+        {part.name: entry},
+        libraries=libraries,
+        notes=made.notes,
+        cache_width=width,
+        stored=stored,
+        sparse=sparse,
+        layout=layout,
     )
 
 
@@ -83,7 +90,7 @@ def _emit_graph(job: EmitJob) -> Emission:
     from .file.read_back import weight_file
     from .graph.emit_part import emit_part
 
-    whole = Emission("chain", {}, _sourced(_LIBRARIES))
+    whole = Emission("chain", {}, libraries=_sourced(_LIBRARIES))
     for part in job.parts:
         made = emit_part(job, part)
         entry = _part(job, part.device, f"{job.folder}/{made.file}", "main", part.graphs["main"])
@@ -107,7 +114,7 @@ def _emit_beside(job: EmitJob) -> Emission:
     from .file.read_back import weight_file
     from .graph.beside import emit_beside
 
-    whole = Emission("chain", {}, [] if job.device.is_host else _sourced(_LIBRARIES))
+    whole = Emission("chain", {}, libraries=[] if job.device.is_host else _sourced(_LIBRARIES))
     graphs = count(sum(len(part.graphs) for part in job.parts), "graph")
     job.progress(f"{job.module.name}: writing {graphs} for MNN")
     for part, made in emit_beside(job):

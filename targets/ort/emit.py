@@ -77,7 +77,16 @@ def emit(job: EmitJob) -> Emission:
     cache = cache_entry(job)
     if four_bits and job.module.arch is not None:
         cache |= {"dtype": "uint8", "type": "uint4", "row_bytes": row_bytes(job.module.arch.head_dim)}
-    return Emission("chain", parts, _libraries(job, lookup), notes, cache, stored, layout, sparse)
+    return Emission(
+        "chain",
+        parts,
+        libraries=_libraries(job, lookup),
+        notes=notes,
+        kv=cache,
+        stored=stored,
+        layout=layout,
+        sparse=sparse,
+    )
 
 
 def _packed_caches(job: EmitJob) -> bool:

@@ -89,7 +89,15 @@ def emit(job: EmitJob) -> Emission:
     stored = stored_weights(job.module, [part for part in job.parts if part.name in parts], sparse_parts(parts))
     needed = libraries(chips, made[0].info.build, genie)
     units = _described(ready.binaries) if job.keep else []
-    return Emission("chain", parts, needed, list(dict.fromkeys(notes)), kv_layout(made), stored=stored, units=units)
+    return Emission(
+        "chain",
+        parts,
+        libraries=needed,
+        notes=list(dict.fromkeys(notes)),
+        kv=kv_layout(made),
+        stored=stored,
+        units=units,
+    )
 
 
 @dataclass(frozen=True, eq=False)
