@@ -104,7 +104,7 @@ def _emit_each(
         whole.units += [{"target": cls.name, **facts} for facts in emitted.units]
         _lay_out_cache(whole, emitted)
         if cls.name == deploy.target:
-            whole.engine, whole.cache_width = emitted.engine, emitted.cache_width
+            whole.engine = emitted.engine
     return whole
 
 

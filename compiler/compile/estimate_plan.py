@@ -18,6 +18,7 @@ from ..estimate.histogram import DEFAULT, Histogram
 from ..estimate.lane_speed import ChipSpeed, chip_speed
 from ..estimate.model_estimate import ModelEstimate, estimate_model, round_seconds
 from ..estimate.speculation import PREPARED, Overlap, drafts, overlap, usual_acceptance
+from ..estimate.work import CACHE_BYTES
 from ..ir.annotations import SHADOW
 from ..ir.module import MAIN
 from ..memory.memory_plan import memory_entry
@@ -142,7 +143,7 @@ def _of_the_largest_file(parts: Sequence[Part], work: ModelWork) -> float:
 def _memory(plan: Plan, deploy: Deploy, module: Module, parts: list[Part], work: ModelWork) -> dict[str, Any]:
     """As the manifest will have it; the weights as the estimate counts them, tables of embeddings included."""
     shapes = [(f"t{t}_c{c}", t, c) for t, c in buckets_of(module)] or [(MAIN, None, None)]
-    width = next((part.cache_bytes for part in work.parts if part.layers), 2.0)
+    width = CACHE_BYTES.get(deploy.kv, find_target(deploy.target)().cache_width(plan.devices[0]))
     context = plan.models[deploy.model].context
     planned = planned_memory(deploy, parts)
     return memory_entry(planned, round(work.stored), module.arch, context, shapes, width)

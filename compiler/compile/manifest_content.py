@@ -63,7 +63,7 @@ def assemble(
     parts: dict[str, Any] = {}
     for model in models:
         parts.update(model.emission.parts)
-    needs = {model.name: _memory(model, directory, packed) for model in models}
+    needs = {model.name: _memory(model, plan.devices[0], directory, packed) for model in models}
     estimate = estimate_compiled(plan, models)
     return {
         "plan": _plan(plan),
@@ -241,7 +241,7 @@ def _files(own: dict[str, Any]) -> set[str]:
     return {own["file"], *(graph["file"] for graph in own["graphs"].values()), *([beside] if beside else [])}
 
 
-def _memory(model: CompiledModel, directory: Path, packed: dict[str, Any] | None) -> dict[str, Any]:
+def _memory(model: CompiledModel, device: Device, directory: Path, packed: dict[str, Any] | None) -> dict[str, Any]:
     """Bytes of the weights as an engine reads them, of each bucket's K/V cache, of its parts' arenas, and of all."""
     saved = sum(
         entry["size"] - (directory / entry["file"]).stat().st_size
@@ -249,7 +249,9 @@ def _memory(model: CompiledModel, directory: Path, packed: dict[str, Any] | None
         if name.startswith(f"{model.name}/")
     )
     kv = model.emission.kv
-    width = {"float32": 4, "uint8": 1}.get(kv.get("dtype", ""), model.emission.cache_width)
+    width = {"float32": 4, "float16": 2, "uint8": 1}.get(kv.get("dtype", ""))
+    if width is None:  # the engine keeps the cache
+        width = find_target(model.deploy.target)().cache_width(device)
     if "row_bytes" in kv and model.compressed.arch is not None:
         width = kv["row_bytes"] / model.compressed.arch.head_dim
     shapes = [(row["name"], row["tokens"], row["context"]) for row in _buckets(model)] or [(MAIN, None, None)]

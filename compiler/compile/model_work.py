@@ -44,7 +44,8 @@ def _part_work(module: Module, part: Part, deploy: Deploy) -> PartWork:
     linears = [linear for node in graph if (linear := as_linear(node)) is not None]
     whole = [linear for linear in linears if linear.kind != "gather"]
     weights = {id(linear.initializer): linear.stored_bytes(floats) for linear in whole}
-    tables = [(one.stored_bytes(floats), one.shape[0]) for one in linears if one.kind == "gather"]
+    tables = [one for one in linears if one.kind == "gather"]
+    apart = {id(one.initializer): one.stored_bytes(floats) for one in tables if id(one.initializer) not in weights}
     layers = 0 if arch is None else _attention_layers(part, arch.layers)
     return PartWork(
         part.name,
@@ -56,8 +57,8 @@ def _part_work(module: Module, part: Part, deploy: Deploy) -> PartWork:
         heads_width=0 if arch is None else arch.heads * arch.head_dim,
         cache_bytes=CACHE_BYTES.get(deploy.kv, floats),
         idle=sum((1 - share(linear)) * linear.stored_bytes(floats) for linear in whole),
-        row=sum(size / rows for size, rows in tables),
-        tables=sum(size for size, _ in tables),
+        row=sum(one.stored_bytes(floats) / one.shape[0] for one in tables),
+        tables=sum(apart.values()),
     )
 
 

@@ -97,7 +97,6 @@ class Emission:
     libraries: list[dict[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     kv: dict[str, Any] = field(default_factory=dict)  # layout of the K/V cache, for the manifest
-    cache_width: int = 2  # bytes of a cached value where `kv` says no type: the engine keeps the cache
     stored: dict[str, StoredWeight] = field(default_factory=dict)  # by linear; without a row: as the module has it
     layout: dict[str, Any] = field(default_factory=dict)  # where kinds of weights lie, where the plan orders them
     sparse: list[SparseIntegers] = field(default_factory=list)  # what can be packed, where the plan asks for that
@@ -176,6 +175,10 @@ class Target:
     def prover(self, request: TakesRequest) -> Prover | None:
         """What runs the uses of these parts that no table holds (`Refusal.unproven`); None: they are refused."""
         return None
+
+    def cache_width(self, device: Device) -> float:
+        """Bytes of a cached value on `device` where the plan's `kv` names no type."""
+        return self.float_bytes
 
     def workspace(self, node: ir.Node, options: Any) -> int:
         """Bytes that the engine takes inside an op of a static graph while it runs, beside the values between ops."""

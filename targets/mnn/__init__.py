@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,9 +23,13 @@ if TYPE_CHECKING:
     from ...compiler.emit.conformance.proof import Prover
     from ...compiler.emit.engine_protocols import LanguageModel
     from ...compiler.ir.weights import Weight
+    from ...compiler.plan.devices import Device
 
 
 _LEAVE_OUT = "leave `{}` out of the pipeline of this deploy"
+
+
+_HALVES = ("aarch64", "arm64")  # CPUs that compute in float16
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,10 @@ class MnnTarget(Target):
         orders=frozenset({"by_kind"}),
     )
     engine: ClassVar[str] = "mnn-llm"
+
+    def cache_width(self, device: Device) -> float:
+        """Half floats where the CPU computes in them, as `precision = low` asks: elsewhere the cache is float32."""
+        return 4.0 if device.is_host and platform.machine() not in _HALVES else 2.0
 
     def mode(self, options: MnnOptions) -> str:
         """MNN's own engine; `low` rounds the inputs of linears."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from ...compiler.ir.linears import Linear
     from .file.weight_blobs import Blob
 
-_HALVES = ("aarch64", "arm64")  # CPUs that `precision = low` computes on in float16: elsewhere the cache is float32
 _LIBRARIES = (
     {"file": "libMNN.so", "engine": "mnn", "why": "the engine"},
     {"file": "libMNN_Express.so", "engine": "mnn", "why": "the module interface"},
@@ -66,13 +64,11 @@ def _emit_llm(job: EmitJob) -> Emission:
     if order := ORDER.get(job.module.main):
         file = f"{job.folder}/{WEIGHTS}"
         layout = {"order": order, "file": file, "page": PAGE, "kinds": index_of_places(made.places)}
-    width = 4 if job.device.is_host and platform.machine() not in _HALVES else 2
     return Emission(
         "mnn-llm",
         {part.name: entry},
         libraries=libraries,
         notes=made.notes,
-        cache_width=width,
         stored=stored,
         sparse=sparse,
         layout=layout,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgec.compiler.driver import compile_plan, load_plan
+from edgec.compiler.driver import compile_plan, estimate_plan, load_plan
 
 MODELS = Path(__file__).parents[2] / "examples" / "models"
 
@@ -59,7 +59,7 @@ def test_an_embedding_of_246_megabytes_is_streamed(weights, random_model, tmp_pa
 )
 def test_the_cache_is_planned_in_what_the_cpu_computes_in(tmp_path, monkeypatch, machine, device, width):
     """Counted on x86-64 (benchmarks/allocated.py): 4 bytes a value."""
-    monkeypatch.setattr("edgec.targets.mnn.emit.platform.machine", lambda: machine)
+    monkeypatch.setattr("edgec.targets.mnn.platform.machine", lambda: machine)
     plan = tmp_path / "plan.edge"
     lines = f"""
 device {device}
@@ -71,3 +71,22 @@ deploy m on cpu through p as mnn
     data = json.loads((compile_plan(load_plan(plan), tmp_path / "bundle").bundle / "manifest.json").read_text())
     arch = data["models"]["m"]["arch"]
     assert data["memory"]["m"]["kv_held"] == 2 * arch["layers"] * arch["kv_heads"] * arch["head_dim"] * 64 * width
+
+
+@pytest.mark.parametrize("target", ["mnn", "ort"])
+@pytest.mark.parametrize("table", ['except ["lm_head", "embed_tokens"]', ""], ids=["floats", "integers"])
+def test_an_estimate_counts_a_table_that_is_the_head_once_as_the_files_do(tmp_path, target, table):
+    plan = tmp_path / "plan.edge"
+    lines = f"""
+device host
+model m {{ source = hf("{MODELS}/pycode-qwen3") context = 64 }}
+pipeline p {{ quantize (weights = int8) {table}
+}}
+deploy m on cpu through p as {target}
+"""
+    plan.write_text(lines)
+    estimated = estimate_plan(load_plan(plan)).memory["m"]
+    bundle = compile_plan(load_plan(plan), tmp_path / "bundle").bundle
+    stored = json.loads((bundle / "manifest.json").read_text())["memory"]["m"]
+    assert 0.94 * stored["weights"] < estimated["weights"] <= stored["weights"]
+    assert estimated["kv_held"] == stored["kv_held"]

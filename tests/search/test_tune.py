@@ -55,7 +55,8 @@ def test_the_winner_holds_and_is_the_smallest(plan: Path, capsys) -> None:
     assert found["winner"]["made"]["state"] == "holds"
     assert found["engine_runs"] <= 3 < found["points_of_the_space"] == 6
     judged = [row for row in found["candidates"] if row["windows"] == 2 and not row["violation"]]
-    assert min(row["goal"] for row in judged) >= found["winner"]["goal"] * 0.995
+    estimated = edgec.estimate(plan.with_name("plan.tuned.edge")).memory["m"]["weights"]  # as others are, not compiled
+    assert min(row["goal"] for row in judged) >= estimated * 0.995
     text = plan.with_name("plan.tuned.edge").read_text()
     assert "tune(" not in text
     assert "# edgec tune chose" in text
