@@ -33,6 +33,8 @@ MODELS = ROOT / "examples" / "models"
 
 def pytest_configure() -> None:
     """Stop at once where the installation is older than pyproject.toml: entry points are read from the former."""
+    # set in many containers; each of the thousands of processes of the suite would compile edgec's sources anew
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
     wanted = {(group, name, value) for group, entries in groups.items() for name, value in entries.items()}
     installed = {(entry.group, entry.name, entry.value) for entry in distribution("edgec").entry_points}

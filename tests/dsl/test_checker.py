@@ -416,17 +416,23 @@ def test_check_imports_nothing_heavy(looked_at, option):
     subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
 
 
+def _cpu_seconds(*arguments: str) -> float:
+    before = os.times()
+    subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
 def test_check_is_quick(looked_at):
-    """CPU time of the whole process, best of three: other work on the machine does not count."""
-    best = 9.0
-    for _ in range(3):
-        before = os.times()
-        subprocess.run(
-            [sys.executable, "-m", "edgec.compiler.cli", "check", str(EXAMPLE)], check=False, capture_output=True
-        )
-        after = os.times()
-        best = min(best, after.children_user + after.children_system - before.children_user - before.children_system)
-    assert best < 0.6
+    """CPU time of the whole process, best of three, beside an import of torch, which it does without.
+
+    A bound in seconds failed where the cores run at half their speed.
+    """
+    pairs = [
+        (_cpu_seconds("-m", "edgec.compiler.cli", "check", str(EXAMPLE)), _cpu_seconds("-c", "import torch"))
+        for _ in range(3)
+    ]
+    assert min(check for check, _ in pairs) < 0.5 * min(heavy for _, heavy in pairs)
 
 
 def test_a_plan_with_more_mistakes_than_can_be_read_is_cut(tmp_path, golden_error):
