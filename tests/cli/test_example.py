@@ -28,14 +28,14 @@ def test_the_bundle_holds_what_the_design_names(example: Path) -> None:
 
 
 def test_speculation_gives_the_tokens_of_the_target_alone(example: Path) -> None:
-    fast = edgec("run", example, "--prompt", PROMPT, "--tokens", 24, "--json")
-    alone = edgec("run", example, "--prompt", PROMPT, "--tokens", 24, "--no-speculation", "--json")
+    fast = edgec("run", example, "--prompt", PROMPT, "--tokens", 12, "--json")
+    alone = edgec("run", example, "--prompt", PROMPT, "--tokens", 12, "--no-speculation", "--json")
     assert fast.returncode == alone.returncode == 0, fast.stderr + alone.stderr
     fast_facts, alone_facts = json.loads(fast.stdout), json.loads(alone.stdout)
     assert fast_facts["tokens"] == alone_facts["tokens"]
-    assert len(fast_facts["tokens"]) == 24
+    assert len(fast_facts["tokens"]) == 12
     assert 0 < fast_facts["accepted"] <= fast_facts["drafted"]
-    assert fast_facts["rounds"] < 24
+    assert fast_facts["rounds"] < 12
     assert alone_facts["drafted"] == 0
 
 

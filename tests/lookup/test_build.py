@@ -13,6 +13,12 @@ from edgec.compiler.kernels import build
 from edgec.compiler.kernels.build import LIBRARY, SCRIPT, build_into, library
 
 
+@pytest.fixture(autouse=True)
+def in_a_hurry(monkeypatch):
+    """Nothing built here computes: most of a build is optimisation."""
+    monkeypatch.setattr(build, "_FLAGS", ("-O0", *build._FLAGS[1:]))
+
+
 @pytest.fixture
 def anew(monkeypatch, tmp_path):
     """library(), asked again, with a cache of its own."""

@@ -40,9 +40,9 @@ def cases(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("machine", "kernel"), PAIRS, ids=[kernel for _, kernel in PAIRS])
-def test_a_thousand_random_cases(cases, machine, kernel):
-    done = machine.run(cases(machine), kernel, 1000, 1)
-    assert "1000 cases, 0 wrong" in done.stdout
+def test_random_cases(cases, machine, kernel):
+    done = machine.run(cases(machine), kernel, 300, 1)
+    assert "300 cases, 0 wrong" in done.stdout
     assert done.returncode == 0
 
 
@@ -68,7 +68,7 @@ def test_a_specialised_product_gives_the_same_bytes(cases, tmp_path):
     general, special = cases(arm), arm.build(tmp_path, "cases", shapes=SHAPES)
     without = arm.build(tmp_path / "without", "cases", change, SHAPES)
     for kernel in arm.kernels:
-        made = [arm.run(program, kernel, 300, 1).stdout for program in (general, special, without)]
+        made = [arm.run(program, kernel, 100, 1).stdout for program in (general, special, without)]
         assert made[0] == made[1]
         assert made[0] != made[2]  # the specialised one is what runs
 
