@@ -70,6 +70,7 @@ LINES = {
     "rotation, wide 5 %, shadow": Line({"ranges": "clip", "wide": 0.05}, {}, rotate={}),
     "rotation, wide 15 %, shadow": Line({"ranges": "clip", "wide": 0.15}, {}, rotate={}),
     "rotation, wide 30 %, shadow": Line({"ranges": "clip", "wide": 0.3}, {}, rotate={}),
+    "rotation, wide 50 %, shadow": Line({"ranges": "clip", "wide": 0.5}, {}, rotate={}),
     "rotation, wide 15 %, shadow, gptq": Line({**GPTQ, "ranges": "clip", "wide": 0.15}, {}, rotate={}),
     "rotation, wide 30 %, shadow, gptq": Line({**GPTQ, "ranges": "clip", "wide": 0.3}, {}, rotate={}),
     "rotation, shadow, 2 crossings": Line({}, {"crossings": 2.0}, rotate={}),
