@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx_ir as ir
 
 from ...compiler.diagnostics.diagnostic import Diagnostic, EngineError, fail
 from ...compiler.diagnostics.warn import warn
 from ...compiler.emit.graph_in_child import GraphInChild
 from ...compiler.kernels.build import library
 from ...compiler.kernels.shapes import Shape, read_shapes
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 WORKER = "edgec.targets.ort.worker"
 FAST = "all"  # ONNX Runtime may rewrite the graph
@@ -54,6 +56,8 @@ class OrtGraph:
 
 def run_alone(model: ir.Model, level: str, feeds: dict[str, np.ndarray], libraries: Sequence[str] = ()) -> np.ndarray:
     """The one output of a graph that is held in memory."""
+    import onnx_ir as ir
+
     from ...compiler.ir.onnx_runtime import session
 
     opened = session(ir.to_proto(model).SerializeToString(), level == FAST, libraries)
