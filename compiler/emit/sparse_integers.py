@@ -10,7 +10,6 @@ import numpy as np
 
 from ..ir.packing import BitOrder
 from ..ir.sparse_pattern import Sparsity
-from ..ir.sparsity import SPARSITY
 
 if TYPE_CHECKING:
     from ..ir.linears import QuantizedWeight
@@ -48,6 +47,8 @@ def pattern_of(quant: QuantizedWeight | None) -> Sparsity | None:
     """The pattern along the inputs that integers have; None: dense, or in a form that is not packed."""
     if quant is None or quant.minimum is not None or quant.bits > _WIDEST or len(quant.q.dims) != 2:
         return None
+    from ..ir.sparsity import SPARSITY  # onnx-ir takes half a second, which whoever opens a bundle need not wait
+
     found = SPARSITY.get(quant.q)
     return found if found is not None and found.axis == 1 and quant.axis in (0, 1) else None
 

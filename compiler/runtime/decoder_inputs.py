@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.packed_cache import unpacked
 from .kv_cache import numpy_dtype
 
 MASKED = -1000.0  # finite in fp16, and far below any score
@@ -109,6 +108,8 @@ def as_float(array: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
     """A graph's output as float32; integers without a quantization stay what they are."""
     quantization = spec.get("quantization")
     if "packed" in spec:
+        from ..ir.packed_cache import unpacked  # brings onnx-ir, which a runner can do without
+
         return unpacked(array, spec["packed"]["groups"])
     if quantization is not None:
         return (array.astype(np.float32) - quantization["zero_point"]) * np.float32(quantization["scale"])
