@@ -33,6 +33,17 @@ def test_a_check_from_python_imports_no_array_library():
     assert done.stdout.strip() == ""
 
 
+@pytest.mark.parametrize(
+    "module",
+    ["compiler.runtime.generate", "targets.ort.worker", "targets.mnn.run.graph_worker", "targets.qnn.htp.worker"],
+)
+def test_what_runs_a_bundle_loads_no_onnx_ir(module):
+    """It takes half a second, sympy most of it, in each of the processes that `edgec run` starts."""
+    code = f"import sys, edgec.{module}; print(*({{'onnx_ir', 'sympy', 'torch', 'rich'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_every_name_is_there(module):
     for name in module.__all__:
