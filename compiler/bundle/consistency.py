@@ -74,6 +74,19 @@ def _parts(data: Mapping[str, Any]) -> Iterator[str]:
                     yield f"graph `{key}` of part `{name}` names one of its {side} twice"
 
 
+def _signature(name: str, model: Mapping[str, Any], parts: Mapping[str, Any]) -> Iterator[str]:
+    """What a plain graph says it gives is made in every bucket, or is an input as it stands."""
+    sides = {side: [spec["name"] for spec in model.get(side, ())] for side in ("inputs", "outputs")}
+    for side, names in sides.items():
+        if len(set(names)) < len(names):
+            yield f"model `{name}` names one of its {side} twice"
+    for key in {key for part in parts.values() for key in part["graphs"]} if sides["outputs"] else ():
+        graphs = [part["graphs"][key] for part in parts.values() if key in part["graphs"]]
+        made = {spec["name"] for graph in graphs for spec in graph["outputs"]} | set(sides["inputs"])
+        if lacking := [one for one in sides["outputs"] if one not in made]:
+            yield f"no part of model `{name}` makes its output `{lacking[0]}` in `{key}`"
+
+
 def _chips(name: str, part: Mapping[str, Any], built: set[str]) -> Iterator[str]:
     """A part with files for each chip has them for every device of the bundle, of the same buckets."""
     chips = part.get("chips")
@@ -129,6 +142,7 @@ def _models(data: Mapping[str, Any]) -> Iterator[str]:
         if not parts:
             yield f"model `{name}` has no part"
             continue
+        yield from _signature(name, model, parts)
         chained = model["engine"] == "chain"
         decoder = model["kind"] == "decoder"
         if decoder and model.get("arch") is None:

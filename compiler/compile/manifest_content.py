@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bundle.manifest import arch_entry
+from ..emit.manifest_entries import tensor_entry
 from ..emit.stored_weight import as_in_module
 from ..estimate.speculation import PREPARED
 from ..files import cache
@@ -28,6 +29,8 @@ from .sparsity_bought import sparsity_bought
 from .tokenizer_folders import tokenizer_folders
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from ..diagnostics.diagnostic import Diagnostic
     from ..estimate.model_estimate import ModelEstimate
     from ..ir.module import Module
@@ -190,12 +193,20 @@ def _model(
         entry["sparse"] = bought
     if model.emission.engine == "chain":
         entry["buckets"] = [{**row, **_cost(costs, row["name"])} for row in _buckets(model)]
-    if arch is not None:
+    if arch is None:
+        entry |= _signature(main)
+    else:
         # a pass may have untied what the checkpoint tied
         entry["arch"] = {**arch_entry(arch, model.decl.context), "tied": arch.tied and _tied(model.compressed)}
         entry["tokenizer"] = tokenizer
         entry["kv"] = model.emission.kv or None
     return entry
+
+
+def _signature(main: ir.Model) -> dict[str, Any]:
+    """What the ONNX graph takes and gives, in its own types and order."""
+    sides = {"inputs": main.graph.inputs, "outputs": main.graph.outputs}
+    return {side: [tensor_entry(value) for value in values] for side, values in sides.items()}
 
 
 def _active(model: CompiledModel, estimate: ModelEstimate, measured: Measured) -> dict[str, Any] | None:

@@ -3,8 +3,8 @@
     inputs  = values of other parts that it reads, then the graph's inputs that it reads
     outputs = the graph's outputs that it computes, then values that other parts read
 
-Weights are shared with the graph they were cut from. An input or constant that is a graph output as it stands is an
-output of the first part.
+Weights are shared with the graph they were cut from. A constant that is a graph output as it stands is an output of the
+first part; an input that is one is no part's: whoever runs the parts holds it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def extract_parts(model: ir.Model, cut: Cut, names: Mapping[str, str]) -> list[i
     outputs: list[list[ir.Value]] = [[] for _ in cut.members]
     for value in [*graph.outputs, *(value for value in cut.crossing if not value.is_graph_output())]:
         producer = value.producer()
-        outputs[0 if producer is None else cut.home[producer]].append(value)
+        if not value.is_graph_input():
+            outputs[0 if producer is None else cut.home[producer]].append(value)
     parts = []
     for members, made in zip(cut.members, outputs, strict=True):
         nodes = [cut.nodes[i] for i in members]

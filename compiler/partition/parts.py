@@ -21,6 +21,7 @@ from ..emit.part import Part
 from ..ir.activation_encodings import encoding_of
 from ..ir.annotations import SHADOW
 from ..ir.bodies import inside
+from ..ir.clone import clone_model
 from ..ir.module import Module
 from .cut_by_placement import Cut, cut
 from .extract_part import extract_parts
@@ -60,7 +61,9 @@ def partition(module: Module, deploy_device: str) -> PartGraph:
     first = next(iter(cuts.values()))
     names = [f"{module.name}.{place.device}{index}" for index, place in enumerate(first.placements)]
     if len(names) == 1:
-        return PartGraph([_part(names[0], first.placements[0], dict(module.graphs))])
+        whole = first.placements[0].device != "npu"
+        graphs = {key: model if whole else _computed(model) for key, model in module.graphs.items()}
+        return PartGraph([_part(names[0], first.placements[0], graphs)])
     _demand_one_cut(module, cuts)
     tensors = _boundary_names(module, first)
     graphs = {key: extract_parts(module.graphs[key], own, tensors) for key, own in cuts.items()}
@@ -71,6 +74,16 @@ def partition(module: Module, deploy_device: str) -> PartGraph:
         for index, (name, place) in enumerate(zip(names, first.placements, strict=True))
     ]
     return PartGraph(parts, tuple(_transfers(first, names, tensors)))
+
+
+def _computed(model: ir.Model) -> ir.Model:
+    """The graph without outputs that are inputs as they stand: an NPU gives only what it computes."""
+    own = [not value.is_graph_input() for value in model.graph.outputs]
+    if all(own) or not any(own):
+        return model
+    copy = clone_model(model)
+    copy.graph.outputs[:] = [value for value, computed in zip(copy.graph.outputs, own, strict=True) if computed]
+    return copy
 
 
 def _part(name: str, place: Placement, graphs: dict[str, ir.Model]) -> Part:

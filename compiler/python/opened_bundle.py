@@ -179,20 +179,22 @@ class Bundle:
         oracle: bool = False,
         device: str | None = None,
     ) -> dict[str, np.ndarray]:
-        """Outputs by name of a model that is a plain graph, for arrays by input name.
+        """Outputs by name of a model that is a plain graph, for arrays by input name, in the types of the ONNX graph.
 
+        E0923 for an input that is missing, unknown, of another shape, or holds what the graph's type or the engine's
+        does not.
         `bucket` names one of several static shapes; by default the first. `oracle`, `device`: as for
         `generate`.
         """
         from ..runtime.engines import open_graph, open_oracle
         from ..runtime.generate import choose_model
         from ..runtime.on_device import for_device
-        from ..runtime.plain_graph import run_parts
+        from ..runtime.plain_graph import run_given
 
         manifest = for_device(runnable(self._manifest), device)
         check_files(manifest)
         opener = open_oracle if oracle else open_graph
-        return run_parts(manifest, choose_model(manifest, model), dict(inputs), bucket, opener=opener)
+        return run_given(manifest, choose_model(manifest, model), dict(inputs), bucket, opener)[1]
 
     def verify(
         self,

@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from ..diagnostics.diagnostic import fail
 from .kv_cache import numpy_dtype
+from .value_types import Unfit, converted
 
 MASKED = -1000.0  # finite in fp16, and far below any score
 
@@ -92,16 +94,25 @@ def tree_mask(paths: Sequence[Sequence[int]], slots: int, length: int, past: int
 
 
 def as_tensor(array: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
-    """`array` in the type and, where that is static, the shape of a graph's tensor."""
+    """`array` in the type and, where that is static, the shape of a graph's tensor; E0923 for integers beyond it."""
     dtype, shape = numpy_dtype(spec["dtype"]), spec["shape"]
     quantization = spec.get("quantization")
     if quantization is not None and array.dtype.kind == "f":
         info = np.iinfo(dtype)
         stored = np.rint(array.astype(np.float64) / quantization["scale"]) + quantization["zero_point"]
         array = np.clip(stored, info.min, info.max)
+    elif dtype.kind in "iub" and array.dtype != dtype:
+        array = _integers(array, spec)
     if all(isinstance(size, int) for size in shape):
         array = array.reshape(shape)
     return np.asarray(array, dtype, order="C")  # `ascontiguousarray` gives one number an axis
+
+
+def _integers(array: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
+    try:
+        return converted(array, spec["dtype"])
+    except Unfit as problem:
+        fail("E0923", f"`{spec['name']}` enters its engine as {spec['dtype']}, and {problem}")
 
 
 def as_float(array: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:

@@ -21,6 +21,7 @@ from .generate import choose_model
 from .given_inputs import candidates
 from .on_device import for_device
 from .run_schedule import run_schedule
+from .signature import described, entering, graph_inputs, graph_outputs, leaving
 
 _LONGEST_REASON = 160
 Tap = Callable[[str, Mapping[str, np.ndarray]], None]  # part, its outputs
@@ -59,11 +60,11 @@ def _first_that_runs(
     manifest: Manifest, name: str, path: Path | None, random: bool, seed: int, opener: Opener
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """(inputs, outputs) of the first candidate that runs; the error of the last where none does."""
-    specs = graph_inputs(manifest, _bucket(manifest, name, None))
+    specs = graph_inputs(manifest, name, _bucket(manifest, name, None))
     last: EdgecError | None = None
     for arrays in candidates(specs, path, random, seed):
         try:
-            return arrays, run_parts(manifest, name, arrays, _fitting(manifest, name, arrays), opener=opener)
+            return run_given(manifest, name, arrays, _fitting(manifest, name, arrays), opener)
         except EdgecError as error:
             last = error
         except Exception as problem:  # the engine raises types of its own for sizes that do not fit
@@ -76,7 +77,7 @@ def _first_that_runs(
 def _fitting(manifest: Manifest, name: str, arrays: Mapping[str, np.ndarray]) -> str:
     """The bucket whose shapes the arrays have; the first where none does, which then says what it reads."""
     rows = manifest.model(name).get("buckets") or [_bucket(manifest, name, None)]
-    return next((row["name"] for row in rows if _fits(graph_inputs(manifest, row), arrays)), rows[0]["name"])
+    return next((row["name"] for row in rows if _fits(graph_inputs(manifest, name, row), arrays)), rows[0]["name"])
 
 
 def _fits(specs: Sequence[Mapping[str, Any]], arrays: Mapping[str, np.ndarray]) -> bool:
@@ -92,6 +93,14 @@ def _first_line(problem: Exception) -> str:
     return (str(problem).splitlines() or [""])[0][:_LONGEST_REASON]
 
 
+def run_given(
+    manifest: Manifest, name: str, given: Mapping[str, np.ndarray], bucket: str | None, opener: Opener
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """(inputs, outputs) in the graph's types, for arrays that a user gives; E0923 for what does not fit."""
+    arrays = entering(manifest, name, _bucket(manifest, name, bucket), given)
+    return arrays, run_parts(manifest, name, arrays, bucket, opener=opener)
+
+
 def run_parts(
     manifest: Manifest,
     name: str,
@@ -100,7 +109,7 @@ def run_parts(
     tap: Tap | None = None,
     opener: Opener = open_graph,
 ) -> dict[str, np.ndarray]:
-    """What no part reads of the outputs, for `arrays` by the graph's input names; `tap` sees every part's outputs."""
+    """The graph's outputs in its types, for `arrays` by its input names; `tap` sees every part's as they come."""
     chosen = _bucket(manifest, name, bucket)
     values = dict(arrays)
     with ExitStack() as sessions:
@@ -115,7 +124,10 @@ def run_parts(
                 tap(part, made)
 
         run_schedule(Schedule.of_bucket(chosen), run)
-    return {key: values[key] for key in graph_outputs(manifest, chosen)}
+    graphs = (manifest.parts[part]["graphs"][chosen["name"]] for part in chosen["parts"])
+    stored = {spec["name"]: spec for graph in graphs for spec in graph["outputs"]}
+    wanted = graph_outputs(manifest, name, chosen)
+    return {(key := spec["name"]): leaving(spec, values[key], stored.get(key, spec)) for spec in wanted}
 
 
 def _bucket(manifest: Manifest, name: str, bucket: str | None) -> Mapping[str, Any]:
@@ -128,31 +140,9 @@ def _bucket(manifest: Manifest, name: str, bucket: str | None) -> Mapping[str, A
     return next(row for row in buckets if bucket in (None, row["name"]))
 
 
-def graph_inputs(manifest: Manifest, bucket: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What the parts read and none of them makes, each once."""
-    graphs = [manifest.parts[part]["graphs"][bucket["name"]] for part in bucket["parts"]]
-    made = {spec["name"] for graph in graphs for spec in graph["outputs"]} - _passed_on(graphs)
-    read = {spec["name"]: spec for graph in graphs for spec in graph["inputs"]}
-    return [spec for name, spec in read.items() if name not in made]
-
-
-def graph_outputs(manifest: Manifest, bucket: Mapping[str, Any]) -> list[str]:
-    """What the parts make and none of them reads."""
-    graphs = [manifest.parts[part]["graphs"][bucket["name"]] for part in bucket["parts"]]
-    read = {spec["name"] for graph in graphs for spec in graph["inputs"]} - _passed_on(graphs)
-    return [spec["name"] for graph in graphs for spec in graph["outputs"] if spec["name"] not in read]
-
-
-def _passed_on(graphs: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Inputs that are outputs of the same part as they stand."""
-    names = [[{spec["name"] for spec in graph[key]} for key in ("inputs", "outputs")] for graph in graphs]
-    return set[str]().union(*(read & made for read, made in names))
-
-
 def _take(values: dict[str, np.ndarray], spec: dict[str, Any], model: str) -> np.ndarray:
     if spec["name"] not in values:
-        shape = "x".join(str(size or "?") for size in spec["shape"])
-        fail("E0923", f"model `{model}` reads `{spec['name']}` ({spec['dtype']} {shape}), which the file lacks")
+        fail("E0923", f"model `{model}` reads `{spec['name']}` ({described(spec)}), which is not given")
     array = values[spec["name"]]
     fixed = [(have, size) for have, size in zip(array.shape, spec["shape"], strict=False) if isinstance(size, int)]
     if array.ndim != len(spec["shape"]) or any(have != size for have, size in fixed):

@@ -33,7 +33,8 @@ from ..runtime.chain import ChainModel, Opener
 from ..runtime.decoder_inputs import as_float
 from ..runtime.engines import open_graph, open_model, open_reference, target_of
 from ..runtime.kv_cache import canonical
-from ..runtime.plain_graph import Tap, graph_inputs, run_parts
+from ..runtime.plain_graph import Tap, run_parts
+from ..runtime.signature import graph_inputs
 from .shipped_module import apart, with_weights
 
 if TYPE_CHECKING:
@@ -279,7 +280,7 @@ def _split_engine(
 def _compare_graph(manifest: Manifest, name: str, module: Module, found: Mapping[str, Comparison]) -> None:
     values = _float_graph_values(module, manifest, name)
     for row in manifest.buckets(name) or [{"name": MAIN, "parts": list(found)}]:
-        fed = graph_inputs(manifest, row)
+        fed = graph_inputs(manifest, name, row)
         calls = _calls(module, fed)
         if not calls:
             for part in found.values():

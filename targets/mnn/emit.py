@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...compiler.diagnostics.diagnostic import fail
 from ...compiler.diagnostics.wording import count
+from ...compiler.emit.manifest_entries import graph_entry, tensor_entry
 from ...compiler.emit.sparse_integers import SparseIntegers, sparse_integers
 from ...compiler.emit.stored_weight import StoredWeight
 from ...compiler.emit.target import Emission, EmitJob
@@ -106,7 +107,6 @@ def _emit_graph(job: EmitJob) -> Emission:
 
 def _emit_beside(job: EmitJob) -> Emission:
     """Parts of a model that another target is deployed for: a plain graph for each of their buckets."""
-    from ...compiler.emit.manifest_entries import graph_entry
     from .file.read_back import weight_file
     from .graph.beside import emit_beside
 
@@ -121,7 +121,7 @@ def _emit_beside(job: EmitJob) -> Emission:
             "device": part.device,
             "target": "mnn",
             "file": next(iter(files.values())),
-            "graphs": {bucket: graph_entry(job, part, bucket, file) for bucket, file in files.items()},
+            "graphs": {bucket: _graph_as_held(graph_entry(job, part, bucket, file)) for bucket, file in files.items()},
             "details": {
                 "memory": job.options.written,
                 "threads": job.options.threads,
@@ -185,6 +185,13 @@ def _part(job: EmitJob, device: str, file: str, graph: str, model: ir.Model) -> 
 
 
 def _tensor(value: ir.Value, source: str | None) -> dict[str, Any]:
-    shape = [] if value.shape is None else [d if isinstance(d, int) else d.value for d in value.shape]
-    dtype = "float32" if value.dtype is None else str(value.dtype.numpy())
-    return {"name": value.name, "dtype": dtype, "shape": shape, "source": source}
+    return {**_as_held(tensor_entry(value)), "source": source}
+
+
+def _as_held(spec: dict[str, Any]) -> dict[str, Any]:
+    """A tensor's entry in the types of MNN, which has no others: float32, and int32 for integers and choices."""
+    return {**spec, "dtype": "float32" if "float" in spec["dtype"] else "int32"}
+
+
+def _graph_as_held(graph: dict[str, Any]) -> dict[str, Any]:
+    return graph | {side: [_as_held(spec) for spec in graph[side]] for side in ("inputs", "outputs")}

@@ -258,7 +258,7 @@ def test_a_plain_graph_is_verified(graph_bundle):
 
 def test_arrays_that_do_not_fit(graph_bundle, tmp_path, golden_error):
     np.savez(tmp_path / "in.npz", y=np.zeros(3))
-    with pytest.raises(PlanError, match=r"reads `x` \(float32 Nx8\), which the file lacks"):
+    with pytest.raises(PlanError, match=r"reads `x` \(float32 Nx8\), which is not given"):
         run_graph(graph_bundle[0], tmp_path / "in.npz")
     np.savez(tmp_path / "in.npz", x=np.zeros((5, 7)))
     with pytest.raises(PlanError) as caught:

@@ -34,6 +34,7 @@ _WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 _PLAIN = {  # types that a graph may have at its boundary, and what takes their place there
     ir.DataType.FLOAT16: ir.DataType.FLOAT,
     ir.DataType.DOUBLE: ir.DataType.FLOAT,
+    ir.DataType.INT64: ir.DataType.INT32,
     ir.DataType.BOOL: ir.DataType.INT32,
     ir.DataType.INT8: ir.DataType.INT32,
     ir.DataType.UINT8: ir.DataType.INT32,
