@@ -48,7 +48,7 @@ def random_feeds(
     if arch is not None and any(value.name == "input_ids" for value in graph.inputs):
         return _decoder_feeds(graph, arch, rng, past)
     scale = _beyond_clips(graph) if kind == LARGE else _SCALE.get(kind, 1.0)
-    return {value.name or "": _random(value, _dims(value, sizes or {}), rng, kind, scale) for value in graph.inputs}
+    return {value.name or "": _random(value, dims(value, sizes or {}), rng, kind, scale) for value in graph.inputs}
 
 
 def _beyond_clips(graph: ir.Graph) -> float:
@@ -96,14 +96,15 @@ def _decoder_feeds(graph: ir.Graph, arch: DecoderArch, rng: np.random.Generator,
             bytes_ = value.dtype == ir.DataType.UINT8
             feeds[name] = rng.integers(0, 256, shape, np.uint8) if bytes_ else rng.standard_normal(shape, np.float32)
         else:
-            feeds[name] = _random(value, _dims(value, {}), rng)
+            feeds[name] = _random(value, dims(value, {}), rng)
     return feeds
 
 
-def _dims(value: ir.Value, sizes: Sizes) -> tuple[int, ...]:
-    dims = value.shape if value.shape is not None else ()
+def dims(value: ir.Value, sizes: Sizes) -> tuple[int, ...]:
+    """The shape of an input with its open dimensions at these sizes."""
+    shape = value.shape if value.shape is not None else ()
     return tuple(
-        d if isinstance(d, int) else sizes.get(d.value or f"{value.name}.{axis}", _OPEN) for axis, d in enumerate(dims)
+        d if isinstance(d, int) else sizes.get(d.value or f"{value.name}.{axis}", _OPEN) for axis, d in enumerate(shape)
     )
 
 

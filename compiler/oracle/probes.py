@@ -32,7 +32,8 @@ from ..ir.read_instead import take_over
 from ..ir.samples import Samples
 from ..ir.weights import from_array
 from . import in_rows, oracle
-from .compare import EDGES, ORDINARY, SAMPLE, Feeds, Sizes, open_dimensions, random_feeds
+from .compare import EDGES, ORDINARY, SAMPLE, Feeds, Sizes, dims, open_dimensions, random_feeds
+from .weight_sizes import fixed_sizes
 
 if TYPE_CHECKING:
     from ..ir.decoder_arch import DecoderArch
@@ -184,15 +185,17 @@ class Probes:
         }
 
     def _candidates(self) -> Iterator[Sizes]:
-        for size in _SIZES:
-            yield dict.fromkeys(self.open, size)
-        first = self.open[0]  # as a rule the batch
-        for size in _SIZES if len(self.open) > 1 else ():
-            yield {**dict.fromkeys(self.open, size), first: 1}
+        known = {name: size for name, size in fixed_sizes(self._model.graph).items() if name in self.open}
+        left = [name for name in self.open if name not in known]
+        if known and not left:
+            yield known
+        for size in _SIZES if left else ():
+            yield {**dict.fromkeys(left, size), **known}
+        for size in _SIZES if len(left) > 1 else ():  # the first is the batch, as a rule
+            yield {**dict.fromkeys(left, size), **known, left[0]: 1}
 
     def _small(self, sizes: Sizes) -> bool:
-        largest, inputs = max(sizes.values()), self._model.graph.inputs
-        counts = (math.prod(d if isinstance(d, int) else largest for d in value.shape or ()) for value in inputs)
+        counts = (math.prod(dims(value, sizes)) for value in self._model.graph.inputs)
         return all(count <= _MOST for count in counts)
 
     def _try(self, feeds: Feeds, kind: str = ORDINARY) -> dict[str, np.ndarray] | None:

@@ -36,8 +36,19 @@ def trials(probes: Probes, name: str, edges: Sequence[str] = EDGES) -> tuple[lis
     made = [trial for trial in found if trial is not None]
     if not made or made[0].kind in EDGES:
         lacking = f"sizes of {', '.join(f'`{one}`' for one in probes.open)}" if probes.open else "numbers"
-        fail("E0712", f"no {lacking} were found that `{name}` runs with, which the engine could be compared at")
+        message = f"no {lacking} were found that `{name}` runs with, which the engine could be compared at"
+        fail("E0712", message, help=_way_out(probes))
     return made, ended - started if sizes else (started - begun) / len(made)
+
+
+def _way_out(probes: Probes) -> str:
+    shapes = ", ".join(
+        f"{value.name}: [{', '.join(str(d) if isinstance(d, int) else d.value or '?' for d in value.shape or ())}]"
+        for value in probes.model.graph.inputs
+        if value.shape is not None and not value.shape.is_static()
+    )
+    sizes = f"`shapes = {{ {shapes} }}` with numbers for names, or " if shapes else ""
+    return f"give the model's block {sizes}a `sample` of inputs, or deploy it `as ort`"
 
 
 def _edges(probes: Probes, asked: Sequence[str]) -> list[str]:

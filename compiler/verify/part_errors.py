@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 PROBE = 16  # tokens per call where a graph takes any number
 _KINDS = (ORDINARY, FROM_THE_END, ZEROS)  # of inputs; extreme numbers are tried as a part is written
 FAR = 0.7  # a cosine below this is no rounding, but for the coarsest: the part computes something else
+NOTHING = 1e-2  # of a tensor's largest value in other calls: what rounding may leave where it should be zero
 
 
 class Comparison:
@@ -56,6 +57,7 @@ class Comparison:
         self.worst = ""
         self.wrong: list[str] = []  # what the engine computes otherwise than its own graph says
         self._far: list[str] = []  # from the float model: coarse quantisation, or another computation
+        self._largest: dict[str, float] = {}  # magnitude of each tensor so far
         self.emission: float | None = None
         self.quantization: float | None = None
         self.bound = 0.0  # of `emission`
@@ -77,6 +79,11 @@ class Comparison:
         if self.max_error is None or error > self.max_error:
             self.max_error, self.worst = error, f"{tensor} of {bucket}"
         self.relative_error = max(relative, self.relative_error or 0.0)
+        self._largest[tensor] = max(self._largest.get(tensor, 0.0), float(np.abs(b).max(initial=0.0)))
+        if not size:  # zeros have no direction: what is nothing beside the tensor's other values is none of these
+            if not error <= max(1e-6, NOTHING * self._largest[tensor]):
+                self._far.append(f"`{tensor}` of bucket `{bucket}` is {error:.3g} where the float module's is zero")
+            return
         cosine = float(a @ b) / (size * float(np.linalg.norm(a)) or 1.0)
         if not cosine >= FAR and error > 1e-6:
             self._far.append(f"`{tensor}` of bucket `{bucket}` has a cosine of {cosine:.3f} with the float module's")

@@ -350,3 +350,12 @@ def test_what_is_no_number_on_both_sides_is_no_difference():
 def test_a_number_of_no_axes_stays_one():
     spec = {"name": "x", "dtype": "int32", "shape": []}
     assert as_tensor(np.array(3, np.int64), spec).shape == ()
+
+
+def test_zeros_are_not_compared_by_their_direction():
+    """An engine in float16 leaves 3e-5 where zeros go in; a tenth of what the tensor otherwise holds is no rounding."""
+    for made, problems in ((3e-5, 0), (0.2, 1)):
+        found = Comparison()
+        found.add("y", "main", np.array([2.0, -1.0]), np.array([2.0, -1.0]))
+        found.add("y", "main", np.full(2, made), np.zeros(2))
+        assert len(found.problems) == problems

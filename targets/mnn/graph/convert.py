@@ -82,6 +82,21 @@ def _of_ops(model: ir.Model, listed: str) -> list[Wrong]:
     return [Wrong(node.name or "", node.op_type, why) for node in found]
 
 
+def open_weights(graph: ir.Graph) -> list[Wrong]:
+    """The convolutions whose weights are inputs, or made of them, at open sizes: the converter takes any for known."""
+    found = []
+    for node in graph:
+        weight = node.inputs[1] if node.op_type in ("Conv", "ConvTranspose") and not node.domain else None
+        if weight is None or weight.shape is None or weight.shape.is_static():
+            continue
+        why = f"reads weights of open sizes, `{weight.name}`, and the converter needs them"
+        if weight.is_graph_input():
+            sizes = ", ".join(str(d) if isinstance(d, int) else d.value or "?" for d in weight.shape)
+            why += f": give the model's block `shapes = {{ {weight.name}: [{sizes}] }}` with numbers for names"
+        found.append(Wrong(node.name or "", node.op_type, why))
+    return found
+
+
 def with_plain_boundary(model: ir.Model) -> ir.Model:
     """A copy whose inputs and outputs are of types that MNN has, cast where they enter and leave."""
     copy = clone_model(model)

@@ -19,11 +19,12 @@ from ....compiler.ir.levels import Level
 from ....compiler.ir.module import MAIN, Module
 from ....compiler.oracle.compare import EDGES
 from ....compiler.proof.errors import FLOAT32, relative_errors
+from ....compiler.proof.not_taken import NotTaken
 from ....compiler.proof.prove import Proof
 from ....compiler.proof.whole_feeds import whole_feeds
 from ..file.read_back import weight_file
 from ..run.engine import MnnGraph
-from .convert import ENGINE, convert, stored_bits
+from .convert import ENGINE, convert, open_weights, stored_bits
 from .emit_graph import SHIPPED_BOUND, GraphFiles, emit_graph
 from .own_integers import put_integers
 
@@ -65,6 +66,8 @@ def _module(module: Module, part: Part) -> Module:
 
 def _by_the_engine(job: EmitJob, module: Module, file: str, why: str) -> GraphFiles:
     folder, options = job.directory / job.folder, job.options
+    if unknown := open_weights(module.main.graph):
+        raise NotTaken(ENGINE, module.name, unknown)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{file}.mnn"
     bits, block, floats_why = stored_bits(module.main)
