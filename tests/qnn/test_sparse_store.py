@@ -156,9 +156,15 @@ def test_what_would_not_shrink_is_left_dense(tmp_path, chip, monkeypatch):
         assert str(guard.compared(twin, feeds, "a chain")).startswith("sparse it takes ")
 
 
-@pytest.mark.nightly
-@pytest.mark.parametrize("device", ["snapdragon_8_gen_2", "snapdragon_8_elite", "snapdragon_8_elite_gen_5"])
-@pytest.mark.parametrize(("pattern", "weights"), [("2:4", "int8"), ("pairs", "int4")])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("device", "pattern", "weights"),
+    [
+        ("snapdragon_8_gen_2", "2:4", "int8"),
+        ("snapdragon_8_elite", "pairs", "int4"),
+        ("snapdragon_8_elite_gen_5", "2:4", "int8"),
+    ],
+)
 def test_a_model_is_stored_sparse_on_other_chips(device, pattern, weights, tmp_path, capsys):
     """The compile's own guard has held every graph bit for bit against its dense form, or it would be stored dense."""
     words = {"pattern": pattern, "weights": weights, "option": "sparse_store = on", "device": device}
