@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 PROBE = 16  # tokens per call where a graph takes any number
 _KINDS = (ORDINARY, FROM_THE_END, ZEROS)  # of inputs; extreme numbers are tried as a part is written
 FAR = 0.7  # a cosine below this is no rounding, but for the coarsest: the part computes something else
+STEPS, COARSE = 2.05, 0.5  # of 8 bits whose range an outlier took a tensor has a few: one step is much of its norm
 NOTHING = 1e-2  # of a tensor's largest value in other calls: what rounding may leave where it should be zero
 
 
@@ -93,12 +94,18 @@ class Comparison:
             self.wrong.append(f"`{tensor}` of bucket `{bucket}` has other texts than the float module's")
         self.max_error, self.worst = self.max_error or 0.0, self.worst or f"{tensor} of {bucket}"
 
-    def split(self, tensor: str, bucket: str, engine: np.ndarray, plain: np.ndarray, exact: np.ndarray | None) -> None:
-        """Take in one tensor of the engine, the reference's, and the float module's if it has one."""
+    def split(
+        self, tensor: str, bucket: str, engine: np.ndarray, plain: np.ndarray, exact: np.ndarray | None,
+        integers: bool = False,
+    ) -> None:  # fmt: skip
+        """Take in one tensor of the engine, the reference's, and the float module's if it has one; `integers`: the part
+        gives it as such.
+        """
         if plain.dtype.kind == "O":
             return  # `add` compares texts
         emission = _relative(engine, plain)
-        if not emission <= self.bound and not _furthest(engine, plain) <= self.rounding(tensor):
+        far = not emission <= self.bound and not _furthest(engine, plain) <= self.rounding(tensor)
+        if far and not (integers and emission <= COARSE and _steps(engine, plain) <= STEPS):
             told = f"{emission:.3g} relative from its own graph in plain operators, {self.bound:g} is rounding"
             self.wrong.append(f"`{tensor}` of bucket `{bucket}` is {told}")
         self.emission = max(emission, self.emission or 0.0)
@@ -136,6 +143,19 @@ def _relative(a: np.ndarray, b: np.ndarray) -> float:
         return float("inf")
     size = float(np.linalg.norm(y))
     return float(np.linalg.norm(x - y)) / (size or 1.0)
+
+
+def _steps(a: np.ndarray, b: np.ndarray) -> float:
+    """max |a - b| in steps of the grid that b lies on; infinite where it has more than 8 bits, or none."""
+    x, y = _numbers(a, b)
+    levels = np.unique(y)
+    if x.size != y.size or not 4 <= len(levels) <= 256:
+        return float("inf")
+    step = float(np.diff(levels).min())
+    places = (levels - levels[0]) / step
+    if places[-1] > 255 or np.abs(places - places.round()).max() > 0.01:
+        return float("inf")
+    return float(np.abs(x - y).max()) / step
 
 
 def _furthest(a: np.ndarray, b: np.ndarray) -> float:
@@ -215,7 +235,9 @@ def _tap(
             if exact is not None:
                 found[part].add(tensor, bucket, rows, exact)
             if tensor in plain:
-                found[part].split(tensor, bucket, rows, _by_position(tensor, plain[tensor], model, count), exact)
+                beside = _by_position(tensor, plain[tensor], model, count)
+                integers = specs[tensor].get("quantization") is not None
+                found[part].split(tensor, bucket, rows, beside, exact, integers)
 
     model.tap = tap
 

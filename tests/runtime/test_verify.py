@@ -347,6 +347,25 @@ def test_what_is_no_number_on_both_sides_is_no_difference():
         assert found.problems
 
 
+@pytest.mark.parametrize(
+    ("what", "wrong"),
+    [("one step", 0), ("one step, floats", 1), ("three steps", 1), ("zeros", 1), ("another sign", 1), ("16 bits", 1)],
+)
+def test_a_step_of_eight_bits_is_rounding(what, wrong):
+    """SmolLM2's down_proj has 7 steps of 128 beside its first token's outlier: one step is a third of its norm."""
+    rng = np.random.default_rng(0)
+    levels = np.clip(np.round(rng.normal(0, 1.5, 576)), -7, 7)
+    plain, step = levels * 0.052236, rng.choice([-1, 0, 0, 0, 1], 576) * 0.052236
+    if what == "16 bits":
+        plain = plain + rng.integers(-200, 200, 576) * 0.052236 / 256
+    made = {"three steps": plain + 3 * step, "zeros": 0 * plain, "another sign": -plain}.get(what, plain + step)
+    found = Comparison()
+    found.bound = 0.15
+    found.split("y", "t1_c256", made, plain, None, integers=what != "one step, floats")
+    assert found.emission > 0.3
+    assert len(found.problems) == wrong
+
+
 def test_a_number_of_no_axes_stays_one():
     spec = {"name": "x", "dtype": "int32", "shape": []}
     assert as_tensor(np.array(3, np.int64), spec).shape == ()
