@@ -47,6 +47,7 @@ class Arithmetic:
     most    the same, whatever the arithmetic costs; None: as much as that
     single  of the result of one op
     conv    of the result of a convolution, which engines compute by transforms
+    largest number that it holds; None: any
     """
 
     name: str
@@ -55,10 +56,11 @@ class Arithmetic:
     single: float
     conv: float
     slack: float = 4.0  # times what the simulation loses
+    largest: float | None = None
 
 
 FLOAT32 = Arithmetic("float32", bound=1e-4, most=1e-2, single=2e-4, conv=4e-3)
-FLOAT16 = Arithmetic("float16", bound=5e-3, most=2e-2, single=1e-2, conv=1e-2)
+FLOAT16 = Arithmetic("float16", bound=5e-3, most=2e-2, single=1e-2, conv=1e-2, largest=65504.0)
 INTEGERS = Arithmetic("integers", bound=3e-2, most=3e-2, single=2e-2, conv=2e-2)  # a step of 8 bits is 0.4 % of a range
 _DRAWN = 2  # times that losses are drawn
 

@@ -1,5 +1,6 @@
 """Which nodes an engine computes wrong, given that it computes a graph wrong or dies of it.
 
+0. large     values beyond what the engine's floats hold, all of them at once: what reads them is no better off
 1. alone     every float value is made an output; a node is wrong whose result is not the oracle's for what it read
 2. together  no node is: the first whose result has drifted too far from the oracle's, though what it read has not
 3. bisected  the engine dies, or is wrong only where values stay inside: the shortest stretch from the inputs on
@@ -17,6 +18,7 @@ import onnx_ir as ir
 
 from ..diagnostics.diagnostic import EngineError
 from ..oracle import oracle
+from ..oracle.compare import EDGES
 from ..oracle.probes import Probes, Trial
 from . import detached
 from .errors import Arithmetic, far, relative_errors, scales, share
@@ -51,6 +53,8 @@ def _by_values(model: ir.Model, build: Build, trial: Trial, arithmetic: Arithmet
     expected = _in_the_oracle(lambda: oracle.run(open_, trial.feeds))
     if expected is None:
         return []
+    if trial.kind not in EDGES and (large := _too_large(model, expected, arithmetic)):
+        return large
     try:
         made = _run(build, detached.tapped(model, names, aside=True), trial.feeds)
     except (EngineError, NotTaken):
@@ -59,6 +63,21 @@ def _by_values(model: ir.Model, build: Build, trial: Trial, arithmetic: Arithmet
     if odd := {name for name in names if made[name].shape != expected[name].shape}:
         return [_wrong(model, name, "comes out in another shape") for name in _first_ones(model, odd)]
     return _alone(model, trial, made, arithmetic) or _drifted(model, made, expected, arithmetic)
+
+
+def _too_large(model: ir.Model, expected: Mapping[str, np.ndarray], arithmetic: Arithmetic) -> list[Wrong]:
+    """The nodes that make or read numbers which are no numbers any more in the engine's floats."""
+    sizes = {name: float(np.abs(array).max(initial=0.0)) for name, array in expected.items() if array.dtype.kind == "f"}
+    beyond = {name: size for name, size in sizes.items() if np.isfinite(size) and size > (arithmetic.largest or np.inf)}
+    found: list[Wrong] = []
+    for node in model.graph:
+        for does, values in (("makes", node.outputs), ("reads", node.inputs)):
+            own = [beyond[value.name] for value in values if value is not None and value.name in beyond]
+            if own:
+                held = f"{arithmetic.name}'s largest is {arithmetic.largest:,.0f}"
+                found.append(Wrong(node.name or "", node.op_type, f"{does} numbers up to {max(own):.3g}: {held}"))
+                break
+    return found
 
 
 def _alone(model: ir.Model, trial: Trial, made: dict[str, np.ndarray], arithmetic: Arithmetic) -> list[Wrong]:

@@ -250,6 +250,26 @@ def test_integers_over_their_range_are_tried_on_the_npu(tmp_path: Path) -> None:
     assert np.array_equal(made["z"], large % 1000)
 
 
+def test_all_numbers_beyond_float16_leave_the_npu_at_once(tmp_path: Path) -> None:
+    """One after the other, each with a look for the next, a ResNet of random weights took a quarter of an hour."""
+    text = """(float[1,16] x) => (float[1,16] y) {
+        a = Erf (x)  b = MatMul (a, w)  c = Relu (b)  d = MatMul (c, w)  e = Abs (d)  f = MatMul (e, v)  y = Neg (f)
+    }"""
+    path = plan(tmp_path, HEAD + text, "qnn { lowering = engine }", w=(16, 16), v=(16, 16))
+    model = onnx.load(tmp_path / "m.onnx")
+    for weight, factor in zip(model.graph.initializer, (1e3, 1e-3), strict=True):
+        held = onnx.numpy_helper.to_array(weight) * np.float32(factor)
+        weight.CopyFrom(onnx.numpy_helper.from_array(held, weight.name))
+    for index, node in enumerate(model.graph.node):
+        node.name = f"n{index}"
+    onnx.save(model, tmp_path / "m.onnx")
+    said: list[str] = []
+    made = compile_plan(load_plan(path), tmp_path / "out", CompileOptions(progress=said.append))
+    assert len([note for note in made.models[0].notes() if "float16's largest is 65,504" in note]) == 3
+    assert sum("proving it on the emulator" in text for text in said) <= 4  # whole, then what is left of it
+    assert off(tmp_path, x=normal(1, 16)) < 5e-3
+
+
 def test_a_constant_beyond_float16_is_no_end_of_a_check(tmp_path: Path) -> None:
     """edgec's rules have no form of it: the provider's own lowering is tried, as for an op without a rule."""
     text = "(float[2,8] x) => (float[2,8] y) { h = Max (x, low) y = Sigmoid (h) }"
