@@ -70,6 +70,7 @@ def _targets(path: Path, device: str | None) -> dict[str, Any]:
 def _bundle(path: Path, device: str | None) -> dict[str, Any]:
     from ..bundle.manifest import load_manifest
     from ..runtime.on_device import for_device
+    from ..runtime.signature import described
 
     manifest = for_device(load_manifest(path), device)
     data = manifest.data
@@ -84,6 +85,11 @@ def _bundle(path: Path, device: str | None) -> dict[str, Any]:
                 "engine": model["engine"],
                 "bytes": model.get("bytes"),
                 "facts": model.get("facts", {}),
+                **{
+                    side: {s["name"]: described(s) for s in model[side]}
+                    for side in ("inputs", "outputs")
+                    if side in model
+                },
                 "buckets": [bucket["name"] for bucket in model.get("buckets", [])],
                 **_schedule(model.get("buckets", [])),
                 **({"sparse": model["sparse"]} if "sparse" in model else {}),

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..bundle.manifest import Manifest
-from ..diagnostics.diagnostic import EdgecError, EngineError
+from ..diagnostics.diagnostic import Diagnostic, EdgecError, EngineError
 from ..oracle import oracle
 from ..oracle.compare import EDGES, FROM_THE_END
 from ..oracle.probes import Probes, Trial
@@ -117,6 +117,10 @@ class _Chain:
         """What the engine is not to have, if a value is too far off or an engine fails; `_made` has the values."""
         try:
             self._made = self._run(trial)
+        except _Misshapen as odd:
+            if self._entry(odd.part)["target"] != self._own:
+                raise
+            return self._whole(odd.part, "comes out in another shape")
         except EngineError as error:
             if error.diagnostics[0].code not in FAILED or self._sessions.failed is None:
                 raise
@@ -156,7 +160,10 @@ class _Chain:
             for spec in self._specs(part):
                 name = self._sources.get(spec["name"])
                 if name is not None:
-                    made[name] = shaped(as_float(outputs[spec["name"]], spec), trial.expected[name])
+                    array = np.asarray(outputs[spec["name"]])  # a sequence as the oracle has it
+                    made[name] = shaped(as_float(array, spec), trial.expected[name])
+                    if made[name].shape != trial.expected[name].shape:
+                        raise _Misshapen(part)
 
         def opener(manifest: Manifest, part: str, bucket: str) -> GraphSession:
             return self._sessions.open(manifest, part, bucket, part == instead)
@@ -186,6 +193,14 @@ class _Chain:
             proof = entry["details"].get("proof", {})
             return INTEGERS if self._key in proof else _COARSE  # what a provider lowers by itself was held to less
         return FLOAT16 if entry["details"].get("precision") == "fp16" else FLOAT32
+
+
+class _Misshapen(EngineError):
+    """A part gave a value that crosses, or an output, in another shape than the graph has it in."""
+
+    def __init__(self, part: str) -> None:
+        self.part = part
+        super().__init__(Diagnostic("E0917", f"part `{part}` makes a value of another shape than the graph does"))
 
 
 @dataclass

@@ -31,7 +31,8 @@ def tensor_entry(value: ir.Value) -> dict[str, Any]:
     dtype = value.dtype or ir.DataType.FLOAT
     shape = [] if value.shape is None else [d if isinstance(d, int) else d.value for d in value.shape]
     names = {ir.DataType.FLOAT: "float32", ir.DataType.DOUBLE: "float64"}
-    return {"name": value.name, "dtype": names.get(dtype, dtype.name.lower()), "shape": shape}
+    entry = {"name": value.name, "dtype": names.get(dtype, dtype.name.lower()), "shape": shape}
+    return entry | ({"sequence": True} if isinstance(value.type, ir.SequenceType) else {})
 
 
 def cache_entry(job: EmitJob) -> dict[str, Any]:

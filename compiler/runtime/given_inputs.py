@@ -144,12 +144,23 @@ def _is_sound(spec: Spec) -> bool:
     return floats and long and single and len(before) <= 2
 
 
+def sound_facts(path: Path) -> dict[str, int] | None:
+    """Samples a second, channels and length of a .wav file, which no model checks; None for another file."""
+    try:
+        with open_plain(path) as file, wave.open(file, "rb") as sound:
+            return {"rate": sound.getframerate(), "channels": sound.getnchannels(), "samples": sound.getnframes()}
+    except (OSError, EOFError, wave.Error):
+        return None
+
+
 def _samples(path: Path, floats: bool) -> np.ndarray:
     """One channel, the mean of all: float32 from -1 to 1, or int16."""
     try:
         with open_plain(path) as file, wave.open(file, "rb") as sound:
             width, channels = sound.getsampwidth(), sound.getnchannels()
             raw = sound.readframes(sound.getnframes())
+            if len(raw) < (stated := sound.getnframes() * width * channels):
+                raise wave.Error(f"it was cut: {len(raw)} of {stated} bytes are there")
     except (OSError, EOFError, wave.Error) as error:
         fail("E0922", f"`{path}` is no sound that can be read: {error}", help="save it as PCM of 8, 16, 24 or 32 bits")
     raw = raw[: len(raw) - len(raw) % (width * channels)]

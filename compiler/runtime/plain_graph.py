@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,16 @@ from .chain import Opener
 from .decoder_inputs import as_tensor
 from .engines import open_graph, open_oracle
 from .generate import choose_model
-from .given_inputs import candidates
+from .given_inputs import candidates, sound_facts
 from .on_device import for_device
 from .run_schedule import run_schedule
 from .signature import described, entering, graph_inputs, graph_outputs, leaving
 
 _LONGEST_REASON = 160
+_NUMBERS = (
+    "an index out of range, or sizes that do not fit each other, end so: see that the model takes these inputs; if it "
+    "does, `edgec verify` says whether the bundle is whole"
+)
 Tap = Callable[[str, Mapping[str, np.ndarray]], None]  # part, its outputs
 
 
@@ -51,9 +56,10 @@ def run_graph(
     given, made = _first_that_runs(manifest, name, path, random, seed, opener)
     if outputs is not None:
         with Path(outputs).open("wb") as file:
-            np.savez(file, **{name: _plain(array) for name, array in made.items()})  # pyright: ignore[reportArgumentType] - its keywords are arrays
+            np.savez(file, **{name: _plain(array) for name, array in _flat(made)})  # pyright: ignore[reportArgumentType] - its keywords are arrays
     told = [{key: _summary(array) for key, array in arrays.items()} for arrays in (given, made)]
-    return {"model": name, "inputs": told[0], "outputs": told[1]}
+    sound = {} if path is None or (facts := sound_facts(path)) is None else {"sound": facts}
+    return {"model": name, **sound, "inputs": told[0], "outputs": told[1]}
 
 
 def _first_that_runs(
@@ -98,7 +104,12 @@ def run_given(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """(inputs, outputs) in the graph's types, for arrays that a user gives; E0923 for what does not fit."""
     arrays = entering(manifest, name, _bucket(manifest, name, bucket), given)
-    return arrays, run_parts(manifest, name, arrays, bucket, opener=opener)
+    try:
+        return arrays, run_parts(manifest, name, arrays, bucket, opener=opener)
+    except EngineError as error:
+        if error.diagnostics[0].code != "E0803":
+            raise
+        raise EngineError(replace(error.diagnostics[0], help=_NUMBERS)) from error
 
 
 def run_parts(
@@ -152,18 +163,30 @@ def _take(values: dict[str, np.ndarray], spec: dict[str, Any], model: str) -> np
     return as_tensor(array, spec)
 
 
+def _flat(made: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """Outputs one by one: the tensors of a sequence `s` are `s.0`, `s.1`, …"""
+    for name, one in made.items():
+        yield from (
+            [(f"{name}.{index}", array) for index, array in enumerate(one)] if isinstance(one, list) else [(name, one)]
+        )
+
+
 def _plain(array: np.ndarray) -> np.ndarray:
     """Texts as numpy stores them without pickling."""
     return array.astype(str) if array.dtype.kind == "O" else array
 
 
-def _summary(array: np.ndarray) -> dict[str, Any]:
+def _summary(array: np.ndarray | list[np.ndarray]) -> dict[str, Any]:
+    """Type, shape, and least, largest and mean of what is a finite number; how many are none, if any."""
+    if isinstance(array, list):
+        return {"sequence": [_summary(one) for one in array]}
+    told: dict[str, Any] = {"dtype": "string", "shape": list(array.shape), "min": None, "max": None, "mean": None}
     if array.dtype.kind == "O":
-        return {"dtype": "string", "shape": list(array.shape), "min": None, "max": None, "mean": None}
-    return {
-        "dtype": array.dtype.name,
-        "shape": list(array.shape),
-        "min": float(array.min()) if array.size else None,
-        "max": float(array.max()) if array.size else None,
-        "mean": float(array.mean()) if array.size else None,
-    }
+        return told
+    told["dtype"] = array.dtype.name
+    numbers = array.astype(np.float64)
+    finite = numbers[np.isfinite(numbers)]
+    if finite.size:
+        told |= {"min": float(finite.min()), "max": float(finite.max()), "mean": float(finite.mean())}
+    lost = array.size - finite.size
+    return told | ({"not_finite": lost} if lost else {})

@@ -78,6 +78,11 @@ def entering(manifest: Manifest, name: str, bucket: Mapping[str, Any], given: Ar
 
 
 def _entered(model: str, spec: Spec, given: np.ndarray) -> np.ndarray:
+    if spec.get("sequence"):
+        help = "run the .onnx file of the bundle in ONNX Runtime itself"
+        fail(
+            "E0923", f"input `{spec['name']}` of model `{model}` is a sequence of tensors, and arrays go in", help=help
+        )
     array, what = np.asarray(given), f"`{spec['name']}` of model `{model}`"
     pairs = zip(array.shape, spec["shape"], strict=False)
     if array.ndim != len(spec["shape"]) or any(isinstance(size, int) and have != size for have, size in pairs):
@@ -97,7 +102,9 @@ def _entered(model: str, spec: Spec, given: np.ndarray) -> np.ndarray:
 
 def leaving(spec: Spec, made: np.ndarray, stored: Spec) -> np.ndarray:
     """An output in the graph's type; `stored`: the entry of the part that made it. E0916 if an integer does not fit."""
-    if spec is stored:  # of an older bundle, or of parts that are proven: as it comes
+    if isinstance(made, list):  # a sequence
+        return made
+    if spec is stored or spec["dtype"] == stored["dtype"]:  # as it comes: a file may leave out the type of an output
         return made
     plain = as_float(made, stored) if stored.get("quantization") is not None else made
     if numpy_dtype(spec["dtype"]).kind == "f" and plain.dtype.kind != "O":

@@ -78,7 +78,8 @@ class _Comparison:
             self.notes.append(f"`{path.name}` was opened and not run: no {lacking} were found that it runs with")
         for trial in trials:
             if trial.kind not in EDGES or self._exact:
-                self._judge_all(probes, trial, session.run(trial.feeds), path)
+                made = session.run(trial.feeds)  # the oracle has a sequence as one array
+                self._judge_all(probes, trial, {name: np.asarray(one) for name, one in made.items()}, path)
         session.close()
 
     def _judge_all(self, probes: Probes, trial: Trial, made: Mapping[str, np.ndarray], path: Path) -> None:

@@ -47,11 +47,16 @@ class OrtGraph:
             made = self._session.run(self._outputs, {name: feeds[name] for name in self._inputs})
         except Exception as error:  # as above
             fail("E0803", f"ONNX Runtime fails in `{self._name}`: {error}", kind=EngineError)
-        return {name: np.asarray(array) for name, array in zip(self._outputs, made, strict=True)}
+        return {name: _arrays(one) for name, one in zip(self._outputs, made, strict=True)}
 
     def close(self) -> None:
         """Free the session."""
         del self._session
+
+
+def _arrays(made: Any) -> Any:
+    """An array, or the list of them that a sequence is: its tensors may differ in size."""
+    return [np.asarray(one) for one in made] if isinstance(made, list) else np.asarray(made)
 
 
 def run_alone(model: ir.Model, level: str, feeds: dict[str, np.ndarray], libraries: Sequence[str] = ()) -> np.ndarray:

@@ -121,6 +121,19 @@ def test_a_sequence_is_no_constant(tmp_path: Path) -> None:
     assert made["y"].tolist() == [5, 6, 7]
 
 
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
+@pytest.mark.parametrize("auto", ["SAME_UPPER", "SAME_LOWER", "VALID"])
+def test_a_dilated_pooling_is_padded_as_onnx_runtime_pads_it(op: str, auto: str, tmp_path: Path) -> None:
+    """As if it were not dilated: 8 places of 9, where ONNX's inference says 9."""
+    body = f"""(float[1,2,9,10] x) => (float[1,2,a,b] y) {{
+        p = {op}<auto_pad = "{auto}", kernel_shape = [2, 3], dilations = [2, 2]>(x) y = Relu(p) }}"""
+    module = loaded(tmp_path, body, 19)
+    x = np.random.default_rng(0).normal(size=(1, 2, 9, 10)).astype(np.float32)
+    made, right = run(module.main, {"x": x})["y"], session(str(tmp_path / "m.onnx")).run(None, {"x": x})[0]
+    assert list(module.main.graph.outputs[0].shape or ()) == list(right.shape)
+    np.testing.assert_allclose(made, right, atol=1e-6)
+
+
 def test_a_transposed_convolution_with_more_behind_it_has_the_size_that_it_makes(tmp_path: Path) -> None:
     body = """(float[1,2,4,4] x) => (float[1,3,a,b] y) <float[1] one = {1}> {
         s = Constant<value_ints = [2, 3, 3, 3]>() w = ConstantOfShape<value = float[1] {0.25}>(s)

@@ -174,3 +174,71 @@ def test_a_broken_sound_is_no_stack_trace(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"RIFF\x04\x00\x00\x00WAVE")
     with pytest.raises(PlanError, match="no sound"):
         next(candidates([SOUND], tmp_path / "a.wav", False))
+
+
+def test_a_sound_that_was_cut_is_no_shorter_sound(tmp_path: Path) -> None:
+    whole = wav(tmp_path / "a.wav").read_bytes()
+    (tmp_path / "a.wav").write_bytes(whole[:-10])
+    with pytest.raises(PlanError, match="it was cut: 30 of 40 bytes are there"):
+        next(candidates([SOUND], tmp_path / "a.wav", False))
+
+
+def test_the_rate_of_a_sound_is_told(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = ran(capsys, str(bundle), "--inputs", str(wav(tmp_path / "a.wav", channels=2)), "--random")
+    assert told["sound"] == {"rate": 16000, "channels": 2, "samples": 20}
+
+
+def compiled(folder: Path, text: str, target: str = "ort") -> Path:
+    onnx.save(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g {text}'), folder / "m.onnx")
+    (folder / "p.edge").write_text(f'device host\nmodel m {{ source = onnx("m.onnx") }}\ndeploy m on cpu as {target}\n')
+    assert main(["compile", str(folder / "p.edge"), "-o", str(folder / "out"), "--quiet"]) == 0
+    return folder / "out"
+
+
+def test_what_is_no_number_is_counted_and_the_rest_has_a_range(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = compiled(tmp_path, "(float[4] x) => (float[4] y) { y = Log (x) }")
+    np.savez(tmp_path / "in.npz", x=np.array([-1, 0, 1, 1], np.float32))
+    capsys.readouterr()
+    assert main(["run", str(out), "--inputs", str(tmp_path / "in.npz")]) == 0
+    text = capsys.readouterr().out
+    assert "NaN" not in text  # which is no JSON
+    assert "Infinity" not in text
+    facts = json.loads(text)["outputs"]["y"]
+    assert (facts["min"], facts["max"], facts["not_finite"]) == (0.0, 0.0, 2)
+
+
+def test_an_index_that_is_out_of_range_is_no_broken_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = compiled(tmp_path, "(int64[N] i, float[5,3] t) => (float[N,3] y) { y = Gather (t, i) }")
+    np.savez(tmp_path / "in.npz", i=np.array([9]), t=np.zeros((5, 3), np.float32))
+    assert main(["run", str(out), "--inputs", str(tmp_path / "in.npz")]) == 4
+    assert "an index out of range" in capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["inspect", str(out)]) == 0
+    assert "i: int64 N" in capsys.readouterr().out
+
+
+def test_tensors_of_a_sequence_have_sizes_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = """(float[3,2] x) => (seq(float[]) s, float[3,2] y) {
+        k = Constant <value_ints = [1, 2]> () s = SplitToSequence <axis = 0> (x, k) y = Relu (x) }"""
+    out = compiled(tmp_path, text)
+    told = ran(capsys, str(out), "--random", "--outputs", str(tmp_path / "o.npz"))
+    assert [one["shape"] for one in told["outputs"]["s"]["sequence"]] == [[1, 2], [2, 2]]
+    with np.load(tmp_path / "o.npz") as file:
+        assert {name: file[name].shape for name in file} == {"s.0": (1, 2), "s.1": (2, 2), "y": (3, 2)}
+
+
+def test_nothing_is_read_of_what_has_no_values_in_mnn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "(float[N,3] x) => (float[N,3] y, int64[N,3] z) { y = Erf (x) z = Cast <to = 7> (y) }"
+    out = compiled(tmp_path, text, "mnn")
+    np.savez(tmp_path / "in.npz", x=np.zeros((0, 3), np.float32))
+    told = ran(capsys, str(out), "--inputs", str(tmp_path / "in.npz"))
+    assert [one["shape"] for one in told["outputs"].values()] == [[0, 3], [0, 3]]
+    assert [one["dtype"] for one in told["outputs"].values()] == ["float32", "int64"]
+
+
+def test_a_sequence_as_input_is_said_to_be_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "(seq(float[]) s) => (float[a,b] y) { y = ConcatFromSequence <axis = 0> (s) }"
+    assert main(["run", str(compiled(tmp_path, text)), "--random"]) == 1
+    assert "input `s` of model `m` is a sequence of tensors" in capsys.readouterr().err

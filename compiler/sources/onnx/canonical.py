@@ -250,7 +250,10 @@ def _drop_allowzero(node: ir.Node) -> bool:
 
 
 def _explicit_pads(node: ir.Node) -> bool:
-    """SAME_UPPER, SAME_LOWER: out = ceil(in / stride), so pads = (out - 1) * stride + reach - in; VALID: none."""
+    """SAME_UPPER, SAME_LOWER: out = ceil(in / stride), so pads = (out - 1) * stride + reach - in; VALID: none.
+
+    ONNX Runtime pads a pooling as if it were not dilated, which leaves fewer values than ONNX's inference says.
+    """
     x, found = node.inputs[0], attributes(node)
     if node.op_type == "ConvTranspose":
         return _explicit_transposed_pads(node, found)
@@ -265,6 +268,9 @@ def _explicit_pads(node: ir.Node) -> bool:
         return False
     totals = [0] * len(inside)
     if auto != "VALID":
+        if node.op_type != "Conv" and any(int(d) > 1 for d in dilations):
+            _forget_shapes(node)
+            dilations = (1,) * len(kernel)
         reach = [(int(k) - 1) * int(d) + 1 for k, d in zip(kernel, dilations, strict=True)]
         sizes = zip(inside, reach, (int(s) for s in strides), strict=True)
         totals = [max((-(-size // stride) - 1) * stride + r - size, 0) for size, r, stride in sizes]  # type: ignore[operator]

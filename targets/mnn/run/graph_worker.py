@@ -64,8 +64,13 @@ def run(handle: int, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     made = {}
     for name, answer in zip(state["outputs"], answers, strict=True):
         answer = expr.convert(answer, expr.NCHW)
-        made[name] = np.array(answer.read()).reshape(answer.shape)
+        made[name] = np.array(answer.read()).reshape(answer.shape) if 0 not in answer.shape else _empty(answer, expr)
     return made
+
+
+def _empty(answer: Any, expr: Any) -> np.ndarray:
+    """What MNN has no memory for, and fails to read."""
+    return np.zeros(answer.shape, np.float32 if answer.dtype == expr.float else np.int32)
 
 
 def _narrow(name: str, array: np.ndarray) -> np.ndarray:
