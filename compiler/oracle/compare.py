@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..ir.decoder_arch import DecoderArch
 
 _OPEN, _TOKENS, _PAST = 4, 3, 5
+_AROUND = 8
 _MOVES = ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Transpose", "Expand", "Slice", "Tile", "Concat")
 _LOOKUPS = ("Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND")
 _WORDS = ("", "a", "edge", "two words", "größe")
@@ -30,8 +31,10 @@ Feeds = dict[str, np.ndarray]
 Sizes = Mapping[str, int]  # of open dimensions: by name, or by `input.axis` where they have none
 
 ORDINARY, FROM_THE_END, WIDE, ZEROS, LARGE, SMALL = "ordinary", "from the end", "wide", "zeros", "large", "small"
+NEGATIVE = "negative"  # integers around zero, which read as floats are no numbers
+HALVES = "halves"  # what lies between two integers, which is rounded to the even one
 SAMPLE = "sample"  # inputs that the plan gives
-EDGES = (FROM_THE_END, WIDE, ZEROS, LARGE, SMALL)  # numbers that a float or an index is usually not
+EDGES = (FROM_THE_END, WIDE, ZEROS, LARGE, SMALL, NEGATIVE, HALVES)  # numbers that a float or an index is usually not
 _SCALE = {ZEROS: 0.0, LARGE: 30.0, SMALL: 1e-3}
 
 
@@ -120,12 +123,16 @@ def _drawn(value: ir.Value, dims: tuple[int, ...], rng: np.random.Generator, kin
         return rng.integers(0, 2, dims).astype(bool)
     if dtype == ir.DataType.STRING:
         return np.array([_WORDS[i] for i in rng.integers(0, len(_WORDS), int(np.prod(dims)))], object).reshape(dims)
+    if dtype.is_floating_point() and kind == HALVES:
+        return (np.rint(rng.standard_normal(dims) * 4) / 2).astype(dtype.numpy())
     if dtype.is_floating_point():
         return (rng.standard_normal(dims) * scale).astype(dtype.numpy())
     limit = _index_limit(value)
     if limit is None and kind == WIDE and not is_size(value):
         info = ir_range(dtype)
         return rng.integers(info[0], info[1], dims, dtype=np.int64, endpoint=True).astype(dtype.numpy())
+    if limit is None and kind == NEGATIVE and dtype.is_signed() and not is_size(value):
+        return rng.integers(-_AROUND, _AROUND, dims, endpoint=True).astype(dtype.numpy())
     drawn = rng.integers(0, limit or 2, dims)
     if kind == FROM_THE_END and limit is not None and dtype.is_signed():  # every other one, and the first
         drawn = drawn - limit * (1 - np.arange(drawn.size if dims else 1).reshape(dims) % 2)

@@ -21,7 +21,7 @@ from ...compiler.ir.bodies import bodies
 from ...compiler.ir.graph_queries import constant_nodes
 from ...compiler.ir.module import Module
 from ...compiler.ir.save import save_graphs
-from ...compiler.oracle.compare import FROM_THE_END, WIDE
+from ...compiler.oracle.compare import FROM_THE_END, HALVES, WIDE
 from ...compiler.proof.errors import FLOAT16, INTEGERS
 from ...compiler.proof.kept_proof import proven_once
 from ...compiler.proof.not_taken import NotTaken, Wrong
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ENGINE = "the QNN provider's own lowering"
-_EDGES = (FROM_THE_END, WIDE)  # large floats leave float16's range, small ones its digits
+_EDGES = (FROM_THE_END, WIDE, HALVES)  # large floats leave float16's range, small ones its digits
 
 
 def prove_engine(module: Module, model: ir.Model, chip: Chip, slower: float, say: Callable[[str], None]) -> Proven:

@@ -149,6 +149,22 @@ def test_what_another_type_holds_is_the_same_there() -> None:
         assert np.array_equal(converted(values, dtype).astype(np.float64), values.astype(np.float64), equal_nan=True)
 
 
+def test_halves_and_small_negative_integers_are_tried(tmp_path: Path) -> None:
+    """MNN rounds halves away from zero, and compares integers as if their bits were floats."""
+    text = """(float[2,4] x, int32[1,2] i) => (float[2,4] y, int64[1,1] k, float[2,4] z) {
+        y = Round (x)
+        k = ArgMin <axis = 1> (i)
+        z = Erf (x)
+    }"""
+    x, i = np.array([[0.5, 1.5, -0.5, 2.5], [3, -1.5, 0.1, 0.9]], np.float32), np.array([[2, -1]], np.int32)
+    out = compiled(tmp_path, text, "mnn")
+    assert {part["target"] for part in load_manifest(out).parts.values()} == {"ort", "mnn"}
+    with edgec.open(out) as bundle:
+        made = bundle.run({"x": x, "i": i})
+    np.testing.assert_array_equal(made["y"], np.rint(x))
+    assert made["k"] == [[1]]
+
+
 def test_an_output_that_its_type_does_not_hold_is_the_engines_fault() -> None:
     spec = {"name": "y", "dtype": "uint8", "shape": [1]}
     with pytest.raises(EngineError, match="output `y` is uint8 in the graph, and what the engine made holds 300"):
