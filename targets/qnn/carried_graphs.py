@@ -38,6 +38,9 @@ _PIECE = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9_]{1,200}")
 _MADE = frozenset(("Clip", "DequantizeLinear", "Identity", "MatMulNBits", "QuantizeLinear"))
 _OPS = frozenset(RULES) | _MADE | frozenset(("Add", "Concat", "MatMul", "Mul", "Reshape", "Slice", "Sub", "Transpose"))
+_CONTRIBUTED = frozenset(
+    ("BiasGelu", "FastGelu", "FusedConv", "FusedGemm", "FusedMatMul", "Gelu", "QuickGelu", "SkipLayerNormalization")
+)
 _BROKEN = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)  # what `zipfile` raises
 _AGAIN = "copy the bundle again, or compile the plan again"
 
@@ -153,7 +156,11 @@ def _held(row: dict[str, Any], size: int) -> Held:
 
 
 def _is_standard(node: onnx.NodeProto) -> bool:
-    """Whether it is an op of ONNX: graphs that the provider lowers by itself may have any of them."""
+    """Whether it is an op of ONNX, or one of ONNX Runtime's own that reads no file: graphs that the provider
+    lowers by itself may have any of them.
+    """
+    if node.domain == "com.microsoft":
+        return node.op_type in _CONTRIBUTED
     return node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type)
 
 
