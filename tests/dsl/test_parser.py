@@ -164,7 +164,7 @@ def test_a_megabyte_of_noise_is_refused_at_once(kind, tmp_path):
     """Through the scanner and parser themselves; `check_file` refuses such a file by its size already."""
     start = time.process_time()
     found = parse(PlanText("plan.edge", NOISE[kind])).problems
-    assert time.process_time() - start < 3  # far below on an idle machine
+    assert time.process_time() - start < 15  # a second or two; what backtracks would take hours
     assert bool(found) == (kind != "comment")
     assert len(found) <= MAX_PROBLEMS
 
