@@ -207,6 +207,14 @@ def test_indices_from_the_end_of_every_kind_of_lookup(tmp_path: Path, text: str,
     assert {part["target"] for part in load_manifest(tmp_path / "out").parts.values()} == {"mnn", "ort"}
 
 
+def test_a_graph_of_halves_is_held_to_what_halves_can(tmp_path: Path) -> None:
+    """MNN computes it in float32, so that the oracle's own rounding is what the two differ by."""
+    text = HEAD + "(float16[2,8] x) => (float16[2,8] y) { h = Sigmoid (x) y = Mul (h, x) }"
+    compile_plan(load_plan(plan(tmp_path, text, "mnn { lowering = engine }")), tmp_path / "out")
+    assert {part["target"] for part in load_manifest(tmp_path / "out").parts.values()} == {"mnn"}
+    assert off(tmp_path, x=normal(2, 8).astype(np.float16)) < 2e-3
+
+
 def test_a_sequence_stays_in_one_part(tmp_path: Path) -> None:
     text = """(float[2,3] a, float[2,3] b) => (float[2,3] y, float[2,3] z) {
         z = Relu (a)

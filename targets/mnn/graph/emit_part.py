@@ -12,13 +12,15 @@ import os
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+import onnx_ir as ir
+
 from ....compiler.diagnostics.diagnostic import EdgecError, EngineError, fail
 from ....compiler.files.scratch import scratch_folder
 from ....compiler.ir.float_weights import with_float_weights
 from ....compiler.ir.levels import Level
 from ....compiler.ir.module import MAIN, Module
 from ....compiler.oracle.compare import EDGES
-from ....compiler.proof.errors import FLOAT32, relative_errors
+from ....compiler.proof.errors import FLOAT16, FLOAT32, relative_errors
 from ....compiler.proof.not_taken import NotTaken
 from ....compiler.proof.prove import Proof
 from ....compiler.proof.whole_feeds import whole_feeds
@@ -30,8 +32,6 @@ from .own_integers import put_integers
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import onnx_ir as ir
 
     from ....compiler.emit.part import Part
     from ....compiler.emit.target import EmitJob
@@ -76,7 +76,9 @@ def _by_the_engine(job: EmitJob, module: Module, file: str, why: str) -> GraphFi
     floats = with_float_weights(module.main)
     threads = min(options.threads, os.cpu_count() or 1)
     called = whole_feeds(job.module, module.main)
-    proof = Proof(floats, module.name, ENGINE, FLOAT32, module.samples, called, slower=job.slower, say=job.progress)
+    halves = any(value.dtype == ir.DataType.FLOAT16 for node in floats.graph for value in node.outputs)
+    arithmetic = FLOAT16 if halves else FLOAT32  # MNN computes in float32 what the oracle rounds to halves
+    proof = Proof(floats, module.name, ENGINE, arithmetic, module.samples, called, slower=job.slower, say=job.progress)
     job.progress(f"{module.name}: {ENGINE} makes `{path.name}`; proving it, {proof.outlook()}")
     with scratch_folder("mnn") as scratch:
         tries = itertools.count()
