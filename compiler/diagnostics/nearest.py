@@ -25,7 +25,7 @@ def all_nearest(name: str, known: Iterable[str]) -> list[str]:
         other = _fold(candidate)
         short = len(folded) < 5 and folded not in other and other not in folded
         limit = min(MAX_EDITS, len(folded) // 2, 1 if short else MAX_EDITS)
-        if abs(len(other) - len(folded)) <= limit and (distance := _edits(folded, other)) <= limit:
+        if abs(len(other) - len(folded)) <= limit and (distance := _edits(folded, other, limit)) <= limit:
             found.setdefault(distance, []).append(candidate)
     return found[min(found)] if found else []
 
@@ -48,7 +48,8 @@ def _fold(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
-def _edits(a: str, b: str) -> int:
+def _edits(a: str, b: str, limit: int) -> int:
+    """Edits from `a` to `b`; any number above `limit` where it takes more."""
     before: list[int] = []
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
@@ -58,4 +59,6 @@ def _edits(a: str, b: str) -> int:
             if i > 1 and j > 1 and x == b[j - 2] and a[i - 2] == y:
                 cost = min(cost, previous[j - 2] + 1)
             row.append(cost)
+        if min(row) > limit and min(before) > limit:  # what follows is made of these two
+            break
     return row[-1]
