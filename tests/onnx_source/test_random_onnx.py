@@ -21,7 +21,7 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_some_seeds_are_right_or_refused(capsys: pytest.CaptureFixture[str]) -> None:
     import random_onnx
 
-    counts, kinds = random_onnx.campaign(range(8), ["ort", "mnn"])
+    counts, kinds = random_onnx.campaign(range(4), ["ort", "mnn"])
     assert not any(found["wrong"] or found["failed"] for found in counts.values()), capsys.readouterr().out
     assert counts["ort"] == Counter(right=sum(counts["ort"].values()))
     assert len(kinds) >= 8

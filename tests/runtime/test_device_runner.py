@@ -335,7 +335,8 @@ def test_it_is_built_for_aarch64_and_refuses_there(emulator, npu, tmp_path):
     assert (done.returncode, "not for sm8750" in done.stderr) == (1, True)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
+@pytest.mark.skipif(not os.environ.get("EDGEC_NIGHTLY"), reason="nightly: wheels for aarch64 are fetched, two minutes")
 def test_the_engines_wheels_for_aarch64_give_the_same_tokens(emulator, mixed, tmp_path):
     wanted = [f"{name}=={version(name)}" for name in WHEELS]
     words = ["--no-deps", "--only-binary", ":all:", "--python-version", "3.11", "-d", str(tmp_path / "wheels")]
