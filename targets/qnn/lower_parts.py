@@ -19,7 +19,7 @@ from .check.graphs import refused_uses
 from .htp.chip import Chip
 from .lower.builder import WeightStore
 from .lower.engine import as_it_stands
-from .lower.integer_activations import widest_scores
+from .lower.integer_activations import NoRange, widest_scores
 from .lower.lower_graphs import lower
 from .lower.lowering import Lowered
 
@@ -59,11 +59,18 @@ def _by_rules(job: EmitJob, part: Part, store: WeightStore, rows: int) -> dict[s
         for value in (value for one in made.values() for value in one.model.graph.initializers.values()):
             if value.const_value is not None:
                 value.const_value.numpy()  # what fp16 cannot hold is found when it is computed
-    except PlanError:
+    except (PlanError, NoRange):
         return None
     uses = [use for lowered in made.values() for use in lowered.uses]
     refused = (one for chip in job.chips for one in refused_uses(uses, Chip.of(chip).arch))
-    return None if left_to_the_engine(job.options, list(refused)) else made
+    if left_to_the_engine(job.options, list(refused)):
+        return None
+    try:
+        for chip in job.chips:
+            refuse_unproven(job, uses, Chip.of(chip), rows)
+    except PlanError:  # nor does a run of the op by itself settle it: the engine's form of the whole graph is proven
+        return None
+    return made
 
 
 def _by_the_engine(job: EmitJob, part: Part, names: Mapping[str, str]) -> dict[str, tuple[Lowered, dict[str, Any]]]:

@@ -207,6 +207,25 @@ def test_indices_from_the_end_of_every_kind_of_lookup(tmp_path: Path, text: str,
     assert {part["target"] for part in load_manifest(tmp_path / "out").parts.values()} == {"mnn", "ort"}
 
 
+@pytest.mark.parametrize("what", ["lower", "refuse_unproven"])
+def test_what_edgecs_rules_cannot_settle_is_the_providers(
+    what, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A range that others' integers lack (it ended a compile), a form that no run by itself proves (it was refused)."""
+    from edgec.targets.qnn import lower_parts
+    from edgec.targets.qnn.lower.integer_activations import NoRange
+
+    def cannot(*_args: object) -> None:
+        raise NoRange("h") if what == "lower" else PlanError(Diagnostic("E0640", "never run"))
+
+    monkeypatch.setattr(lower_parts, what, cannot)
+    text = HEAD + "(float[2,8] x) => (float[2,8] y) { h = Relu (x) y = Neg (h) }"
+    compile_plan(load_plan(plan(tmp_path, text, "qnn")), tmp_path / "out")
+    (part,) = load_manifest(tmp_path / "out").parts.values()
+    assert part["target"] == "qnn"
+    assert off(tmp_path, x=normal(2, 8)) < 2e-3
+
+
 def test_a_graph_of_halves_is_held_to_what_halves_can(tmp_path: Path) -> None:
     """MNN computes it in float32, so that the oracle's own rounding is what the two differ by."""
     text = HEAD + "(float16[2,8] x) => (float16[2,8] y) { h = Sigmoid (x) y = Mul (h, x) }"

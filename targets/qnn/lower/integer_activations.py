@@ -32,6 +32,10 @@ def widest_scores(graphs: Iterable[ir.Graph]) -> float:
     return max((ends[1] - ends[0] for ends in found if ends is not None), default=0.0)
 
 
+class NoRange(ValueError):
+    """A value among integers has none: a graph that others quantised leaves some in floats."""
+
+
 class Integers:
     """Encodings of the values of one graph in the making.
 
@@ -56,10 +60,10 @@ class Integers:
         return self.of(node.inputs[0])
 
     def known(self, value: ir.Value) -> Encoding:
-        """The encoding of `value`; ValueError without one."""
+        """The encoding of `value`; NoRange without one."""
         found = self.of(value)
         if found is None:
-            raise ValueError(f"`{value.name}` has no range")
+            raise NoRange(f"`{value.name}` has no range")
         return found
 
     def encode(self, build: Builder, value: ir.Value, encoding: Encoding) -> ir.Value:
