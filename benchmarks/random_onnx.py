@@ -7,7 +7,7 @@ operands, open sizes, outputs without a shape, weights in a file beside it. Each
 verified. A line for each that is not right, which `--seed S --count 1` makes again, and a table in the end.
 
 wrong    an output is missing, or has another type, shape or numbers; or `verify` finds something
-refused  a diagnostic about the plan (exit 2)
+refused  a diagnostic about the plan or the model (exit 1)
 failed   any other error: the engine's, or an exception
 """
 

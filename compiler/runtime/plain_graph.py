@@ -22,7 +22,7 @@ from .generate import choose_model
 from .given_inputs import candidates, sound_facts
 from .on_device import for_device
 from .run_schedule import run_schedule
-from .signature import described, entering, graph_inputs, graph_outputs, leaving
+from .signature import check_shape, described, entering, graph_inputs, graph_outputs, leaving
 
 _LONGEST_REASON = 160
 _NUMBERS = (
@@ -155,11 +155,7 @@ def _take(values: dict[str, np.ndarray], spec: dict[str, Any], model: str) -> np
     if spec["name"] not in values:
         fail("E0923", f"model `{model}` reads `{spec['name']}` ({described(spec)}), which is not given")
     array = values[spec["name"]]
-    fixed = [(have, size) for have, size in zip(array.shape, spec["shape"], strict=False) if isinstance(size, int)]
-    if array.ndim != len(spec["shape"]) or any(have != size for have, size in fixed):
-        wanted = "x".join(str(size or "?") for size in spec["shape"])
-        have = "x".join(str(size) for size in array.shape)
-        fail("E0923", f"`{spec['name']}` of model `{model}` has the shape {wanted}, the array given {have}")
+    check_shape(f"`{spec['name']}` of model `{model}`", array, spec)
     return as_tensor(array, spec)
 
 

@@ -84,10 +84,7 @@ def _entered(model: str, spec: Spec, given: np.ndarray) -> np.ndarray:
             "E0923", f"input `{spec['name']}` of model `{model}` is a sequence of tensors, and arrays go in", help=help
         )
     array, what = np.asarray(given), f"`{spec['name']}` of model `{model}`"
-    pairs = zip(array.shape, spec["shape"], strict=False)
-    if array.ndim != len(spec["shape"]) or any(isinstance(size, int) and have != size for have, size in pairs):
-        have = "x".join(str(size) for size in array.shape) or "no axes"
-        fail("E0923", f"{what} has the shape {_sizes(spec) or 'of one number'}, the array given {have}")
+    check_shape(what, array, spec)
     try:
         made = converted(array, spec["dtype"])
     except Unfit as problem:
@@ -98,6 +95,14 @@ def _entered(model: str, spec: Spec, given: np.ndarray) -> np.ndarray:
         except Unfit as problem:
             fail("E0923", f"{what} enters its engine as {spec['engine']}, and the array given {problem}", help=_CLIP)
     return made
+
+
+def check_shape(what: str, array: np.ndarray, spec: Spec) -> None:
+    """E0923 where `array`, which people call `what`, has another shape than the entry of the tensor says."""
+    pairs = zip(array.shape, spec["shape"], strict=False)
+    if array.ndim != len(spec["shape"]) or any(isinstance(size, int) and have != size for have, size in pairs):
+        have = "x".join(str(size) for size in array.shape) or "no axes"
+        fail("E0923", f"{what} has the shape {_sizes(spec) or 'of one number'}, the array given {have}")
 
 
 def leaving(spec: Spec, made: np.ndarray, stored: Spec) -> np.ndarray:
